@@ -1,0 +1,25 @@
+"""The one exception that sslsim raises on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SslsimError(ValueError):
+    """A problem the user can mend; the message says what failed and what to do."""
+
+
+def close_match(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` or, when nothing is close, the list of known names.
+
+    Parameters
+    ----------
+    name : str
+        What the user wrote.
+    known : iterable of str
+        The names that would have been understood.
+    """
+    known = sorted(known)
+    matches = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else f"; known: {', '.join(known) or 'none'}"

@@ -1,0 +1,116 @@
+"""Layer measures: do two layers span the same subspace, or have the same geometry?
+
+All are functions of `Moments`; neurons without variance are left out. ``standardize=True`` z-scores every neuron first,
+``False`` keeps its own units; the two differ when few neurons hold most of the variance.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sslsim.errors import SslsimError
+from sslsim.moments import Components, Moments
+
+VARIANCE = 0.99  # share of the variance that SVCCA keeps
+
+
+def cca(m: Moments) -> float:
+    """Mean canonical correlation over all min(k_x, k_y) pairs of directions; symmetric, in [0, 1].
+
+    k is the rank of each side: the number of varying neurons unless some are linearly dependent or frames are few.
+    """
+    return float(m.canonical[1].mean())
+
+
+def svcca_ranks(m: Moments, *, standardize: bool = True, variance: float = VARIANCE) -> tuple[int, int]:
+    """Components (k_x, k_y) that SVCCA keeps: the fewest whose summed variance reaches `variance`."""
+    x, y = _components(m, standardize)
+    return x.count(variance), y.count(variance)
+
+
+def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE) -> float:
+    """Mean canonical correlation of the leading principal components (Raghu et al. 2017, arXiv 1706.05806).
+
+    Keeps the fewest components of each side whose summed variance reaches `variance`; symmetric, in [0, 1]. Some
+    published code keeps one component fewer, which moves the value in the third digit.
+    """
+    k_x, k_y = svcca_ranks(m, standardize=standardize, variance=variance)
+    if standardize:
+        leading = m.whitened[:k_x, :k_y]
+    else:
+        x, y = _components(m, standardize)
+        leading = x.whitener[:, :k_x].T @ m.covariance @ y.whitener[:, :k_y]
+    return float(torch.linalg.svdvals(leading).clamp(max=1.0).mean())
+
+
+def pwcca(m: Moments, *, standardize: bool = True) -> float:
+    """Canonical correlations weighted by how much of x each direction accounts for (Morcos et al. 2018).
+
+    ``sum_i a_i rho_i / sum_i a_i`` with ``a_i = sum_j |<h_i, x_j>|``, h_i the orthonormal canonical variates of x and
+    x_j its centred neurons, z-scored with `standardize`. Directional: the weights come from x. arXiv 1806.05759.
+    """
+    left, rho, _ = m.canonical
+    x = m.x.components
+    loadings = (left.T * x.variance.sqrt()) @ x.directions.T  # <h_i, x_j>, x_j of length 1
+    weights = (loadings if standardize else loadings * m.x.scale).abs().sum(1)
+    return float((weights * rho).sum() / weights.sum())
+
+
+def linear_cka_biased(m: Moments, *, standardize: bool = True) -> float:
+    """Linear CKA, ``||Y'X||^2 / (||X'X|| ||Y'Y||)`` of centred data (Kornblith et al. 2019, arXiv 1905.00414).
+
+    Symmetric, in [0, 1]. Biased upwards when neurons are many against frames: see `linear_cka_debiased`.
+    """
+    cross, x, y = _second_moments(m, standardize)
+    return float(cross.norm() ** 2 / (x.norm() * y.norm()))
+
+
+def linear_cka_debiased(m: Moments, norms_x: Tensor, norms_y: Tensor, *, standardize: bool = True) -> float:
+    """Linear CKA from the unbiased HSIC of Song et al. 2012, so that unrelated layers give 0 on average.
+
+    Symmetric, at most 1; may fall slightly below 0.
+
+    Parameters
+    ----------
+    m : Moments
+        Moments of the two layers.
+    norms_x, norms_y : Tensor of shape (n_frames,)
+        `squared_norms` of the centred frames of each side, with the same `standardize`.
+    standardize : bool
+        Z-score every neuron first.
+    """
+    if m.x.n < 4:
+        raise SslsimError(f"debiased CKA needs at least 4 frames, got {m.x.n}; give more or use linear_cka_biased")
+    cross, x, y = _second_moments(m, standardize)
+    xy = _unbiased_hsic(cross, norms_x, norms_y)
+    return float(xy / (_unbiased_hsic(x, norms_x, norms_x) * _unbiased_hsic(y, norms_y, norms_y)).sqrt())
+
+
+def procrustes(m: Moments, *, standardize: bool = True) -> float:
+    """Cosine of the angular Procrustes distance: ``nuclear(Y'X) / (||X|| ||Y||)``; symmetric, in [0, 1].
+
+    The similarity left after the best rotation of one layer onto the other. Williams et al. 2021 (arXiv 2110.14739).
+    """
+    cross, x, y = _second_moments(m, standardize)
+    return float(torch.linalg.svdvals(cross).sum() / (x.trace() * y.trace()).sqrt())
+
+
+def _components(m: Moments, standardize: bool) -> tuple[Components, Components]:
+    return (m.x.components, m.y.components) if standardize else (m.x.raw_components, m.y.raw_components)
+
+
+def _second_moments(m: Moments, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross and own second moments of the varying neurons, each neuron of length 1 or in its own units."""
+    if standardize:
+        return m.correlation, m.x.correlation, m.y.correlation
+    return m.covariance, m.x.covariance, m.y.covariance
+
+
+def _unbiased_hsic(cross: Tensor, norms_x: Tensor, norms_y: Tensor) -> Tensor:
+    """HSIC_1 of linear kernels, up to the factor 1 / (n (n - 3)) that cancels in CKA.
+
+    The diagonals of both kernels, the frames' squared norms, are taken out of ``||X'Y||^2``.
+    """
+    n = len(norms_x)
+    return cross.norm() ** 2 - n / (n - 2) * norms_x @ norms_y + norms_x.sum() * norms_y.sum() / ((n - 1) * (n - 2))

@@ -1,0 +1,114 @@
+"""The measures of two layers by name, and `similarity` on two arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sslsim import attention, layers, neurons
+from sslsim.errors import SslsimError, close_match
+from sslsim.moments import Array, moments, squared_norms
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How one measure is computed and what it depends on.
+
+    Attributes
+    ----------
+    level : {'neuron', 'layer'}
+        What is compared: single neurons, or the subspace or geometry of whole layers.
+    score : callable
+        ``score(moments, **options) -> float``; with `norms`, ``score(moments, norms_x, norms_y, **options)``.
+    symmetric : bool
+        Whether score(x, y) = score(y, x).
+    scaling : bool
+        Whether raw and z-scored neurons differ, so that `standardize` is an option.
+    norms : bool
+        Whether the squared norms of the frames are needed beside the moments.
+    """
+
+    level: str
+    score: Callable[..., float]
+    symmetric: bool
+    scaling: bool
+    norms: bool = False
+
+
+MEASURES: dict[str, Measure] = {
+    "max_corr": Measure("neuron", neurons.max_corr, symmetric=False, scaling=False),
+    "matched_corr": Measure("neuron", neurons.matched_corr, symmetric=True, scaling=False),
+    "linreg": Measure("neuron", neurons.linreg, symmetric=False, scaling=False),
+    "cca": Measure("layer", layers.cca, symmetric=True, scaling=False),
+    "svcca": Measure("layer", layers.svcca, symmetric=True, scaling=True),
+    "pwcca": Measure("layer", layers.pwcca, symmetric=False, scaling=True),
+    "linear_cka_biased": Measure("layer", layers.linear_cka_biased, symmetric=True, scaling=True),
+    "linear_cka_debiased": Measure("layer", layers.linear_cka_debiased, symmetric=True, scaling=True, norms=True),
+    "procrustes": Measure("layer", layers.procrustes, symmetric=True, scaling=True),
+}
+
+
+def level_of(name: str) -> str:
+    """Level at which a measure compares: 'neuron', 'layer' or 'attention'."""
+    return "attention" if name in attention.MEASURES else measure_named(name).level
+
+
+def measure_named(name: str) -> Measure:
+    """Return the layer measure called `name`; an unknown name is an error that suggests a close one."""
+    if name not in MEASURES:
+        known = [*MEASURES, *attention.MEASURES]
+        hint = "; it compares attention heads: use attention_similarity" if name in attention.MEASURES else ""
+        raise SslsimError(f"unknown measure {name!r}{hint or close_match(name, known)}")
+    return MEASURES[name]
+
+
+def similarity(
+    measure: str,
+    x: Array,
+    y: Array,
+    *,
+    standardize: bool = True,
+    device: str = "cpu",
+    **options: Any,
+) -> float:
+    """Similarity of two layers on the same frames; higher is more alike, a layer with itself gives 1.
+
+    Parameters
+    ----------
+    measure : str
+        A name in ``sslsim.MEASURES``.
+    x, y : arrays of shape (n_frames, n_neurons_x) and (n_frames, n_neurons_y)
+        Activations, numpy or torch. Directional measures ask for x in terms of y.
+    standardize : bool
+        Z-score every neuron first; max_corr, matched_corr, linreg and cca do not depend on scale.
+    device : str
+        Where to compute, such as 'cpu' or 'cuda'.
+    **options
+        Passed to the measure, such as ``variance`` of svcca.
+
+    Examples
+    --------
+    >>> import numpy as np, sslsim
+    >>> x = np.random.default_rng(0).standard_normal((500, 8))
+    >>> round(sslsim.similarity("linear_cka_biased", x, x), 6)
+    1.0
+    """
+    chosen = measure_named(measure)
+    m = moments(x, y, device=device)
+    if chosen.scaling:
+        options["standardize"] = standardize
+    norms: list[Tensor] = []
+    if chosen.norms:
+        norms = [
+            squared_norms(x, m.x, standardize=standardize),
+            squared_norms(y, m.y, standardize=standardize),
+        ]
+    try:
+        return chosen.score(m, *norms, **options)
+    except TypeError as error:
+        if "unexpected keyword" in str(error):
+            raise SslsimError(f"measure {measure!r}: {str(error).split('() ')[-1]}") from None
+        raise

@@ -1,0 +1,297 @@
+"""First and second moments of layers: the one object behind most measures.
+
+A layer is an array ``(n_frames, n_neurons)``. Two layers on the same frames are reduced to `Moments`: count, means and
+centred second moments. Correlation, regression, CCA, SVCCA, PWCCA, biased CKA and Procrustes are functions of it,
+so data are read once, in chunks, and moments of separate blocks of frames merge exactly with ``+``.
+
+Products run in the dtype of the data (float32 for stored layers) on centred chunks and are summed in float64: the usual
+E[xy] - E[x]E[y] loses every digit when means are large against deviations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslsim.errors import SslsimError
+
+CHUNK = 4096  # frames a product: large enough for full speed, small enough that float32 sums stay exact to 1e-6
+Array = np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """Moments of one layer.
+
+    Attributes
+    ----------
+    n : int
+        Number of frames.
+    mean : Tensor of shape (n_neurons,)
+        Mean of every neuron, float64.
+    scatter : Tensor of shape (n_neurons, n_neurons)
+        Centred second moments, ``sum_t (x_t - mean)(x_t - mean)'``, float64.
+    eps : float
+        Rounding unit of the products that made `scatter`; sets which directions count as empty.
+    """
+
+    n: int
+    mean: Tensor
+    scatter: Tensor
+    eps: float = torch.finfo(torch.float64).eps
+
+    def __add__(self, other: Marginal) -> Marginal:
+        """Merge with the moments of other frames of the same layer (Chan, Golub & LeVeque 1983)."""
+        n, shift, weight = _merge(self, other)
+        scatter = self.scatter + other.scatter + weight * torch.outer(shift, shift)
+        return Marginal(n, self.mean + shift * (other.n / n), scatter, max(self.eps, other.eps))
+
+    @cached_property
+    def alive(self) -> Tensor:
+        """Mask (n_neurons,) of neurons that vary: constant ones have no correlation and are left out everywhere."""
+        # a constant column leaves only the rounding of its float64 mean in the scatter
+        alive = self.scatter.diagonal() > self.n * (1e-12 * self.mean) ** 2
+        if not alive.any():
+            raise SslsimError(f"none of {len(alive)} neurons varies over {self.n:,} frames; nothing to compare")
+        return alive
+
+    @property
+    def n_constant(self) -> int:
+        """Number of neurons without variance."""
+        return int((~self.alive).sum())
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """Root sum of squared deviations of every varying neuron, shape (n_alive,)."""
+        return self.scatter.diagonal()[self.alive].sqrt()
+
+    @cached_property
+    def correlation(self) -> Tensor:
+        """Correlation matrix of the varying neurons, (n_alive, n_alive)."""
+        return self.covariance / torch.outer(self.scale, self.scale)
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """Scatter of the varying neurons in their own units, (n_alive, n_alive)."""
+        return self.scatter[self.alive][:, self.alive]
+
+    @cached_property
+    def components(self) -> Components:
+        """Principal components of the z-scored neurons, without empty directions."""
+        return Components.of(self.correlation, self.eps)
+
+    @cached_property
+    def raw_components(self) -> Components:
+        """Principal components of the centred neurons in their own units, without empty directions."""
+        return Components.of(self.covariance, self.eps)
+
+
+@dataclass(frozen=True)
+class Components:
+    """Eigendecomposition of a covariance: `variance` (k,), largest first, and `directions` (n_alive, k)."""
+
+    variance: Tensor
+    directions: Tensor
+
+    @classmethod
+    def of(cls, covariance: Tensor, eps: float) -> Components:
+        """Decompose, dropping directions that hold no more than rounding noise.
+
+        Rounding puts an error of about `eps` times the mean variance on each entry, a noise matrix whose
+        eigenvalues reach 2 sqrt(d) times that; the solver adds d float64 units of the largest.
+        """
+        variance, directions = torch.linalg.eigh(covariance)
+        variance, directions = variance.flip(0), directions.flip(1)
+        d, double = len(variance), torch.finfo(torch.float64).eps
+        floor = 10 * eps * d**0.5 * variance.mean() + 4 * d * double * variance[0]
+        kept = int((variance > floor).sum())
+        return cls(variance[:kept], directions[:, :kept])
+
+    @cached_property
+    def whitener(self) -> Tensor:
+        """Matrix (n_alive, k) that turns centred neurons into orthonormal columns."""
+        return self.directions * self.variance.rsqrt()
+
+    def count(self, fraction: float) -> int:
+        """Fewest components whose summed variance reaches `fraction` of the whole."""
+        share = self.variance.cumsum(0) / self.variance.sum()
+        return min(int((share < fraction - 1e-12).sum()) + 1, len(self.variance))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of two layers on the same frames.
+
+    Attributes
+    ----------
+    x, y : Marginal
+        Moments of each side.
+    cross : Tensor of shape (n_neurons_x, n_neurons_y)
+        ``sum_t (x_t - mean_x)(y_t - mean_y)'``, float64.
+    """
+
+    x: Marginal
+    y: Marginal
+    cross: Tensor
+
+    def __add__(self, other: Moments) -> Moments:
+        """Merge with the moments of other frames of the same two layers."""
+        _, shift_x, weight = _merge(self.x, other.x)
+        shift_y = other.y.mean - self.y.mean
+        cross = self.cross + other.cross + weight * torch.outer(shift_x, shift_y)
+        return Moments(self.x + other.x, self.y + other.y, cross)
+
+    @cached_property
+    def swapped(self) -> Moments:
+        """The same moments with the two sides exchanged."""
+        other = Moments(self.y, self.x, self.cross.T)
+        if "canonical" in vars(self):  # the costly one: both directions share it
+            vars(other)["canonical"] = self.canonical[::-1]
+        return other
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """Cross products of the varying neurons in their own units, (n_alive_x, n_alive_y)."""
+        return self.cross[self.x.alive][:, self.y.alive]
+
+    @cached_property
+    def correlation(self) -> Tensor:
+        """Correlation of every varying neuron of x with every one of y, (n_alive_x, n_alive_y)."""
+        return self.covariance / torch.outer(self.x.scale, self.y.scale)
+
+    @cached_property
+    def whitened(self) -> Tensor:
+        """Cross products of the principal components of z-scored x and y, each of length 1; (k_x, k_y)."""
+        return self.x.components.whitener.T @ self.correlation @ self.y.components.whitener
+
+    @cached_property
+    def canonical(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Canonical directions of x in its components (k_x, k), correlations (k,), directions of y (k_y, k)."""
+        left, rho, right = torch.linalg.svd(self.whitened, full_matrices=False)
+        return left, rho.clamp(max=1.0), right.T
+
+
+def _merge(a: Marginal, b: Marginal) -> tuple[int, Tensor, float]:
+    """Total count, shift of the mean from `a` to `b`, and the weight of that shift in the merged scatter."""
+    if a.mean.shape != b.mean.shape:
+        raise SslsimError(
+            f"moments cannot be merged: {len(a.mean)} and {len(b.mean)} neurons; "
+            "merge blocks of frames of the same layers"
+        )
+    return a.n + b.n, b.mean - a.mean, a.n * b.n / (a.n + b.n)
+
+
+def block(x: Array, dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
+    """Return frames as a tensor; those of a read-only memory map are copied, which torch asks for."""
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        x = x.copy()
+    return torch.as_tensor(x).to(device, dtype)
+
+
+def product_dtype(x: Array, name: str = "x") -> torch.dtype:
+    """Return the dtype that products of `x` run in, or raise if it is not (n_frames, n_neurons)."""
+    if len(x.shape) != 2 or 0 in x.shape:
+        raise SslsimError(f"{name} has shape {tuple(x.shape)}; give (n_frames, n_neurons), neither of them 0")
+    dtype = block(x[:1], None).dtype  # type: ignore[arg-type]
+    if dtype in (torch.float16, torch.bfloat16):
+        return torch.float32  # products in half precision would lose what the measures look at
+    return dtype if dtype.is_floating_point else torch.float64
+
+
+def mean(x: Array) -> Tensor:
+    """Mean of every neuron in float64, shape (n_neurons,); an error names the first frame that is not finite."""
+    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    for rows in chunks(len(x)):
+        part = block(x[rows], torch.float64)
+        if not (subtotal := part.sum(0)).isfinite().all():
+            bad = rows.start + int((~part.isfinite()).any(1).int().argmax())
+            raise SslsimError(f"frame {bad} holds NaN or infinity; drop such frames before comparing")
+        total += subtotal.cpu()
+    return total / len(x)
+
+
+def chunks(n: int, size: int = CHUNK) -> Iterator[slice]:
+    """Slices that cut `n` frames into chunks of `size`."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def centred(x: Array, mean: Tensor, dtype: torch.dtype) -> Tensor:
+    """Frames minus the mean, both in `dtype`, on the device of `mean`; `correction` mends the rounding of the mean."""
+    return block(x, dtype, mean.device) - mean.to(dtype)
+
+
+def correction(n: int, mean_x: Tensor, mean_y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what `n` frames centred with means rounded to `dtype` add to their cross products."""
+    left_x, left_y = (m - m.to(dtype).double() for m in (mean_x, mean_y))
+    return n * torch.outer(left_x, left_y)
+
+
+def marginal(x: Array, *, device: str | torch.device = "cpu") -> Marginal:
+    """Moments of one layer.
+
+    Parameters
+    ----------
+    x : array of shape (n_frames, n_neurons)
+        Activations; numpy (memory-mapped as well) or torch.
+    device : str or torch.device
+        Where the products run and the moments stay.
+    """
+    return moments(x, x, device=device).x
+
+
+def moments(x: Array, y: Array, *, device: str | torch.device = "cpu") -> Moments:
+    """Moments of two layers on the same frames, read in chunks.
+
+    Parameters
+    ----------
+    x, y : arrays of shape (n_frames, n_neurons_x) and (n_frames, n_neurons_y)
+        Activations, frame t of both from the same stretch of speech; numpy or torch.
+    device : str or torch.device
+        Where the products run and the moments stay.
+
+    Raises
+    ------
+    SslsimError
+        If the shapes do not fit, fewer than two frames are given, or a value is not finite.
+    """
+    dtype = torch.promote_types(product_dtype(x, "x"), product_dtype(y, "y"))
+    if len(x) != len(y):
+        raise SslsimError(
+            f"layers cannot be paired: x has {len(x):,} frames, y {len(y):,}; give the same frames of both"
+        )
+    if len(x) < 2:
+        raise SslsimError("one frame has no variance; give at least two")
+    mean_x, mean_y = mean(x).to(device), mean(y).to(device)
+    sides = [(mean_x, mean_x), (mean_y, mean_y), (mean_x, mean_y)]
+    sums = [-correction(len(x), a, b, dtype) for a, b in sides]
+    for rows in chunks(len(x)):
+        cx, cy = centred(x[rows], mean_x, dtype), centred(y[rows], mean_y, dtype)
+        for total, (a, b) in zip(sums, [(cx, cx), (cy, cy), (cx, cy)], strict=True):
+            total += a.T @ b
+    eps = torch.finfo(dtype).eps
+    return Moments(Marginal(len(x), mean_x, sums[0], eps), Marginal(len(x), mean_y, sums[1], eps), sums[2])
+
+
+def squared_norms(x: Array, marginal: Marginal, *, standardize: bool) -> Tensor:
+    """Squared norm of every centred frame, (n_frames,) float64: what debiased CKA needs beside the moments.
+
+    Parameters
+    ----------
+    x : array of shape (n_frames, n_neurons)
+        The activations that `marginal` was computed from.
+    marginal : Marginal
+        Their moments.
+    standardize : bool
+        Divide every varying neuron by its root sum of squares, as in `Marginal.correlation`.
+    """
+    scale = torch.zeros_like(marginal.mean)
+    scale[marginal.alive] = marginal.scale.reciprocal() if standardize else 1.0
+    parts = []
+    for rows in chunks(len(x)):
+        parts.append((centred(x[rows], marginal.mean, torch.float64) * scale).square().sum(1))
+    return torch.cat(parts)

@@ -1,0 +1,65 @@
+"""Neuron measures: does single neuron i of one layer have a counterpart in another layer?
+
+All are functions of `Moments`; neurons without variance are left out. Method: Wu et al. 2020 (arXiv 2005.01172).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from sslsim.moments import Moments
+
+
+def max_corr(m: Moments) -> float:
+    """Mean over the neurons of x of the largest ``|r(x_i, y_j)|`` over the neurons of y.
+
+    Directional, in [0, 1]. Positive by chance: it is a maximum over many neurons.
+    """
+    return float(m.correlation.abs().amax(1).mean())
+
+
+def best_partners(m: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """Best partner of every neuron of x among the neurons of y.
+
+    Returns
+    -------
+    partner : ndarray of shape (n_neurons_x,), int
+        Neuron of y with the largest ``|r|``; -1 for a neuron of x without variance.
+    r : ndarray of shape (n_neurons_x,), float
+        The signed correlation with it; NaN for a neuron of x without variance.
+    """
+    best = m.correlation.abs().argmax(1, keepdim=True)
+    alive_x, alive_y = (side.alive.cpu().numpy() for side in (m.x, m.y))
+    partner, r = np.full(len(alive_x), -1), np.full(len(alive_x), np.nan)
+    partner[alive_x] = np.flatnonzero(alive_y)[best[:, 0].cpu().numpy()]
+    r[alive_x] = m.correlation.gather(1, best)[:, 0].cpu().numpy()
+    return partner, r
+
+
+def matched_corr(m: Moments) -> float:
+    """Mean ``|r|`` under the best one-to-one assignment of min(p, q) neurons (Hungarian algorithm); symmetric.
+
+    Unlike `max_corr` no neuron of y can serve two of x. Li et al. 2016 (arXiv 1511.07543).
+    """
+    r = m.correlation.abs().cpu().numpy()
+    return float(r[linear_sum_assignment(r, maximize=True)].mean())
+
+
+def multiple_corr(m: Moments) -> Tensor:
+    """Multiple correlation R of every varying neuron of x with all neurons of y, shape (n_alive_x,).
+
+    R is the norm of the neuron's correlations with the whitened neurons of y. Directions of y without variance
+    (duplicated neurons, fewer frames than neurons) take no part.
+    """
+    return (m.correlation @ m.y.components.whitener).square().sum(1).clamp(max=1.0).sqrt()
+
+
+def linreg(m: Moments) -> float:
+    """Mean over the neurons of x of R, in sample, of a linear regression on all neurons of y.
+
+    Directional, in [0, 1]. R and not R2, as in Wu et al. It rises with n_neurons_y / n_frames by fitting noise:
+    independent data reach about sqrt(n_neurons_y / n_frames).
+    """
+    return float(multiple_corr(m).mean())

@@ -1,0 +1,280 @@
+"""Measures against published reference values, outside oracles, naive definitions and their invariances."""
+
+import ckatorch
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import orthogonal_procrustes
+from scipy.optimize import linear_sum_assignment
+from sklearn.datasets import load_linnerud
+from sklearn.linear_model import LinearRegression
+from statsmodels.multivariate.cancorr import CanCorr
+
+import sslsim
+from sslsim.layers import svcca_ranks
+from sslsim.measures import MEASURES
+from sslsim.moments import moments
+from sslsim.neurons import best_partners, multiple_corr
+
+SCALED = [name for name, measure in MEASURES.items() if measure.scaling]
+
+
+@pytest.fixture(scope="module")
+def seeded():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 30))
+    y = x @ rng.standard_normal((30, 20)) + 0.5 * rng.standard_normal((200, 20))
+    assert x.sum() == pytest.approx(-8.436579969616659, abs=1e-9)
+    assert y.sum() == pytest.approx(461.81280318846296, abs=1e-9)
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def forerunner():
+    """Return the three layers of the golden files of the toolkit that Wu et al. 2020 published."""
+    return np.random.RandomState(0).randn(3, 10, 2)
+
+
+GOLDEN = 5e-7  # the forerunner's golden files were computed in float32
+
+REFERENCE = [
+    ("linear_cka_biased", False, False, 0.6584022886324892),
+    ("linear_cka_biased", True, False, 0.6706103442530751),
+    ("linear_cka_debiased", False, False, 0.6323496794730227),
+    ("cca", True, False, 0.9872338639072359),
+    ("svcca", False, False, 0.9934223447957149),
+    ("svcca", True, False, 0.9933542658633776),
+    ("pwcca", False, False, 0.9880919481790151),
+    ("pwcca", False, True, 0.9937561508765284),
+    ("procrustes", False, False, 0.7609659226020105),
+    ("max_corr", True, False, 0.41487298367887543),
+    ("max_corr", True, True, 0.4537878106646193),
+    ("matched_corr", True, False, 0.43288492155962954),
+    ("linreg", True, False, 0.8274572565004721),
+    ("linreg", True, True, 0.9962476332465157),
+]
+
+
+@pytest.mark.parametrize(("measure", "standardize", "swap", "value"), REFERENCE)
+def test_seeded_reference_values(seeded, measure, standardize, swap, value):
+    x, y = seeded[::-1] if swap else seeded
+    assert sslsim.similarity(measure, x, y, standardize=standardize) == pytest.approx(value, abs=1e-8)
+
+
+def test_procrustes_is_the_cosine_of_the_angular_distance(seeded):
+    cosine = sslsim.similarity("procrustes", *seeded, standardize=False)
+    assert np.arccos(cosine) == pytest.approx(0.7059957068508025, abs=1e-8)
+
+
+def test_svcca_truncation_and_the_forerunners(seeded):
+    """The forerunner z-scores and keeps one component fewer, (29, 17) instead of (30, 18)."""
+    m = moments(*seeded)
+    assert svcca_ranks(m) == svcca_ranks(m, standardize=False) == (30, 18)
+    one_fewer = torch.linalg.svdvals(m.whitened[:29, :17]).mean()
+    assert float(one_fewer) == pytest.approx(0.9847255425712365, abs=1e-8)
+
+
+def test_kornblith_demo():
+    np.random.seed(1337)  # noqa: NPY002 the published demo's own generator
+    x = np.random.randn(100, 10)  # noqa: NPY002
+    y = np.random.randn(100, 10) + x  # noqa: NPY002
+    assert sslsim.similarity("linear_cka_biased", x, y, standardize=False) == pytest.approx(0.55761, abs=5e-6)
+    assert sslsim.similarity("linear_cka_debiased", x, y, standardize=False) == pytest.approx(0.51346, abs=5e-6)
+    r2_cca = moments(x, y).canonical[1].square().mean()
+    assert float(r2_cca) == pytest.approx(0.54540, abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("a", "neuron", "b", "partner", "r"),
+    [
+        (0, 1, 1, 1, 0.12938967),
+        (0, 1, 2, 1, 0.55549771),
+        (0, 0, 1, 1, -0.23845302),
+        (0, 0, 2, 0, 0.23722361),
+        (1, 0, 2, 1, 0.45089912),
+        (2, 0, 0, 1, -0.52799743),
+    ],
+)
+def test_forerunner_signed_partners(forerunner, a, neuron, b, partner, r):
+    partners, values = best_partners(moments(forerunner[a], forerunner[b]))
+    assert partners[neuron] == partner
+    assert values[neuron] == pytest.approx(r, abs=GOLDEN)
+
+
+@pytest.mark.parametrize(
+    ("standardize", "values"),
+    [(True, (0.04030122, 0.31554640, 0.10561966)), (False, (0.02779930, 0.35262322, 0.16119772))],
+)
+def test_forerunner_cka(forerunner, standardize, values):
+    for (a, b), value in zip([(0, 1), (0, 2), (1, 2)], values, strict=True):
+        ours = sslsim.similarity("linear_cka_biased", forerunner[a], forerunner[b], standardize=standardize)
+        assert ours == pytest.approx(value, abs=GOLDEN)
+
+
+@pytest.mark.parametrize(
+    ("a", "neuron", "b", "error"), [(0, 0, 1, 8.47982693), (0, 1, 2, 4.91073561), (2, 1, 0, 6.20416880)]
+)
+def test_forerunner_regression(forerunner, a, neuron, b, error):
+    """Their golden files hold residual sums of squares of z-scored neurons, (n - 1)(1 - R2)."""
+    r = multiple_corr(moments(forerunner[a], forerunner[b]))
+    assert 9 * (1 - float(r[neuron]) ** 2) == pytest.approx(error, rel=GOLDEN)
+
+
+def test_linnerud_against_sas():
+    data = load_linnerud()
+    rho = moments(data.data, data.target).canonical[1]
+    assert rho.numpy() == pytest.approx([0.79560815, 0.20055604, 0.07257029], abs=1e-8)
+
+
+def test_cca_against_statsmodels(seeded):
+    assert sslsim.similarity("cca", *seeded) == pytest.approx(CanCorr(*seeded[::-1]).cancorr.mean(), abs=1e-10)
+
+
+def test_linreg_against_scikit_learn(seeded):
+    x, y = seeded
+    fitted = LinearRegression().fit(y, x).predict(y)
+    r2 = 1 - ((x - fitted) ** 2).sum(0) / ((x - x.mean(0)) ** 2).sum(0)
+    assert multiple_corr(moments(x, y)).numpy() == pytest.approx(np.sqrt(r2), abs=1e-10)
+
+
+def test_procrustes_against_scipy(seeded):
+    x, y = (a - a.mean(0) for a in seeded)
+    _, nuclear = orthogonal_procrustes(np.hstack([y, np.zeros((200, 10))]), x)
+    expected = nuclear / np.linalg.norm(x) / np.linalg.norm(y)
+    assert sslsim.similarity("procrustes", *seeded, standardize=False) == pytest.approx(expected, abs=1e-10)
+
+
+def test_matched_corr_against_scipy(seeded):
+    r = np.abs(np.corrcoef(*seeded, rowvar=False)[:30, 30:])
+    assert sslsim.similarity("matched_corr", *seeded) == pytest.approx(r[linear_sum_assignment(-r)].mean(), abs=1e-10)
+
+
+def test_cka_against_ckatorch(seeded):
+    x, y = (torch.as_tensor(a) for a in seeded)
+    debiased = float(ckatorch.cka_batch(x[None], y[None]))
+    assert sslsim.similarity("linear_cka_debiased", x, y, standardize=False) == pytest.approx(debiased, abs=1e-8)
+    biased = float(ckatorch.cka_base(x, y))
+    assert sslsim.similarity("linear_cka_biased", x, y, standardize=False) == pytest.approx(biased, abs=1e-10)
+
+
+def test_debiased_cka_against_song_et_al(seeded):
+    """HSIC_1 written out: kernels with zero diagonal, tr(KL) + 1'K1 1'L1 / (n-1)(n-2) - 2 / (n-2) 1'KL1."""
+
+    def hsic(k, el):
+        k, el, n = k - np.diag(np.diag(k)), el - np.diag(np.diag(el)), len(k)
+        return (k * el).sum() + k.sum() * el.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ el).sum()
+
+    k, el = (a @ a.T for a in seeded)  # uncentred: HSIC_1 does not depend on the mean
+    expected = hsic(k, el) / np.sqrt(hsic(k, k) * hsic(el, el))
+    assert sslsim.similarity("linear_cka_debiased", *seeded, standardize=False) == pytest.approx(expected, abs=1e-10)
+
+
+def test_pwcca_against_its_definition(seeded):
+    x, y = (a - a.mean(0) for a in seeded)
+    qx, qy = np.linalg.qr(x)[0], np.linalg.qr(y)[0]
+    left, rho, _ = np.linalg.svd(qx.T @ qy, full_matrices=False)
+    weights = np.abs((qx @ left).T @ x).sum(1)
+    assert sslsim.similarity("pwcca", *seeded, standardize=False) == pytest.approx(weights @ rho / weights.sum())
+
+
+# what each measure must not notice (True) and must notice (False), by transform of y
+INVARIANCE = {
+    ("max_corr", True): (True, True, True, False, False),
+    ("matched_corr", True): (True, True, True, False, False),
+    ("linreg", True): (True, True, True, True, True),
+    ("cca", True): (True, True, True, True, True),
+    ("svcca", True): (True, True, True, False, False),
+    ("svcca", False): (True, True, False, True, False),
+    ("pwcca", True): (True, True, True, True, True),  # weights come from x, which stays
+    ("linear_cka_biased", False): (True, True, False, True, False),
+    ("linear_cka_biased", True): (True, True, True, False, False),
+    ("linear_cka_debiased", False): (True, True, False, True, False),
+    ("procrustes", False): (True, True, False, True, False),
+    ("procrustes", True): (True, True, True, False, False),
+}
+
+
+@pytest.mark.parametrize(("measure", "standardize"), INVARIANCE)
+def test_invariances(measure, standardize):
+    rng = np.random.default_rng(1)
+    latent = rng.standard_normal((400, 12)) * np.linspace(0.2, 2, 12)
+    x = latent @ rng.standard_normal((12, 10)) + 0.3 * rng.standard_normal((400, 10))
+    y = latent @ rng.standard_normal((12, 10)) + 0.3 * rng.standard_normal((400, 10))
+    transforms = (
+        y + 100 * rng.standard_normal(10),
+        3.0 * y,
+        y * np.geomspace(0.01, 50, 10),
+        y @ np.linalg.qr(rng.standard_normal((10, 10)))[0],
+        y @ rng.standard_normal((10, 10)),
+    )
+    before = sslsim.similarity(measure, x, y, standardize=standardize)
+    for transformed, same in zip(transforms, INVARIANCE[measure, standardize], strict=True):
+        moved = abs(sslsim.similarity(measure, x, transformed, standardize=standardize) - before)
+        assert moved < 1e-9 if same else moved > 1e-4
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("measure", MEASURES)
+class TestLaws:
+    def test_itself_is_one(self, measure, standardize, seeded):
+        assert sslsim.similarity(measure, seeded[0], seeded[0], standardize=standardize) == pytest.approx(1, abs=1e-9)
+
+    def test_range_and_symmetry(self, measure, standardize, seeded):
+        there = sslsim.similarity(measure, *seeded, standardize=standardize)
+        back = sslsim.similarity(measure, *seeded[::-1], standardize=standardize)
+        assert 0 < there < 1
+        assert (abs(there - back) < 1e-9) == MEASURES[measure].symmetric
+
+    def test_constant_and_dead_neurons_are_left_out(self, measure, standardize, seeded):
+        x, y = (a.astype(np.float32) for a in seeded)
+        dead = np.hstack([x[:, :5], np.zeros((200, 1), np.float32), x[:, 5:], np.full((200, 2), 731.3, np.float32)])
+        expected = sslsim.similarity(measure, x, y, standardize=standardize)
+        assert sslsim.similarity(measure, dead, y, standardize=standardize) == pytest.approx(expected, abs=1e-6)
+
+    def test_more_neurons_than_frames_is_defined(self, measure, standardize):
+        rng = np.random.default_rng(2)
+        x, y = rng.standard_normal((12, 30)), rng.standard_normal((12, 25))
+        assert -1 <= sslsim.similarity(measure, x, y, standardize=standardize) <= 1
+
+    def test_float32_large_means_match_float64(self, measure, standardize, seeded):
+        x, y = ((1000 + a).astype(np.float32) for a in seeded)
+        single = sslsim.similarity(measure, x, y, standardize=standardize)
+        double = sslsim.similarity(measure, x.astype(float), y.astype(float), standardize=standardize)
+        assert single == pytest.approx(double, abs=1e-5)
+
+
+@pytest.mark.parametrize("measure", ["linreg", "cca", "svcca", "pwcca"])
+def test_duplicated_neurons_add_no_direction(measure, seeded):
+    x, y = (a.astype(np.float32) for a in seeded)
+    twice = np.hstack([y, y])
+    expected = sslsim.similarity(measure, x, y, standardize=False)
+    assert sslsim.similarity(measure, x, twice, standardize=False) == pytest.approx(expected, abs=1e-5)
+
+
+def test_torch_and_numpy_agree_and_half_precision_is_promoted(seeded):
+    x, y = (torch.as_tensor(a) for a in seeded)
+    assert sslsim.similarity("svcca", x, y) == sslsim.similarity("svcca", *seeded)
+    assert sslsim.similarity("svcca", x.half(), y.half()) == pytest.approx(sslsim.similarity("svcca", x, y), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("svca", np.ones((3, 2)), np.ones((3, 2))), r"unknown measure 'svca'; did you mean 'svcca'\?"),
+        (("js", np.ones((3, 2)), np.ones((3, 2))), "'js'; it compares attention heads: use attention_similarity"),
+        (("cca", np.eye(5), np.eye(4)), "layers cannot be paired: x has 5 frames, y 4; give the same frames of both"),
+        (("cca", np.eye(5)[0], np.eye(5)), r"x has shape \(5,\); give \(n_frames, n_neurons\)"),
+        (("cca", np.ones((1, 2)), np.ones((1, 2))), "one frame has no variance; give at least two"),
+        (("cca", np.ones((9, 2)), np.ones((9, 2))), "none of 2 neurons varies over 9 frames; nothing to compare"),
+        (("cca", np.array([[0.0], [np.nan], [1]]), np.eye(3)), "frame 1 holds NaN or infinity"),
+        (("linear_cka_debiased", np.eye(3), np.eye(3)), "debiased CKA needs at least 4 frames, got 3"),
+    ],
+)
+def test_errors_say_what_failed(arguments, message):
+    with pytest.raises(sslsim.SslsimError, match=message):
+        sslsim.similarity(*arguments)
+
+
+def test_an_option_the_measure_lacks_is_named(seeded):
+    with pytest.raises(sslsim.SslsimError, match="measure 'cca': got an unexpected keyword argument 'variance'"):
+        sslsim.similarity("cca", *seeded, variance=0.9)
