@@ -1,0 +1,182 @@
+"""Attention measures: do two heads look at the same places?
+
+A head's map on one utterance is (rows, T): each row is one query frame's distribution over T key frames. Heads are
+compared row by row on the same query frames, every head of one layer with every head of the other. A layer's score
+is the mean over its heads of the best match in the other layer, so it is directional.
+
+No function loops over pairs of heads: Pearson and Frobenius are one matrix product an utterance, and of the
+Jensen-Shannon divergence ``H((a + b) / 2) - (H(a) + H(b)) / 2`` only the entropy of the mixture is per pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslsim.errors import SslsimError, close_match
+from sslsim.moments import chunks
+
+Maps = np.ndarray | Tensor
+LOG_2 = float(np.log(2.0))
+BLOCK_CELLS, BLOCK_HEADS = 4096, 32  # a block of mixtures is 0.5 MB in float32: it stays in a core's cache
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Running sums over utterances of head-to-head scores: `total` / `weight` is the mean; both (heads_a, heads_b)."""
+
+    total: Tensor
+    weight: Tensor
+
+    def __add__(self, other: Sums) -> Sums:
+        """Merge with the sums of other utterances."""
+        return Sums(self.total + other.total, self.weight + other.weight)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean score of every pair of heads; NaN where no row could be scored."""
+        return self.total / self.weight
+
+
+def pearson(a: Tensor, b: Tensor) -> Sums:
+    """Sum over query rows of the correlation of the two heads' rows; rows without variance are left out of the mean."""
+    unit_a, unit_b = _unit_rows(a), _unit_rows(b)
+    weight = (unit_a != 0).any(2).to(a) @ (unit_b != 0).any(2).to(b).T
+    return Sums((unit_a.flatten(1) @ unit_b.flatten(1).T).double(), weight.double())
+
+
+def js(a: Tensor, b: Tensor) -> Sums:
+    """Sum over query rows of one minus the Jensen-Shannon divergence over ln 2, in [0, 1]."""
+    rows = a.shape[1]
+    own = (_neg_entropy(a)[:, None] + _neg_entropy(b)[None]) / 2
+    mass = (a.sum((1, 2), dtype=torch.float64)[:, None] + b.sum((1, 2), dtype=torch.float64)[None]) / 2
+    mixed = _sum_entropy(a.flatten(1), b.flatten(1), symmetric=a is b) / 2 - LOG_2 * mass
+    total = rows - (own - mixed) / LOG_2
+    return Sums(total, torch.full_like(total, rows))
+
+
+def _sum_entropy(a: Tensor, b: Tensor, symmetric: bool) -> Tensor:
+    """``sum_k s_k log s_k`` of s = a_i + b_j for every pair of heads; (heads_a, heads_b) float64.
+
+    Cells and heads of b go in blocks that stay in cache with their logarithms; with `symmetric` (a is b) only j >= i
+    is computed.
+    """
+    out = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
+    a = a + torch.finfo(a.dtype).tiny  # 0 log 0 = 0 without a mask
+    for cells in chunks(a.shape[1], BLOCK_CELLS):
+        part_a, part_b = a[:, cells], b[:, cells].contiguous()
+        for i in range(len(a)):
+            for j in range(i if symmetric else 0, len(b), BLOCK_HEADS):
+                total = part_b[j : j + BLOCK_HEADS] + part_a[i]
+                out[i, j : j + BLOCK_HEADS] += torch.linalg.vecdot(total, total.log())
+    return out.triu() + out.triu(1).T if symmetric else out
+
+
+def frobenius_published(a: Tensor, b: Tensor) -> Sums:
+    """One minus the Frobenius distance of the whole T x T maps, as published: unbounded below, grows with T.
+
+    From sampled rows the squared distance of the whole map is estimated as T / rows times that of the rows.
+    """
+    distance = _squared_distance(a, b).mul(a.shape[2] / a.shape[1]).sqrt()
+    return Sums(1 - distance, torch.ones_like(distance))
+
+
+def frobenius(a: Tensor, b: Tensor) -> Sums:
+    """One minus the Frobenius distance over its largest possible value sqrt(2 rows), in [0, 1]."""
+    distance = _squared_distance(a, b).div(2 * a.shape[1]).sqrt()
+    return Sums(1 - distance, torch.ones_like(distance))
+
+
+MEASURES: dict[str, Callable[[Tensor, Tensor], Sums]] = {
+    "pearson": pearson,
+    "js": js,
+    "frobenius": frobenius,
+    "frobenius_published": frobenius_published,
+}
+
+
+def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, device: str = "cpu") -> np.ndarray:
+    """Similarity of every head of `a` with every head of `b`.
+
+    Parameters
+    ----------
+    measure : {'pearson', 'js', 'frobenius', 'frobenius_published'}
+        Pearson and js are means over query rows, the two Frobenius forms means over utterances.
+    a, b : sequence of arrays of shape (heads, rows, T)
+        One array an utterance, the same query rows of the same utterances on both sides; rows = T for whole maps.
+    device : str
+        Where to compute.
+
+    Returns
+    -------
+    ndarray of shape (heads_a, heads_b)
+        Mean similarity over rows (utterances for Frobenius); 1 for a head with itself.
+
+    Raises
+    ------
+    SslsimError
+        If the measure is unknown, the maps do not line up, or a row is not a distribution.
+    """
+    if measure not in MEASURES:
+        raise SslsimError(f"unknown attention measure {measure!r}{close_match(measure, MEASURES)}")
+    if len(a) != len(b) or not len(a):
+        raise SslsimError(f"attention cannot be paired: a has {len(a)} utterances, b {len(b)}; give the same ones")
+    total: Sums | None = None
+    for u, pair in enumerate(zip(a, b, strict=True)):
+        map_a, map_b = (check_maps(m, name, u).to(device) for m, name in zip(pair, "ab", strict=True))
+        if map_a.shape[1:] != map_b.shape[1:]:
+            raise SslsimError(
+                f"attention cannot be paired: utterance {u} has (rows, T) {tuple(map_a.shape[1:])} in a, "
+                f"{tuple(map_b.shape[1:])} in b; keep the same query rows of the same audio"
+            )
+        dtype = torch.promote_types(map_a.dtype, map_b.dtype)
+        part = MEASURES[measure](map_a.to(dtype), map_b.to(dtype))
+        total = part if total is None else total + part
+    return total.mean.cpu().numpy()  # type: ignore[union-attr]
+
+
+def check_maps(maps: Maps, name: str = "maps", utterance: int = 0) -> Tensor:
+    """Return `maps` as a floating tensor (heads, rows, T), or raise what is wrong with it."""
+    maps = torch.as_tensor(maps)
+    if maps.ndim != 3 or 0 in maps.shape:
+        raise SslsimError(
+            f"{name}, utterance {utterance}: shape {tuple(maps.shape)}; give (heads, rows, T), none of them 0"
+        )
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    off = (maps.sum(2) - 1).abs().amax()
+    if not off < 1e-3 or maps.amin() < 0:  # `not <` is true for NaN too
+        raise SslsimError(
+            f"{name}, utterance {utterance}: rows are not distributions (sums off by up to {float(off):.3g}, "
+            f"smallest weight {float(maps.amin()):.3g}); give attention weights after the softmax"
+        )
+    return maps
+
+
+def layer_score(heads: np.ndarray) -> float:
+    """Mean over the heads of a of the best match among the heads of b, from `attention_similarity`."""
+    return float(np.nanmean(np.nanmax(heads, axis=1)))
+
+
+def _unit_rows(a: Tensor) -> Tensor:
+    """Rows centred and scaled to length 1, or 0 where a row is uniform."""
+    centred = a - 1 / a.shape[2]
+    norm = centred.norm(dim=2, keepdim=True)
+    # softmax rounds a uniform row to within a few float units of 1 / T
+    varies = norm > 8 * torch.finfo(a.dtype).eps * a.shape[2] ** -0.5
+    return torch.where(varies, centred / norm, 0.0)
+
+
+def _neg_entropy(a: Tensor) -> Tensor:
+    """Sum over the rows of every head of ``sum_k a log a``, shape (heads,), float64."""
+    return torch.special.xlogy(a, a).sum((1, 2), dtype=torch.float64)
+
+
+def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Frobenius distance over the rows given of every pair of heads, float64."""
+    flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
+    norms = flat_a.square().sum(1)[:, None] + flat_b.square().sum(1)[None]
+    return (norms - 2 * flat_a @ flat_b.T).clamp(min=0.0)
