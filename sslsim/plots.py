@@ -1,0 +1,288 @@
+"""Figures from tidy tables: every function takes a table and an ``ax`` (or makes one) and returns what it drew on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sslsim.errors import SslsimError, close_match
+
+NAMES = {
+    "max_corr": "max_corr: best single neuron",
+    "matched_corr": "matched_corr: one-to-one neurons",
+    "linreg": "linreg: all neurons, in-sample R",
+    "cca": "cca: mean canonical correlation",
+    "svcca": "svcca: 99 % of variance",
+    "pwcca": "pwcca: projection-weighted",
+    "linear_cka_biased": "linear CKA, biased",
+    "linear_cka_debiased": "linear CKA, debiased",
+    "procrustes": "procrustes: after best rotation",
+    "pearson": "pearson: rows of attention",
+    "js": "js: 1 - Jensen-Shannon",
+    "frobenius": "frobenius, bounded",
+    "frobenius_published": "frobenius, as published",
+}
+SCALE_FREE = {"max_corr", "matched_corr", "linreg", "cca", "pearson", "js", "frobenius", "frobenius_published"}
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+}
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">"]
+
+
+def heatmap(
+    table: pd.DataFrame,
+    measure: str,
+    *,
+    standardize: bool = True,
+    vmin: float | None = None,
+    vmax: float = 1.0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw every layer of every model against every other, models as labelled blocks.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `sslsim.compare`.
+    measure : str
+        Which of its measures.
+    standardize : bool
+        Which scaling, where the table has both.
+    vmin, vmax : float
+        Ends of the colour scale. 0 to 1 by default; a measure that falls below 0 starts at the integer below its
+        smallest value, and the scale is printed on the colour bar.
+    ax : Axes, optional
+        Where to draw.
+    """
+    grid = matrix(table, measure, standardize=standardize)
+    with plt.rc_context(STYLE):
+        ax = ax or plt.subplots(figsize=(7.4, 6.4), layout="constrained")[1]
+        low = min(0.0, float(np.floor(grid.to_numpy().min() + 1e-6))) if vmin is None else vmin
+        bar = {"label": "similarity", "shrink": 0.8, "ticks": np.linspace(low, vmax, 5)}
+        sns.heatmap(grid, vmin=low, vmax=vmax, cmap="viridis", square=True, ax=ax, cbar_kws=bar, rasterized=True)
+        _label_blocks(ax, grid)
+        ax.set_title(_title(measure, standardize))
+    return ax
+
+
+def heatmaps(
+    table: pd.DataFrame, measures: Sequence[str], *, standardize: bool | Sequence[bool] = True, columns: int = 2
+) -> Figure:
+    """Draw one `heatmap` a measure (and scaling, where it matters) side by side.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `sslsim.compare`.
+    measures : sequence of str
+        Which measures, in this order.
+    standardize : bool or sequence of bool
+        Scalings to show; a measure that does not depend on scale is shown once.
+    columns : int
+        Panels in a row.
+    """
+    scalings = [standardize] if isinstance(standardize, bool) else list(standardize)
+    panels = [(m, s) for m in measures for s in (scalings[:1] if m in SCALE_FREE else scalings)]
+    rows = -(-len(panels) // columns)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(6.6 * columns, 5.9 * rows), layout="constrained", squeeze=False
+        )
+    for ax, (measure, scaled) in zip(axes.flat, panels, strict=False):
+        heatmap(table, measure, standardize=scaled, ax=ax)
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    return figure
+
+
+def pair_heatmaps(
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str, *, standardize: bool = True
+) -> Figure:
+    """Draw one `heatmap` a pair of models, the layers of the first (rows) against those of the second (columns).
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `sslsim.compare`.
+    pairs : sequence of (model_x, model_y)
+        Names of the checkpoints of each panel.
+    measure : str
+        Which measure.
+    standardize : bool
+        Which scaling, where the table has both.
+    """
+    with plt.rc_context(STYLE):
+        size = (4.6 * len(pairs) + 0.6, 4.2)
+        figure, axes = plt.subplots(1, len(pairs), figsize=size, layout="constrained", squeeze=False)
+    for ax, (model_x, model_y) in zip(axes.flat, pairs, strict=True):
+        panel = table[(table.model_x == model_x) & (table.model_y == model_y)]
+        heatmap(panel, measure, standardize=standardize, ax=ax)
+    return figure
+
+
+def matrix(table: pd.DataFrame, measure: str, *, standardize: bool = True) -> pd.DataFrame:
+    """Square frame of one measure: rows (model_x, layer_x), columns (model_y, layer_y), in the order of the table."""
+    chosen = _chosen(table, measure, standardize)
+    x = pd.MultiIndex.from_frame(chosen[["model_x", "layer_x"]]).unique()
+    y = pd.MultiIndex.from_frame(chosen[["model_y", "layer_y"]]).unique()
+    wide = chosen.pivot(index=["model_x", "layer_x"], columns=["model_y", "layer_y"], values="value")
+    return wide.reindex(index=x, columns=y)
+
+
+def readings(
+    table: pd.DataFrame, measure: str, *, standardize: bool = True, axes: Sequence[Axes] | None = None
+) -> Sequence[Axes]:
+    """Draw intra-model beside inter-model similarity by layer; counterparts are left out.
+
+    Solid: mean over the layers compared with; dashed: the best of them.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `sslsim.readings.within_and_across`.
+    measure : str
+        Which measure.
+    standardize : bool
+        Which scaling, where the table has both.
+    axes : two Axes, optional
+        Where to draw, intra first.
+    """
+    chosen = _chosen(table, measure, standardize)
+    titles = {"same model": "intra-model: other layers of it", "other model": "inter-model: layers of other models"}
+    with plt.rc_context(STYLE):
+        if axes is None:
+            axes = plt.subplots(1, 2, figsize=(9.6, 3.4), sharey=True, layout="constrained")[1]
+        for ax, (relation, title) in zip(axes, titles.items(), strict=True):
+            rows = chosen[chosen.relation == relation]
+            _lines(ax, rows, "mean")
+            _lines(ax, rows, "best", linestyle="--", linewidth=0.8, markersize=0)
+            ax.set(xlabel="layer", ylabel=_title(measure, standardize), title=title)
+        _fit_unit(axes, chosen[["mean", "best"]].min().min())
+        axes[1].legend(title="solid mean, dashed best", loc="upper left", bbox_to_anchor=(1, 1))
+    return axes
+
+
+def best_matches(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the distribution of every neuron's or head's best match in other checkpoints.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Best partners with the column of `sslsim.readings.relate`: model_x, relation, value (its size is drawn).
+    ax : Axes, optional
+        Where to draw.
+    """
+    sizes = table.assign(value=table.value.abs())
+    order = [r for r in ("counterpart", "other model") if r in set(sizes.relation)]
+    with plt.rc_context(STYLE):
+        ax = ax or plt.subplots(figsize=(8.6, 3.4), layout="constrained")[1]
+        look = {"cut": 0, "inner": "quart", "density_norm": "width", "linewidth": 0.8, "palette": "colorblind"}
+        sns.violinplot(sizes, x="model_x", y="value", hue="relation", hue_order=order, ax=ax, **look)
+        ax.set(xlabel="", ylabel="best match", ylim=(0, 1.02))
+        ax.legend(title="found in", loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def finetuning(table: pd.DataFrame, measures: Sequence[str], *, standardize: bool = True, columns: int = 3) -> Figure:
+    """Draw, by layer, how much of a pretrained model is left after finetuning (solid) beside the other family (dotted).
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `sslsim.readings.finetuning`.
+    measures : sequence of str
+        One panel each.
+    standardize : bool
+        Scaling of the measures that depend on it.
+    columns : int
+        Panels in a row.
+    """
+    rows = -(-len(measures) // columns)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(3.6 * columns + 1.4, 3.1 * rows), layout="constrained", squeeze=False, sharex=True
+        )
+        for ax, measure in zip(axes.flat, measures, strict=False):
+            chosen = _chosen(table, measure, standardize)
+            chosen = chosen.assign(model=chosen.pretrained + " to " + chosen.finetuned)
+            _lines(ax, chosen, "value")
+            _lines(ax, chosen, "other_family", linestyle=":", linewidth=1.2, markersize=3)
+            ax.set(xlabel="layer", ylabel="similarity", title=_title(measure, standardize))
+            _fit_unit([ax], chosen[["value", "other_family"]].min().min())
+        for ax in axes.flat[len(measures) :]:
+            ax.remove()
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        title = "solid: same layer after finetuning\ndotted: same depth, other family"
+        figure.legend(handles, labels, title=title, loc="outside upper center", ncols=2)
+    return figure
+
+
+def _lines(ax: Axes, table: pd.DataFrame, column: str, **style: Any) -> None:
+    """One line a model over layers; colours and markers follow the order of the models in the table."""
+    models = list(dict.fromkeys(table.model))
+    colours = sns.color_palette("colorblind", len(models))
+    for model, colour, marker in zip(models, colours, MARKERS * len(models), strict=False):
+        rows = table[table.model == model].sort_values("layer")
+        label = model if column in ("mean", "value") else None
+        ax.plot(rows.layer, rows[column], color=colour, marker=marker, label=label, **{"markersize": 4, **style})
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _fit_unit(axes: Sequence[Axes], smallest: float) -> None:
+    """Fix the similarity axis to 0..1, or from the integer below the smallest value."""
+    for ax in axes:
+        ax.set_ylim(min(0.0, float(np.floor(smallest + 1e-6))), 1.02)
+
+
+def _label_blocks(ax: Axes, grid: pd.DataFrame) -> None:
+    """Layer numbers on every cell of both axes, lines between models, and model names beside their block."""
+    for axis, index, set_ticks in ((0, grid.columns, ax.set_xticks), (1, grid.index, ax.set_yticks)):
+        set_ticks(np.arange(len(index)) + 0.5, [str(layer) for layer in index.get_level_values(1)])
+        ax.tick_params(axis="xy"[axis], labelsize=6, length=0, pad=1, labelrotation=0)
+        models = index.get_level_values(0)
+        starts = [i for i, model in enumerate(models) if i == 0 or model != models[i - 1]]
+        for start, stop in zip(starts, [*starts[1:], len(models)], strict=True):
+            line = ax.axvline if axis == 0 else ax.axhline
+            if start:
+                line(start, color="white", linewidth=1.2)
+            middle = (start + stop) / 2
+            place = (middle, len(grid) + 2.1) if axis == 0 else (-2.1, middle)
+            turn = {"rotation": 30, "ha": "right", "va": "top"} if axis == 0 else {"ha": "right", "va": "center"}
+            ax.text(*place, models[start], fontsize=8, clip_on=False, **turn)
+    ax.set(xlabel="", ylabel="")
+
+
+def _scaling(standardize: bool) -> str:
+    return "standardised" if standardize else "raw"
+
+
+def _title(measure: str, standardize: bool) -> str:
+    """Name of the measure, with the scaling where it makes a difference."""
+    return NAMES.get(measure, measure) + ("" if measure in SCALE_FREE else f" ({_scaling(standardize)})")
+
+
+def _chosen(table: pd.DataFrame, measure: str, standardize: bool) -> pd.DataFrame:
+    """Rows of one measure; a measure that does not depend on scale is found under either scaling."""
+    rows = table[(table.measure == measure) & (table.standardize == (standardize or measure in SCALE_FREE))]
+    if rows.empty:
+        known = sorted({f"{m} ({_scaling(s)})" for m, s in zip(table.measure, table.standardize, strict=True)})
+        wanted = f"{measure} ({_scaling(standardize)})"
+        raise SslsimError(f"the table has no rows of {wanted}{close_match(wanted, known)}")
+    return rows

@@ -1,0 +1,105 @@
+"""What a reader takes from a grid of layer pairs: tables in, smaller tables out.
+
+Every function takes the tidy table of `sslsim.compare` or a finer one. The value in row (x, y) of a directional measure
+says how well x is found in y. Two checkpoints are *counterparts* when one was finetuned from the other or both from
+the same one: they share most of their weights, so they are kept apart from *other models*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from sslsim.errors import SslsimError
+from sslsim.measures import level_of
+from sslsim.store import ActivationStore
+
+KEYS = ["measure", "standardize"]
+RELATIONS = ["same model", "counterpart", "other model"]
+
+
+def relate(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
+    """Add the column `relation` of the two models of each row: 'same model', 'counterpart' or 'other model'."""
+    origin = {s.checkpoint.name: s.checkpoint.finetuned_from or s.checkpoint.name for s in stores}
+    same = table.model_x == table.model_y
+    related = table.model_x.map(origin) == table.model_y.map(origin)
+    relation = pd.Series("other model", index=table.index).mask(related, "counterpart").mask(same, "same model")
+    return table.assign(relation=relation)
+
+
+def within_and_across(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
+    """Similarity of each layer to the rest of its own model (intra), to counterparts and to other models (inter).
+
+    Returns
+    -------
+    DataFrame
+        measure, standardize, model, layer, relation, mean (over the layers compared with), best, best_model and
+        best_layer (where the best is). A layer is not compared with itself.
+    """
+    others = relate(table, stores)
+    others = others[(others.relation != "same model") | (others.layer_x != others.layer_y)]
+    groups = others.groupby([*KEYS, "model_x", "layer_x", "relation"], sort=False).value
+    best = others.loc[groups.idxmax(), ["model_y", "layer_y"]]
+    out = groups.agg(mean="mean", best="max")
+    out[["best_model", "best_layer"]] = best.to_numpy()
+    return out.reset_index().rename(columns={"model_x": "model", "layer_x": "layer"})
+
+
+def summary(readings: pd.DataFrame) -> pd.DataFrame:
+    """Mean over all layers of all models of `within_and_across`, one row a measure, one column a relation."""
+    wide = readings.pivot_table(index=KEYS, columns="relation", values="mean", aggfunc="mean", sort=False)
+    return wide.reindex(columns=[r for r in RELATIONS if r in wide]).rename_axis(columns=None).reset_index()
+
+
+def strongest(table: pd.DataFrame, stores: Sequence[ActivationStore], n: int = 12) -> pd.DataFrame:
+    """Return the `n` rows of a table of best partners with the largest ``|value|`` between other models."""
+    found = relate(table, stores)
+    found = found[found.relation == "other model"].drop(columns="relation")
+    return found.sort_values("value", key=abs, ascending=False, ignore_index=True).head(n)
+
+
+def finetuned_pairs(stores: Sequence[ActivationStore]) -> list[tuple[ActivationStore, ActivationStore]]:
+    """Pretrained checkpoint and finetuned counterpart, for every counterpart among `stores`.
+
+    Raises
+    ------
+    SslsimError
+        If no checkpoint names another one of `stores` in `finetuned_from`.
+    """
+    by_name = {s.checkpoint.name: s for s in stores}
+    pairs = [(by_name[s.checkpoint.finetuned_from], s) for s in stores if s.checkpoint.finetuned_from in by_name]
+    if not pairs:
+        raise SslsimError(
+            f"no finetuned counterpart among {', '.join(by_name)}; "
+            "choose checkpoints of which one is finetuned_from another"
+        )
+    return pairs
+
+
+def finetuning(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
+    """How much of each pretrained layer is still there, in the same layer, after finetuning.
+
+    Beside it, as a yardstick, the same layer against checkpoints of other families at the nearest relative depth.
+
+    Returns
+    -------
+    DataFrame
+        level, measure, standardize, pretrained, finetuned, layer, depth (layer over number of blocks), value, and
+        other_family (mean over the checkpoints of other families; NaN if there is none).
+    """
+    depth = {s.checkpoint.name: s.n_layers - 1 for s in stores}
+    family = {s.checkpoint.name: s.checkpoint.family for s in stores}
+    nearest = (table.layer_x / table.model_x.map(depth) * table.model_y.map(depth)).round() == table.layer_y
+    other = nearest & (table.model_x.map(family) != table.model_y.map(family))
+    yardstick = table[other].groupby([*KEYS, "model_x", "layer_x"]).value.mean().rename("other_family")
+    rows = []
+    for pretrained, finetuned in finetuned_pairs(stores):
+        name_x, name_y = pretrained.checkpoint.name, finetuned.checkpoint.name
+        same = (table.model_x == name_x) & (table.model_y == name_y) & (table.layer_x == table.layer_y)
+        rows.append(table[same].join(yardstick, on=[*KEYS, "model_x", "layer_x"]))
+    names = {"model_x": "pretrained", "model_y": "finetuned", "layer_x": "layer"}
+    out = pd.concat(rows, ignore_index=True).rename(columns=names)
+    out.insert(0, "level", out.measure.map(level_of))
+    out["depth"] = out.layer / out.pretrained.map(depth)
+    return out[["level", *KEYS, "pretrained", "finetuned", "layer", "depth", "value", "other_family"]]

@@ -1,0 +1,137 @@
+"""The grid: complete, equal to measuring pair by pair, however layers are put in blocks."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import sslsim
+from sslsim import states as states_module
+from sslsim.grid import best_neuron_partners
+from sslsim.measures import MEASURES
+from sslsim.states import check_stores
+
+FRAMES = (30, 40, 51)
+
+
+@pytest.fixture
+def stores(make_store):
+    sizes = [("a", 6), ("b", 9), ("c", 4)]
+    return [make_store(name, n_neurons=n, frames=FRAMES, seed=i) for i, (name, n) in enumerate(sizes)]
+
+
+def quiet(stores, *args, **options):
+    return sslsim.compare(stores, *args, progress=False, **options)
+
+
+def test_equals_similarity_of_every_ordered_pair(stores):
+    table = quiet(stores, list(MEASURES), standardize=(True, False))
+    by_name = {s.checkpoint.name: s for s in stores}
+    assert len(table) == (5 * 2 + 4) * 9 * 9  # five measures depend on scale, four do not
+    for row in table.itertuples():
+        x, y = by_name[row.model_x].layer(row.layer_x), by_name[row.model_y].layer(row.layer_y)
+        expected = sslsim.similarity(row.measure, x, y, standardize=row.standardize)
+        assert row.value == pytest.approx(expected, abs=1e-6)
+
+
+def test_is_complete_and_one_on_the_diagonal(stores):
+    table = quiet(stores, list(MEASURES), standardize=(True, False))
+    labels = [(s.checkpoint.name, layer) for s in stores for layer in range(3)]
+    wanted = [x + y for x, y in itertools.product(labels, labels)]
+    for _, rows in table.groupby(["measure", "standardize"]):
+        assert list(rows[["model_x", "layer_x", "model_y", "layer_y"]].itertuples(index=False, name=None)) == wanted
+        own = rows[(rows.model_x == rows.model_y) & (rows.layer_x == rows.layer_y)]
+        np.testing.assert_allclose(own.value, 1, atol=1e-6)
+    assert not table.value.isna().any()
+    assert (table.n_frames == sum(FRAMES)).all()
+
+
+@pytest.mark.parametrize("neurons", [1, 9, 20, 10_000])
+def test_blocks_of_any_size_give_the_same(stores, neurons, monkeypatch):
+    whole = quiet(stores, ["max_corr", "cca"])
+    monkeypatch.setattr(states_module, "BLOCK_NEURONS", neurons)
+    np.testing.assert_allclose(quiet(stores, ["max_corr", "cca"]).value, whole.value, atol=1e-6)
+
+
+def test_order_of_stores_does_not_matter(stores):
+    columns = ["measure", "model_x", "layer_x", "model_y", "layer_y"]
+    there = quiet(stores, ["linreg", "pwcca"]).set_index(columns).value
+    back = quiet(stores[::-1], ["linreg", "pwcca"]).set_index(columns).value
+    np.testing.assert_allclose(back.loc[there.index], there, atol=1e-6)
+
+
+def test_frames_are_evenly_spaced_and_counted(stores):
+    table = quiet(stores, ["max_corr"], frames=11)
+    chosen = (np.arange(11) * 121 + 60) // 11
+    assert chosen.tolist() == list(range(5, 121, 11))
+    row = table[(table.model_x == "a") & (table.model_y == "b") & (table.layer_x == 1) & (table.layer_y == 2)]
+    expected = sslsim.similarity("max_corr", stores[0].layer(1)[chosen], stores[1].layer(2)[chosen])
+    assert row.value.item() == pytest.approx(expected, abs=1e-6)
+    assert set(table.n_frames) == {11}
+    assert set(quiet(stores, ["max_corr"], frames=0).n_frames) == {121}
+
+
+def test_ranks_are_reported_where_components_are_counted(stores):
+    table = quiet(stores, ["svcca", "cca", "max_corr"])
+    svcca = table[(table.measure == "svcca") & (table.model_x == "b") & (table.model_y == "c")]
+    assert set(svcca.rank_x) == {9}
+    assert set(svcca.rank_y) == {4}
+    assert table[table.measure == "max_corr"].rank_x.isna().all()
+    assert (table.constant_x == 0).all()
+
+
+def test_constant_neurons_are_counted(make_store):
+    store = make_store("dead", n_neurons=5)
+    values = np.lib.format.open_memmap(store.root / "layer_01.npy", mode="r+")
+    values[:, 3] = 7.5
+    values.flush()
+    table = quiet([store], ["max_corr", "linreg", "svcca", "linear_cka_debiased", "procrustes"])
+    assert set(table[table.layer_x == 1].constant_x) == {1}
+    assert set(table[table.layer_x == 2].constant_x) == {0}
+    assert not table.value.isna().any()
+
+
+def test_attention_measures_go_with_layer_measures(stores):
+    table = quiet(stores, ["max_corr", "js"])
+    assert set(table.measure) == {"max_corr", "js"}
+    attention = table[table.measure == "js"]
+    assert len(attention) == 6 * 6
+    assert set(attention.layer_x) == {1, 2}
+
+
+def test_best_partners_are_the_best_over_all_layers(stores):
+    table = best_neuron_partners(stores, progress=False)
+    assert len(table) == 2 * 3 * (6 + 9 + 4)
+    x = stores[0].layer(2)
+    r = np.stack([np.corrcoef(x, stores[1].layer(layer), rowvar=False)[:6, 6:] for layer in range(3)], axis=1)
+    rows = table[(table.model_x == "a") & (table.layer_x == 2) & (table.model_y == "b")].sort_values("neuron_x")
+    for neuron, row in enumerate(rows.itertuples()):
+        assert abs(row.value) == pytest.approx(np.abs(r[neuron]).max(), abs=1e-5)
+        assert r[neuron, row.layer_y, row.neuron_y] == pytest.approx(row.value, abs=1e-5)
+    assert best_neuron_partners(stores[:1], progress=False).empty
+
+
+def test_stores_that_do_not_line_up_are_refused(make_store):
+    a, b = make_store("a", frames=(50, 30)), make_store("b", frames=(50, 29))
+    with pytest.raises(sslsim.SslsimError, match="a has 80 frames, b 79; extract both from the same corpus"):
+        check_stores([a, b])
+
+
+@pytest.mark.parametrize(
+    ("measures", "options", "message"),
+    [
+        (["maxcorr"], {}, r"unknown measure 'maxcorr'; did you mean 'max_corr'\?"),
+        (["cca"], {"frames": 1}, "frames = 1 cannot be sampled from 121 stored frames; give 2 to 121, or 0 for all"),
+        (["cca"], {"frames": 200}, "frames = 200 cannot be sampled from 121 stored frames"),
+    ],
+)
+def test_errors_say_what_failed(stores, measures, options, message):
+    with pytest.raises(sslsim.SslsimError, match=message):
+        quiet(stores, measures, **options)
+
+
+def test_stores_of_one_name_are_refused(stores):
+    with pytest.raises(sslsim.SslsimError, match="two stores have the name 'a'; give each checkpoint its own name"):
+        quiet([stores[0], stores[0]])
+    with pytest.raises(sslsim.SslsimError, match="nothing to compare: no store given"):
+        quiet([])

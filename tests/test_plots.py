@@ -1,0 +1,111 @@
+"""Figures: what is labelled, what scale they have, and what they refuse."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+import sslsim
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from sslsim import plots, readings
+
+
+@pytest.fixture
+def stores(make_store):
+    return [make_store(name, seed=i, n_layers=n) for i, (name, n) in enumerate([("alpha", 3), ("beta", 4)])]
+
+
+@pytest.fixture
+def table(stores):
+    return sslsim.compare(
+        stores, ["max_corr", "svcca", "frobenius_published"], standardize=(True, False), progress=False
+    )
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    before = dict(plt.rcParams)
+    yield
+    assert dict(plt.rcParams) == before  # no global state
+    plt.close("all")
+
+
+def test_heatmap_shows_every_pair_with_labels_and_a_fixed_scale(table):
+    ax = plots.heatmap(table, "svcca", standardize=False)
+    mesh = ax.collections[0]
+    chosen = table[(table.measure == "svcca") & ~table.standardize]
+    np.testing.assert_allclose(np.ravel(mesh.get_array()), chosen.value)
+    assert mesh.get_clim() == (0, 1)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["0", "1", "2", "0", "1", "2", "3"]
+    assert sorted(t.get_text() for t in ax.texts) == ["alpha", "alpha", "beta", "beta"]
+    assert ax.get_title(loc="left") == "svcca: 99 % of variance (raw)"
+
+
+def test_a_measure_below_zero_widens_the_scale_to_an_integer(table):
+    rows = table[table.measure == "frobenius_published"].assign(value=lambda t: t.value - 2.5)
+    low, high = plots.heatmap(rows, "frobenius_published").collections[0].get_clim()
+    assert high == 1
+    assert low == np.floor(rows.value.min())
+
+
+def test_matrix_keeps_the_order_of_the_table(table):
+    grid = plots.matrix(table, "max_corr")
+    assert grid.index.tolist() == [("alpha", i) for i in range(3)] + [("beta", i) for i in range(4)]
+    assert np.isfinite(grid.to_numpy()).all()
+
+
+def test_heatmaps_has_a_panel_a_measure_and_scaling(table):
+    figure = plots.heatmaps(table, ["max_corr", "svcca"], standardize=(True, False))
+    titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
+    assert titles == [
+        "max_corr: best single neuron",
+        "svcca: 99 % of variance (standardised)",
+        "svcca: 99 % of variance (raw)",
+    ]
+
+
+def test_axes_are_taken_and_given_back(table, stores):
+    figure, axes = plt.subplots(1, 2)
+    assert plots.heatmap(table, "max_corr", ax=axes[0]) is axes[0]
+    read = readings.within_and_across(table, stores)
+    assert plots.readings(read, "max_corr", axes=axes) is axes
+
+
+def test_readings_draw_a_mean_and_a_best_line_a_model(table, stores):
+    read = readings.within_and_across(table, stores)
+    left, right = plots.readings(read, "svcca", standardize=False)
+    assert len(left.lines) == len(right.lines) == 4
+    expected = read[~read.standardize & (read.measure == "svcca") & (read.model == "alpha")]
+    expected = expected[expected.relation == "same model"].sort_values("layer")
+    np.testing.assert_allclose(left.lines[0].get_ydata(), expected["mean"])
+    assert [t.get_text() for t in right.get_legend().get_texts()] == ["alpha", "beta"]
+
+
+def test_best_matches(stores):
+    partners = readings.relate(sslsim.best_neuron_partners(stores, progress=False), stores)
+    ax = plots.best_matches(partners)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["alpha", "beta"]
+    assert ax.get_ylim() == (0, 1.02)
+
+
+def test_finetuning_panels_and_pair_heatmaps(table):
+    changed = pd.DataFrame(
+        {"measure": "svcca", "standardize": True, "pretrained": "alpha", "finetuned": "beta", "layer": [0, 1, 2]}
+    ).assign(value=[0.9, 0.8, 0.7], other_family=0.2)
+    figure = plots.finetuning(changed, ["svcca"])
+    solid, dotted = figure.axes[0].lines
+    assert solid.get_ydata().tolist() == [0.9, 0.8, 0.7]
+    assert dotted.get_linestyle() == ":"
+    maps = plots.pair_heatmaps(table, [("alpha", "beta"), ("beta", "alpha")], "svcca")
+    assert [ax.collections[0].get_array().size for ax in maps.axes[:2]] == [12, 12]
+
+
+def test_a_measure_that_is_not_in_the_table_is_named(table):
+    with pytest.raises(
+        sslsim.SslsimError, match=r"no rows of svca \(standardised\); did you mean 'svcca \(standardised\)'"
+    ):
+        plots.heatmap(table, "svca")

@@ -1,0 +1,77 @@
+"""Readings of a made grid, small enough to check by hand."""
+
+import itertools
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+import sslsim
+from sslsim import readings
+
+
+@pytest.fixture
+def stores(make_store):
+    """Two families, one with a finetuned counterpart; layers 0 to 2."""
+    made = [make_store(name) for name in ("w", "h", "w-ctc")]
+    lineage = {"w": ("wav2vec2", None), "h": ("hubert", None), "w-ctc": ("wav2vec2", "w")}
+    fields = [dict(zip(("family", "finetuned_from"), lineage[s.checkpoint.name], strict=True)) for s in made]
+    return [replace(s, checkpoint=replace(s.checkpoint, **f)) for s, f in zip(made, fields, strict=True)]
+
+
+@pytest.fixture
+def table(stores):
+    """Similarity falls by 0.1 a layer apart and by 0.3 between the two families."""
+    labels = [(s.checkpoint.name, layer) for s in stores for layer in range(3)]
+    rows = [
+        {"measure": "svcca", "standardize": True, "model_x": a, "layer_x": i, "model_y": b, "layer_y": j}
+        | {"value": 1 - 0.1 * abs(i - j) - 0.3 * (a[0] != b[0]) - 0.05 * (a[0] == b[0] and a != b)}
+        for (a, i), (b, j) in itertools.product(labels, labels)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_relation_of_two_models(table, stores):
+    related = readings.relate(table, stores).drop_duplicates(["model_x", "model_y"])
+    found = {(r.model_x, r.model_y): r.relation for r in related.itertuples()}
+    assert found["w", "w"] == "same model"
+    assert found["w", "w-ctc"] == found["w-ctc", "w"] == "counterpart"
+    assert found["h", "w-ctc"] == found["w", "h"] == "other model"
+
+
+def test_within_and_across(table, stores):
+    read = readings.within_and_across(table, stores).set_index(["model", "layer", "relation"])
+    assert len(read) == 3 * 3 + 2 * 3 + 3 * 3 - 0 * 3 - 0  # each relation that exists, a layer
+    edge = read.loc["w", 0, "same model"]
+    assert edge["mean"] == pytest.approx(0.85)  # 0.9 and 0.8: itself is left out
+    assert (edge.best, edge.best_model, edge.best_layer) == (pytest.approx(0.9), "w", 1)
+    assert read.loc["h", 1, "other model"].best == pytest.approx(0.7)
+    assert read.loc["w", 2, "counterpart"].best_layer == 2
+    summary = readings.summary(read.reset_index())
+    assert summary.columns.tolist() == ["measure", "standardize", "same model", "counterpart", "other model"]
+    assert summary["other model"].item() == pytest.approx(0.7 - 0.1 * 8 / 9)
+
+
+def test_finetuning_follows_the_same_layer_beside_the_other_family(table, stores):
+    changed = readings.finetuning(table, stores)
+    assert changed.layer.tolist() == [0, 1, 2]
+    assert changed.depth.tolist() == [0, 0.5, 1]
+    assert set(changed.level) == {"layer"}
+    assert set(changed.pretrained) == {"w"}
+    assert set(changed.finetuned) == {"w-ctc"}
+    assert changed.value.to_numpy() == pytest.approx(0.95)
+    assert changed.other_family.to_numpy() == pytest.approx(0.7)
+
+
+def test_strongest_leaves_counterparts_out(stores):
+    partners = pd.DataFrame(
+        {"model_x": ["w", "w", "h"], "model_y": ["w-ctc", "h", "w"], "value": [0.99, -0.8, 0.5], "layer_x": 0}
+    )
+    assert readings.strongest(partners, stores, n=1).value.tolist() == [-0.8]
+
+
+def test_without_a_counterpart_there_is_nothing_to_compare(stores):
+    with pytest.raises(
+        sslsim.SslsimError, match="no finetuned counterpart among w, h; choose checkpoints of which one"
+    ):
+        readings.finetuned_pairs(stores[:2])
