@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.moments import chunks
+from sslsim.moments import block, chunks
 
 Maps = np.ndarray | Tensor
 LOG_2 = float(np.log(2.0))
@@ -141,12 +141,12 @@ def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, 
 
 def check_maps(maps: Maps, name: str = "maps", utterance: int = 0) -> Tensor:
     """Return `maps` as a floating tensor (heads, rows, T), or raise what is wrong with it."""
-    maps = torch.as_tensor(maps)
-    if maps.ndim != 3 or 0 in maps.shape:
+    if len(maps.shape) != 3 or 0 in maps.shape:
         raise SslsimError(
             f"{name}, utterance {utterance}: shape {tuple(maps.shape)}; give (heads, rows, T), none of them 0"
         )
-    maps = maps if maps.dtype == torch.float64 else maps.float()
+    double = maps.dtype in (np.float64, torch.float64)
+    maps = block(maps, torch.float64 if double else torch.float32)
     off = (maps.sum(2) - 1).abs().amax()
     if not off < 1e-3 or maps.amin() < 0:  # `not <` is true for NaN too
         raise SslsimError(

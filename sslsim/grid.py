@@ -59,94 +59,120 @@ def compare(
     tables = []
     if wanted:
         scalings = [standardize] if isinstance(standardize, bool) else list(dict.fromkeys(standardize))
-        tables.append(_compare_states(stores, wanted, scalings, frames, device, progress))
+        scores = _Scores(states_of(stores, frames), wanted, scalings)
+        for pair in pairs(scores.states, device, progress, "layers"):
+            scores.add(*pair)
+        tables.append(scores.table())
     heads = [m for m in measures if m in attention.MEASURES]
     if heads:
         tables.append(layer_scores(compare_heads(stores, heads, device=device, progress=progress)))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def best_neuron_partners(
+def compare_neurons(
     stores: Sequence[ActivationStore],
+    measures: Sequence[str] = ("max_corr", "matched_corr", "linreg"),
     *,
     frames: int | None = None,
     device: str = "cpu",
     progress: bool = True,
-) -> pd.DataFrame:
-    """Best partner of every neuron among all neurons of each other checkpoint, whatever their layer.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compare layers as `compare` does, and find each neuron's best partner, in one pass over the data.
 
     Returns
     -------
-    DataFrame
-        One row a neuron and other checkpoint: model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value (signed
-        correlation). Neurons without variance have no row.
+    table : DataFrame
+        As from `compare`.
+    partners : DataFrame
+        Best partner of every neuron among all neurons of each other checkpoint, whatever their layer; one row a neuron
+        and other checkpoint: model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value (signed correlation).
+        Neurons without variance have no row.
     """
+    for name in measures:
+        measure_named(name)
     check_stores(stores)
-    best: dict[tuple[str, int, str], pd.DataFrame] = {}
-    for x, y, m in pairs(states_of(stores, frames), device, progress, "partners"):
+    states = states_of(stores, frames)
+    scores, partners = _Scores(states, measures, [True]), _Partners()
+    for x, y, m in pairs(states, device, progress, "neurons"):
+        scores.add(x, y, m)
+        partners.add(x, y, m)
+    return scores.table(), partners.table()
+
+
+class _Partners:
+    """Best partner so far of every neuron of a state in every other checkpoint."""
+
+    columns = ("model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "value")
+
+    def __init__(self) -> None:
+        self.best: dict[tuple[str, int, str], pd.DataFrame] = {}
+
+    def add(self, x: State, y: State, m: Moments) -> None:
         if x.store is y.store:
-            continue
+            return
         for a, b, side in ((x, y, m), (y, x, m.swapped)):
             partner, r = best_partners(side)
             found = pd.DataFrame({"layer_y": b.layer, "neuron_y": partner, "value": r})
-            key = (*a.label, b.label[0])
-            stronger = found.value.abs() > best[key].value.abs() if key in best else None
-            best[key] = found if stronger is None else found.where(stronger, best[key])
-    tables = [
-        frame.assign(model_x=model_x, layer_x=layer_x, neuron_x=frame.index, model_y=model_y)
-        for (model_x, layer_x, model_y), frame in best.items()
-    ]
-    columns = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "value"]
-    table = pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-    return table.dropna(subset="value", ignore_index=True).astype({"layer_y": int, "neuron_y": int})
+            known = self.best.setdefault((*a.label, b.label[0]), found)
+            self.best[(*a.label, b.label[0])] = found.where(found.value.abs() > known.value.abs(), known)
+
+    def table(self) -> pd.DataFrame:
+        tables = [
+            frame.assign(model_x=model_x, layer_x=layer_x, neuron_x=frame.index, model_y=model_y)
+            for (model_x, layer_x, model_y), frame in self.best.items()
+        ]
+        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=self.columns)
+        return (
+            table[[*self.columns]].dropna(subset="value", ignore_index=True).astype({"layer_y": int, "neuron_y": int})
+        )
 
 
-def _compare_states(
-    stores: Sequence[ActivationStore],
-    measures: Sequence[str],
-    scalings: Sequence[bool],
-    frames: int | None,
-    device: str,
-    progress: bool,
-) -> pd.DataFrame:
-    """Grid of the layer and neuron measures."""
-    states = states_of(stores, frames)
-    place = {state: i for i, state in enumerate(states)}
-    jobs = [(name, scaled) for name in measures for scaled in (scalings if MEASURES[name].scaling else [True])]
-    values = {job: np.full((len(states), len(states)), np.nan) for job in jobs}
-    ranks = {job: np.full((len(states), len(states)), -1) for job in jobs}
-    constant = np.zeros(len(states), dtype=int)
-    norms = _Norms(device)
-    for x, y, m in pairs(states, device, progress, "layers"):
-        i, j = place[x], place[y]
-        constant[i], constant[j] = m.x.n_constant, m.y.n_constant
-        for name, scaled in jobs:
-            grid = values[name, scaled]
-            grid[i, j] = _score(name, scaled, x, y, m, norms)
-            grid[j, i] = grid[i, j] if MEASURES[name].symmetric else _score(name, scaled, y, x, m.swapped, norms)
-            ranks[name, scaled][i, j], ranks[name, scaled][j, i] = _ranks(name, scaled, m)
-    return _grid_table(values, ranks, constant, states)
+class _Scores:
+    """Grids of scores that fill up pair by pair."""
 
+    def __init__(self, states: list[State], measures: Sequence[str], scalings: Sequence[bool]) -> None:
+        n = len(states)
+        self.states = states
+        self.place = {state: i for i, state in enumerate(states)}
+        self.jobs = [(name, scaled) for name in measures for scaled in (scalings if MEASURES[name].scaling else [True])]
+        self.values = {job: np.full((n, n), np.nan) for job in self.jobs}
+        self.ranks = {job: np.full((n, n), -1) for job in self.jobs}
+        self.constant = np.zeros(n, dtype=int)
+        self.norms: dict[tuple[State, bool], Tensor] = {}
 
-class _Norms:
-    """Squared frame norms of every layer, computed when a measure first asks for them."""
+    def add(self, x: State, y: State, m: Moments) -> None:
+        i, j = self.place[x], self.place[y]
+        self.constant[i], self.constant[j] = m.x.n_constant, m.y.n_constant
+        for name, scaled in self.jobs:
+            grid = self.values[name, scaled]
+            grid[i, j] = self.score(name, scaled, x, y, m)
+            grid[j, i] = grid[i, j] if MEASURES[name].symmetric else self.score(name, scaled, y, x, m.swapped)
+            self.ranks[name, scaled][i, j], self.ranks[name, scaled][j, i] = _ranks(name, scaled, m)
 
-    def __init__(self, device: str):
-        self.device = device
-        self.known: dict[tuple[State, bool], Tensor] = {}
+    def score(self, name: str, scaled: bool, x: State, y: State, m: Moments) -> float:
+        measure = MEASURES[name]
+        options = {"standardize": scaled} if measure.scaling else {}
+        norms = (self.norms_of(x, m.x, scaled), self.norms_of(y, m.y, scaled)) if measure.norms else ()
+        return measure.score(m, *norms, **options)
 
-    def of(self, state: State, marginal: Marginal, scaled: bool) -> Tensor:
-        key = (state, scaled)
-        if key not in self.known:
-            self.known[key] = moments.squared_norms(state, marginal, standardize=scaled)
-        return self.known[key]
+    def norms_of(self, state: State, marginal: Marginal, scaled: bool) -> Tensor:
+        """Squared frame norms of a layer, computed when a measure first asks for them."""
+        if (state, scaled) not in self.norms:
+            self.norms[state, scaled] = moments.squared_norms(state, marginal, standardize=scaled)
+        return self.norms[state, scaled]
 
-
-def _score(name: str, scaled: bool, x: State, y: State, m: Moments, norms: _Norms) -> float:
-    measure = MEASURES[name]
-    options = {"standardize": scaled} if measure.scaling else {}
-    args = (norms.of(x, m.x, scaled), norms.of(y, m.y, scaled)) if measure.norms else ()
-    return measure.score(m, *args, **options)
+    def table(self) -> pd.DataFrame:
+        """One row a measure, scaling and ordered pair, with ranks and counts of constant neurons."""
+        tables, n = [], len(self.states)
+        for job, grid in self.values.items():
+            table = square_table({job[0]: grid}, [s.label for s in self.states], ["model", "layer"])
+            table.insert(1, "standardize", job[1])
+            table["n_frames"] = len(self.states[0])
+            for side, ranks in (("rank_x", self.ranks[job]), ("rank_y", self.ranks[job].T)):
+                table[side] = pd.Series(ranks.ravel(), dtype="Int64").mask(ranks.ravel() < 0)
+            table["constant_x"], table["constant_y"] = np.repeat(self.constant, n), np.tile(self.constant, n)
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
 
 
 def _ranks(name: str, scaled: bool, m: Moments) -> tuple[int, int]:
@@ -156,17 +182,3 @@ def _ranks(name: str, scaled: bool, m: Moments) -> tuple[int, int]:
     if name == "cca":
         return len(m.x.components.variance), len(m.y.components.variance)
     return -1, -1
-
-
-def _grid_table(values: dict, ranks: dict, constant: np.ndarray, states: list[State]) -> pd.DataFrame:
-    """Tidy table of the grid with ranks and counts of constant neurons."""
-    tables, n = [], len(states)
-    for job, grid in values.items():
-        table = square_table({job[0]: grid}, [s.label for s in states], ["model", "layer"])
-        table.insert(1, "standardize", job[1])
-        kept = pd.array(ranks[job].ravel(), dtype="Int64")
-        table["n_frames"] = len(states[0])
-        table["rank_x"], table["rank_y"] = kept, pd.array(ranks[job].T.ravel(), dtype="Int64")
-        table["constant_x"], table["constant_y"] = np.repeat(constant, n), np.tile(constant, n)
-        tables.append(table.replace({"rank_x": {-1: pd.NA}, "rank_y": {-1: pd.NA}}))
-    return pd.concat(tables, ignore_index=True)

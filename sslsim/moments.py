@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,21 @@ from torch import Tensor
 from sslsim.errors import SslsimError
 
 CHUNK = 4096  # frames a product: large enough for full speed, small enough that float32 sums stay exact to 1e-6
-Array = np.ndarray | Tensor
+
+
+class Frames(Protocol):
+    """What is read in runs of frames: a numpy or torch array, or a view of a store."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Frames and neurons."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+Array = np.ndarray | Tensor | Frames
 
 
 @dataclass(frozen=True)

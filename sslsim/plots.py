@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -31,7 +31,7 @@ NAMES = {
     "frobenius_published": "frobenius, as published",
 }
 SCALE_FREE = {"max_corr", "matched_corr", "linreg", "cca", "pearson", "js", "frobenius", "frobenius_published"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 10,
@@ -253,20 +253,29 @@ def _fit_unit(axes: Sequence[Axes], smallest: float) -> None:
 
 def _label_blocks(ax: Axes, grid: pd.DataFrame) -> None:
     """Layer numbers on every cell of both axes, lines between models, and model names beside their block."""
-    for axis, index, set_ticks in ((0, grid.columns, ax.set_xticks), (1, grid.index, ax.set_yticks)):
-        set_ticks(np.arange(len(index)) + 0.5, [str(layer) for layer in index.get_level_values(1)])
-        ax.tick_params(axis="xy"[axis], labelsize=6, length=0, pad=1, labelrotation=0)
-        models = index.get_level_values(0)
-        starts = [i for i, model in enumerate(models) if i == 0 or model != models[i - 1]]
-        for start, stop in zip(starts, [*starts[1:], len(models)], strict=True):
-            line = ax.axvline if axis == 0 else ax.axhline
-            if start:
-                line(start, color="white", linewidth=1.2)
-            middle = (start + stop) / 2
-            place = (middle, len(grid) + 2.1) if axis == 0 else (-2.1, middle)
-            turn = {"rotation": 30, "ha": "right", "va": "top"} if axis == 0 else {"ha": "right", "va": "center"}
-            ax.text(*place, models[start], fontsize=8, clip_on=False, **turn)
+    ax.set_xticks(np.arange(grid.shape[1]) + 0.5, [str(layer) for layer in grid.columns.get_level_values(1)])
+    ax.set_yticks(np.arange(grid.shape[0]) + 0.5, [str(layer) for layer in grid.index.get_level_values(1)])
+    ax.tick_params(labelsize=min(8.0, 240 / max(grid.shape)), length=0, pad=1, labelrotation=0)
+    for model, start, stop in _blocks(grid.columns):
+        ax.axvline(start, color="white", linewidth=1.2 if start else 0)
+        place: dict[str, Any] = {
+            "xy": ((start + stop) / 2, 0),
+            "xycoords": ax.get_xaxis_transform(),
+            "xytext": (4, -11),
+        }
+        ax.annotate(model, **place, textcoords="offset points", rotation=30, ha="right", va="top", fontsize=8)
+    for model, start, stop in _blocks(grid.index):
+        ax.axhline(start, color="white", linewidth=1.2 if start else 0)
+        place = {"xy": (0, (start + stop) / 2), "xycoords": ax.get_yaxis_transform(), "xytext": (-12, 0)}
+        ax.annotate(model, **place, textcoords="offset points", ha="right", va="center", fontsize=8)
     ax.set(xlabel="", ylabel="")
+
+
+def _blocks(index: pd.Index) -> Iterator[tuple[str, int, int]]:
+    """Name, first position and position after the last of every model along an axis."""
+    models = index.get_level_values(0)
+    starts = [i for i in range(len(models)) if i == 0 or models[i] != models[i - 1]]
+    return zip(models[starts], starts, [*starts[1:], len(models)], strict=True)
 
 
 def _scaling(standardize: bool) -> str:

@@ -3,11 +3,11 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import sslsim
 from sslsim import states as states_module
-from sslsim.grid import best_neuron_partners
 from sslsim.measures import MEASURES
 from sslsim.states import check_stores
 
@@ -100,7 +100,8 @@ def test_attention_measures_go_with_layer_measures(stores):
 
 
 def test_best_partners_are_the_best_over_all_layers(stores):
-    table = best_neuron_partners(stores, progress=False)
+    grid, table = sslsim.compare_neurons(stores, progress=False)
+    pd.testing.assert_frame_equal(grid, quiet(stores, ["max_corr", "matched_corr", "linreg"]))
     assert len(table) == 2 * 3 * (6 + 9 + 4)
     x = stores[0].layer(2)
     r = np.stack([np.corrcoef(x, stores[1].layer(layer), rowvar=False)[:6, 6:] for layer in range(3)], axis=1)
@@ -108,7 +109,7 @@ def test_best_partners_are_the_best_over_all_layers(stores):
     for neuron, row in enumerate(rows.itertuples()):
         assert abs(row.value) == pytest.approx(np.abs(r[neuron]).max(), abs=1e-5)
         assert r[neuron, row.layer_y, row.neuron_y] == pytest.approx(row.value, abs=1e-5)
-    assert best_neuron_partners(stores[:1], progress=False).empty
+    assert sslsim.compare_neurons(stores[:1], progress=False)[1].empty
 
 
 def test_stores_that_do_not_line_up_are_refused(make_store):

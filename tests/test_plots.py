@@ -86,7 +86,7 @@ def test_readings_draw_a_mean_and_a_best_line_a_model(table, stores):
 
 
 def test_best_matches(stores):
-    partners = readings.relate(sslsim.best_neuron_partners(stores, progress=False), stores)
+    partners = readings.relate(sslsim.compare_neurons(stores, progress=False)[1], stores)
     ax = plots.best_matches(partners)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["alpha", "beta"]
     assert ax.get_ylim() == (0, 1.02)
