@@ -1,0 +1,142 @@
+"""Shared fixtures: tiny checkpoints with random weights, a tiny corpus, and stores made without any model."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the hub's client is imported: no test asks the network
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from sslsim.lineup import Checkpoint
+from sslsim.store import ActivationStore, frame_key, open_store, query_rows
+from sslsim.writer import ArrayFiles, temporary, write_description
+
+TINY = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+    "conv_dim": [12] * 7,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "initializer_range": 0.2,  # so that attention is far from uniform
+    "vocab_size": 12,
+}
+
+
+def tone(seed: int, n_samples: int, rate: int = 16_000) -> np.ndarray:
+    """Return a chirp in noise, (n_samples,) float32, another one for each seed."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(n_samples) / rate
+    chirp = np.sin(2 * np.pi * (200 + 40 * seed + 300 * t) * t)
+    return (0.3 * chirp + 0.02 * rng.standard_normal(n_samples)).astype("f4")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> Path:
+    """Folders ``{wav2vec2,hubert}-{post,pre}`` and, with the same encoder and a CTC head, ``...-ctc``; a lineup."""
+    import torch
+    import transformers
+
+    folder, tables = tmp_path_factory.mktemp("checkpoints"), []
+    for family, kind in (("wav2vec2", "Wav2Vec2"), ("hubert", "Hubert")):
+        for norm in ("post", "pre"):
+            pre = norm == "pre"  # as the public ones: base post-norm, group; large pre-norm, layer, mask
+            layout = {"do_stable_layer_norm": pre, "feat_extract_norm": "layer" if pre else "group"}
+            torch.manual_seed(len(tables))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model = getattr(transformers, f"{kind}ForCTC")(getattr(transformers, f"{kind}Config")(**TINY, **layout))
+                preprocess = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=pre)
+                name = f"{family}-{norm}"
+                for path, part in ((name, getattr(model, family)), (f"{name}-ctc", model)):
+                    part.save_pretrained(folder / path)
+                    preprocess.save_pretrained(folder / path)
+            tables += [f'name = "{name}"', f'name = "{name}-ctc"\nfinetuned_from = "{name}"']
+    text = "\n".join(f'[[checkpoint]]\n{t}\nsource = "{t.split(chr(34))[1]}"' for t in tables)
+    (folder / "lineup.toml").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """Write a folder of four short utterances by two speakers, of several formats and rates."""
+    folder = tmp_path_factory.mktemp("corpus")
+    files = {
+        "ann/a.wav": (9_000, 16_000),
+        "ann/b.flac": (16_000, 22_050),
+        "bob/c.wav": (6_001, 8_000),
+        "bob/d.flac": (12_345, 16_000),
+    }
+    for seed, (name, (n_samples, rate)) in enumerate(files.items()):
+        (folder / name).parent.mkdir(exist_ok=True)
+        soundfile.write(folder / name, tone(seed, n_samples, rate), rate)
+    return folder
+
+
+@pytest.fixture
+def make_store(tmp_path):
+    """Return a function that writes a store of random numbers, no model needed, and opens it."""
+
+    def make(
+        name: str = "model",
+        *,
+        frames: tuple[int, ...] = (5, 40, 12),
+        queries: int | str = 8,
+        n_layers: int = 3,
+        n_neurons: int = 6,
+        n_heads: int = 2,
+        pre_norm: bool = True,
+        seed: int = 0,
+        audio: str = "",
+    ) -> ActivationStore:
+        utterances = [f"u{u}" for u in range(len(frames))]
+        index = pd.DataFrame({"utterance": utterances, "speaker": "s", "n_frames": frames})
+        index["n_samples"] = 320 * index["n_frames"] + 80
+        index["start"] = index["n_frames"].cumsum() - index["n_frames"]
+        index["n_rows"] = [len(query_rows(n, queries)) for n in frames]
+        index["waveform"] = [f"{audio}{u}" for u in utterances]
+        rng = np.random.default_rng(seed)
+        root = tmp_path / name
+        with temporary(root) as folder:
+            store = ActivationStore(
+                root=folder,
+                checkpoint=Checkpoint(name, "nowhere"),
+                n_layers=n_layers,
+                n_neurons=n_neurons,
+                n_heads=n_heads,
+                n_frames=sum(frames),
+                fingerprint="f" * 64,
+                corpus_fingerprint="c" * 64,
+                pre_norm=pre_norm,
+                queries=queries,
+                frame_key=frame_key(index, queries),
+                versions={},
+                index=index,
+            )
+            with ExitStack() as stack:
+                files = ArrayFiles(store, stack)
+                for u, n in enumerate(frames):
+                    files.append(random_arrays(rng, store, len(query_rows(n, queries)), n), utterances[u])
+            write_description(store)
+        return open_store(root)
+
+    return make
+
+
+def random_arrays(rng: np.random.Generator, store: ActivationStore, n_rows: int, n: int) -> SimpleNamespace:
+    """Return what an encoder might have made of one utterance of ``n`` frames."""
+    maps = rng.random((store.attention_layers, store.n_heads, n_rows, n), dtype="f4")
+    return SimpleNamespace(
+        hidden=rng.standard_normal((store.n_layers, n, store.n_neurons), dtype="f4"),
+        final=rng.standard_normal((n, store.n_neurons), dtype="f4") if store.pre_norm else None,
+        attention=maps / maps.sum(axis=-1, keepdims=True),
+    )

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+
+from sslsim.errors import SslsimError
+from sslsim.store import check_pairable, open_store
+
+
+def test_what_is_written_is_read_back(make_store):
+    store = make_store(frames=(5, 40, 12), queries=8)
+    assert (store.n_layers, store.n_neurons, store.n_heads, store.n_frames) == (3, 6, 2, 57)
+    assert store.attention_layers == 2
+    assert store.index["start"].tolist() == [0, 5, 45]
+    assert store.index["n_rows"].tolist() == [5, 8, 8]
+    rng = np.random.default_rng(0)
+    for u, (n, start) in enumerate(zip((5, 40, 12), (0, 5, 45), strict=True)):
+        maps = rng.random((2, 2, min(8, n), n), dtype="f4")
+        hidden, final = rng.standard_normal((3, n, 6), dtype="f4"), rng.standard_normal((n, 6), dtype="f4")
+        maps /= maps.sum(axis=-1, keepdims=True)
+        for layer in range(3):
+            np.testing.assert_array_equal(store.layer(layer)[start : start + n], hidden[layer])
+        np.testing.assert_array_equal(store.final()[start : start + n], final)
+        for layer in (1, 2):
+            np.testing.assert_array_equal(store.attention(layer, u), maps[layer - 1])
+
+
+def test_arrays_are_memory_mapped_float32_and_read_only(make_store):
+    store = make_store()
+    for values in (store.layer(0), store.final(), store.attention(1, 0)):
+        assert isinstance(values, np.memmap)
+        assert values.dtype == np.float32
+        with pytest.raises(ValueError, match="read-only"):
+            values[...] = 0
+
+
+def test_query_rows_are_all_or_evenly_spread(make_store):
+    store = make_store(frames=(5, 40), queries=8)
+    assert store.query_rows(0).tolist() == [0, 1, 2, 3, 4]
+    assert store.query_rows(1).tolist() == [2, 7, 12, 17, 22, 27, 32, 37]
+    every = make_store("all", frames=(5, 40), queries="all")
+    assert every.query_rows(1).tolist() == list(range(40))
+    assert every.attention(2, 1).shape == (2, 40, 40)
+
+
+def test_without_queries_there_is_no_attention(make_store):
+    store = make_store(queries=0)
+    assert store.attention_layers == 0
+    assert not list(store.root.glob("attention*"))
+    with pytest.raises(SslsimError, match="model: no attention in this store; extract with queries above 0"):
+        store.attention(1, 0)
+
+
+def test_a_post_norm_model_has_no_other_final_layer(make_store):
+    store = make_store(pre_norm=False)
+    np.testing.assert_array_equal(store.final(), store.layer(2))
+    assert not (store.root / "final.npy").exists()
+
+
+def test_numbers_out_of_range(make_store):
+    store = make_store()
+    for ask, message in (
+        (lambda: store.layer(3), "model: no layer 3; there are 0 to 2"),
+        (lambda: store.layer(-1), "model: no layer -1; there are 0 to 2"),
+        (lambda: store.attention(0, 0), "model: no attention layer 0; there are 1 to 2"),
+        (lambda: store.attention(1, 3), "model: no utterance 3; there are 0 to 2"),
+        (lambda: store.query_rows(9), "model: no utterance 9; there are 0 to 2"),
+    ):
+        with pytest.raises(SslsimError, match=message):
+            ask()
+
+
+def test_a_store_is_frozen_and_shows_itself(make_store):
+    store = make_store("<b>")
+    with pytest.raises(FrozenInstanceError):
+        store.n_layers = 4
+    page = store._repr_html_()
+    assert "&lt;b&gt;" in page
+    assert "0 to 2, pre-norm" in page
+    assert "57 of 3 utterances" in page
+
+
+def test_ids_come_back_as_text(make_store):
+    store = make_store()
+    table = (store.root / "index.csv").read_text().replace("u0,s", "007,NA").replace("u1,s", ",s")
+    (store.root / "index.csv").write_text(table)
+    description = json.loads((store.root / "store.json").read_text())
+    description["files"]["index.csv"] = len(table)
+    (store.root / "store.json").write_text(json.dumps(description))
+    index = open_store(store.root).index
+    assert index["utterance"].tolist() == ["007", "", "u2"]
+    assert index["speaker"].tolist() == ["NA", "s", "s"]
+
+
+def _edit(store, **changes):
+    path = store.root / "store.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_damaged_stores_are_refused_by_name(make_store):
+    store = make_store()
+    with (store.root / "layer_01.npy").open("ab") as file:
+        file.write(b"x")
+    message = r"store '.*model': layer_01.npy is 1,497 bytes, not 1,496; delete this folder and extract again"
+    with pytest.raises(SslsimError, match=message):
+        open_store(store.root)
+    (store.root / "layer_01.npy").unlink()
+    with pytest.raises(SslsimError, match="layer_01.npy is missing; delete this folder and extract again"):
+        open_store(store.root)
+    _edit(store, version=99)
+    with pytest.raises(SslsimError, match=r"store '.*model': version 99, this sslsim reads 1; delete this folder"):
+        open_store(store.root)
+    for text in ("{", "[]", "{}", '{"version": 1}'):
+        (store.root / "store.json").write_text(text)
+        with pytest.raises(SslsimError, match="store.json is damaged; delete this folder and extract again"):
+            open_store(store.root)
+
+
+def test_what_is_no_store_is_refused_with_a_hint(make_store, tmp_path):
+    with pytest.raises(SslsimError, match=r"store '.*nowhere': no store.json there$"):
+        open_store(tmp_path / "nowhere")
+    make_store("one")
+    make_store("two")
+    with pytest.raises(SslsimError, match="no store.json there; it holds the stores one, two"):
+        open_store(tmp_path)
+
+
+def test_stores_pair_iff_they_hold_the_same_frames_and_rows(make_store):
+    a = make_store("A", seed=0)
+    check_pairable(a, make_store("B", seed=1, n_layers=5, n_neurons=3, pre_norm=False))
+    for other, message in (
+        ({"frames": (5, 40, 13)}, "A has 57 frames, B2 58; extract both from the same corpus"),
+        ({"audio": "x"}, "A and B2 heard other audio for utterance 'u0'; extract both from the same corpus"),
+        ({"frames": (5, 52)}, "A and B2 hold 3 and 2 utterances; extract both from the same corpus"),
+        ({"queries": "all"}, "A keeps 8 attention query rows an utterance, B2 all; extract both with the same queries"),
+    ):
+        b = make_store("B2", **other)
+        with pytest.raises(SslsimError, match=f"layers cannot be paired: {message}"):
+            check_pairable(a, b)
+        for file in b.root.iterdir():
+            file.unlink()
+        b.root.rmdir()
+
+
+def test_stores_of_other_utterances_do_not_pair(make_store, monkeypatch):
+    a, b = make_store("A"), make_store("B", audio="x")
+    b.index["utterance"] = ["v0", "v1", "v2"]
+    with pytest.raises(SslsimError, match=r"A and B hold other utterances \('u0' against 'v0'\)"):
+        check_pairable(a, b)
+
+
+def test_frame_counts_are_written_with_thousands(make_store):
+    a, b = make_store("A", frames=(49_812,), queries=1), make_store("B", frames=(49_763,), queries=1)
+    message = "layers cannot be paired: A has 49,812 frames, B 49,763; extract both from the same corpus"
+    with pytest.raises(SslsimError, match=message):
+        check_pairable(a, b)
