@@ -73,10 +73,14 @@ def heatmap(
     """
     grid = matrix(table, measure, standardize=standardize)
     with plt.rc_context(STYLE):
-        ax = ax or plt.subplots(figsize=(7.4, 6.4), layout="constrained")[1]
+        ax = ax or plt.subplots(figsize=(7.4, 6.4))[1]
         low = min(0.0, float(np.floor(grid.to_numpy().min() + 1e-6))) if vmin is None else vmin
-        bar = {"label": "similarity", "shrink": 0.8, "ticks": np.linspace(low, vmax, 5)}
-        sns.heatmap(grid, vmin=low, vmax=vmax, cmap="viridis", square=True, ax=ax, cbar_kws=bar, rasterized=True)
+        # not seaborn's heatmap: for every panel it draws the whole figure to see whether tick labels overlap
+        mesh = ax.pcolormesh(grid.to_numpy(), vmin=low, vmax=vmax, cmap="viridis", rasterized=True)
+        ax.figure.colorbar(mesh, ax=ax, label="similarity", shrink=0.8, ticks=np.linspace(low, vmax, 5))
+        ax.set_aspect("equal")
+        ax.invert_yaxis()
+        ax.spines[:].set_visible(False)
         _label_blocks(ax, grid)
         ax.set_title(_title(measure, standardize))
     return ax
@@ -102,9 +106,8 @@ def heatmaps(
     panels = [(m, s) for m in measures for s in (scalings[:1] if m in SCALE_FREE else scalings)]
     rows = -(-len(panels) // columns)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(6.6 * columns, 5.9 * rows), layout="constrained", squeeze=False
-        )
+        figure, axes = plt.subplots(rows, columns, figsize=(6.8 * columns, 6.0 * rows), squeeze=False)
+        figure.subplots_adjust(hspace=0.25)
     for ax, (measure, scaled) in zip(axes.flat, panels, strict=False):
         heatmap(table, measure, standardize=scaled, ax=ax)
     for ax in axes.flat[len(panels) :]:
@@ -130,7 +133,8 @@ def pair_heatmaps(
     """
     with plt.rc_context(STYLE):
         size = (4.6 * len(pairs) + 0.6, 4.2)
-        figure, axes = plt.subplots(1, len(pairs), figsize=size, layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(1, len(pairs), figsize=size, squeeze=False)
+        figure.subplots_adjust(wspace=0.3)
     for ax, (model_x, model_y) in zip(axes.flat, pairs, strict=True):
         panel = table[(table.model_x == model_x) & (table.model_y == model_y)]
         heatmap(panel, measure, standardize=standardize, ax=ax)

@@ -20,7 +20,7 @@ from sslsim.errors import SslsimError
 from sslsim.moments import Marginal, Moments
 from sslsim.store import ActivationStore, check_pairable
 
-BLOCK_NEURONS = 2048  # neurons a block: 32 MB of float32 frames, a product of 32 MB in float64
+BLOCK_NEURONS = 1024  # neurons a block: 16 MB of float32 frames; larger ones save nothing, smaller read more often
 
 
 @dataclass(frozen=True, eq=False)

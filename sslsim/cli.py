@@ -1,0 +1,254 @@
+"""The command line: ``sslsim run``, ``sslsim extract``, ``sslsim checkpoints``.
+
+Each command imports what it needs when it is called: ``sslsim --help`` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sslsim import DATA, __version__
+from sslsim.errors import SslsimError
+
+if TYPE_CHECKING:
+    from sslsim.plan import Job
+    from sslsim.store import ActivationStore
+
+LINEUP = DATA / "lineup.toml"
+CORPUS = DATA / "speech" / "manifest.csv"
+_EXTRACTION = ("checkpoints", "max_utterances", "queries", "device")
+
+_ABOUT = """\
+Compare self-supervised speech encoders: do they represent speech alike, and where, in neurons, layers, attention
+heads? Without options a command takes the small models and the speech that come with sslsim."""
+_EXAMPLES = """\
+examples:
+  sslsim run                                       all notebooks on the embedded data, pages in reports/
+  sslsim run layers -p checkpoints=w2v2-s,hubert-s one notebook, two checkpoints
+  sslsim run --lineup mine.toml --corpus speech/   your own checkpoints and audio
+  sslsim run my-notebook.ipynb -p frames=5000      your own notebook
+  sslsim checkpoints --lineup mine.toml            what a lineup file names
+
+exit status: 0 done; 1 a notebook failed (its page shows where); 2 what was asked for cannot run."""
+_LINEUP = "TOML file with [[checkpoint]] tables: name, source (folder or hub id), family, size, finetuned_from"
+_CORPUS = "folder of audio, or a manifest .csv, .tsv or .jsonl with id, path, speaker, text"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments after the program's name; those of the process unless given.
+    """
+    arguments = _parser().parse_args(argv)
+    before = signal.signal(signal.SIGTERM, _interrupt)  # so that workers are ended and temporary files removed
+    try:
+        return arguments.command(arguments)
+    except KeyboardInterrupt:
+        print("sslsim: interrupted", file=sys.stderr)
+        return 130
+    except (SslsimError, OSError) as error:
+        if os.environ.get("SSLSIM_DEBUG"):
+            raise
+        print(f"sslsim: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser("sslsim", description=_ABOUT, epilog=_EXAMPLES, **shared)
+    parser.add_argument("--version", action="version", version=f"sslsim {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_run(commands.add_parser("run", help="run notebooks and write reports", epilog=_EXAMPLES, **shared))
+    _add_extract(commands.add_parser("extract", help="keep hidden states and attention of a corpus", **shared))
+    _add_checkpoints(commands.add_parser("checkpoints", help="show the checkpoints of a lineup", **shared))
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Extract what is missing, run notebooks headlessly and write a page each, with its tables (CSV, Parquet) and\n"
+        "figures (PNG, SVG), index.html and run.json."
+    )
+    parser.add_argument(
+        "notebooks",
+        nargs="*",
+        metavar="NOTEBOOK",
+        help="neurons, layers, attention, finetuning, or a path; default all",
+    )
+    _add_inputs(parser)
+    parser.add_argument("--out", type=Path, default=Path("reports"), help="folder for reports; default %(default)s")
+    parser.add_argument("--store", type=Path, help="folder for extracted activations; default OUT/store")
+    parser.add_argument(
+        "-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE",
+        help="a notebook's parameter, as declared in its parameters cell; lists as a,b,c; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--workers", type=int, metavar="N", help="notebooks at a time; default one a processor")
+    parser.set_defaults(command=_run)
+
+
+def _add_extract(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Run checkpoints over a corpus once. What is already in the store is not extracted again."
+    _add_inputs(parser)
+    store = Path("reports") / "store"
+    parser.add_argument("--out", type=Path, default=store, metavar="STORE", help="the store; default %(default)s")
+    parser.add_argument("--checkpoints", type=_names, default=[], metavar="A,B", help="default all of the lineup")
+    parser.add_argument(
+        "--queries", type=_queries, default=32, metavar="N|all",
+        help="rows kept of each attention map, evenly spaced; default %(default)s",
+    )  # fmt: skip
+    parser.add_argument("--max-utterances", type=int, metavar="N", help="at most N, evenly spread; default all")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; default %(default)s")
+    parser.set_defaults(command=_extract)
+
+
+def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Load each checkpoint of a lineup and show its sizes, and a hash of its content."
+    parser.add_argument("--lineup", type=Path, default=LINEUP, help=f"{_LINEUP}; default the embedded one")
+    parser.set_defaults(command=_checkpoints)
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lineup", type=Path, default=LINEUP, help=f"{_LINEUP}; default the embedded one")
+    parser.add_argument("--corpus", type=Path, default=CORPUS, help=f"{_CORPUS}; default the embedded one")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _queries(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of rows nor 'all'")
+    return text if text == "all" else int(text)
+
+
+def _assignments(pairs: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise SslsimError(f"-p {pair}: expected NAME=VALUE")
+        if name in found:
+            raise SslsimError(f"parameter {name} is given twice: {found[name]!r} and {value!r}")
+        found[name] = value
+    return found
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from sslsim import report
+
+    return report.run(
+        arguments.notebooks,
+        lineup=arguments.lineup,
+        corpus=arguments.corpus,
+        out=arguments.out,
+        store=arguments.store,
+        parameters=_assignments(arguments.parameters),
+        workers=arguments.workers,
+        prepare=_prepare,
+    )
+
+
+def _prepare(jobs: list[Job]) -> dict[str, Any]:
+    """Extract what the notebooks will open, once for all of them, and say what it was made from."""
+    from sslsim.extraction import extract
+
+    wanted: list[dict[str, Any]] = []
+    for values in (job.values for job in jobs if {"lineup", "corpus", "store"} <= set(job.declared)):
+        call = {name: values[name] for name in ("lineup", "corpus", "store", *_EXTRACTION) if name in values}
+        wanted += [call] if call not in wanted else []
+    stores: dict[str, ActivationStore] = {}
+    checkpoints: dict[str, dict[str, Any]] = {}
+    for call in wanted:
+        paths = [call.pop(name) for name in ("lineup", "corpus", "store")]
+        for store in extract(*paths, **call):
+            stores[str(store.root)] = store
+            checkpoints[str(store.root)] = _provenance(store, Path(paths[0]).parent)
+    return {"checkpoints": list(checkpoints.values()), "corpus": _corpus(stores)}
+
+
+def _provenance(store: ActivationStore, lineup: Path) -> dict[str, Any]:
+    checkpoint = store.checkpoint
+    near = Path(checkpoint.source).is_relative_to(lineup)
+    return {
+        "name": checkpoint.name,
+        "family": checkpoint.family,
+        "size": checkpoint.size,
+        "finetuned_from": checkpoint.finetuned_from,
+        "layers": store.n_layers,
+        "neurons": store.n_neurons,
+        "heads": store.n_heads,
+        "frames": store.n_frames,
+        "fingerprint": store.fingerprint,
+        "source": Path(checkpoint.source).relative_to(lineup).as_posix() if near else checkpoint.source,
+        "revision": checkpoint.revision,
+    }
+
+
+def _corpus(stores: dict[str, ActivationStore]) -> dict[str, Any]:
+    from sslsim.audio import SAMPLE_RATE
+
+    if not stores:
+        return {}
+    store = next(iter(stores.values()))
+    minutes = round(float(store.index["n_samples"].sum()) / SAMPLE_RATE / 60, 2)
+    return {"utterances": len(store.index), "minutes": minutes, "fingerprint": store.corpus_fingerprint}
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    from sslsim.extraction import extract
+
+    stores = extract(
+        arguments.lineup,
+        arguments.corpus,
+        arguments.out,
+        checkpoints=arguments.checkpoints,
+        max_utterances=arguments.max_utterances,
+        queries=arguments.queries,
+        device=arguments.device,
+    )
+    for store in stores:
+        print(f"{store.checkpoint.name}: {store.n_layers} layers, {store.n_frames:,} frames, {store.root}")
+    return 0
+
+
+def _checkpoints(arguments: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from sslsim.models import checkpoint_fingerprint, load_encoder, read_lineup
+
+    rows = []
+    for checkpoint in read_lineup(arguments.lineup):
+        encoder = load_encoder(checkpoint)
+        rows.append(
+            {
+                "name": checkpoint.name,
+                "family": checkpoint.family,
+                "size": checkpoint.size,
+                "layers": encoder.n_layers,
+                "neurons": encoder.n_neurons,
+                "heads": encoder.n_heads,
+                "pre-norm": "yes" if encoder.pre_norm else "no",
+                "parameters": f"{encoder.parameters:,}",
+                "finetuned from": checkpoint.finetuned_from or "",
+                "fingerprint": checkpoint_fingerprint(checkpoint)[:12],
+            }
+        )
+    print(pd.DataFrame(rows).to_string(index=False))
+    return 0

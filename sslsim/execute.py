@@ -1,0 +1,172 @@
+"""Run one notebook with papermill: this interpreter's kernel, live progress, an outcome instead of an exception."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+from traitlets import Float, Unicode
+from traitlets.config import Config
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_QUIET = 2.0  # seconds between two lines of one progress bar
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the run of one notebook ended.
+
+    `error` is empty when it went through; `seconds` is wall time with the start of the kernel; `started` is in UTC.
+    """
+
+    error: str
+    started: str
+    seconds: float
+    notebook: NotebookNode = field(repr=False)
+
+
+def execute(path: Path, output: Path, values: dict[str, Any], *, threads: int, label: str) -> Outcome:
+    """Run the notebook at `path` with the parameters `values` and leave the executed notebook at `output`.
+
+    Parameters
+    ----------
+    path, output : Path
+        The notebook, and the executed copy, which is written as cells complete, failed or not.
+    values : dict
+        Parameters, by name; all of them must be in the notebook's parameters cell.
+    threads : int
+        Threads for numerical libraries in the kernel, unless the environment already says.
+    label : str
+        Starts each line of progress on stdout.
+
+    Notes
+    -----
+    The kernel is this very interpreter, whether or not a kernelspec is installed for it, with the notebook's
+    folder as working directory, as in JupyterLab.
+    """
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about types it does not know
+    papermill_engines.register("sslsim", _LiveEngine)
+    started, clock = datetime.now(UTC), time.monotonic()
+    error = _execute(path, output, values, {"threads": threads, "label": label})
+    notebook = nbformat.read(output, as_version=4)
+    if error and not _error_outputs(notebook):
+        _add_error(notebook, error)
+        nbformat.write(notebook, output)
+    stamp = started.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return Outcome(error, stamp, round(time.monotonic() - clock, 2), notebook)
+
+
+def _execute(path: Path, output: Path, values: dict[str, Any], options: dict[str, Any]) -> str:
+    """Run it and return the error in one line, or nothing."""
+    try:
+        papermill.execute_notebook(
+            _literal(path),
+            _literal(output),
+            values,
+            engine_name="sslsim",
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            folder=str(path.parent),
+            **options,
+        )
+    except PapermillExecutionError as error:
+        return f"{error.ename}: {_first_line(error.evalue)}"
+    except DeadKernelError:
+        return "the kernel died: killed, out of memory, or crashed in native code"
+    except Exception as error:  # noqa: BLE001  a broken start must not end the other notebooks
+        return f"{type(error).__name__}: {_first_line(str(error))}"
+    return ""
+
+
+def _literal(path: Path) -> str:
+    """Escape a path for papermill, which fills in ``{name}`` in paths."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _error_outputs(notebook: NotebookNode) -> list[NotebookNode]:
+    return [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
+
+
+def _add_error(notebook: NotebookNode, error: str) -> None:
+    """Put an error that left no traceback under the last cell that started."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    begun = [cell for cell in code if cell.metadata.get("papermill", {}).get("start_time")]
+    if code:
+        cell = begun[-1] if begun else code[0]
+        cell.outputs.append(nbformat.v4.new_output("error", ename="Failed", evalue=error, traceback=[error]))
+
+
+class _LiveClient(PapermillNotebookClient):
+    """Says on stdout which cell runs, and passes progress bars on."""
+
+    label = Unicode()
+    heading = ""
+    said_at = Float()
+
+    def say(self, text: str) -> None:
+        print(f"{self.label}  {text}", flush=True)
+
+    def cell_starts(self, cell: NotebookNode, cell_index: int) -> None:
+        if cell.cell_type == "markdown":
+            headings = re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)
+            self.heading = headings[-1] if headings else self.heading
+            return
+        kinds = [c.cell_type == "code" for c in self.nb.cells]
+        self.say(f"{sum(kinds[: cell_index + 1]):2d}/{sum(kinds)}  {self.heading}")
+        self.said_at = time.monotonic()
+
+    def process_message(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().process_message(*args, **kwargs)
+        if output and output.output_type == "stream" and time.monotonic() - self.said_at > _QUIET:
+            bars = [part for part in re.split(r"[\r\n]", output.text) if "%|" in part]
+            if bars:
+                self.say(f"       {bars[-1].strip()}")
+                self.said_at = time.monotonic()
+        return output
+
+
+class _LiveEngine(Engine):
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> None:
+        manager = AsyncKernelManager(
+            kernel_name="python3",
+            # no kernel folders: a user's own "python3" may be another interpreter, ipykernel's is this one
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+            # ipykernel 7.3 and later warns at each start when its TCP ports are not encrypted
+            config=Config({"AsyncKernelManager": {"transport_encryption": "auto"}}),
+        )
+        client = _LiveClient(
+            nb_man,
+            km=manager,
+            label=options["label"],
+            timeout=None,
+            startup_timeout=180,
+            coalesce_streams=True,
+            shutdown_kernel="immediate",  # all it made is written; a busy one would take seconds to obey
+        )
+        client.on_cell_start = client.cell_starts
+        client.execute(cwd=options["folder"], env=_environment(options["threads"]), cleanup_kc=True)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    return {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), **os.environ}

@@ -1,0 +1,59 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sslsim.errors import SslsimError
+
+_NAME = re.compile(r"[A-Za-z0-9]+([-_][A-Za-z0-9]+)*")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it becomes `path` at the end, or vanishes on any error.
+
+    Parameters
+    ----------
+    path : path
+        The file to write; its folder is made when missing. The temporary name keeps the suffix, since
+        writers choose the format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, its line ends as they are, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return `name` when it can be part of a file name and of a link everywhere.
+
+    Parameters
+    ----------
+    name : str
+        Letters and digits, joined by single ``-`` or ``_``.
+    what : str
+        What is being named, for the message.
+
+    Raises
+    ------
+    SslsimError
+        The name holds anything else.
+    """
+    if not _NAME.fullmatch(name):
+        raise SslsimError(f"{what} {name!r} cannot name a file: use letters and digits joined by - or _")
+    return name

@@ -1,0 +1,130 @@
+"""Markdown, TeX and HTML outputs turned into markup that needs no script and no network."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import bs4
+from latex2mathml.converter import convert as tex_to_mathml
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+Heading = tuple[int, str, str]  # level, id, HTML
+
+_BAR = re.compile(r"\d+%\|.*\|.*|\s*\d+it \[.*\].*")  # tqdm's last state, with and without a total
+_NUMBER = re.compile(r"[-+]?[\d.,]*(e[-+]?\d+)?%?|NaN|-?inf|<NA>|None|True|False")
+
+
+class _Renderer(IPythonRenderer):
+    """nbconvert's Markdown renderer, with MathML for TeX and the headings collected."""
+
+    def __init__(self, headings: list[Heading], **options: Any) -> None:
+        super().__init__(allow_harmful_protocols=False, exclude_anchor_links=True, **options)
+        self.headings = headings
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        base = re.sub(r"[^a-z0-9]+", "-", html.unescape(re.sub("<[^>]+>", "", text)).lower()).strip("-") or "part"
+        taken = {slug for _, slug, _ in self.headings}
+        slug = next(s for n in range(1, len(taken) + 2) if (s := base if n == 1 else f"{base}-{n}") not in taken)
+        self.headings.append((level, slug, re.sub("</?a[^>]*>", "", text)))
+        return f'<h{level} id="{slug}">{text}</h{level}>\n'
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        if re.fullmatch(r"[\w./-]+\.ipynb(#.*)?", url):  # a notebook's neighbour is a page here
+            url = url.replace(".ipynb", ".html", 1)
+        return super().link(text, url, title)
+
+    def inline_math(self, body: str) -> str:
+        return _mathml(body, "inline")
+
+    def block_math(self, body: str) -> str:
+        return _mathml(body, "block")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return _mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block")
+
+
+def markdown(source: str, headings: list[Heading] | None = None, *, folder: Path | None = None, **options: Any) -> str:
+    """Render a notebook's Markdown.
+
+    Parameters
+    ----------
+    source : str
+        Markdown with ``$TeX$``; HTML in it passes, so it must be the author's.
+    headings : list of (level, id, html), optional
+        Extended by the headings met, whose ids are unique in it.
+    folder : Path, optional
+        Where images that the text names by relative path lie; they are embedded.
+    **options
+        ``attachments`` of the cell.
+    """
+    collected: list[Heading] = [] if headings is None else headings
+    path = str(folder) if folder else ""
+    renderer = _Renderer(collected, escape=False, embed_images=bool(folder), path=path, **options)
+    return tidy_html(MarkdownWithMath(renderer=renderer).render(source))
+
+
+def inline(source: str) -> str:
+    """Render a caption or a summary: one paragraph of Markdown in which all HTML is escaped."""
+    text = MarkdownWithMath(renderer=_Renderer([], escape=True)).render(source).strip()
+    return re.sub(r"\A<p>|</p>\Z", "", text)
+
+
+def tidy_html(text: str) -> str:
+    """Return HTML whose tables and code scroll in a box of their own, without scripts and pandas' inline style.
+
+    Parameters
+    ----------
+    text : str
+        Part of a page: an HTML output or rendered Markdown.
+    """
+    text = text.replace("<pre>", '<pre tabindex="0">')  # it scrolls as well
+    if "<table" not in text and "<script" not in text and "<link" not in text:
+        return text
+    soup = bs4.BeautifulSoup(text, "html.parser")
+    for element in soup.select("script, link, style[scoped]"):
+        element.decompose()
+    for cell in soup.select("th"):
+        if not cell.get_text(strip=True):  # pandas' empty corner is no heading of anything
+            cell.name = "td"
+    for table in soup.select("table"):
+        _align_words(table)
+        for attribute in ("border", "style"):
+            table.attrs.pop(attribute, None)
+        # a box that scrolls must be reachable by keyboard, and then it needs a name
+        table.wrap(
+            soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0", "role": "group", "aria-label": "Table"})
+        )
+    return str(soup)
+
+
+def _align_words(table: bs4.Tag) -> None:
+    """Mark the cells of columns that hold words, which pandas aligns right like numbers."""
+    rows = [row.find_all(["td", "th"], recursive=False) for row in table.select("tr")]
+    if len({len(row) for row in rows}) != 1:  # cells that span rows or columns
+        return
+    for column in zip(*rows, strict=True):
+        if not all(cell.name == "th" or _NUMBER.fullmatch(cell.get_text(strip=True)) for cell in column):
+            for cell in column:
+                cell["class"] = "word"
+
+
+def without_progress(text: str) -> str:
+    """Return what a stream leaves on a page: no progress bars, no overwritten lines."""
+    lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
+    return "\n".join(line for line in lines if not _BAR.search(line)).strip("\n")
+
+
+def toc(headings: Iterable[Heading]) -> list[Heading]:
+    """Return the headings of level 2 and 3."""
+    return [heading for heading in headings if heading[0] in (2, 3)]
+
+
+def _mathml(tex: str, display: str) -> str:
+    try:
+        return str(tex_to_mathml(tex.strip(), display=display))
+    except Exception:  # noqa: BLE001  latex2mathml raises whatever it trips over; the reader then sees the TeX
+        return f'<code class="tex">{html.escape(tex)}</code>'

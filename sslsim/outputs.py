@@ -1,0 +1,137 @@
+"""What a notebook calls to leave its tables and figures beside the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from sslsim.errors import SslsimError
+from sslsim.files import checked_name, replacing
+
+DPI = 150  # a 7-inch figure is 1050 pixels wide: sharp on a dense screen and on paper
+CSS_DPI = 96  # an inch in a browser
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The results of one notebook, in JupyterLab and in ``sslsim run`` alike.
+
+    Parameters
+    ----------
+    folder : path
+        Reports folder; ``tables/`` and ``figures/`` are made in it when something is written.
+    notebook : str
+        Name that starts every file, so that the notebooks of a run share the folder.
+
+    Raises
+    ------
+    SslsimError
+        The notebook's name cannot be part of a file name.
+    """
+
+    folder: str | Path
+    notebook: str
+
+    def __post_init__(self) -> None:
+        checked_name(self.notebook, "notebook")
+
+    def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """Write a table as CSV and Parquet and return it, so that the notebook can show it.
+
+        Parameters
+        ----------
+        name : str
+            Files are ``tables/<notebook>-<name>.csv`` and ``.parquet``.
+        frame : DataFrame
+            Written without its index, except that named index levels become columns. Numbers in the CSV have
+            as many digits as bring back the same float.
+
+        Returns
+        -------
+        DataFrame
+            The `frame` given, unchanged.
+
+        Raises
+        ------
+        SslsimError
+            The name cannot be part of a file name, the columns are not strings, or an index that carries
+            labels has no name.
+        """
+        flat = _flat(checked_name(name, "table"), frame)
+        files = [f"tables/{self.notebook}-{name}{suffix}" for suffix in (".csv", ".parquet")]
+        with replacing(self._path(files[0])) as part:
+            flat.to_csv(part, index=False, lineterminator="\n")
+        with replacing(self._path(files[1])) as part:
+            flat.to_parquet(part, index=False)
+        rows = f"{len(flat):,} row{'' if len(flat) == 1 else 's'}"
+        text = f"{rows} in {self._path(files[0])} and .parquet"
+        _show({"text/plain": text}, {"sslsim": {"role": "table", "name": name, "files": files, "rows": len(flat)}})
+        return frame
+
+    def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "") -> None:
+        """Write a figure as PNG and SVG, show it in the notebook and close it.
+
+        Parameters
+        ----------
+        name : str
+            Files are ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``.
+        fig : matplotlib Figure
+            Closed afterwards, so that the notebook does not show it a second time.
+        alt : str
+            What the figure shows, for a reader who cannot see it.
+        caption : str
+            What to look at; Markdown and TeX (``$...$``) are rendered.
+
+        Raises
+        ------
+        SslsimError
+            The name cannot be part of a file name, or `alt` is empty.
+
+        Notes
+        -----
+        The SVG draws letters as paths: 10 to 50 kB more than text, but the same on a machine without the font,
+        and no browser or drawing program moves a label. The same figure gives the same bytes.
+        """
+        if not alt.strip():
+            raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")
+        files = [f"figures/{self.notebook}-{checked_name(name, 'figure')}{suffix}" for suffix in (".png", ".svg")]
+        with plt.rc_context({"svg.hashsalt": "sslsim", "svg.fonttype": "path"}):
+            for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
+                with replacing(self._path(file)) as part:
+                    fig.savefig(part, dpi=DPI, bbox_inches="tight", metadata=metadata)
+        plt.close(fig)
+        self._show_figure(name, files, alt, caption)
+
+    def _show_figure(self, name: str, files: list[str], alt: str, caption: str) -> None:
+        png = self._path(files[0]).read_bytes()
+        width = round(int.from_bytes(png[16:20], "big") * CSS_DPI / DPI)  # pixels, from the PNG header
+        mark = {"role": "figure", "name": name, "files": files, "caption": caption}
+        _show({"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt, "width": width}, "sslsim": mark})
+        if caption:  # JupyterLab shows it; the page sets it under the figure instead
+            _show({"text/markdown": caption, "text/plain": caption}, {"sslsim": {"role": "caption"}})
+
+    def _path(self, file: str) -> Path:
+        return Path(self.folder) / file
+
+
+def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:
+    if InteractiveShell.initialized():  # in a plain script, display() would print the PNG's bytes
+        display(data, metadata=metadata, raw=True)
+
+
+def _flat(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return `frame` with its named index levels as columns."""
+    unnamed = [i for i, level in enumerate(frame.index.names) if level is None]
+    if unnamed and (frame.index.nlevels > 1 or not pd.api.types.is_integer_dtype(frame.index.dtype)):
+        raise SslsimError(f"table {name!r} has labels in an index without a name: name it or reset_index()")
+    odd = [column for column in frame.columns if not isinstance(column, str)]
+    if odd:
+        raise SslsimError(f"table {name!r} has the column name {odd[0]!r}, which is not a string: rename it")
+    return frame.reset_index(drop=bool(unnamed))

@@ -1,0 +1,57 @@
+"""The reports folder: run.json, the index over it, and which table or figure belongs to which notebook."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from sslsim import render
+from sslsim.files import write_text
+
+FORMAT = 1
+Snapshot = dict[str, tuple[int, int]]
+
+
+def earlier(out: Path) -> dict[str, Any]:
+    """Return the notebooks' entries of an earlier run in `out` whose pages are still there."""
+    try:
+        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        entries = run["notebooks"] if run["format"] == FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
+
+
+def snapshot(out: Path, name: str, others: Collection[str]) -> Snapshot:
+    """Return the tables and figures of one notebook with what changes when a file is written anew.
+
+    Parameters
+    ----------
+    out : Path
+        Reports folder.
+    name : str
+        The notebook. ``layers-grid.csv`` is of `layers`, unless there is a notebook `layers-grid`.
+    others : collection of str
+        Names of all notebooks known in the folder.
+    """
+    longer = tuple(f"{other}-" for other in others if other.startswith(f"{name}-"))
+    files = [file for part in ("tables", "figures") for file in (out / part).glob("*") if file.is_file()]
+    plain = {file: file.name.lstrip(".") for file in files}  # a killed run leaves .name.pid.part files
+    owned = sorted(f for f in files if plain[f].startswith(f"{name}-") and not (longer and plain[f].startswith(longer)))
+    return {file.relative_to(out).as_posix(): (file.stat().st_ino, file.stat().st_mtime_ns) for file in owned}
+
+
+def remove_stale(out: Path, before: Snapshot, after: Snapshot) -> list[str]:
+    """Delete what a run did not write anew, and return the files that it did."""
+    stale = {file for file, state in after.items() if before.get(file) == state}
+    for file in stale:
+        (out / file).unlink(missing_ok=True)
+    return [file for file in after if file not in stale]
+
+
+def publish(out: Path, run: Mapping[str, Any]) -> None:
+    """Write run.json and the index, each whole or not at all."""
+    write_text(out / "run.json", json.dumps(run, indent=1, ensure_ascii=False, default=str) + "\n")
+    write_text(out / "index.html", render.index(run, out))

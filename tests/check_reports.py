@@ -1,0 +1,177 @@
+"""Check a finished reports folder: ``python tests/check_reports.py reports [--browser SHOTS]``.
+
+Prints what it checked; on the first group of problems prints each and exits 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import bs4
+import numpy as np
+import pandas as pd
+
+STATES = ["model_x", "layer_x", "model_y", "layer_y"]
+NO_ALT = "No description has been provided for this image"
+
+
+def check_run(out: Path) -> Iterator[str]:
+    """run.json says that every notebook went through, and names files that exist."""
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    if run["status"] != "ok":
+        yield f"run.json: status is {run['status']}"
+    if not run["notebooks"]:
+        yield "run.json: no notebooks"
+    for name, entry in run["notebooks"].items():
+        if entry["status"] != "ok":
+            yield f"{name}: {entry['status']}: {entry['error']}"
+        wanted = [f"{name}.html", f"{name}.ipynb", *entry["files"]]
+        yield from (f"{name}: {file} is missing" for file in wanted if not (out / file).is_file())
+        if not any(file.startswith("tables/") for file in entry["files"]):
+            yield f"{name}: left no table"
+        if not any(file.startswith("figures/") for file in entry["files"]):
+            yield f"{name}: left no figure"
+
+
+def check_pages(out: Path) -> Iterator[str]:
+    """Every page stands alone, describes its pictures, renders its formulas, and its links lead somewhere."""
+    names = list(json.loads((out / "run.json").read_text(encoding="utf-8"))["notebooks"])
+    for page in (out / f"{name}.html" for name in ["index", *names]):
+        if not page.is_file():
+            yield f"{page.name} is missing"
+            continue
+        soup = bs4.BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+        yield from (f"{page.name}: {problem}" for problem in [*outside(soup), *content(soup), *links(soup, out)])
+
+
+def outside(soup: bs4.BeautifulSoup) -> Iterator[str]:
+    """Find what a browser would fetch: anything but data, in attributes or in style sheets."""
+    for element in soup.find_all(["link", "script", "img", "iframe", "source", "video", "audio", "object", "embed"]):
+        for attribute in ("src", "href", "srcset", "data", "poster"):
+            value = str(element.get(attribute) or "")
+            if value and not value.startswith("data:"):
+                yield f"<{element.name} {attribute}={value[:80]!r}> is not embedded"
+    styles = [style.get_text() for style in soup.find_all("style")]
+    styles += [str(element["style"]) for element in soup.find_all(style=True)]
+    for style in styles:
+        yield from (
+            f"style sheet fetches {url[:80]}" for url in re.findall(r"@import[^;]*|url\((?!['\"]?data:)[^)]*\)", style)
+        )
+    yield from (f"script: {script.get_text()[:60]!r}" for script in soup.find_all("script"))
+
+
+def content(soup: bs4.BeautifulSoup) -> Iterator[str]:
+    """Alt texts, formulas, one title."""
+    for image in soup.find_all("img"):
+        decorative = image.find_parent(attrs={"aria-hidden": "true"})
+        if not decorative and (not str(image.get("alt") or "").strip() or image["alt"] == NO_ALT):
+            yield "a picture has no alt text"
+    yield from (f"TeX was not rendered: {code.get_text()}" for code in soup.select("code.tex"))
+    if len(soup.find_all("h1")) != 1:
+        yield f"{len(soup.find_all('h1'))} H1 headings"
+    ids = [element["id"] for element in soup.find_all(id=True)]
+    yield from (f"id {each!r} is used twice" for each in sorted({i for i in ids if ids.count(i) > 1}))
+
+
+def links(soup: bs4.BeautifulSoup, out: Path) -> Iterator[str]:
+    """Relative links lead to files, links within the page to ids."""
+    ids = {element["id"] for element in soup.find_all(id=True)}
+    for anchor in soup.find_all("a", href=True):
+        target, _, fragment = str(anchor["href"]).partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        if target and not (out / unquote(target)).exists():
+            yield f"link to {target}, which is not there"
+        if not target and fragment not in ids:
+            yield f"link to #{fragment}, which is not there"
+
+
+def check_tables(out: Path) -> Iterator[str]:
+    """Each CSV equals its Parquet twin, has no NaN among its values, and a grid is complete."""
+    tables = sorted((out / "tables").glob("*.csv"))
+    if not tables:
+        yield "no tables"
+    for path in tables:
+        twin = path.with_suffix(".parquet")
+        if not twin.is_file():
+            yield f"{path.name}: {twin.name} is missing"
+            continue
+        frame = pd.read_parquet(twin)
+        yield from (
+            f"{path.name}: {problem}" for problem in [*same(pd.read_csv(path), frame), *values(frame), *grid(frame)]
+        )
+
+
+def same(csv: pd.DataFrame, parquet: pd.DataFrame) -> Iterator[str]:
+    """Compare: the CSV brings back the numbers of the Parquet file, digit for digit."""
+    if list(csv.columns) != list(parquet.columns) or len(csv) != len(parquet):
+        yield f"CSV has {csv.shape} rows and columns, Parquet {parquet.shape}"
+        return
+    for column in parquet.select_dtypes("float"):
+        if not np.array_equal(csv[column].astype(parquet[column].dtype), parquet[column], equal_nan=True):
+            yield f"column {column} differs between CSV and Parquet"
+
+
+def values(frame: pd.DataFrame) -> Iterator[str]:
+    """No NaN and no infinity in a column called value."""
+    if "value" in frame and not np.isfinite(frame["value"].astype(float)).all():
+        yield f"{int((~np.isfinite(frame['value'].astype(float))).sum())} values are not finite"
+
+
+def grid(frame: pd.DataFrame) -> Iterator[str]:
+    """N x N ordered pairs of the N (model, layer) for each measure, and 1 on the diagonal."""
+    if not {*STATES, "value"} <= set(frame.columns) or {"head_x", "neuron_x"} & set(frame.columns):
+        return
+    by = [column for column in ("measure", "standardize") if column in frame] or [lambda _: "all"]
+    for key, part in frame.groupby(by, dropna=False):
+        label = " ".join(str(item) for item in key) if isinstance(key, tuple) else str(key)
+        x, y = (set(zip(part[f"model_{s}"], part[f"layer_{s}"], strict=True)) for s in "xy")
+        n, pairs = len(x | y), len(part.drop_duplicates(STATES))
+        if pairs != n * n or len(part) != n * n:
+            yield f"{label}: {len(part)} rows and {pairs} different pairs, but {n} x {n} are complete"
+        diagonal = part[(part["model_x"] == part["model_y"]) & (part["layer_x"] == part["layer_y"])]["value"]
+        off = float((diagonal - 1).abs().max()) if len(diagonal) else float("nan")
+        if not off <= 1e-6:
+            yield f"{label}: the diagonal is off 1 by {off:.3g}"
+
+
+def check_figures(out: Path) -> Iterator[str]:
+    """Each figure is there as PNG and as SVG."""
+    figures = {path.relative_to(out).with_suffix("") for path in (out / "figures").glob("*.*")}
+    if not figures:
+        yield "no figures"
+    for figure in sorted(figures):
+        for suffix, start in ((".png", b"\x89PNG"), (".svg", b"<?xml")):
+            path = out / f"{figure}{suffix}"
+            if not path.is_file() or not path.read_bytes().startswith(start):
+                yield f"{figure}{suffix} is missing or broken"
+
+
+def main() -> int:
+    """Run the checks and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--browser", type=Path, metavar="SHOTS", help="open each page in Chromium; screenshots go here")
+    arguments = parser.parse_args()
+    checks = [check_run, check_pages, check_tables, check_figures]
+    problems = [problem for check in checks for problem in check(arguments.out)]
+    if arguments.browser:
+        from browser import check_browser
+
+        problems += check_browser(sorted(arguments.out.glob("*.html")), arguments.browser)
+    for problem in problems:
+        print(f"check_reports: {problem}", file=sys.stderr)
+    tables = len(list((arguments.out / "tables").glob("*.csv")))
+    pages = len(list(arguments.out.glob("*.html")))
+    print(f"{arguments.out}: {pages} pages, {tables} tables, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

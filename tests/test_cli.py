@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from toys import write_notebook
+
+from sslsim import __version__, cli, extraction, models, report
+from sslsim.errors import SslsimError
+from sslsim.plan import plan
+
+HEAVY = ("torch", "transformers", "pandas", "matplotlib", "nbconvert", "papermill")
+
+
+@dataclass(frozen=True)
+class Store:
+    """What the command line reads of an activation store."""
+
+    checkpoint: Any
+    root: Path = Path("store/w2v-1")
+    n_layers: int = 7
+    n_neurons: int = 64
+    n_heads: int = 4
+    n_frames: int = 12345
+    fingerprint: str = "f00"
+    corpus_fingerprint: str = "c0"
+    index: Any = None
+
+
+def store(name: str) -> Any:
+    fields = {"source": "org/w2v", "revision": None, "family": "w2v", "size": "s", "finetuned_from": None}
+    checkpoint = SimpleNamespace(name=name, **fields)
+    return Store(checkpoint, Path("store") / name, index=pd.DataFrame({"n_samples": [16000 * 90]}))
+
+
+def test_help_is_quick_and_names_commands_defaults_and_examples() -> None:
+    for arguments, texts in {
+        "": ["run", "extract", "checkpoints", "examples:", "exit status"],
+        "run": ["NOTEBOOK", "--lineup", "default the embedded one", "default reports", "-p NAME=VALUE", "examples:"],
+        "extract": ["--queries", "default 32", "--max-utterances"],
+        "checkpoints": ["--lineup"],
+    }.items():
+        words = [*arguments.split(), "--help"]
+        code = f"import sys; from sslsim.cli import main\ntry: main({words})\nfinally: print(*sys.modules)"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=cli.DATA.parent, check=True
+        )
+        *shown, modules = done.stdout.splitlines()
+        assert [text for text in texts if text not in " ".join("\n".join(shown).split())] == []
+        assert {*HEAVY} & {*modules.split()} == set()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"sslsim {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("run nosuch", "sslsim: error: unknown notebook 'nosuch'; known: .*"),
+        ("run {nb} -p cont=1", "sslsim: error: unknown parameter 'cont'; did you mean 'count'\\?"),
+        ("run {nb} -p count=abc", "sslsim: error: parameter count: 'abc' is not an int \\(default 1\\)"),
+        ("run {nb} -p count", "sslsim: error: -p count: expected NAME=VALUE"),
+        ("run {nb} -p count=1 -p count=2", "sslsim: error: parameter count is given twice: '1' and '2'"),
+        ("run {nb} --workers 0", "sslsim: error: workers is 0; at least 1 is needed"),
+        (
+            "run {nb} --lineup {tmp}/no.toml",
+            "sslsim: error: lineup not found: .*no.toml; give an existing one with --lineup",
+        ),
+        ("run {nb} --corpus {tmp}/no", "sslsim: error: corpus not found: .*/no; give an existing one with --corpus"),
+        ("extract --lineup {tmp}/no.toml", "sslsim: error: .*no.toml.*"),
+        ("checkpoints --lineup {tmp}/no.toml", "sslsim: error: .*no.toml.*"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_2(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: str, text: str
+) -> None:
+    notebook = write_notebook(
+        tmp_path / "some.ipynb", ["# T", ("parameters", "count: int = 1\nlineup: str = ''\ncorpus: str = ''")]
+    )
+    words = [word.format(nb=notebook, tmp=tmp_path) for word in arguments.split()]
+    words += ["--out", str(tmp_path / "out")] * (words[0] != "checkpoints")
+    assert cli.main(words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(text, err.removesuffix("\n"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_options_are_refused_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, text in {
+        "extract --queries some": "argument --queries: 'some' is neither a number of rows nor 'all'",
+        "": "the following arguments are required: COMMAND",
+        "run --quick": "unrecognized arguments: --quick",
+    }.items():
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(arguments.split())
+        assert text in capsys.readouterr().err
+
+
+def test_an_error_can_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLSIM_DEBUG", "1")
+    with pytest.raises(SslsimError, match="unknown notebook"):
+        cli.main(["run", "nosuch"])
+
+
+def test_what_the_system_refuses_and_ctrl_c_end_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error, code, text in (
+        (PermissionError(13, "Permission denied", "/x"), 2, "sslsim: error: [Errno 13] Permission denied: '/x'\n"),
+        (SslsimError("two\n lines"), 2, "sslsim: error: two lines\n"),
+        (KeyboardInterrupt(), 130, "sslsim: interrupted\n"),
+    ):
+
+        def fail(*_: Any, error: BaseException = error, **__: Any) -> int:
+            raise error
+
+        monkeypatch.setattr(report, "run", fail)
+        assert cli.main(["run"]) == code
+        assert capsys.readouterr().err == text
+
+
+def test_run_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[tuple, dict[str, Any]]] = []
+    monkeypatch.setattr(report, "run", lambda *args, **kwargs: calls.append((args, kwargs)) or 1)
+    assert cli.main(["run", "-p", "frames=5", "layers", "-p", "names=a,b=c", "--workers", "2"]) == 1
+    (args, kwargs), *_ = calls
+    assert args == (["layers"],)
+    assert kwargs.pop("prepare") is cli._prepare
+    assert kwargs == {
+        "lineup": cli.LINEUP,
+        "corpus": cli.CORPUS,
+        "out": Path("reports"),
+        "store": None,
+        "parameters": {"frames": "5", "names": "a,b=c"},
+        "workers": 2,
+    }
+
+
+def test_run_extracts_once_what_its_notebooks_will_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = "lineup: str = ''\ncorpus: str = ''\nstore: str = ''\ncheckpoints: list = []"
+    notebooks = [
+        write_notebook(tmp_path / "a.ipynb", ["# A", ("parameters", shared)]),
+        write_notebook(tmp_path / "b.ipynb", ["# B", ("parameters", f"{shared}\nqueries: int = 4")]),
+        write_notebook(tmp_path / "c.ipynb", ["# C", ("parameters", shared)]),
+        write_notebook(tmp_path / "d.ipynb", ["# D", ("parameters", "x: int = 1")]),
+    ]
+    calls: list[dict[str, Any]] = []
+
+    def extract(*paths: str, **options: Any) -> list[Any]:
+        calls.append({"paths": paths, **options})
+        return [store("w2v"), store(f"w2v-{options.get('queries', 32)}")]
+
+    monkeypatch.setattr(extraction, "extract", extract)
+    paths = {"lineup": tmp_path, "corpus": tmp_path, "store": tmp_path / "store"}
+    jobs = plan([str(notebook) for notebook in notebooks], paths=paths, parameters={"checkpoints": "w2v"})
+    facts = cli._prepare(jobs)
+    where = (str(tmp_path), str(tmp_path), str(tmp_path / "store"))
+    assert calls == [
+        {"paths": where, "checkpoints": ["w2v"]},
+        {"paths": where, "checkpoints": ["w2v"], "queries": 4},
+    ]
+    assert [row["name"] for row in facts["checkpoints"]] == ["w2v", "w2v-32", "w2v-4"]
+    assert facts["checkpoints"][0]["fingerprint"] == "f00"
+    assert facts["corpus"] == {"utterances": 1, "minutes": 1.5, "fingerprint": "c0"}
+    assert cli._prepare(jobs[3:]) == {"checkpoints": [], "corpus": {}}
+
+
+def test_extract_hands_its_options_on_and_says_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def extract(*paths: Any, **options: Any) -> list[Any]:
+        calls.append({"paths": paths, **options})
+        return [store("w2v")]
+
+    monkeypatch.setattr(extraction, "extract", extract)
+    arguments = "extract --checkpoints a,b --queries all --max-utterances 9 --lineup l --corpus c --out s"
+    assert cli.main(arguments.split()) == 0
+    options = {"checkpoints": ["a", "b"], "max_utterances": 9, "queries": "all", "device": "cpu"}
+    assert calls == [{"paths": (Path("l"), Path("c"), Path("s")), **options}]
+    assert capsys.readouterr().out == "w2v: 7 layers, 12,345 frames, store/w2v\n"
+
+
+def test_checkpoints_shows_sizes_and_hash(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = SimpleNamespace(n_layers=7, n_neurons=64, n_heads=4, pre_norm=True, parameters=1234567)
+    monkeypatch.setattr(models, "read_lineup", lambda _: [store("w2v").checkpoint])
+    monkeypatch.setattr(models, "load_encoder", lambda _: encoder)
+    monkeypatch.setattr(models, "checkpoint_fingerprint", lambda _: "0123456789abcdef")
+    assert cli.main(["checkpoints"]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    titles = "name family size layers neurons heads pre-norm parameters finetuned from fingerprint"
+    assert head.split() == titles.split()
+    assert row.split() == ["w2v", "w2v", "s", "7", "64", "4", "yes", "1,234,567", "0123456789ab"]
