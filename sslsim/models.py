@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import TqdmWarning
 
 from sslsim.audio import SAMPLE_RATE, n_frames
 from sslsim.errors import SslsimError
@@ -201,7 +202,10 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
     # else transformers asks the hub, in a thread of its own, to convert pickled weights
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     import torch
-    from transformers import AutoFeatureExtractor, AutoModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)  # in JupyterLab, for want of widgets that nothing here shows
+        from transformers import AutoFeatureExtractor, AutoModel
 
     with _quiet():
         try:
