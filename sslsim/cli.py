@@ -108,7 +108,7 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=store, metavar="STORE", help="the store; default %(default)s")
     parser.add_argument("--checkpoints", type=_names, default=[], metavar="A,B", help="default all of the lineup")
     parser.add_argument(
-        "--queries", type=_queries, default=32, metavar="N|all",
+        "--queries", type=_queries, default=16, metavar="N|all",
         help="rows kept of each attention map, evenly spaced; default %(default)s",
     )  # fmt: skip
     parser.add_argument("--max-utterances", type=int, metavar="N", help="at most N, evenly spread; default all")
@@ -194,7 +194,6 @@ def _provenance(store: ActivationStore, lineup: Path) -> dict[str, Any]:
         "layers": store.n_layers,
         "neurons": store.n_neurons,
         "heads": store.n_heads,
-        "frames": store.n_frames,
         "fingerprint": store.fingerprint,
         "source": Path(checkpoint.source).relative_to(lineup).as_posix() if near else checkpoint.source,
         "revision": checkpoint.revision,

@@ -52,7 +52,7 @@ def extract(
     *,
     checkpoints: Sequence[str] = (),
     max_utterances: int | None = None,
-    queries: int | str = 32,
+    queries: int | str = 16,
     device: str = "cpu",
     progress: bool = True,
 ) -> list[ActivationStore]:

@@ -66,18 +66,19 @@ def heatmap(
     standardize : bool
         Which scaling, where the table has both.
     vmin, vmax : float
-        Ends of the colour scale. 0 to 1 by default; a measure that falls below 0 starts at the integer below its
-        smallest value, and the scale is printed on the colour bar.
+        Ends of the colour scale. 0 to 1 by default; a measure that falls below 0 starts at the quarter below its
+        smallest value. The scale is printed on the colour bar.
     ax : Axes, optional
         Where to draw.
     """
     grid = matrix(table, measure, standardize=standardize)
     with plt.rc_context(STYLE):
         ax = ax or plt.subplots(figsize=(7.4, 6.4))[1]
-        low = min(0.0, float(np.floor(grid.to_numpy().min() + 1e-6))) if vmin is None else vmin
+        low = _floor(grid.to_numpy().min()) if vmin is None else vmin
+        step = 0.25 * np.ceil((vmax - low) / 1.5)
         # not seaborn's heatmap: for every panel it draws the whole figure to see whether tick labels overlap
         mesh = ax.pcolormesh(grid.to_numpy(), vmin=low, vmax=vmax, cmap="viridis", rasterized=True)
-        ax.figure.colorbar(mesh, ax=ax, label="similarity", shrink=0.8, ticks=np.linspace(low, vmax, 5))
+        ax.figure.colorbar(mesh, ax=ax, label="similarity", shrink=0.8, ticks=np.arange(vmax, low - 1e-9, -step))
         ax.set_aspect("equal")
         ax.invert_yaxis()
         ax.spines[:].set_visible(False)
@@ -132,9 +133,9 @@ def pair_heatmaps(
         Which scaling, where the table has both.
     """
     with plt.rc_context(STYLE):
-        size = (4.6 * len(pairs) + 0.6, 4.2)
+        size = (5.4 * len(pairs), 4.0)
         figure, axes = plt.subplots(1, len(pairs), figsize=size, squeeze=False)
-        figure.subplots_adjust(wspace=0.3)
+        figure.subplots_adjust(wspace=0.6)
     for ax, (model_x, model_y) in zip(axes.flat, pairs, strict=True):
         panel = table[(table.model_x == model_x) & (table.model_y == model_y)]
         heatmap(panel, measure, standardize=standardize, ax=ax)
@@ -179,7 +180,12 @@ def readings(
             _lines(ax, rows, "best", linestyle="--", linewidth=0.8, markersize=0)
             ax.set(xlabel="layer", ylabel=_title(measure, standardize), title=title)
         _fit_unit(axes, chosen[["mean", "best"]].min().min())
-        axes[1].legend(title="solid mean, dashed best", loc="upper left", bbox_to_anchor=(1, 1))
+        axes[1].legend(
+            *axes[0].get_legend_handles_labels(),
+            title="solid mean, dashed best",
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+        )
     return axes
 
 
@@ -193,6 +199,8 @@ def best_matches(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax : Axes, optional
         Where to draw.
     """
+    if table.empty:
+        raise SslsimError("no best matches in other models to draw; compare at least two checkpoints")
     sizes = table.assign(value=table.value.abs())
     order = [r for r in ("counterpart", "other model") if r in set(sizes.relation)]
     with plt.rc_context(STYLE):
@@ -250,9 +258,14 @@ def _lines(ax: Axes, table: pd.DataFrame, column: str, **style: Any) -> None:
 
 
 def _fit_unit(axes: Sequence[Axes], smallest: float) -> None:
-    """Fix the similarity axis to 0..1, or from the integer below the smallest value."""
+    """Fix the similarity axis to 0..1, or from the quarter below the smallest value."""
     for ax in axes:
-        ax.set_ylim(min(0.0, float(np.floor(smallest + 1e-6))), 1.02)
+        ax.set_ylim(_floor(smallest), 1.02)
+
+
+def _floor(smallest: float) -> float:
+    """Return 0, or the quarter below the smallest value where that is negative."""
+    return min(0.0, float(np.floor(4 * smallest + 1e-6)) / 4)
 
 
 def _label_blocks(ax: Axes, grid: pd.DataFrame) -> None:

@@ -191,7 +191,7 @@ def _environment() -> jinja2.Environment:
 def _brief(value: Any) -> str:
     """Return what a page shows of a fact: of a content hash its start, run.json has all of it."""
     text = "" if value is None else str(value)
-    return f"{text[:12]}…" if re.fullmatch("[0-9a-f]{32,}", text) else text
+    return f"{text[:8]}…" if re.fullmatch("[0-9a-f]{32,}", text) else text
 
 
 def _duration(seconds: float) -> str:

@@ -103,6 +103,8 @@ def _run_all(jobs: list[Job], out: Path, facts: dict[str, Any], workers: int, cl
     out.mkdir(parents=True, exist_ok=True)
     known = record.earlier(out)
     names = {*ORDER, *known, *(job.name for job in jobs)}
+    # the longest first, by an earlier run: the last to start decides how long processors wait for one another
+    queue = sorted(jobs, key=lambda job: -known.get(job.name, {}).get("seconds", 0.0))
     before = {job.name: record.snapshot(out, job.name, names) for job in jobs}
     done: dict[str, dict[str, Any]] = {}
 
@@ -119,7 +121,7 @@ def _run_all(jobs: list[Job], out: Path, facts: dict[str, Any], workers: int, cl
 
     with tempfile.TemporaryDirectory(prefix=".run-", dir=out) as folder:
         staging = Path(folder)
-        _in_processes(jobs, staging, facts, workers, finish)
+        _in_processes(queue, staging, facts, workers, finish)
     print(f"{out / 'index.html'}", flush=True)
     return list(done.values())
 

@@ -44,7 +44,7 @@ def test_help_is_quick_and_names_commands_defaults_and_examples() -> None:
     for arguments, texts in {
         "": ["run", "extract", "checkpoints", "examples:", "exit status"],
         "run": ["NOTEBOOK", "--lineup", "default the embedded one", "default reports", "-p NAME=VALUE", "examples:"],
-        "extract": ["--queries", "default 32", "--max-utterances"],
+        "extract": ["--queries", "default 16", "--max-utterances"],
         "checkpoints": ["--lineup"],
     }.items():
         words = [*arguments.split(), "--help"]

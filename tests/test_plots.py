@@ -45,11 +45,12 @@ def test_heatmap_shows_every_pair_with_labels_and_a_fixed_scale(table):
     assert ax.get_title(loc="left") == "svcca: 99 % of variance (raw)"
 
 
-def test_a_measure_below_zero_widens_the_scale_to_an_integer(table):
+def test_a_measure_below_zero_widens_the_scale_to_a_quarter(table):
     rows = table[table.measure == "frobenius_published"].assign(value=lambda t: t.value - 2.5)
     low, high = plots.heatmap(rows, "frobenius_published").collections[0].get_clim()
     assert high == 1
-    assert low == np.floor(rows.value.min())
+    assert low <= rows.value.min() < low + 0.25
+    assert low * 4 == int(low * 4)
 
 
 def test_matrix_keeps_the_order_of_the_table(table):
@@ -109,3 +110,11 @@ def test_a_measure_that_is_not_in_the_table_is_named(table):
         sslsim.SslsimError, match=r"no rows of svca \(standardised\); did you mean 'svcca \(standardised\)'"
     ):
         plots.heatmap(table, "svca")
+
+
+def test_one_model_has_no_partners_to_draw_but_readings(stores):
+    table, partners = sslsim.compare_neurons(stores[:1], ["max_corr"], progress=False)
+    _, right = plots.readings(readings.within_and_across(table, stores[:1]), "max_corr")
+    assert not right.lines
+    with pytest.raises(sslsim.SslsimError, match="no best matches in other models to draw; compare at least two"):
+        plots.best_matches(readings.relate(partners, stores[:1]))

@@ -6,7 +6,14 @@ import tomllib
 import sslsim
 
 ROOT = sslsim.ROOT
-CONDA_NAMES = {"matplotlib-base": "matplotlib", "pysoundfile": "soundfile", "pytorch": "torch", "soxr-python": "soxr"}
+CONDA_NAMES = {
+    "huggingface_hub": "huggingface-hub",
+    "jupyter_client": "jupyter-client",
+    "matplotlib-base": "matplotlib",
+    "pysoundfile": "soundfile",
+    "pytorch": "torch",
+    "soxr-python": "soxr",
+}
 
 
 def project():
@@ -15,7 +22,7 @@ def project():
 
 def test_environment_yml_asks_for_what_pyproject_does():
     text = (ROOT / "environment.yml").read_text()
-    listed = re.findall(r"^  - ([a-z0-9-]+)(.*)$", text, re.MULTILINE)
+    listed = re.findall(r"^  - ([a-z0-9_-]+)(.*)$", text, re.MULTILINE)
     conda = {
         CONDA_NAMES.get(name, name) + bounds for name, bounds in listed if name not in ("python", "pip", "conda-forge")
     }
@@ -31,7 +38,7 @@ def test_constraints_pin_every_requirement():
 
 def test_readme_commands_are_make_targets():
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
-    named = set(re.findall(r"make ([a-z-]+)", readme))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", readme, re.MULTILINE))
     assert {"report", "test"} <= named
     assert named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
 
