@@ -156,11 +156,6 @@ def check_maps(maps: Maps, name: str = "maps", utterance: int = 0) -> Tensor:
     return maps
 
 
-def layer_score(heads: np.ndarray) -> float:
-    """Mean over the heads of a of the best match among the heads of b, from `attention_similarity`."""
-    return float(np.nanmean(np.nanmax(heads, axis=1)))
-
-
 def _unit_rows(a: Tensor) -> Tensor:
     """Rows centred and scaled to length 1, or 0 where a row is uniform."""
     centred = a - 1 / a.shape[2]

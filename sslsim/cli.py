@@ -30,7 +30,7 @@ heads? Without options a command takes the small models and the speech that come
 _EXAMPLES = """\
 examples:
   sslsim run                                       all notebooks on the embedded data, pages in reports/
-  sslsim run layers -p checkpoints=w2v2-s,hubert-s one notebook, two checkpoints
+  sslsim run layers -p frames=5000                 one notebook, with a parameter
   sslsim run --lineup mine.toml --corpus speech/   your own checkpoints and audio
   sslsim run my-notebook.ipynb -p frames=5000      your own notebook
   sslsim checkpoints --lineup mine.toml            what a lineup file names

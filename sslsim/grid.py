@@ -9,11 +9,12 @@ import pandas as pd
 from torch import Tensor
 
 from sslsim import attention, layers, moments
+from sslsim.errors import SslsimError
 from sslsim.heads import compare_heads, layer_scores
 from sslsim.measures import MEASURES, measure_named
 from sslsim.moments import Marginal, Moments
 from sslsim.neurons import best_partners
-from sslsim.states import State, check_stores, pairs, states_of
+from sslsim.states import State, check_names, check_stores, pairs, states_of
 from sslsim.store import ActivationStore
 from sslsim.tables import square_table
 
@@ -52,13 +53,16 @@ def compare(
         model_y, layer_y, value, n_frames (query rows for attention), rank_x and rank_y (components kept, for cca and
         svcca), constant_x and constant_y (neurons left out because they do not vary).
     """
+    check_names(measures)
+    scalings = [standardize] if isinstance(standardize, bool) else list(dict.fromkeys(standardize))
+    if not scalings:
+        raise SslsimError("standardize is empty; give True, False or both")
     wanted = [m for m in measures if m not in attention.MEASURES]
     for name in wanted:
         measure_named(name)
     check_stores(stores)
     tables = []
     if wanted:
-        scalings = [standardize] if isinstance(standardize, bool) else list(dict.fromkeys(standardize))
         scores = _Scores(states_of(stores, frames), wanted, scalings)
         for pair in pairs(scores.states, device, progress, "layers"):
             scores.add(*pair)
@@ -66,7 +70,7 @@ def compare(
     heads = [m for m in measures if m in attention.MEASURES]
     if heads:
         tables.append(layer_scores(compare_heads(stores, heads, device=device, progress=progress)))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return pd.concat(tables, ignore_index=True)
 
 
 def compare_neurons(
@@ -88,6 +92,7 @@ def compare_neurons(
         and other checkpoint: model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value (signed correlation).
         Neurons without variance have no row.
     """
+    check_names(measures)
     for name in measures:
         measure_named(name)
     check_stores(stores)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sslsim import attention
 from sslsim.errors import SslsimError, close_match
-from sslsim.states import check_stores
+from sslsim.states import check_names, check_stores
 from sslsim.store import ActivationStore
 from sslsim.tables import SIDES, square_table
 
@@ -31,10 +31,13 @@ def compare_heads(
         One row a measure and ordered pair of heads: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, value,
         n_frames (query rows). Layers count from 1: layer 0 is the input of the first block.
     """
+    check_names(measures)
     for name in measures:
         if name not in attention.MEASURES:
             raise SslsimError(f"unknown attention measure {name!r}{close_match(name, attention.MEASURES)}")
     check_stores(stores)
+    if not stores[0].attention_layers:
+        raise SslsimError("no attention in these stores; extract with queries above 0")
     labels = [
         (s.checkpoint.name, layer, head)
         for s in stores

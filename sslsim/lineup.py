@@ -76,6 +76,8 @@ def read_lineup(path: str | Path) -> list[Checkpoint]:
         if names.count(checkpoint.name) > 1:
             raise SslsimError(f"lineup {str(path)!r}: {checkpoint.name!r} occurs twice; give each its own name")
         parent = checkpoint.finetuned_from
+        if parent == checkpoint.name:
+            raise SslsimError(f"lineup {str(path)!r}: {parent!r} is finetuned from itself; name where it started")
         if parent is not None and parent not in names:
             raise SslsimError(
                 f"lineup {str(path)!r}: {checkpoint.name!r} is finetuned from {parent!r}, which is not in it"

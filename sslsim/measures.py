@@ -60,7 +60,11 @@ def measure_named(name: str) -> Measure:
     """Return the layer measure called `name`; an unknown name is an error that suggests a close one."""
     if name not in MEASURES:
         known = [*MEASURES, *attention.MEASURES]
-        hint = "; it compares attention heads: use attention_similarity" if name in attention.MEASURES else ""
+        hint = (
+            "; it compares attention heads: use compare_heads or attention_similarity"
+            if name in attention.MEASURES
+            else ""
+        )
         raise SslsimError(f"unknown measure {name!r}{hint or close_match(name, known)}")
     return MEASURES[name]
 

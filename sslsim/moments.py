@@ -246,19 +246,6 @@ def correction(n: int, mean_x: Tensor, mean_y: Tensor, dtype: torch.dtype) -> Te
     return n * torch.outer(left_x, left_y)
 
 
-def marginal(x: Array, *, device: str | torch.device = "cpu") -> Marginal:
-    """Moments of one layer.
-
-    Parameters
-    ----------
-    x : array of shape (n_frames, n_neurons)
-        Activations; numpy (memory-mapped as well) or torch.
-    device : str or torch.device
-        Where the products run and the moments stay.
-    """
-    return moments(x, x, device=device).x
-
-
 def moments(x: Array, y: Array, *, device: str | torch.device = "cpu") -> Moments:
     """Moments of two layers on the same frames, read in chunks.
 
@@ -281,7 +268,8 @@ def moments(x: Array, y: Array, *, device: str | torch.device = "cpu") -> Moment
         )
     if len(x) < 2:
         raise SslsimError("one frame has no variance; give at least two")
-    mean_x, mean_y = mean(x).to(device), mean(y).to(device)
+    mean_x = mean(x).to(device)
+    mean_y = mean_x if y is x else mean(y).to(device)
     sides = [(mean_x, mean_x), (mean_y, mean_y), (mean_x, mean_y)]
     sums = [-correction(len(x), a, b, dtype) for a, b in sides]
     for rows in chunks(len(x)):

@@ -74,7 +74,7 @@ def heatmap(
     grid = matrix(table, measure, standardize=standardize)
     with plt.rc_context(STYLE):
         ax = ax or plt.subplots(figsize=(7.4, 6.4))[1]
-        low = _floor(grid.to_numpy().min()) if vmin is None else vmin
+        low = _floor(np.nanmin(grid.to_numpy())) if vmin is None else vmin
         step = 0.25 * np.ceil((vmax - low) / 1.5)
         # not seaborn's heatmap: for every panel it draws the whole figure to see whether tick labels overlap
         mesh = ax.pcolormesh(grid.to_numpy(), vmin=low, vmax=vmax, cmap="viridis", rasterized=True)
@@ -105,6 +105,8 @@ def heatmaps(
     """
     scalings = [standardize] if isinstance(standardize, bool) else list(standardize)
     panels = [(m, s) for m in measures for s in (scalings[:1] if m in SCALE_FREE else scalings)]
+    if not panels:
+        raise SslsimError("no measure to draw; give a list of at least one")
     rows = -(-len(panels) // columns)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=(6.8 * columns, 6.0 * rows), squeeze=False)
@@ -117,28 +119,29 @@ def heatmaps(
 
 
 def pair_heatmaps(
-    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str, *, standardize: bool = True
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], measures: Sequence[str], *, standardize: bool = True
 ) -> Figure:
-    """Draw one `heatmap` a pair of models, the layers of the first (rows) against those of the second (columns).
+    """Draw the layers of one model (rows) against those of another (columns): a panel a measure and pair of models.
 
     Parameters
     ----------
     table : DataFrame
         From `sslsim.compare`.
     pairs : sequence of (model_x, model_y)
-        Names of the checkpoints of each panel.
-    measure : str
-        Which measure.
+        Names of the checkpoints of each column of panels.
+    measures : sequence of str
+        Measure of each row of panels.
     standardize : bool
         Which scaling, where the table has both.
     """
     with plt.rc_context(STYLE):
-        size = (5.4 * len(pairs), 4.0)
-        figure, axes = plt.subplots(1, len(pairs), figsize=size, squeeze=False)
-        figure.subplots_adjust(wspace=0.6)
-    for ax, (model_x, model_y) in zip(axes.flat, pairs, strict=True):
-        panel = table[(table.model_x == model_x) & (table.model_y == model_y)]
-        heatmap(panel, measure, standardize=standardize, ax=ax)
+        size = (5.4 * len(pairs), 4.4 * len(measures))
+        figure, axes = plt.subplots(len(measures), len(pairs), figsize=size, squeeze=False)
+        figure.subplots_adjust(wspace=0.6, hspace=0.35)
+    for row, measure in zip(axes, measures, strict=True):
+        for ax, (model_x, model_y) in zip(row, pairs, strict=True):
+            panel = table[(table.model_x == model_x) & (table.model_y == model_y)]
+            heatmap(panel, measure, standardize=standardize, ax=ax)
     return figure
 
 
@@ -178,7 +181,7 @@ def readings(
             rows = chosen[chosen.relation == relation]
             _lines(ax, rows, "mean")
             _lines(ax, rows, "best", linestyle="--", linewidth=0.8, markersize=0)
-            ax.set(xlabel="layer", ylabel=_title(measure, standardize), title=title)
+            ax.set(xlabel="layer", ylabel=_title(measure, standardize), title=title if len(rows) else "no other models")
         _fit_unit(axes, chosen[["mean", "best"]].min().min())
         axes[1].legend(
             *axes[0].get_legend_handles_labels(),
@@ -195,19 +198,21 @@ def best_matches(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : DataFrame
-        Best partners with the column of `sslsim.readings.relate`: model_x, relation, value (its size is drawn).
+        Best partners with the column of `sslsim.readings.relate`: model_x, relation, value (of neurons its size).
     ax : Axes, optional
         Where to draw.
     """
     if table.empty:
         raise SslsimError("no best matches in other models to draw; compare at least two checkpoints")
-    sizes = table.assign(value=table.value.abs())
+    sizes = table.assign(value=table.value.abs()) if "neuron_x" in table else table
     order = [r for r in ("counterpart", "other model") if r in set(sizes.relation)]
     with plt.rc_context(STYLE):
-        ax = ax or plt.subplots(figsize=(8.6, 3.4), layout="constrained")[1]
+        width = max(8.6, 1.2 * sizes.model_x.nunique())
+        ax = ax or plt.subplots(figsize=(width, 3.4), layout="constrained")[1]
         look = {"cut": 0, "inner": "quart", "density_norm": "width", "linewidth": 0.8, "palette": "colorblind"}
         sns.violinplot(sizes, x="model_x", y="value", hue="relation", hue_order=order, ax=ax, **look)
-        ax.set(xlabel="", ylabel="best match", ylim=(0, 1.02))
+        ax.set(xlabel="", ylabel="best match")
+        _fit_unit([ax], sizes.value.min())
         ax.legend(title="found in", loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
@@ -226,6 +231,8 @@ def finetuning(table: pd.DataFrame, measures: Sequence[str], *, standardize: boo
     columns : int
         Panels in a row.
     """
+    if not measures:
+        raise SslsimError("no measure to draw; give a list of at least one")
     rows = -(-len(measures) // columns)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(

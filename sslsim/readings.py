@@ -7,8 +7,9 @@ the same one: they share most of their weights, so they are kept apart from *oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from sslsim.errors import SslsimError
@@ -21,11 +22,20 @@ RELATIONS = ["same model", "counterpart", "other model"]
 
 def relate(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """Add the column `relation` of the two models of each row: 'same model', 'counterpart' or 'other model'."""
-    origin = {s.checkpoint.name: s.checkpoint.finetuned_from or s.checkpoint.name for s in stores}
+    parents = {s.checkpoint.name: s.checkpoint.finetuned_from for s in stores}
+    origin = {name: _origin(name, parents) for name in parents}
     same = table.model_x == table.model_y
     related = table.model_x.map(origin) == table.model_y.map(origin)
     relation = pd.Series("other model", index=table.index).mask(related, "counterpart").mask(same, "same model")
     return table.assign(relation=relation)
+
+
+def _origin(name: str, parents: Mapping[str, str | None]) -> str:
+    """Checkpoint at the start of a chain of finetuning."""
+    seen = [name]
+    while (parent := parents.get(seen[-1])) and parent not in seen:
+        seen.append(parent)
+    return seen[-1]
 
 
 def within_and_across(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
@@ -37,7 +47,7 @@ def within_and_across(table: pd.DataFrame, stores: Sequence[ActivationStore]) ->
         measure, standardize, model, layer, relation, mean (over the layers compared with), best, best_model and
         best_layer (where the best is). A layer is not compared with itself.
     """
-    others = relate(table, stores)
+    others = relate(table, stores).dropna(subset="value")  # a layer of uniform attention has no correlation
     others = others[(others.relation != "same model") | (others.layer_x != others.layer_y)]
     groups = others.groupby([*KEYS, "model_x", "layer_x", "relation"], sort=False).value
     best = others.loc[groups.idxmax(), ["model_y", "layer_y"]]
@@ -53,10 +63,11 @@ def summary(readings: pd.DataFrame) -> pd.DataFrame:
 
 
 def strongest(table: pd.DataFrame, stores: Sequence[ActivationStore], n: int = 12) -> pd.DataFrame:
-    """Return the `n` rows of a table of best partners with the largest ``|value|`` between other models."""
+    """Return the `n` best of a table of best partners between other models; of neurons, by the size of r."""
     found = relate(table, stores)
     found = found[found.relation == "other model"].drop(columns="relation")
-    return found.sort_values("value", key=abs, ascending=False, ignore_index=True).head(n)
+    key = abs if "neuron_x" in found else None
+    return found.sort_values("value", key=key, ascending=False, ignore_index=True).head(n)
 
 
 def finetuned_pairs(stores: Sequence[ActivationStore]) -> list[tuple[ActivationStore, ActivationStore]]:
@@ -90,8 +101,10 @@ def finetuning(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.Dat
     """
     depth = {s.checkpoint.name: s.n_layers - 1 for s in stores}
     family = {s.checkpoint.name: s.checkpoint.family for s in stores}
-    nearest = (table.layer_x / table.model_x.map(depth) * table.model_y.map(depth)).round() == table.layer_y
-    other = nearest & (table.model_x.map(family) != table.model_y.map(family))
+    same_depth = np.floor(table.layer_x * table.model_y.map(depth) / table.model_x.map(depth) + 0.5)
+    families = table.model_x.map(family), table.model_y.map(family)
+    named = (families[0] != "") & (families[1] != "") & (families[0] != families[1])
+    other = (same_depth == table.layer_y) & named & (relate(table, stores).relation == "other model")
     yardstick = table[other].groupby([*KEYS, "model_x", "layer_x"]).value.mean().rename("other_family")
     rows = []
     for pretrained, finetuned in finetuned_pairs(stores):

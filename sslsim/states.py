@@ -49,6 +49,12 @@ class State:
         return len(self), self.store.n_neurons
 
 
+def check_names(measures: Sequence[str]) -> None:
+    """Raise unless `measures` is a list of at least one name."""
+    if isinstance(measures, str) or not measures:
+        raise SslsimError(f"measures is {measures!r}; give a list of at least one name")
+
+
 def check_stores(stores: Sequence[ActivationStore]) -> None:
     """Raise unless there is at least one store, names are distinct, and all hold the same frames."""
     if not stores:
@@ -95,7 +101,12 @@ def pairs(states: list[State], device: str, progress: bool, what: str) -> Iterat
 
 def _own(state: State, scatter: Tensor, means: dict[State, Tensor]) -> Marginal:
     # the two triangles of a product may differ in the last digit; a copy lets go of the block
-    return Marginal(len(state), means[state], (scatter + scatter.T) / 2, torch.finfo(torch.float32).eps)
+    own = Marginal(len(state), means[state], (scatter + scatter.T) / 2, torch.finfo(torch.float32).eps)
+    try:
+        own.alive  # noqa: B018  raises where no neuron varies
+    except SslsimError as error:
+        raise SslsimError(f"{state.label[0]}, layer {state.label[1]}: {error}") from None
+    return own
 
 
 def _blocks(states: list[State]) -> list[list[State]]:

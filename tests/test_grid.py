@@ -122,6 +122,9 @@ def test_stores_that_do_not_line_up_are_refused(make_store):
     ("measures", "options", "message"),
     [
         (["maxcorr"], {}, r"unknown measure 'maxcorr'; did you mean 'max_corr'\?"),
+        ([], {}, r"measures is \[\]; give a list of at least one name"),
+        ("cca", {}, "measures is 'cca'; give a list of at least one name"),
+        (["cca"], {"standardize": []}, "standardize is empty; give True, False or both"),
         (["cca"], {"frames": 1}, "frames = 1 cannot be sampled from 121 stored frames; give 2 to 121, or 0 for all"),
         (["cca"], {"frames": 200}, "frames = 200 cannot be sampled from 121 stored frames"),
     ],
@@ -136,3 +139,12 @@ def test_stores_of_one_name_are_refused(stores):
         quiet([stores[0], stores[0]])
     with pytest.raises(sslsim.SslsimError, match="nothing to compare: no store given"):
         quiet([])
+
+
+def test_a_constant_layer_is_named(make_store):
+    store = make_store("flat")
+    values = np.lib.format.open_memmap(store.root / "layer_02.npy", mode="r+")
+    values[:] = 3.0
+    values.flush()
+    with pytest.raises(sslsim.SslsimError, match="flat, layer 2: none of 6 neurons varies over 57 frames"):
+        quiet([store], ["max_corr"])

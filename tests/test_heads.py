@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import sslsim
-from sslsim.attention import MEASURES, attention_similarity, layer_score
+from sslsim.attention import MEASURES, attention_similarity
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_equals_attention_similarity_of_every_pair_of_layers(stores):
         row = scores.query(
             "measure == @measure and model_x == 'a' and layer_x == 2 and model_y == 'b' and layer_y == 1"
         )
-        assert row.value.item() == pytest.approx(layer_score(expected), abs=1e-6)
+        assert row.value.item() == pytest.approx(expected.max(1).mean(), abs=1e-6)
 
 
 def test_a_layer_with_itself_scores_one(stores):
@@ -53,3 +53,8 @@ def test_best_heads_are_the_best_of_each_other_model(stores):
 def test_an_unknown_attention_measure_is_named(stores):
     with pytest.raises(sslsim.SslsimError, match=r"unknown attention measure 'pearsn'; did you mean 'pearson'\?"):
         sslsim.compare_heads(stores, ["pearsn"])
+
+
+def test_stores_without_attention_are_named(make_store):
+    with pytest.raises(sslsim.SslsimError, match="no attention in these stores; extract with queries above 0"):
+        sslsim.compare_heads([make_store(queries=0)], ["js"])

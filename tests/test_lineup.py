@@ -61,6 +61,7 @@ def test_sources_are_folders_beside_the_lineup_or_hub_ids(tmp_path, source, reso
         (TABLE + "revision = 3", "checkpoint 1: revision is 3; it must be a string"),
         (TABLE.replace('"a"', '"a/b"'), "name 'a/b' may hold only letters, digits and ._\\+- \\(it names a folder"),
         (TABLE + TABLE, "'a' occurs twice; give each its own name"),
+        (TABLE + 'finetuned_from = "a"\n', "'a' is finetuned from itself; name where it started"),
         (TABLE + "finetuned_from = 'b'", "'a' is finetuned from 'b', which is not in it; known: a"),
     ],
 )

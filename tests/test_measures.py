@@ -261,7 +261,10 @@ def test_torch_and_numpy_agree_and_half_precision_is_promoted(seeded):
     ("arguments", "message"),
     [
         (("svca", np.ones((3, 2)), np.ones((3, 2))), r"unknown measure 'svca'; did you mean 'svcca'\?"),
-        (("js", np.ones((3, 2)), np.ones((3, 2))), "'js'; it compares attention heads: use attention_similarity"),
+        (
+            ("js", np.ones((3, 2)), np.ones((3, 2))),
+            "'js'; it compares attention heads: use compare_heads or attention_similarity",
+        ),
         (("cca", np.eye(5), np.eye(4)), "layers cannot be paired: x has 5 frames, y 4; give the same frames of both"),
         (("cca", np.eye(5)[0], np.eye(5)), r"x has shape \(5,\); give \(n_frames, n_neurons\)"),
         (("cca", np.ones((1, 2)), np.ones((1, 2))), "one frame has no variance; give at least two"),

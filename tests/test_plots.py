@@ -101,8 +101,8 @@ def test_finetuning_panels_and_pair_heatmaps(table):
     solid, dotted = figure.axes[0].lines
     assert solid.get_ydata().tolist() == [0.9, 0.8, 0.7]
     assert dotted.get_linestyle() == ":"
-    maps = plots.pair_heatmaps(table, [("alpha", "beta"), ("beta", "alpha")], "svcca")
-    assert [ax.collections[0].get_array().size for ax in maps.axes[:2]] == [12, 12]
+    maps = plots.pair_heatmaps(table, [("alpha", "beta"), ("beta", "alpha")], ["svcca", "max_corr"])
+    assert [ax.collections[0].get_array().size for ax in maps.axes[:4]] == [12, 12, 12, 12]
 
 
 def test_a_measure_that_is_not_in_the_table_is_named(table):
@@ -118,3 +118,18 @@ def test_one_model_has_no_partners_to_draw_but_readings(stores):
     assert not right.lines
     with pytest.raises(sslsim.SslsimError, match="no best matches in other models to draw; compare at least two"):
         plots.best_matches(readings.relate(partners, stores[:1]))
+
+
+def test_no_measure_is_refused(table):
+    with pytest.raises(sslsim.SslsimError, match="no measure to draw; give a list of at least one"):
+        plots.heatmaps(table, [])
+    with pytest.raises(sslsim.SslsimError, match="no measure to draw"):
+        plots.finetuning(table, [])
+
+
+def test_scale_free_measures_are_those_that_the_measures_say():
+    expected = {name for name, measure in sslsim.MEASURES.items() if not measure.scaling} | set(
+        sslsim.ATTENTION_MEASURES
+    )
+    assert expected == plots.SCALE_FREE
+    assert set(plots.NAMES) == set(sslsim.MEASURES) | set(sslsim.ATTENTION_MEASURES)

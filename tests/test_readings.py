@@ -65,7 +65,7 @@ def test_finetuning_follows_the_same_layer_beside_the_other_family(table, stores
 
 def test_strongest_leaves_counterparts_out(stores):
     partners = pd.DataFrame(
-        {"model_x": ["w", "w", "h"], "model_y": ["w-ctc", "h", "w"], "value": [0.99, -0.8, 0.5], "layer_x": 0}
+        {"model_x": ["w", "w", "h"], "model_y": ["w-ctc", "h", "w"], "value": [0.99, -0.8, 0.5], "neuron_x": 0}
     )
     assert readings.strongest(partners, stores, n=1).value.tolist() == [-0.8]
 
@@ -75,3 +75,28 @@ def test_without_a_counterpart_there_is_nothing_to_compare(stores):
         sslsim.SslsimError, match="no finetuned counterpart among w, h; choose checkpoints of which one"
     ):
         readings.finetuned_pairs(stores[:2])
+
+
+def test_a_chain_of_finetuning_is_one_lineage(make_store):
+    made = [make_store(name) for name in ("a", "b", "c", "d")]
+    parents = {"b": "a", "c": "b"}
+    chain = [replace(s, checkpoint=replace(s.checkpoint, finetuned_from=parents.get(s.checkpoint.name))) for s in made]
+    pairs = pd.DataFrame({"model_x": ["a", "b", "c"], "model_y": ["c", "c", "d"], "value": 1.0})
+    assert readings.relate(pairs, chain).relation.tolist() == ["counterpart", "counterpart", "other model"]
+
+
+def test_the_yardstick_leaves_out_relatives_and_unnamed_families(table, stores):
+    nameless = [
+        replace(s, checkpoint=replace(s.checkpoint, family="" if s.checkpoint.finetuned_from else "x")) for s in stores
+    ]
+    assert readings.finetuning(table, nameless).other_family.isna().all()
+
+
+def test_strongest_heads_are_the_largest_not_the_most_negative(stores):
+    heads = pd.DataFrame({"model_x": "w", "model_y": "h", "head_x": [0, 1], "value": [-6.0, 0.5]})
+    assert readings.strongest(heads, stores, n=1).value.tolist() == [0.5]
+
+
+def test_a_layer_without_a_score_is_left_out(table, stores):
+    holes = table.assign(value=table.value.mask(table.model_x == "h"))
+    assert set(readings.within_and_across(holes, stores).model) == {"w", "w-ctc"}
