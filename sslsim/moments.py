@@ -161,11 +161,13 @@ class Moments:
         cross = self.cross + other.cross + weight * torch.outer(shift_x, shift_y)
         return Moments(self.x + other.x, self.y + other.y, cross)
 
-    @cached_property
+    @property
     def swapped(self) -> Moments:
-        """The same moments with the two sides exchanged."""
+        """The same moments with the two sides exchanged; what is already computed goes along."""
         other = Moments(self.y, self.x, self.cross.T)
-        if "canonical" in vars(self):  # the costly one: both directions share it
+        if "correlation" in vars(self):
+            vars(other)["correlation"] = self.correlation.T
+        if "canonical" in vars(self):
             vars(other)["canonical"] = self.canonical[::-1]
         return other
 
@@ -201,8 +203,8 @@ def _merge(a: Marginal, b: Marginal) -> tuple[int, Tensor, float]:
     return a.n + b.n, b.mean - a.mean, a.n * b.n / (a.n + b.n)
 
 
-def block(x: Array, dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
-    """Return frames as a tensor; those of a read-only memory map are copied, which torch asks for."""
+def block(x: Array, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Tensor:
+    """Return frames as a tensor of `dtype` (None: their own); those of a read-only memory map are copied for torch."""
     if isinstance(x, np.ndarray) and not x.flags.writeable:
         x = x.copy()
     return torch.as_tensor(x).to(device, dtype)
@@ -212,7 +214,7 @@ def product_dtype(x: Array, name: str = "x") -> torch.dtype:
     """Return the dtype that products of `x` run in, or raise if it is not (n_frames, n_neurons)."""
     if len(x.shape) != 2 or 0 in x.shape:
         raise SslsimError(f"{name} has shape {tuple(x.shape)}; give (n_frames, n_neurons), neither of them 0")
-    dtype = block(x[:1], None).dtype  # type: ignore[arg-type]
+    dtype = block(x[:1], None).dtype
     if dtype in (torch.float16, torch.bfloat16):
         return torch.float32  # products in half precision would lose what the measures look at
     return dtype if dtype.is_floating_point else torch.float64
@@ -268,8 +270,7 @@ def moments(x: Array, y: Array, *, device: str | torch.device = "cpu") -> Moment
         )
     if len(x) < 2:
         raise SslsimError("one frame has no variance; give at least two")
-    mean_x = mean(x).to(device)
-    mean_y = mean_x if y is x else mean(y).to(device)
+    mean_x, mean_y = mean(x).to(device), mean(y).to(device)
     sides = [(mean_x, mean_x), (mean_y, mean_y), (mean_x, mean_y)]
     sums = [-correction(len(x), a, b, dtype) for a, b in sides]
     for rows in chunks(len(x)):

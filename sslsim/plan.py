@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sslsim import NOTEBOOKS
 from sslsim.errors import SslsimError, close_match
 from sslsim.files import checked_name
 from sslsim.parameters import Parameter, coerce, read_parameters
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 ORDER = ("neurons", "layers", "attention", "finetuning")
 FLAGS = {"lineup": "--lineup", "corpus": "--corpus", "store": "--store", "out": "--out"}
 

@@ -107,3 +107,15 @@ def test_squared_norms(pair):
 def test_different_layers_do_not_merge(pair):
     with pytest.raises(SslsimError, match="moments cannot be merged: 7 and 5 neurons"):
         marginal(pair[0]) + marginal(pair[1])
+
+
+def test_swapped_carries_what_is_computed_whenever_it_is_asked_for(pair, monkeypatch):
+    m = moments(*pair)
+    assert m.swapped.correlation.shape == (5, 7)
+    rho = m.canonical[1]
+    torch.testing.assert_close(m.swapped.correlation, m.correlation.T)
+    monkeypatch.setattr(torch.linalg, "svd", None)  # a second decomposition would fail
+    left, swapped_rho, right = m.swapped.canonical
+    torch.testing.assert_close(swapped_rho, rho)
+    torch.testing.assert_close(left, m.canonical[2])
+    torch.testing.assert_close(right, m.canonical[0])
