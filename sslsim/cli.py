@@ -36,7 +36,10 @@ examples:
   sslsim checkpoints --lineup mine.toml            what a lineup file names
 
 exit status: 0 done; 1 a notebook failed (its page shows where); 2 what was asked for cannot run."""
-_LINEUP = "TOML file with [[checkpoint]] tables: name, source (folder or hub id), family, size, finetuned_from"
+_LINEUP = (
+    "TOML file with [[checkpoint]] tables: name, source (folder or hub id), and if you like revision, family, size, "
+    "finetuned_from, seed_of, untrained_seed"
+)
 _CORPUS = "folder of audio, or a manifest .csv, .tsv or .jsonl with id, path, speaker, text"
 
 
@@ -191,6 +194,7 @@ def _provenance(store: ActivationStore, lineup: Path) -> dict[str, Any]:
         "family": checkpoint.family,
         "size": checkpoint.size,
         "finetuned_from": checkpoint.finetuned_from,
+        "weights": checkpoint.weights,
         "layers": store.n_layers,
         "neurons": store.n_neurons,
         "heads": store.n_heads,
@@ -246,6 +250,8 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
                 "pre-norm": "yes" if encoder.pre_norm else "no",
                 "parameters": f"{encoder.parameters:,}",
                 "finetuned from": checkpoint.finetuned_from or "",
+                "seed of": checkpoint.seed_of or "",
+                "weights": checkpoint.weights,
                 "fingerprint": checkpoint_fingerprint(checkpoint)[:12],
             }
         )

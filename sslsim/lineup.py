@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ class Checkpoint:
         For grouping, such as ``wav2vec2`` and ``base``; never used to decide how to load.
     finetuned_from : str or None
         Name of the checkpoint that this one was finetuned from.
+    seed_of : str or None
+        Name of the checkpoint whose recipe this is another run of, with other random numbers.
+    untrained_seed : int or None
+        If given, the architecture at ``source`` with random weights of this seed: its weights are not read.
     """
 
     name: str
@@ -38,9 +43,18 @@ class Checkpoint:
     family: str = ""
     size: str = ""
     finetuned_from: str | None = None
+    seed_of: str | None = None
+    untrained_seed: int | None = None
+
+    @property
+    def weights(self) -> str:
+        """Where its weights come from: ``trained``, or ``random, seed N``."""
+        return "trained" if self.untrained_seed is None else f"random, seed {self.untrained_seed}"
 
 
 _KEYS = tuple(f.name for f in fields(Checkpoint))
+_RELATIVES = {"finetuned_from": "finetuned from", "seed_of": "another seed of"}
+_UNTRAINED = re.compile(r"untrained:(?P<name>[^:]*)(:(?P<seed>\d+))?")
 _SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -54,7 +68,7 @@ def read_lineup(path: str | Path) -> list[Checkpoint]:
     path : str or Path
         TOML with one ``[[checkpoint]]`` table each: ``name``, ``source`` (a folder, relative to this
         file, or a hub id ``org/name``) and optionally ``revision``, ``family``, ``size``,
-        ``finetuned_from`` (the name of another one).
+        ``finetuned_from`` and ``seed_of`` (names of others), ``untrained_seed`` (a whole number).
 
     Raises
     ------
@@ -75,14 +89,15 @@ def read_lineup(path: str | Path) -> list[Checkpoint]:
     for checkpoint in lineup:
         if names.count(checkpoint.name) > 1:
             raise SslsimError(f"lineup {str(path)!r}: {checkpoint.name!r} occurs twice; give each its own name")
-        parent = checkpoint.finetuned_from
-        if parent == checkpoint.name:
-            raise SslsimError(f"lineup {str(path)!r}: {parent!r} is finetuned from itself; name where it started")
-        if parent is not None and parent not in names:
-            raise SslsimError(
-                f"lineup {str(path)!r}: {checkpoint.name!r} is finetuned from {parent!r}, which is not in it"
-                + close_match(parent, names)
-            )
+        for key, words in _RELATIVES.items():
+            other = getattr(checkpoint, key)
+            if other == checkpoint.name:
+                raise SslsimError(f"lineup {str(path)!r}: {other!r} is {words} itself; name another one")
+            if other is not None and other not in names:
+                raise SslsimError(
+                    f"lineup {str(path)!r}: {checkpoint.name!r} is {words} {other!r}, which is not in it"
+                    + close_match(other, names)
+                )
     return lineup
 
 
@@ -93,7 +108,10 @@ def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
     for key, value in table.items():
         if key not in _KEYS:
             raise SslsimError(f"{where}: unknown key {key!r}{close_match(key, _KEYS)}")
-        if not isinstance(value, str):
+        if key == "untrained_seed":
+            if type(value) is not int or value < 0:
+                raise SslsimError(f"{where}: {key} is {value!r}; it must be a whole number, 0 or more")
+        elif not isinstance(value, str):
             raise SslsimError(f"{where}: {key} is {value!r}; it must be a string")
     for key in ("name", "source"):
         if not table.get(key):
@@ -112,32 +130,48 @@ def _resolve(base: Path, source: str) -> str:
 
 
 def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoint]:
-    """Return the named checkpoints in the order of ``names``; all of the lineup when there are none."""
+    """Return the named checkpoints in the order of ``names``; all of the lineup when there are none.
+
+    ``untrained:NAME`` is the architecture of NAME with random weights of seed 0, ``untrained:NAME:SEED`` of
+    another seed; their checkpoints are called ``untrained-NAME-SEED``.
+    """
     known = {checkpoint.name: checkpoint for checkpoint in lineup}
-    for name in names:
-        if name not in known:
-            raise SslsimError(f"no checkpoint {name!r} in the lineup{close_match(name, known)}")
-    return [known[name] for name in dict.fromkeys(names)] if names else list(known.values())
+    return [_named(name, known) for name in dict.fromkeys(names)] if names else list(known.values())
+
+
+def _named(name: str, known: Mapping[str, Checkpoint]) -> Checkpoint:
+    twin = _UNTRAINED.fullmatch(name)
+    wanted = twin["name"] if twin else name
+    if wanted not in known:
+        raise SslsimError(f"no checkpoint {wanted!r} in the lineup{close_match(wanted, known)}")
+    if not twin:
+        return known[wanted]
+    seed = int(twin["seed"] or 0)
+    return replace(
+        known[wanted], name=f"untrained-{wanted}-{seed}", untrained_seed=seed, finetuned_from=None, seed_of=None
+    )
 
 
 def locate(checkpoint: Checkpoint) -> Path:
     """Return the folder with a checkpoint's files, fetching them from the hub if its source is an id.
 
-    Only configuration and weights are fetched; pickled weights only where there are no safetensors.
+    Only configuration and weights are fetched; pickled weights only where there are no safetensors, and none
+    for an untrained twin.
     """
+    trained = checkpoint.untrained_seed is None
     folder = Path(checkpoint.source)
     if folder.is_dir():
         if checkpoint.revision:
             raise problem(checkpoint, f"has a revision, but its source is a folder, {str(folder)!r}")
     elif _HUB_ID.fullmatch(checkpoint.source):
-        folder = _fetch(checkpoint, [*_SETTINGS, _WEIGHTS[0]])
-        if not _weight_files(folder):
+        folder = _fetch(checkpoint, [*_SETTINGS, _WEIGHTS[0]] if trained else [*_SETTINGS])
+        if trained and not _weight_files(folder):
             folder = _fetch(checkpoint, [_WEIGHTS[1]])
     else:
         raise problem(checkpoint, f"no folder {checkpoint.source!r}")
     if not (folder / "config.json").is_file():
         raise problem(checkpoint, f"no config.json in {str(folder)!r}; a folder that save_pretrained left has one")
-    if not _weight_files(folder):
+    if trained and not _weight_files(folder):
         raise problem(checkpoint, f"no weights in {str(folder)!r} ({' or '.join(_WEIGHTS)})")
     return folder
 
@@ -173,8 +207,16 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
-    """Return a SHA-256 over names and content of a checkpoint's settings and weight files."""
+    """Return a SHA-256 over names and content of a checkpoint's settings and weight files.
+
+    Of an untrained twin: over its settings, its seed, and the versions of the libraries that draw its weights.
+    """
     folder = locate(checkpoint)
-    files = [folder / name for name in _SETTINGS if (folder / name).is_file()] + _weight_files(folder)
-    parts = "".join(f"{file.name}\0{file_fingerprint(file)}\n" for file in files)
+    files = [folder / name for name in _SETTINGS if (folder / name).is_file()]
+    drawn = ""
+    if checkpoint.untrained_seed is None:
+        files += _weight_files(folder)
+    else:
+        drawn = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
+    parts = drawn + "".join(f"{file.name}\0{file_fingerprint(file)}\n" for file in files)
     return hashlib.sha256(parts.encode()).hexdigest()

@@ -177,6 +177,11 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu") -> Encoder:
     SslsimError
         Not there, not a speech encoder on waveforms, or a file that lacks weights of the encoder or
         has weights that it has no place for.
+
+    Notes
+    -----
+    With an ``untrained_seed`` the weights are those that transformers draws for the architecture; the
+    caller's own random state stays as it was.
     """
     folder = locate(checkpoint)
     model, preprocess = _load(checkpoint, folder)
@@ -205,19 +210,18 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TqdmWarning)  # in JupyterLab, for want of widgets that nothing here shows
-        from transformers import AutoFeatureExtractor, AutoModel
+        from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "trust_remote_code": False}
     with _quiet():
         try:
             preprocess = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
-            model, info = AutoModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                trust_remote_code=False,
-                weights_only=True,
-                output_loading_info=True,
-            )
+            if checkpoint.untrained_seed is not None:
+                config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(checkpoint.untrained_seed)
+                    return AutoModel.from_config(config, **options).eval(), preprocess
+            model, info = AutoModel.from_pretrained(folder, weights_only=True, output_loading_info=True, **options)
         except Exception as error:  # config, tensors and pickles each fail in their own way
             raise problem(checkpoint, f"{str(folder)!r} does not load: {first_line(error)}") from error
     missing = sorted(set(info["missing_keys"]) - {"masked_spec_embed"})

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sslsim.errors import SslsimError, close_match
+from sslsim.tables import RELATIONS
 
 NAMES = {
     "max_corr": "max_corr: best single neuron",
@@ -157,7 +158,7 @@ def matrix(table: pd.DataFrame, measure: str, *, standardize: bool = True) -> pd
 def readings(
     table: pd.DataFrame, measure: str, *, standardize: bool = True, axes: Sequence[Axes] | None = None
 ) -> Sequence[Axes]:
-    """Draw intra-model beside inter-model similarity by layer; counterparts are left out.
+    """Draw similarity by layer: a panel a relation, from layers of the same model to untrained ones.
 
     Solid: mean over the layers compared with; dashed: the best of them.
 
@@ -169,31 +170,36 @@ def readings(
         Which measure.
     standardize : bool
         Which scaling, where the table has both.
-    axes : two Axes, optional
-        Where to draw, intra first.
+    axes : sequence of Axes, optional
+        Where to draw, one a relation of the table, in the order of `sslsim.tables.RELATIONS`.
     """
     chosen = _chosen(table, measure, standardize)
-    titles = {"same model": "intra-model: other layers of it", "other model": "inter-model: layers of other models"}
+    relations = [relation for relation in RELATIONS if relation in set(chosen.relation)]
+    models = list(dict.fromkeys(chosen.model))
     with plt.rc_context(STYLE):
+        figure = None
         if axes is None:
-            axes = plt.subplots(1, 2, figsize=(9.6, 3.4), sharey=True, layout="constrained")[1]
-        for ax, (relation, title) in zip(axes, titles.items(), strict=True):
+            figure, axes = _panels(len(relations), 3, (3.3, 2.9), sharex=True, sharey=True)
+        if len(axes) != len(relations):
+            raise SslsimError(f"{len(axes)} axes for {len(relations)} relations: {', '.join(relations)}")
+        for ax, relation in zip(axes, relations, strict=True):
             rows = chosen[chosen.relation == relation]
-            _lines(ax, rows, "mean")
-            _lines(ax, rows, "best", linestyle="--", linewidth=0.8, markersize=0)
-            ax.set(xlabel="layer", ylabel=_title(measure, standardize), title=title if len(rows) else "no other models")
+            _lines(ax, rows, "mean", models)
+            _lines(ax, rows, "best", models, linestyle="--", linewidth=0.8, markersize=0)
+            ax.set(xlabel="layer", ylabel="similarity", title=relation)
+            ax.label_outer()
         _fit_unit(axes, chosen[["mean", "best"]].min().min())
-        axes[1].legend(
-            *axes[0].get_legend_handles_labels(),
-            title="solid mean, dashed best",
-            loc="upper left",
-            bbox_to_anchor=(1, 1),
-        )
+        handles, labels = axes[0].get_legend_handles_labels()
+        title = f"{_title(measure, standardize)}; solid mean, dashed best"
+        place: dict[str, Any] = {"loc": "outside upper center", "ncols": min(5, len(models))} if figure else {}
+        (figure or axes[-1]).legend(handles, labels, title=title, **place)
     return axes
 
 
 def best_matches(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the distribution of every neuron's or head's best match in other checkpoints.
+    """Draw the distribution of every neuron's or head's best match in other checkpoints, by relation.
+
+    Shapes hold the neurons of all models; marks are the medians of each model.
 
     Parameters
     ----------
@@ -205,20 +211,29 @@ def best_matches(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     if table.empty:
         raise SslsimError("no best matches in other models to draw; compare at least two checkpoints")
     sizes = table.assign(value=table.value.abs()) if "neuron_x" in table else table
-    order = [r for r in ("counterpart", "other model") if r in set(sizes.relation)]
+    order = [relation for relation in RELATIONS if relation in set(sizes.relation)]
+    medians = sizes.groupby(["model_x", "relation"], sort=False).value.median().reset_index()
     with plt.rc_context(STYLE):
-        width = max(8.6, 1.2 * sizes.model_x.nunique())
-        ax = ax or plt.subplots(figsize=(width, 3.4), layout="constrained")[1]
-        look = {"cut": 0, "inner": "quart", "density_norm": "width", "linewidth": 0.8, "palette": "colorblind"}
-        sns.violinplot(sizes, x="model_x", y="value", hue="relation", hue_order=order, ax=ax, **look)
-        ax.set(xlabel="", ylabel="best match")
+        ax = ax or plt.subplots(figsize=(8.6, 3.6), layout="constrained")[1]
+        look = {"cut": 0, "inner": "quart", "density_norm": "width", "linewidth": 0.8, "color": "0.85"}
+        sns.violinplot(sizes, x="relation", y="value", order=order, ax=ax, **look)
+        models = list(dict.fromkeys(medians.model_x))
+        for model, (colour, marker) in _looks(models).items():
+            rows = medians[medians.model_x == model]
+            places = [
+                order.index(r) + 0.5 * (models.index(model) + 1) / (len(models) + 1) - 0.25 for r in rows.relation
+            ]
+            ax.plot(places, rows.value, marker, color=colour, markersize=5, label=model)
+        ax.set(xlabel="best match found in a model that is ...", ylabel="best match")
         _fit_unit([ax], sizes.value.min())
-        ax.legend(title="found in", loc="upper left", bbox_to_anchor=(1, 1))
+        ax.legend(title="median of a model", loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 
 def finetuning(table: pd.DataFrame, measures: Sequence[str], *, standardize: bool = True, columns: int = 3) -> Figure:
-    """Draw, by layer, how much of a pretrained model is left after finetuning (solid) beside the other family (dotted).
+    """Draw, by layer, how much of a pretrained model is left after finetuning, beside its yardsticks.
+
+    Solid: the finetuned model; dashed: another seed of the pretrained one; dotted: models of another family.
 
     Parameters
     ----------
@@ -233,31 +248,45 @@ def finetuning(table: pd.DataFrame, measures: Sequence[str], *, standardize: boo
     """
     if not measures:
         raise SslsimError("no measure to draw; give a list of at least one")
-    rows = -(-len(measures) // columns)
+    table = table.assign(model=table.pretrained + " to " + table.finetuned)
+    models = list(dict.fromkeys(table.model))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(3.6 * columns + 1.4, 3.1 * rows), layout="constrained", squeeze=False, sharex=True
-        )
-        for ax, measure in zip(axes.flat, measures, strict=False):
+        figure, axes = _panels(len(measures), columns, (3.6, 3.1), sharex=True)
+        for ax, measure in zip(axes, measures, strict=True):
             chosen = _chosen(table, measure, standardize)
-            chosen = chosen.assign(model=chosen.pretrained + " to " + chosen.finetuned)
-            _lines(ax, chosen, "value")
-            _lines(ax, chosen, "other_family", linestyle=":", linewidth=1.2, markersize=3)
+            _lines(ax, chosen, "value", models)
+            _lines(ax, chosen, "other_seed", models, linestyle="--", linewidth=1.0, markersize=2)
+            _lines(ax, chosen, "other_family", models, linestyle=":", linewidth=1.2, markersize=2)
             ax.set(xlabel="layer", ylabel="similarity", title=_title(measure, standardize))
-            _fit_unit([ax], chosen[["value", "other_family"]].min().min())
-        for ax in axes.flat[len(measures) :]:
-            ax.remove()
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        title = "solid: same layer after finetuning\ndotted: same depth, other family"
+            _fit_unit([ax], chosen[["value", "other_seed", "other_family"]].min().min())
+        handles, labels = axes[0].get_legend_handles_labels()
+        title = "solid: same layer after finetuning; dashed: another seed; dotted: other family, same depth"
         figure.legend(handles, labels, title=title, loc="outside upper center", ncols=2)
     return figure
 
 
-def _lines(ax: Axes, table: pd.DataFrame, column: str, **style: Any) -> None:
-    """One line a model over layers; colours and markers follow the order of the models in the table."""
-    models = list(dict.fromkeys(table.model))
+def _panels(count: int, columns: int, size: tuple[float, float], **sharing: Any) -> tuple[Figure, list[Axes]]:
+    """Make a figure of panels of one size and return it with its axes, row by row."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    inches = (size[0] * columns, size[1] * rows + 1.0)
+    figure, axes = plt.subplots(rows, columns, figsize=inches, layout="constrained", squeeze=False, **sharing)
+    for ax in axes.flat[count:]:
+        ax.remove()
+    for ax in axes.flat[max(0, count - columns) : count]:
+        ax.xaxis.set_tick_params(labelbottom=True)  # also above a place that stayed empty
+    return figure, list(axes.flat[:count])
+
+
+def _looks(models: Sequence[str]) -> dict[str, tuple[Any, str]]:
+    """Colour and marker of every model, by its place in the list."""
     colours = sns.color_palette("colorblind", len(models))
-    for model, colour, marker in zip(models, colours, MARKERS * len(models), strict=False):
+    return {m: (c, k) for m, c, k in zip(models, colours, MARKERS * len(models), strict=False)}
+
+
+def _lines(ax: Axes, table: pd.DataFrame, column: str, models: Sequence[str], **style: Any) -> None:
+    """One line a model over layers."""
+    for model, (colour, marker) in _looks(models).items():
         rows = table[table.model == model].sort_values("layer")
         label = model if column in ("mean", "value") else None
         ax.plot(rows.layer, rows[column], color=colour, marker=marker, label=label, **{"markersize": 4, **style})

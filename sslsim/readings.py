@@ -1,12 +1,17 @@
 """What a reader takes from a grid of layer pairs: tables in, smaller tables out.
 
 Every function takes the tidy table of `sslsim.compare` or a finer one. The value in row (x, y) of a directional measure
-says how well x is found in y. Two checkpoints are *counterparts* when one was finetuned from the other or both from
-the same one: they share most of their weights, so they are kept apart from *other models*.
+says how well x is found in y. What two checkpoints are to each other, their *relation*, comes from the lineup:
+
+- counterpart: one was finetuned from the other or both from the same one, so they share most of their weights;
+- other seed: pretrained by the same recipe with other random numbers (`seed_of`), the ceiling for two separate models;
+- same family, other family: anything else of one family or of two; other model: where a family is not named;
+- untrained: at least one has random weights, the floor.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,23 +20,39 @@ import pandas as pd
 from sslsim.errors import SslsimError
 from sslsim.measures import level_of
 from sslsim.store import ActivationStore
+from sslsim.tables import RELATIONS
 
 KEYS = ["measure", "standardize"]
-RELATIONS = ["same model", "counterpart", "other model"]
+SEPARATE = ["other seed", "same family", "other family", "other model"]  # trained, and not from one another
 
 
 def relate(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
-    """Add the column `relation` of the two models of each row: 'same model', 'counterpart' or 'other model'."""
-    parents = {s.checkpoint.name: s.checkpoint.finetuned_from for s in stores}
-    origin = {name: _origin(name, parents) for name in parents}
-    same = table.model_x == table.model_y
-    related = table.model_x.map(origin) == table.model_y.map(origin)
-    relation = pd.Series("other model", index=table.index).mask(related, "counterpart").mask(same, "same model")
-    return table.assign(relation=relation)
+    """Add the column `relation` of the two models of each row, one of `RELATIONS`."""
+    chosen = {s.checkpoint.name: s.checkpoint for s in stores}
+    lineage = {name: _origin(name, {n: c.finetuned_from for n, c in chosen.items()}) for name in chosen}
+    recipe = {name: _origin(name, {n: c.seed_of for n, c in chosen.items()}) for name in chosen}
+
+    def relation(x: str, y: str) -> str:
+        a, b = chosen[x], chosen[y]
+        if x == y:
+            return "same model"
+        if a.untrained_seed is not None or b.untrained_seed is not None:
+            return "untrained"
+        if lineage[x] == lineage[y]:
+            return "counterpart"
+        if recipe[x] == recipe[y]:
+            return "other seed"
+        if not a.family or not b.family:
+            return "other model"
+        return "same family" if a.family == b.family else "other family"
+
+    known = {pair: relation(*pair) for pair in itertools.product(chosen, chosen)}
+    pairs = zip(table.model_x, table.model_y, strict=True)
+    return table.assign(relation=pd.Series([known[pair] for pair in pairs], index=table.index, dtype=object))
 
 
 def _origin(name: str, parents: Mapping[str, str | None]) -> str:
-    """Checkpoint at the start of a chain of finetuning."""
+    """Checkpoint at the start of a chain of parents; one that is not among them is an origin all the same."""
     seen = [name]
     while (parent := parents.get(seen[-1])) and parent not in seen:
         seen.append(parent)
@@ -39,7 +60,7 @@ def _origin(name: str, parents: Mapping[str, str | None]) -> str:
 
 
 def within_and_across(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
-    """Similarity of each layer to the rest of its own model (intra), to counterparts and to other models (inter).
+    """Similarity of each layer to the rest of its own model (intra) and to the layers of others, by relation (inter).
 
     Returns
     -------
@@ -63,9 +84,9 @@ def summary(readings: pd.DataFrame) -> pd.DataFrame:
 
 
 def strongest(table: pd.DataFrame, stores: Sequence[ActivationStore], n: int = 12) -> pd.DataFrame:
-    """Return the `n` best of a table of best partners between other models; of neurons, by the size of r."""
+    """Return the `n` best of a table of best partners between separately trained models; neurons by size."""
     found = relate(table, stores)
-    found = found[found.relation == "other model"].drop(columns="relation")
+    found = found[found.relation.isin(SEPARATE)]
     key = abs if "neuron_x" in found else None
     return found.sort_values("value", key=key, ascending=False, ignore_index=True).head(n)
 
@@ -91,28 +112,29 @@ def finetuned_pairs(stores: Sequence[ActivationStore]) -> list[tuple[ActivationS
 def finetuning(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """How much of each pretrained layer is still there, in the same layer, after finetuning.
 
-    Beside it, as a yardstick, the same layer against checkpoints of other families at the nearest relative depth.
+    Beside it, as yardsticks, the same layer of another seed of the pretrained model, and checkpoints of other families
+    at the nearest relative depth.
 
     Returns
     -------
     DataFrame
-        level, measure, standardize, pretrained, finetuned, layer, depth (layer over number of blocks), value, and
-        other_family (mean over the checkpoints of other families; NaN if there is none).
+        level, measure, standardize, pretrained, finetuned, layer, depth (layer over number of blocks), value,
+        other_seed and other_family (means over the checkpoints of that relation; NaN if there is none).
     """
     depth = {s.checkpoint.name: s.n_layers - 1 for s in stores}
-    family = {s.checkpoint.name: s.checkpoint.family for s in stores}
     same_depth = np.floor(table.layer_x * table.model_y.map(depth) / table.model_x.map(depth) + 0.5)
-    families = table.model_x.map(family), table.model_y.map(family)
-    named = (families[0] != "") & (families[1] != "") & (families[0] != families[1])
-    other = (same_depth == table.layer_y) & named & (relate(table, stores).relation == "other model")
-    yardstick = table[other].groupby([*KEYS, "model_x", "layer_x"]).value.mean().rename("other_family")
+    near = relate(table[same_depth == table.layer_y], stores)
+    yardsticks = near.pivot_table(index=[*KEYS, "model_x", "layer_x"], columns="relation", values="value")
+    yardsticks = yardsticks.reindex(columns=["other seed", "other family"]).set_axis(
+        ["other_seed", "other_family"], axis=1
+    )
     rows = []
     for pretrained, finetuned in finetuned_pairs(stores):
         name_x, name_y = pretrained.checkpoint.name, finetuned.checkpoint.name
         same = (table.model_x == name_x) & (table.model_y == name_y) & (table.layer_x == table.layer_y)
-        rows.append(table[same].join(yardstick, on=[*KEYS, "model_x", "layer_x"]))
+        rows.append(table[same].join(yardsticks, on=[*KEYS, "model_x", "layer_x"]))
     names = {"model_x": "pretrained", "model_y": "finetuned", "layer_x": "layer"}
     out = pd.concat(rows, ignore_index=True).rename(columns=names)
     out.insert(0, "level", out.measure.map(level_of))
     out["depth"] = out.layer / out.pretrained.map(depth)
-    return out[["level", *KEYS, "pretrained", "finetuned", "layer", "depth", "value", "other_family"]]
+    return out[["level", *KEYS, "pretrained", "finetuned", "layer", "depth", "value", *yardsticks]]

@@ -144,6 +144,7 @@ class ActivationStore:
             "query rows": f"{self.queries} an utterance",
             "frames": f"{self.n_frames:,} of {len(self.index):,} utterances, {seconds / 60:.1f} min",
             "checkpoint": f"{self.checkpoint.source} ({self.fingerprint[:12]})",
+            "weights": self.checkpoint.weights,
             "store": str(self.root),
         }
         cells = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in rows.items())

@@ -14,6 +14,7 @@ from toys import write_notebook
 
 from sslsim import __version__, cli, extraction, models, report
 from sslsim.errors import SslsimError
+from sslsim.lineup import Checkpoint
 from sslsim.plan import plan
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "nbconvert", "papermill")
@@ -35,8 +36,7 @@ class Store:
 
 
 def store(name: str) -> Any:
-    fields = {"source": "org/w2v", "revision": None, "family": "w2v", "size": "s", "finetuned_from": None}
-    checkpoint = SimpleNamespace(name=name, **fields)
+    checkpoint = Checkpoint(name, "org/w2v", family="w2v", size="s")
     return Store(checkpoint, Path("store") / name, index=pd.DataFrame({"n_samples": [16000 * 90]}))
 
 
@@ -200,6 +200,6 @@ def test_checkpoints_shows_sizes_and_hash(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(models, "checkpoint_fingerprint", lambda _: "0123456789abcdef")
     assert cli.main(["checkpoints"]) == 0
     head, row = capsys.readouterr().out.splitlines()
-    titles = "name family size layers neurons heads pre-norm parameters finetuned from fingerprint"
+    titles = "name family size layers neurons heads pre-norm parameters finetuned from seed of weights fingerprint"
     assert head.split() == titles.split()
-    assert row.split() == ["w2v", "w2v", "s", "7", "64", "4", "yes", "1,234,567", "0123456789ab"]
+    assert row.split() == ["w2v", "w2v", "s", "7", "64", "4", "yes", "1,234,567", "trained", "0123456789ab"]

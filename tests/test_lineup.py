@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -26,7 +27,11 @@ def test_a_lineup_is_read_in_order(checkpoints):
 
 def test_every_field_of_a_table(tmp_path):
     text = TABLE + 'revision = "abc"\nfamily = "hubert"\nsize = "base"\n'
-    assert _lineup(tmp_path, text) == [Checkpoint("a", "org/a", "abc", "hubert", "base", None)]
+    text += TABLE.replace('"a"', '"b"') + 'seed_of = "a"\nfinetuned_from = "a"\nuntrained_seed = 3\n'
+    assert _lineup(tmp_path, text) == [
+        Checkpoint("a", "org/a", "abc", "hubert", "base"),
+        Checkpoint("b", "org/a", finetuned_from="a", seed_of="a", untrained_seed=3),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,12 @@ def test_sources_are_folders_beside_the_lineup_or_hub_ids(tmp_path, source, reso
         (TABLE + "revision = 3", "checkpoint 1: revision is 3; it must be a string"),
         (TABLE.replace('"a"', '"a/b"'), "name 'a/b' may hold only letters, digits and ._\\+- \\(it names a folder"),
         (TABLE + TABLE, "'a' occurs twice; give each its own name"),
-        (TABLE + 'finetuned_from = "a"\n', "'a' is finetuned from itself; name where it started"),
+        (TABLE + 'finetuned_from = "a"\n', "'a' is finetuned from itself; name another one"),
+        (TABLE + 'seed_of = "a"\n', "'a' is another seed of itself; name another one"),
+        (TABLE + "seed_of = 'b'", "'a' is another seed of 'b', which is not in it; known: a"),
+        (TABLE + "untrained_seed = '1'", "untrained_seed is '1'; it must be a whole number, 0 or more"),
+        (TABLE + "untrained_seed = -1", "untrained_seed is -1; it must be a whole number, 0 or more"),
+        (TABLE + "untrained_seed = true", "untrained_seed is True; it must be a whole number, 0 or more"),
         (TABLE + "finetuned_from = 'b'", "'a' is finetuned from 'b', which is not in it; known: a"),
     ],
 )
@@ -81,6 +91,29 @@ def test_select_keeps_the_order_asked_for_and_suggests():
     assert select(lineup, ["hubert-large", "w2v2-base", "hubert-large"]) == [lineup[2], lineup[0]]
     with pytest.raises(SslsimError, match="no checkpoint 'hubert-bse' in the lineup; did you mean 'hubert-base'?"):
         select(lineup, ["hubert-bse"])
+
+
+def test_select_makes_untrained_twins():
+    lineup = [Checkpoint("a", "org/a", "v1", "hubert", "base"), Checkpoint("b", "org/b", finetuned_from="a")]
+    twin = Checkpoint("untrained-a-0", "org/a", "v1", "hubert", "base", untrained_seed=0)
+    named = select(lineup, ["untrained:a", "b", "untrained:b:7"])
+    assert named == [twin, lineup[1], Checkpoint("untrained-b-7", "org/b", untrained_seed=7)]
+    assert [c.weights for c in named] == ["random, seed 0", "trained", "random, seed 7"]
+    with pytest.raises(SslsimError, match="no checkpoint 'aa' in the lineup; did you mean 'a'"):
+        select(lineup, ["untrained:aa:1"])
+
+
+def test_an_untrained_twin_needs_no_weights_and_its_fingerprint_follows_seed_and_settings(checkpoints, tmp_path):
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(checkpoints / "hubert-pre" / name, tmp_path)
+    twins = [Checkpoint("x", str(tmp_path), untrained_seed=seed) for seed in (0, 1)]
+    assert locate(twins[0]) == tmp_path
+    whole = Checkpoint("y", str(checkpoints / "hubert-pre"), untrained_seed=0)
+    prints = [checkpoint_fingerprint(c) for c in (*twins, whole, replace(whole, untrained_seed=None))]
+    assert prints[0] == prints[2]
+    assert len(set(prints)) == 3
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text() + "\n")
+    assert checkpoint_fingerprint(twins[0]) != prints[0]
 
 
 def test_the_fingerprint_follows_content_and_not_place(checkpoints, tmp_path):

@@ -111,6 +111,31 @@ def test_the_preprocessor_decides_on_normalisation(checkpoints, tmp_path, do_nor
     assert np.allclose(a, b, atol=1e-2) == same
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_untrained_twins_have_the_weights_that_transformers_draws(checkpoints, tmp_path, kind):
+    import transformers
+
+    for name in ("config.json", "preprocessor_config.json"):  # no weights: none are read
+        shutil.copy(checkpoints / f"{kind}-ctc" / name, tmp_path)
+    torch.manual_seed(99)
+    expected = torch.rand(1)
+    torch.manual_seed(99)
+    twin, again, other = (load_encoder(Checkpoint("x", str(tmp_path), untrained_seed=s)) for s in (5, 5, 6))
+    assert torch.equal(torch.rand(1), expected)  # the caller's random numbers go on as if nothing had been drawn
+    torch.manual_seed(5)
+    family = {"wav2vec2": transformers.Wav2Vec2Model, "hubert": transformers.HubertModel}[kind.split("-")[0]]
+    plain = family(transformers.AutoConfig.from_pretrained(tmp_path)).state_dict()
+    for key, weight in twin._model.state_dict().items():
+        assert torch.equal(weight, plain[key]), key
+    hidden = [encoder.encode(WAVEFORM, ROWS).hidden for encoder in (twin, again, other)]
+    np.testing.assert_array_equal(hidden[0], hidden[1])
+    assert np.abs(hidden[0] - hidden[2]).max() > 0.1
+    assert twin.parameters == loaded(checkpoints / kind).parameters
+    trained = loaded(checkpoints / kind).encode(WAVEFORM, ROWS)
+    assert twin.encode(WAVEFORM, ROWS).attention.shape == trained.attention.shape
+    assert np.abs(hidden[0] - trained.hidden).max() > 0.1
+
+
 def test_half_precision_files_are_run_in_float32(checkpoints, tmp_path):
     checkpoint = copy(checkpoints, tmp_path)
     path = tmp_path / "copy" / "model.safetensors"

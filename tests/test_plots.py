@@ -74,6 +74,8 @@ def test_axes_are_taken_and_given_back(table, stores):
     assert plots.heatmap(table, "max_corr", ax=axes[0]) is axes[0]
     read = readings.within_and_across(table, stores)
     assert plots.readings(read, "max_corr", axes=axes) is axes
+    with pytest.raises(sslsim.SslsimError, match="1 axes for 2 relations: same model, other model"):
+        plots.readings(read, "max_corr", axes=axes[:1])
 
 
 def test_readings_draw_a_mean_and_a_best_line_a_model(table, stores):
@@ -83,24 +85,30 @@ def test_readings_draw_a_mean_and_a_best_line_a_model(table, stores):
     expected = read[~read.standardize & (read.measure == "svcca") & (read.model == "alpha")]
     expected = expected[expected.relation == "same model"].sort_values("layer")
     np.testing.assert_allclose(left.lines[0].get_ydata(), expected["mean"])
-    assert [t.get_text() for t in right.get_legend().get_texts()] == ["alpha", "beta"]
+    assert [ax.get_title(loc="left") for ax in (left, right)] == ["same model", "other model"]
+    (legend,) = left.figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["alpha", "beta"]
 
 
 def test_best_matches(stores):
     partners = readings.relate(sslsim.compare_neurons(stores, progress=False)[1], stores)
     ax = plots.best_matches(partners)
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["alpha", "beta"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["other model"]
     assert ax.get_ylim() == (0, 1.02)
+    marks = {line.get_label(): line.get_ydata() for line in ax.lines if line.get_marker() not in ("", "None")}
+    assert set(marks) == {"alpha", "beta"}
+    assert marks["alpha"] == pytest.approx(partners[partners.model_x == "alpha"].value.abs().median())
 
 
 def test_finetuning_panels_and_pair_heatmaps(table):
     changed = pd.DataFrame(
         {"measure": "svcca", "standardize": True, "pretrained": "alpha", "finetuned": "beta", "layer": [0, 1, 2]}
-    ).assign(value=[0.9, 0.8, 0.7], other_family=0.2)
+    ).assign(value=[0.9, 0.8, 0.7], other_seed=[0.5, 0.4, 0.3], other_family=0.2)
     figure = plots.finetuning(changed, ["svcca"])
-    solid, dotted = figure.axes[0].lines
+    solid, dashed, dotted = figure.axes[0].lines
     assert solid.get_ydata().tolist() == [0.9, 0.8, 0.7]
-    assert dotted.get_linestyle() == ":"
+    assert dashed.get_ydata().tolist() == [0.5, 0.4, 0.3]
+    assert (dashed.get_linestyle(), dotted.get_linestyle()) == ("--", ":")
     maps = plots.pair_heatmaps(table, [("alpha", "beta"), ("beta", "alpha")], ["svcca", "max_corr"])
     assert [ax.collections[0].get_array().size for ax in maps.axes[:4]] == [12, 12, 12, 12]
 
@@ -114,8 +122,8 @@ def test_a_measure_that_is_not_in_the_table_is_named(table):
 
 def test_one_model_has_no_partners_to_draw_but_readings(stores):
     table, partners = sslsim.compare_neurons(stores[:1], ["max_corr"], progress=False)
-    _, right = plots.readings(readings.within_and_across(table, stores[:1]), "max_corr")
-    assert not right.lines
+    (only,) = plots.readings(readings.within_and_across(table, stores[:1]), "max_corr")
+    assert only.get_title(loc="left") == "same model"
     with pytest.raises(sslsim.SslsimError, match="no best matches in other models to draw; compare at least two"):
         plots.best_matches(readings.relate(partners, stores[:1]))
 

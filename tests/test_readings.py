@@ -8,6 +8,7 @@ import pytest
 
 import sslsim
 from sslsim import readings
+from sslsim.tables import RELATIONS
 
 
 @pytest.fixture
@@ -36,7 +37,38 @@ def test_relation_of_two_models(table, stores):
     found = {(r.model_x, r.model_y): r.relation for r in related.itertuples()}
     assert found["w", "w"] == "same model"
     assert found["w", "w-ctc"] == found["w-ctc", "w"] == "counterpart"
-    assert found["h", "w-ctc"] == found["w", "h"] == "other model"
+    assert found["h", "w-ctc"] == found["w", "h"] == "other family"
+
+
+def test_every_relation(make_store):
+    fields = {
+        "a": {"family": "f"},
+        "a-2": {"family": "f", "seed_of": "a"},
+        "a-3": {"family": "f", "seed_of": "a"},
+        "a-ctc": {"family": "f", "finetuned_from": "a"},
+        "b": {"family": "f"},
+        "c": {"family": "g"},
+        "d": {},
+        "twin": {"family": "f", "untrained_seed": 0},
+    }
+    made = [make_store(name) for name in fields]
+    stores = [replace(s, checkpoint=replace(s.checkpoint, **fields[s.checkpoint.name])) for s in made]
+    pairs = pd.DataFrame(itertools.product(fields, fields), columns=["model_x", "model_y"])
+    found = readings.relate(pairs, stores).set_index(["model_x", "model_y"]).relation
+    expected = {
+        ("a", "a-2"): "other seed",
+        ("a-2", "a-3"): "other seed",
+        ("a", "a-ctc"): "counterpart",
+        ("a-2", "a-ctc"): "same family",  # of another run, and finetuned
+        ("a", "b"): "same family",
+        ("a-ctc", "c"): "other family",
+        ("a", "d"): "other model",  # of no named family
+        ("a", "twin"): "untrained",
+        ("twin", "twin"): "same model",
+    }
+    for (x, y), relation in expected.items():
+        assert found[x, y] == found[y, x] == relation, (x, y)
+    assert set(found) == set(RELATIONS)
 
 
 def test_within_and_across(table, stores):
@@ -45,11 +77,11 @@ def test_within_and_across(table, stores):
     edge = read.loc["w", 0, "same model"]
     assert edge["mean"] == pytest.approx(0.85)  # 0.9 and 0.8: itself is left out
     assert (edge.best, edge.best_model, edge.best_layer) == (pytest.approx(0.9), "w", 1)
-    assert read.loc["h", 1, "other model"].best == pytest.approx(0.7)
+    assert read.loc["h", 1, "other family"].best == pytest.approx(0.7)
     assert read.loc["w", 2, "counterpart"].best_layer == 2
     summary = readings.summary(read.reset_index())
-    assert summary.columns.tolist() == ["measure", "standardize", "same model", "counterpart", "other model"]
-    assert summary["other model"].item() == pytest.approx(0.7 - 0.1 * 8 / 9)
+    assert summary.columns.tolist() == ["measure", "standardize", "same model", "counterpart", "other family"]
+    assert summary["other family"].item() == pytest.approx(0.7 - 0.1 * 8 / 9)
 
 
 def test_finetuning_follows_the_same_layer_beside_the_other_family(table, stores):
@@ -61,13 +93,26 @@ def test_finetuning_follows_the_same_layer_beside_the_other_family(table, stores
     assert set(changed.finetuned) == {"w-ctc"}
     assert changed.value.to_numpy() == pytest.approx(0.95)
     assert changed.other_family.to_numpy() == pytest.approx(0.7)
+    assert changed.other_seed.isna().all()
+
+
+def test_finetuning_beside_another_seed(table, stores):
+    extra = table[(table.model_x == "w") & (table.model_y == "w-ctc")].assign(
+        model_y="w-2", value=lambda t: t.value - 0.2
+    )
+    second = replace(stores[0], checkpoint=replace(stores[0].checkpoint, name="w-2", seed_of="w"))
+    changed = readings.finetuning(pd.concat([table, extra], ignore_index=True), [*stores, second])
+    assert changed.other_seed.to_numpy() == pytest.approx(0.75)
+    assert changed.value.to_numpy() == pytest.approx(0.95)
 
 
 def test_strongest_leaves_counterparts_out(stores):
     partners = pd.DataFrame(
         {"model_x": ["w", "w", "h"], "model_y": ["w-ctc", "h", "w"], "value": [0.99, -0.8, 0.5], "neuron_x": 0}
     )
-    assert readings.strongest(partners, stores, n=1).value.tolist() == [-0.8]
+    strongest = readings.strongest(partners, stores, n=1)
+    assert strongest.value.tolist() == [-0.8]
+    assert strongest.relation.tolist() == ["other family"]
 
 
 def test_without_a_counterpart_there_is_nothing_to_compare(stores):
@@ -90,6 +135,11 @@ def test_the_yardstick_leaves_out_relatives_and_unnamed_families(table, stores):
         replace(s, checkpoint=replace(s.checkpoint, family="" if s.checkpoint.finetuned_from else "x")) for s in stores
     ]
     assert readings.finetuning(table, nameless).other_family.isna().all()
+    untrained = [
+        replace(s, checkpoint=replace(s.checkpoint, untrained_seed=0 if s.checkpoint.name == "h" else None))
+        for s in stores
+    ]
+    assert readings.finetuning(table, untrained).other_family.isna().all()
 
 
 def test_strongest_heads_are_the_largest_not_the_most_negative(stores):

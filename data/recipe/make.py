@@ -29,11 +29,11 @@ def stages() -> dict[str, tuple[list[str], list[str]]]:
     plan["check"] = (["check.py"], [])
     sources = list(dict.fromkeys(r.units for r in RECIPES.values() if r.units))
     for r in RECIPES.values():
+        if r.units:
+            before = [r.units] if r.units in RECIPES else []
+            plan[f"units-{r.units}"] = (["units.py", r.units], [*(f"speech-{name}" for name in sets), *before])
         needs = ["speech-train", "check"] + [f"units-{r.units}"] * bool(r.units) + [r.start] * bool(r.start)
         plan[r.name] = (["train.py", r.name], needs)
-    for source in sources:
-        before = [source] if source in RECIPES else []
-        plan[f"units-{source}"] = (["units.py", source], [*(f"speech-{name}" for name in sets), *before])
     measured = [*SHIPPED, "twin-small", "twin-large", "log-mel"]
     for name in measured:
         needs = ["speech-analysis", "speech-probe"]
