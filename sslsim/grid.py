@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from sslsim.heads import compare_heads, layer_scores
 from sslsim.measures import MEASURES, measure_named
 from sslsim.moments import Marginal, Moments
 from sslsim.neurons import best_partners
-from sslsim.states import State, check_names, check_stores, pairs, states_of
+from sslsim.states import State, check_between, check_names, check_stores, pairs, states_of
 from sslsim.store import ActivationStore
 from sslsim.tables import square_table
 
@@ -25,6 +25,7 @@ def compare(
     *,
     standardize: bool | Sequence[bool] = True,
     frames: int | None = None,
+    between: Iterable[Sequence[str]] | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -41,6 +42,9 @@ def compare(
         one set of rows, under True.
     frames : int, optional
         Use that many evenly spaced frames (query rows of attention are not affected); all by default.
+    between : pairs of checkpoint names, optional
+        Compare only these checkpoints with each other, in both directions; the rest costs nothing (for attention it
+        costs as much). All pairs by default.
     device : str
         Where to compute.
     progress : bool
@@ -61,16 +65,21 @@ def compare(
     for name in wanted:
         measure_named(name)
     check_stores(stores)
+    chosen = check_between(between, stores)
     tables = []
     if wanted:
         scores = _Scores(states_of(stores, frames), wanted, scalings)
-        for pair in pairs(scores.states, device, progress, "layers"):
+        for pair in pairs(scores.states, chosen, device, progress, "layers"):
             scores.add(*pair)
         tables.append(scores.table())
     heads = [m for m in measures if m in attention.MEASURES]
     if heads:
         tables.append(layer_scores(compare_heads(stores, heads, device=device, progress=progress)))
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    if between is None:
+        return table
+    kept = [frozenset(models) in chosen for models in zip(table.model_x, table.model_y, strict=True)]
+    return table[kept].reset_index(drop=True)
 
 
 def compare_neurons(
@@ -98,7 +107,7 @@ def compare_neurons(
     check_stores(stores)
     states = states_of(stores, frames)
     scores, partners = _Scores(states, measures, [True]), _Partners()
-    for x, y, m in pairs(states, device, progress, "neurons"):
+    for x, y, m in pairs(states, check_between(None, stores), device, progress, "neurons"):
         scores.add(x, y, m)
         partners.add(x, y, m)
     return scores.table(), partners.table()

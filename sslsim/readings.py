@@ -109,6 +109,16 @@ def finetuned_pairs(stores: Sequence[ActivationStore]) -> list[tuple[ActivationS
     return pairs
 
 
+def finetuning_pairs(stores: Sequence[ActivationStore]) -> list[tuple[str, str]]:
+    """Names of the checkpoints that `finetuning` compares: each pretrained one with its counterparts and yardsticks."""
+    pretrained = {s.checkpoint.name for s, _ in finetuned_pairs(stores)}
+    names = [s.checkpoint.name for s in stores]
+    pairs = pd.DataFrame(itertools.product(names, names), columns=["model_x", "model_y"])
+    related = relate(pairs[pairs.model_x.isin(pretrained)], stores)
+    chosen = related[related.relation.isin(["counterpart", "other seed", "other family"])]
+    return list(zip(chosen.model_x, chosen.model_y, strict=True))
+
+
 def finetuning(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """How much of each pretrained layer is still there, in the same layer, after finetuning.
 

@@ -6,8 +6,9 @@ side, and one matrix product gives the cross moments of all its pairs. Each laye
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sslsim import moments
-from sslsim.errors import SslsimError
+from sslsim.errors import SslsimError, close_match
 from sslsim.moments import Marginal, Moments
 from sslsim.store import ActivationStore, check_pairable
 
@@ -79,24 +80,57 @@ def states_of(stores: Sequence[ActivationStore], frames: int | None) -> list[Sta
     return [State(store, layer, chosen) for store in stores for layer in range(store.n_layers)]
 
 
-def pairs(states: list[State], device: str, progress: bool, what: str) -> Iterator[tuple[State, State, Moments]]:
-    """Moments of every unordered pair of states, each state with itself included; blocks on the diagonal come first."""
+def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[ActivationStore]) -> set[frozenset[str]]:
+    """Return the unordered pairs of checkpoints to compare, each name checked; None stands for all pairs."""
+    names = [s.checkpoint.name for s in stores]
+    if between is None:
+        return {frozenset(pair) for pair in itertools.product(names, names)}
+    chosen = set()
+    for pair in between:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise SslsimError(f"between holds {pair!r}; each item must be two names of checkpoints")
+        for name in pair:
+            if name not in names:
+                raise SslsimError(f"between names {name!r}, which is not among the stores{close_match(name, names)}")
+        chosen.add(frozenset(pair))
+    if not chosen:
+        raise SslsimError("between is empty; give pairs of names of checkpoints, or None for all pairs")
+    return chosen
+
+
+def pairs(
+    states: list[State], between: set[frozenset[str]], device: str, progress: bool, what: str
+) -> Iterator[tuple[State, State, Moments]]:
+    """Moments of every unordered pair of states of the wanted checkpoints, a state with itself included.
+
+    Blocks on the diagonal come first. A pair of checkpoints that is not in `between` costs no product.
+    """
+    used = frozenset().union(*between)
+    states = [s for s in states if s.label[0] in used]
     means = {
         s: moments.mean(s).to(device) for s in tqdm(states, f"{what}: means", disable=not progress, file=sys.stdout)
     }
     marginals: dict[State, Marginal] = {}
     blocks = _blocks(states)
-    order = [(b, b) for b in blocks] + [(a, b) for i, a in enumerate(blocks) for b in blocks[i + 1 :]]
-    total = len(states) * (len(states) + 1) // 2
+    order = [(b, b) for b in blocks]
+    order += [(a, b) for i, a in enumerate(blocks) for b in blocks[i + 1 :] if _models(a, b) in between]
+    total = sum(_models([x], [y]) in between for i, x in enumerate(states) for y in states[i:])
     with tqdm(total=total, desc=f"{what}: pairs", disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
         for a, b in order:
             cross = _cross_products(a, b, means, device)
             if a is b:
                 marginals |= {s: _own(s, cross[i][i], means) for i, s in enumerate(a)}
+                if _models(a, b) not in between:
+                    continue
             for i, x in enumerate(a):
                 for j, y in list(enumerate(b))[i if a is b else 0 :]:
                     yield x, y, Moments(marginals[x], marginals[y], cross[i][j])
                     bar.update()
+
+
+def _models(a: list[State], b: list[State]) -> frozenset[str]:
+    """Names of the checkpoints of two blocks, each of one checkpoint."""
+    return frozenset({a[0].label[0], b[0].label[0]})
 
 
 def _own(state: State, scatter: Tensor, means: dict[State, Tensor]) -> Marginal:
@@ -110,15 +144,12 @@ def _own(state: State, scatter: Tensor, means: dict[State, Tensor]) -> Marginal:
 
 
 def _blocks(states: list[State]) -> list[list[State]]:
-    """Cut the list of states into runs of at most `BLOCK_NEURONS` neurons (a wider layer is a block alone)."""
+    """Cut the list into runs of layers of one checkpoint of at most `BLOCK_NEURONS` neurons, or of one wider layer."""
     blocks: list[list[State]] = []
-    room = 0
-    for state in states:
-        if not blocks or state.shape[1] > room:
-            blocks.append([])
-            room = BLOCK_NEURONS
-        blocks[-1].append(state)
-        room -= state.shape[1]
+    for _, run in itertools.groupby(states, key=lambda state: state.label[0]):
+        layers = list(run)
+        size = max(1, BLOCK_NEURONS // layers[0].shape[1])
+        blocks += [layers[i : i + size] for i in range(0, len(layers), size)]
     return blocks
 
 

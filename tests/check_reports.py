@@ -125,20 +125,21 @@ def values(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def grid(frame: pd.DataFrame) -> Iterator[str]:
-    """N x N ordered pairs of the N (model, layer) for each measure, and 1 on the diagonal."""
+    """All layers of one model with all of the other, for each pair of models in both directions; 1 with itself."""
     if not {*STATES, "value"} <= set(frame.columns) or {"head_x", "neuron_x"} & set(frame.columns):
         return
     by = [column for column in ("measure", "standardize") if column in frame] or [lambda _: "all"]
     for key, part in frame.groupby(by, dropna=False):
         label = " ".join(str(item) for item in key) if isinstance(key, tuple) else str(key)
-        x, y = (set(zip(part[f"model_{s}"], part[f"layer_{s}"], strict=True)) for s in "xy")
-        n, pairs = len(x | y), len(part.drop_duplicates(STATES))
-        if pairs != n * n or len(part) != n * n:
-            yield f"{label}: {len(part)} rows and {pairs} different pairs, but {n} x {n} are complete"
-        diagonal = part[(part["model_x"] == part["model_y"]) & (part["layer_x"] == part["layer_y"])]["value"]
-        off = float((diagonal - 1).abs().max()) if len(diagonal) else float("nan")
-        if not off <= 1e-6:
-            yield f"{label}: the diagonal is off 1 by {off:.3g}"
+        states = {state for s in "xy" for state in zip(part[f"model_{s}"], part[f"layer_{s}"], strict=True)}
+        layers = pd.Series([model for model, _ in states]).value_counts()
+        found = part.drop_duplicates(STATES).groupby(["model_x", "model_y"]).size()
+        wanted = {(x, y): layers[x] * layers[y] for pair in found.index for x, y in (pair, pair[::-1])}
+        if found.to_dict() != wanted or len(part) != sum(wanted.values()):
+            yield f"{label}: {len(part)} rows, {found.sum()} different pairs, but {sum(wanted.values())} are complete"
+        own = part[(part["model_x"] == part["model_y"]) & (part["layer_x"] == part["layer_y"])]["value"]
+        if not (own - 1).abs().le(1e-6).all():
+            yield f"{label}: the diagonal is off 1 by {(own - 1).abs().max():.3g}"
 
 
 def check_figures(out: Path) -> Iterator[str]:

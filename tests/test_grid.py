@@ -91,6 +91,29 @@ def test_constant_neurons_are_counted(make_store):
     assert not table.value.isna().any()
 
 
+def test_between_keeps_the_wanted_pairs_and_multiplies_no_others(stores, monkeypatch):
+    measures, keys = ["max_corr", "pwcca", "js"], ["measure", "model_x", "layer_x", "model_y", "layer_y"]
+    whole = quiet(stores, measures).set_index(keys)
+    asked, products = [], states_module._cross_products
+
+    def counted(a, b, *rest):
+        asked.append((a[0].label[0], b[0].label[0]))
+        return products(a, b, *rest)
+
+    monkeypatch.setattr(states_module, "_cross_products", counted)
+    table = quiet(stores, measures, between=[("b", "a"), ("a", "b"), ("c", "c")]).set_index(keys)
+    expected = [("a", "b"), ("b", "a"), ("c", "c")]
+    pairs = [
+        pair in expected
+        for pair in zip(*(whole.index.get_level_values(n) for n in ("model_x", "model_y")), strict=True)
+    ]
+    pd.testing.assert_frame_equal(table, whole[pairs])
+    assert asked == [("a", "a"), ("b", "b"), ("c", "c"), ("a", "b")]
+    asked.clear()
+    quiet(stores, ["max_corr"], between=[("a", "b")])
+    assert asked == [("a", "a"), ("b", "b"), ("a", "b")]  # c is not even read
+
+
 def test_attention_measures_go_with_layer_measures(stores):
     table = quiet(stores, ["max_corr", "js"])
     assert set(table.measure) == {"max_corr", "js"}
@@ -126,6 +149,9 @@ def test_stores_that_do_not_line_up_are_refused(make_store):
         ("cca", {}, "measures is 'cca'; give a list of at least one name"),
         (["cca"], {"standardize": []}, "standardize is empty; give True, False or both"),
         (["cca"], {"frames": 1}, "frames = 1 cannot be sampled from 121 stored frames; give 2 to 121, or 0 for all"),
+        (["cca"], {"between": ["ab"]}, "between holds 'ab'; each item must be two names of checkpoints"),
+        (["cca"], {"between": [("a", "aa")]}, "between names 'aa', which is not among the stores; did you mean 'a'"),
+        (["cca"], {"between": []}, "between is empty; give pairs of names of checkpoints, or None for all pairs"),
         (["cca"], {"frames": 200}, "frames = 200 cannot be sampled from 121 stored frames"),
     ],
 )

@@ -106,6 +106,13 @@ def test_finetuning_beside_another_seed(table, stores):
     assert changed.value.to_numpy() == pytest.approx(0.95)
 
 
+def test_the_pairs_that_finetuning_needs_give_the_same_reading(table, stores):
+    pairs = readings.finetuning_pairs(stores)
+    assert pairs == [("w", "h"), ("w", "w-ctc")]
+    kept = [pair in pairs for pair in zip(table.model_x, table.model_y, strict=True)]
+    pd.testing.assert_frame_equal(readings.finetuning(table[kept], stores), readings.finetuning(table, stores))
+
+
 def test_strongest_leaves_counterparts_out(stores):
     partners = pd.DataFrame(
         {"model_x": ["w", "w", "h"], "model_y": ["w-ctc", "h", "w"], "value": [0.99, -0.8, 0.5], "neuron_x": 0}

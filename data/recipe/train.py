@@ -28,7 +28,7 @@ def rate_at(step: int, recipe: Recipe) -> float:
     Before the fall nothing depends on how many steps there will be, so a run can still
     be given more: change its steps and start it again.
     """
-    fall = round(recipe.fall * recipe.steps)
+    fall = max(1, round(recipe.fall * recipe.steps))
     return recipe.rate * min(1.0, (step + 1) / recipe.warmup, (recipe.steps - step) / fall)
 
 

@@ -1,0 +1,86 @@
+"""The embedded default: what is in data/ loads, keeps to its sizes, and has its proof beside it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import sslsim
+from sslsim.audio import read_corpus
+from sslsim.lineup import read_lineup
+from sslsim.models import load_encoder
+
+LINEUP = read_lineup(sslsim.DATA / "lineup.toml")
+TRAINED = [c for c in LINEUP if c.untrained_seed is None]
+PROOF = pd.read_csv(sslsim.DATA / "proof.csv")
+FOLDERS = sslsim.DATA / "checkpoints"
+
+
+def test_the_lineup_has_both_families_sizes_finetuned_forms_and_second_seeds():
+    kinds = {(c.family, c.size, bool(c.finetuned_from), bool(c.seed_of)) for c in TRAINED}
+    expected = {
+        (family, size, tuned, False)
+        for family in ("wav2vec2", "hubert")
+        for size in ("small", "large")
+        for tuned in (False, True)
+    }
+    assert kinds == expected | {("wav2vec2", "small", False, True), ("hubert", "small", False, True)}
+    assert {Path(c.source) for c in TRAINED} == {folder for folder in FOLDERS.iterdir() if folder.is_dir()}
+    assert {c.size for c in LINEUP if c.untrained_seed is not None} == {"small", "large"}
+
+
+@pytest.mark.parametrize("checkpoint", LINEUP, ids=lambda c: c.name)
+def test_every_checkpoint_loads_whole_at_its_size(checkpoint):
+    encoder = load_encoder(checkpoint)
+    assert encoder.pre_norm == (checkpoint.size == "large")  # as the public ones
+    assert (encoder.n_layers, encoder.n_neurons) == {"small": (6, 128), "large": (7, 160)}[checkpoint.size]
+
+
+def test_sizes_are_those_of_a_repository():
+    sizes = [file.stat().st_size for file in FOLDERS.glob("*/*.safetensors")]
+    assert max(sizes) < 4e6
+    assert sum(file.stat().st_size for file in FOLDERS.rglob("*")) < 30e6
+
+
+def test_two_seeds_are_two_models():
+    prints = [sslsim.lineup.checkpoint_fingerprint(c) for c in LINEUP]
+    assert len(set(prints)) == len(prints)
+
+
+@pytest.mark.parametrize("checkpoint", TRAINED, ids=lambda c: c.name)
+def test_every_checkpoint_is_proven_better_than_chance_log_mel_and_its_untrained_twin(checkpoint):
+    rows = PROOF[PROOF.model == checkpoint.name]
+    task = (
+        "character_error_rate"
+        if checkpoint.finetuned_from
+        else {"wav2vec2": "contrastive_accuracy", "hubert": "masked_unit_accuracy"}[checkpoint.family]
+    )
+    (pretext,) = rows[rows.measure == task].itertuples()
+    if checkpoint.finetuned_from:
+        assert pretext.value < 0.6 * min(pretext.chance, pretext.untrained)
+    else:
+        assert pretext.value > 2 * max(pretext.chance, pretext.untrained)
+    probe = rows[rows.measure == "phone_probe"]
+    assert len(probe) == {"small": 6, "large": 7}[checkpoint.size]
+    log_mel = PROOF[(PROOF.model == "log-mel") & (PROOF.measure == "phone_probe")].value.item()
+    assert probe.value.max() > max(log_mel, probe.untrained.max(), probe.chance.max()) + 0.02
+
+
+def test_codebooks_are_not_collapsed():
+    perplexity = PROOF[PROOF.measure == "codebook_perplexity"]
+    assert len(perplexity) == 3
+    assert (perplexity.value > 32).all()  # of 128
+
+
+def test_the_speech_is_what_its_tables_say():
+    utterances = read_corpus(sslsim.DATA / "speech" / "manifest.csv")
+    assert len(utterances) == 100
+    assert 7 < sum(u.seconds for u in utterances) / 60 < 8
+    with (sslsim.DATA / "speech" / "marks.csv").open(newline="") as file:
+        marks = list(csv.DictReader(file))
+    assert {m["id"] for m in marks} == {u.id for u in utterances}
+    lengths = {u.id: u.seconds for u in utterances}
+    assert all(0 <= float(m["start"]) < float(m["end"]) <= lengths[m["id"]] + 0.02 for m in marks)
