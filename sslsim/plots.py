@@ -44,7 +44,9 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.dpi": 110,
 }
-MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p"]
+COLOURS = [*sns.color_palette("colorblind", 10), "black", "0.6"]  # one more than markers: no pair comes twice soon
+CROWDED = 40  # layers along an axis from which only the first and middle of each model are numbered
 
 
 def heatmap(
@@ -111,7 +113,7 @@ def heatmaps(
     rows = -(-len(panels) // columns)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=(6.8 * columns, 6.0 * rows), squeeze=False)
-        figure.subplots_adjust(hspace=0.25)
+        figure.subplots_adjust(hspace=0.25, wspace=0.3)
     for ax, (measure, scaled) in zip(axes.flat, panels, strict=False):
         heatmap(table, measure, standardize=scaled, ax=ax)
     for ax in axes.flat[len(panels) :]:
@@ -280,8 +282,7 @@ def _panels(count: int, columns: int, size: tuple[float, float], **sharing: Any)
 
 def _looks(models: Sequence[str]) -> dict[str, tuple[Any, str]]:
     """Colour and marker of every model, by its place in the list."""
-    colours = sns.color_palette("colorblind", len(models))
-    return {m: (c, k) for m, c, k in zip(models, colours, MARKERS * len(models), strict=False)}
+    return {m: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, m in enumerate(models)}
 
 
 def _lines(ax: Axes, table: pd.DataFrame, column: str, models: Sequence[str], **style: Any) -> None:
@@ -305,10 +306,13 @@ def _floor(smallest: float) -> float:
 
 
 def _label_blocks(ax: Axes, grid: pd.DataFrame) -> None:
-    """Layer numbers on every cell of both axes, lines between models, and model names beside their block."""
-    ax.set_xticks(np.arange(grid.shape[1]) + 0.5, [str(layer) for layer in grid.columns.get_level_values(1)])
-    ax.set_yticks(np.arange(grid.shape[0]) + 0.5, [str(layer) for layer in grid.index.get_level_values(1)])
-    ax.tick_params(labelsize=min(8.0, 240 / max(grid.shape)), length=0, pad=1, labelrotation=0)
+    """Layer numbers on both axes, lines between models, and model names beside their block."""
+    for axis, index in ((ax.xaxis, grid.columns), (ax.yaxis, grid.index)):
+        shown = list(range(len(index)))
+        if len(index) > CROWDED:
+            shown = sorted({place for _, start, stop in _blocks(index) for place in (start, (start + stop) // 2)})
+        axis.set_ticks(np.array(shown) + 0.5, [str(layer) for layer in index.get_level_values(1)[shown]])
+    ax.tick_params(labelsize=min(8.0, 240 / min(CROWDED, max(grid.shape))), length=0, pad=1, labelrotation=0)
     for model, start, stop in _blocks(grid.columns):
         ax.axvline(start, color="white", linewidth=1.2 if start else 0)
         place: dict[str, Any] = {

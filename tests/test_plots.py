@@ -45,6 +45,19 @@ def test_heatmap_shows_every_pair_with_labels_and_a_fixed_scale(table):
     assert ax.get_title(loc="left") == "svcca: 99 % of variance (raw)"
 
 
+def test_a_crowded_heatmap_numbers_the_first_and_middle_layer_of_each_model(table, monkeypatch):
+    monkeypatch.setattr(plots, "CROWDED", 6)
+    ax = plots.heatmap(table, "max_corr")
+    for labels, places in ((ax.get_xticklabels(), ax.get_xticks()), (ax.get_yticklabels(), ax.get_yticks())):
+        assert [t.get_text() for t in labels] == ["0", "1", "0", "2"]
+        assert places.tolist() == [0.5, 1.5, 3.5, 5.5]
+
+
+def test_every_model_of_a_long_lineup_has_a_look_of_its_own():
+    looks = plots._looks([f"model {i}" for i in range(100)])
+    assert len(set(looks.values())) == 100
+
+
 def test_a_measure_below_zero_widens_the_scale_to_a_quarter(table):
     rows = table[table.measure == "frobenius_published"].assign(value=lambda t: t.value - 2.5)
     low, high = plots.heatmap(rows, "frobenius_published").collections[0].get_clim()
