@@ -2,7 +2,8 @@
 
 A head's map on one utterance is (rows, T): each row is one query frame's distribution over T key frames. Heads are
 compared row by row on the same query frames, every head of one layer with every head of the other. A layer's score
-is the mean over its heads of the best match in the other layer, so it is directional.
+is the mean over its heads of the best match in the other layer, so it is directional; `attention_cka` compares the
+heads of two layers all together instead.
 
 No function loops over pairs of heads: Pearson and Frobenius are one matrix product an utterance, and of the
 Jensen-Shannon divergence ``H((a + b) / 2) - (H(a) + H(b)) / 2`` only the entropy of the mixture is per pair.
@@ -10,8 +11,10 @@ Jensen-Shannon divergence ``H((a + b) / 2) - (H(a) + H(b)) / 2`` only the entrop
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -91,12 +94,22 @@ def frobenius(a: Tensor, b: Tensor) -> Sums:
     return Sums(1 - distance, torch.ones_like(distance))
 
 
+def covariance(a: Tensor, b: Tensor) -> Sums:
+    """Covariance of the heads over all (query, key) cells, each row centred at 1 / T, for `attention_cka`."""
+    centred_a, centred_b = ((maps.flatten(1) - 1 / maps.shape[2]) for maps in (a, b))
+    total = (centred_a @ centred_b.T).double()
+    return Sums(total, torch.full_like(total, a.shape[1] * a.shape[2]))
+
+
 MEASURES: dict[str, Callable[[Tensor, Tensor], Sums]] = {
     "pearson": pearson,
     "js": js,
     "frobenius": frobenius,
     "frobenius_published": frobenius_published,
 }
+
+
+LAYER_MEASURES = ("attention_cka",)  # of two layers, not of two heads
 
 
 def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, device: str = "cpu") -> np.ndarray:
@@ -121,11 +134,96 @@ def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, 
     SslsimError
         If the measure is unknown, the maps do not line up, or a row is not a distribution.
     """
-    if measure not in MEASURES:
-        raise SslsimError(f"unknown attention measure {measure!r}{close_match(measure, MEASURES)}")
+    check_head_measure(measure)
+    return _sum_over(a, b, MEASURES[measure], device).mean.cpu().numpy()
+
+
+def attention_cka(a: Sequence[Maps], b: Sequence[Maps], *, device: str = "cpu") -> float:
+    """Linear CKA of two layers' attention: heads are the neurons, (query, key) cells the frames; symmetric, in [0, 1].
+
+    Every row is centred at 1 / T, its own mean, so that long utterances do not count as a similarity of their own.
+    NaN if all heads of a side are uniform. Arguments and errors are those of `attention_similarity`.
+
+    After AttnLinCKA of Wu et al. 2020 (arXiv 2005.01172), who centre each head over the cells of all utterances.
+    """
+    sides = [(a, b), (a, a), (b, b)]
+    cross, own_a, own_b = (_sum_over(*side, covariance, device).total.norm() for side in sides)
+    return float(cross**2 / (own_a * own_b))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What each head looks at, (heads,) each; means over query rows.
+
+    Attributes
+    ----------
+    entropy : ndarray
+        Of a row, over log T: 0 looks at one frame, 1 at all alike.
+    distance : ndarray
+        Mean distance in frames between the query and where it looks.
+    diagonality : ndarray
+        1 - distance over that of a head that looks at all frames alike: 1 looks at the query frame itself, 0 is broad,
+        below 0 looks away.
+    one_key : ndarray
+        Share of an utterance's attention on the one frame that gets most of it: 1 / T when broad, 1 for a head that
+        looks at one frame whatever the query.
+    """
+
+    entropy: np.ndarray
+    distance: np.ndarray
+    diagonality: np.ndarray
+    one_key: np.ndarray
+
+
+def head_profile(maps: Sequence[Maps], queries: Sequence[Sequence[int] | np.ndarray]) -> Profile:
+    """Describe what each head looks at.
+
+    Parameters
+    ----------
+    maps : sequence of arrays of shape (heads, rows, T)
+        One array an utterance.
+    queries : sequence of arrays of shape (rows,)
+        Frame number of each query row, one array an utterance.
+
+    Raises
+    ------
+    SslsimError
+        If a row is not a distribution, or `queries` does not number the rows.
+    """
+    if len(maps) != len(queries) or not len(maps):
+        raise SslsimError(f"{len(maps)} maps and {len(queries)} lists of query frames; give one list an utterance")
+    parts, rows = [], []
+    for u, (given, numbers) in enumerate(zip(maps, queries, strict=True)):
+        a, q = check_maps(given, "maps", u).double(), torch.as_tensor(np.asarray(numbers), dtype=torch.float64)
+        if len(q) != a.shape[1] or q.min() < 0 or q.max() >= a.shape[2]:
+            raise SslsimError(
+                f"queries, utterance {u}: {len(q)} frame numbers up to {int(q.max())} for {a.shape[1]} rows of "
+                f"{a.shape[2]} frames"
+            )
+        away = (torch.arange(a.shape[2], dtype=torch.float64) - q[:, None]).abs()
+        spread = max(float(np.log(a.shape[2])), 1e-300)  # one frame: entropy 0 over log 1
+        entropy = -torch.special.xlogy(a, a).sum(2).mean(1) / spread
+        distance = (a * away).sum(2).mean(1)
+        parts.append(torch.stack([entropy, distance, away.mean().expand(len(a)), a.mean(1).amax(1)]))
+        rows.append(len(q))
+    weights = torch.tensor(rows, dtype=torch.float64) / sum(rows)
+    entropy, distance, broad, one_key = torch.einsum("u,ukh->kh", weights, torch.stack(parts)).numpy()
+    return Profile(entropy, distance, 1 - distance / np.where(broad > 0, broad, 1.0), one_key)
+
+
+def check_head_measure(name: str) -> None:
+    """Raise unless `name` is a measure of two heads."""
+    if name in LAYER_MEASURES:
+        raise SslsimError(f"{name!r} compares layers, not heads: use compare or attention_cka")
+    if name not in MEASURES:
+        raise SslsimError(f"unknown attention measure {name!r}{close_match(name, [*MEASURES, *LAYER_MEASURES])}")
+
+
+def _sum_over(a: Sequence[Maps], b: Sequence[Maps], score: Callable[[Tensor, Tensor], Sums], device: str) -> Sums:
+    """Sum of a score over utterances, whose maps are checked to line up."""
     if len(a) != len(b) or not len(a):
         raise SslsimError(f"attention cannot be paired: a has {len(a)} utterances, b {len(b)}; give the same ones")
-    total: Sums | None = None
+    parts = []
     for u, pair in enumerate(zip(a, b, strict=True)):
         map_a, map_b = (check_maps(m, name, u).to(device) for m, name in zip(pair, "ab", strict=True))
         if map_a.shape[1:] != map_b.shape[1:]:
@@ -134,9 +232,8 @@ def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, 
                 f"{tuple(map_b.shape[1:])} in b; keep the same query rows of the same audio"
             )
         dtype = torch.promote_types(map_a.dtype, map_b.dtype)
-        part = MEASURES[measure](map_a.to(dtype), map_b.to(dtype))
-        total = part if total is None else total + part
-    return total.mean.cpu().numpy()  # type: ignore[union-attr]
+        parts.append(score(map_a.to(dtype), map_b.to(dtype)))
+    return reduce(operator.add, parts)
 
 
 def check_maps(maps: Maps, name: str = "maps", utterance: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sslsim import attention, layers, moments
 from sslsim.errors import SslsimError
-from sslsim.heads import compare_heads, layer_scores
+from sslsim.heads import compare_attention
 from sslsim.measures import MEASURES, measure_named
 from sslsim.moments import Marginal, Moments
 from sslsim.neurons import best_partners
@@ -36,7 +36,7 @@ def compare(
     stores : sequence of ActivationStore
         Extracted from the same corpus.
     measures : sequence of str
-        Names in ``sslsim.MEASURES`` or, for attention, ``sslsim.ATTENTION_MEASURES``.
+        Names in ``sslsim.MEASURES`` or, for attention, ``sslsim.ATTENTION_MEASURES`` and ``attention_cka``.
     standardize : bool or sequence of bool
         Z-score neurons first; ``(True, False)`` gives both. Measures that do not depend on scale, and attention, have
         one set of rows, under True.
@@ -61,7 +61,8 @@ def compare(
     scalings = [standardize] if isinstance(standardize, bool) else list(dict.fromkeys(standardize))
     if not scalings:
         raise SslsimError("standardize is empty; give True, False or both")
-    wanted = [m for m in measures if m not in attention.MEASURES]
+    heads = [m for m in measures if m in attention.MEASURES or m in attention.LAYER_MEASURES]
+    wanted = [m for m in measures if m not in heads]
     for name in wanted:
         measure_named(name)
     check_stores(stores)
@@ -72,9 +73,8 @@ def compare(
         for pair in pairs(scores.states, chosen, device, progress, "layers"):
             scores.add(*pair)
         tables.append(scores.table())
-    heads = [m for m in measures if m in attention.MEASURES]
     if heads:
-        tables.append(layer_scores(compare_heads(stores, heads, device=device, progress=progress)))
+        tables.append(compare_attention(stores, heads, device=device, progress=progress)[0])
     table = pd.concat(tables, ignore_index=True)
     if between is None:
         return table

@@ -1,4 +1,4 @@
-"""Every attention head of every checkpoint against every other, and the scores of layers that follow from it."""
+"""Every attention head of every checkpoint against every other, and what follows from it for layers and for heads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from sslsim import attention
-from sslsim.errors import SslsimError, close_match
+from sslsim.errors import SslsimError
 from sslsim.states import check_names, check_stores
 from sslsim.store import ActivationStore
-from sslsim.tables import SIDES, square_table
+from sslsim.tables import square_table
+
+Label = tuple[str, int, int]  # model, layer, head
 
 
 def compare_heads(
@@ -25,6 +27,9 @@ def compare_heads(
 ) -> pd.DataFrame:
     """Compare every attention head of every store with every other, on the stored query rows.
 
+    The table has as many rows a measure as there are ordered pairs of heads: 18 million for eight checkpoints of base
+    and large size, where `compare_attention` is the function to call.
+
     Returns
     -------
     DataFrame
@@ -33,50 +38,134 @@ def compare_heads(
     """
     check_names(measures)
     for name in measures:
-        if name not in attention.MEASURES:
-            raise SslsimError(f"unknown attention measure {name!r}{close_match(name, attention.MEASURES)}")
+        attention.check_head_measure(name)
+    means, labels = _mean_scores(stores, measures, device, progress)
+    return square_table(means, labels, ["model", "layer", "head"]).assign(n_frames=_query_rows(stores))
+
+
+def compare_attention(
+    stores: Sequence[ActivationStore],
+    measures: Sequence[str] = ("pearson", "js", "frobenius", "attention_cka"),
+    *,
+    device: str = "cpu",
+    progress: bool = True,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compare the attention of layers, and find each head's best match, in one pass over the maps.
+
+    Returns
+    -------
+    table : DataFrame
+        As from `compare`. A layer's score in another is the mean over its heads of the best match there; attention_cka
+        compares all heads of the two together.
+    best : DataFrame
+        Best match of every head among all heads of each other checkpoint, whatever their layer; one row a measure of
+        heads, head and other checkpoint: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, value.
+    """
+    check_names(measures)
+    for name in measures:
+        if name not in attention.LAYER_MEASURES:
+            attention.check_head_measure(name)
+    means, labels = _mean_scores(stores, measures, device, progress)
+    grids = {
+        name: (_cka if name in attention.LAYER_MEASURES else _best_match)(values, labels)
+        for name, values in means.items()
+    }
+    table = square_table(grids, [*dict.fromkeys(label[:2] for label in labels)], ["model", "layer"])
+    table.insert(1, "standardize", True)
+    best = [_best_heads(name, means[name], labels) for name in measures if name in attention.MEASURES]
+    empty = pd.DataFrame(columns=["measure", *_COLUMNS])
+    return table.assign(n_frames=_query_rows(stores)), pd.concat(best, ignore_index=True) if best else empty
+
+
+def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
+    """Say what every head looks at, on the stored query rows.
+
+    Returns
+    -------
+    DataFrame
+        One row a head: model, layer, head, entropy, distance (frames), diagonality, one_key; see `attention.Profile`.
+    """
+    _check(stores)
+    tables = []
+    for store in stores:
+        queries = [store.query_rows(u) for u in range(len(store.index))]
+        for layer in range(1, store.attention_layers + 1):
+            profile = attention.head_profile([store.attention(layer, u) for u in range(len(store.index))], queries)
+            keys = {"model": store.checkpoint.name, "layer": layer, "head": np.arange(store.n_heads)}
+            tables.append(pd.DataFrame(keys | vars(profile)))
+    return pd.concat(tables, ignore_index=True)
+
+
+_COLUMNS = ["model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", "value"]
+
+
+def _check(stores: Sequence[ActivationStore]) -> None:
     check_stores(stores)
     if not stores[0].attention_layers:
         raise SslsimError("no attention in these stores; extract with queries above 0")
+
+
+def _query_rows(stores: Sequence[ActivationStore]) -> int:
+    return int(stores[0].index.n_rows.sum())
+
+
+def _mean_scores(
+    stores: Sequence[ActivationStore], measures: Sequence[str], device: str, progress: bool
+) -> tuple[dict[str, np.ndarray], list[Label]]:
+    """Mean score (for attention_cka covariance) of every pair of heads, (heads, heads) a measure, and the heads."""
+    _check(stores)
     labels = [
         (s.checkpoint.name, layer, head)
         for s in stores
         for layer in range(1, s.attention_layers + 1)
         for head in range(s.n_heads)
     ]
+    scores = attention.MEASURES | dict.fromkeys(attention.LAYER_MEASURES, attention.covariance)
     sums: dict[str, attention.Sums] = {}
     for u in tqdm(range(len(stores[0].index)), "attention", disable=not progress, file=sys.stdout, unit="utt"):
         maps = [s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)]
         stacked = attention.check_maps(np.concatenate(maps), "attention", u).to(device)
         for name in measures:
-            part = attention.MEASURES[name](stacked, stacked)
+            part = scores[name](stacked, stacked)
             sums[name] = sums[name] + part if name in sums else part
-    values = {name: total.mean.cpu().numpy() for name, total in sums.items()}
-    table = square_table(values, labels, ["model", "layer", "head"])
-    return table.assign(n_frames=int(stores[0].index.n_rows.sum()))
+    return {name: total.mean.cpu().numpy() for name, total in sums.items()}, labels
 
 
-def layer_scores(heads: pd.DataFrame) -> pd.DataFrame:
-    """Score pairs of layers from `compare_heads`: mean over the heads of x of the best match among the heads of y."""
-    # max then mean skip a head whose every row was uniform: it has no correlation with any other
-    best = heads.groupby(["measure", *SIDES, "head_x"], sort=False).agg(
-        value=("value", "max"), n_frames=("n_frames", "first")
-    )
-    table = best.groupby(["measure", *SIDES], sort=False).agg(value=("value", "mean"), n_frames=("n_frames", "first"))
-    table = table.reset_index()
-    table.insert(1, "standardize", True)
-    return table
+def _starts(labels: list, depth: int) -> np.ndarray:
+    """Places where a new layer (`depth` 2) or a new model (1) begins."""
+    return np.array([i for i, label in enumerate(labels) if i == 0 or label[:depth] != labels[i - 1][:depth]])
 
 
-def best_heads(heads: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Best match of every head among all heads of each other checkpoint, whatever their layer.
+def _best_match(values: np.ndarray, labels: list[Label]) -> np.ndarray:
+    """Mean over the heads of every layer of the best match in every layer, (layers, layers)."""
+    starts = _starts(labels, 2)
+    best = np.fmax.reduceat(values, starts, axis=1)  # a head whose every row was uniform has no correlation: NaN
+    scored = np.isfinite(best)
+    with np.errstate(invalid="ignore"):  # NaN for a layer without a scored head
+        return np.add.reduceat(np.where(scored, best, 0.0), starts) / np.add.reduceat(scored.astype(int), starts)
 
-    Returns
-    -------
-    DataFrame
-        One row a head and other checkpoint: model_x, layer_x, head_x, model_y, layer_y, head_y, value.
-    """
-    others = heads[(heads.measure == measure) & (heads.model_x != heads.model_y)].dropna(subset="value")
-    best = others.groupby(["model_x", "layer_x", "head_x", "model_y"], sort=False).value.idxmax()
-    columns = ["model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", "value"]
-    return others.loc[best, columns].reset_index(drop=True)
+
+def _cka(covariance: np.ndarray, labels: list[Label]) -> np.ndarray:
+    """Linear CKA of every pair of layers from the covariance of all heads, (layers, layers)."""
+    starts = _starts(labels, 2)
+    squares = np.add.reduceat(np.add.reduceat(covariance**2, starts, axis=0), starts, axis=1)
+    with np.errstate(invalid="ignore"):
+        return squares / np.sqrt(np.outer(squares.diagonal(), squares.diagonal()))
+
+
+def _best_heads(name: str, values: np.ndarray, labels: list[Label]) -> pd.DataFrame:
+    """Best match of every head in every other model."""
+    starts = _starts(labels, 1)
+    models = [labels[start][0] for start in starts]
+    rows = []
+    for start, stop, model in zip(starts, [*starts[1:], len(labels)], models, strict=True):
+        part = np.where(np.isnan(values[:, start:stop]), -np.inf, values[:, start:stop])
+        place = start + part.argmax(axis=1)
+        rows += [
+            (name, *label, *labels[place[i]], values[i, place[i]])
+            for i, label in enumerate(labels)
+            if label[0] != model and np.isfinite(values[i, place[i]])
+        ]
+    order = {label: i for i, label in enumerate(labels)}
+    rows.sort(key=lambda row: order[row[1:4]])
+    return pd.DataFrame(rows, columns=["measure", *_COLUMNS])

@@ -53,19 +53,19 @@ MEASURES: dict[str, Measure] = {
 
 def level_of(name: str) -> str:
     """Level at which a measure compares: 'neuron', 'layer' or 'attention'."""
-    return "attention" if name in attention.MEASURES else measure_named(name).level
+    of_attention = name in attention.MEASURES or name in attention.LAYER_MEASURES
+    return "attention" if of_attention else measure_named(name).level
 
 
 def measure_named(name: str) -> Measure:
     """Return the layer measure called `name`; an unknown name is an error that suggests a close one."""
+    if name in attention.LAYER_MEASURES:
+        raise SslsimError(f"unknown measure {name!r}; it compares attention: use compare or {name}")
+    if name in attention.MEASURES:
+        raise SslsimError(f"unknown measure {name!r}; it compares attention heads: use compare or attention_similarity")
     if name not in MEASURES:
-        known = [*MEASURES, *attention.MEASURES]
-        hint = (
-            "; it compares attention heads: use compare_heads or attention_similarity"
-            if name in attention.MEASURES
-            else ""
-        )
-        raise SslsimError(f"unknown measure {name!r}{hint or close_match(name, known)}")
+        known = [*MEASURES, *attention.MEASURES, *attention.LAYER_MEASURES]
+        raise SslsimError(f"unknown measure {name!r}{close_match(name, known)}")
     return MEASURES[name]
 
 

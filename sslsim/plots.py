@@ -30,8 +30,19 @@ NAMES = {
     "js": "js: 1 - Jensen-Shannon",
     "frobenius": "frobenius, bounded",
     "frobenius_published": "frobenius, as published",
+    "attention_cka": "attention_cka: all heads together",
 }
-SCALE_FREE = {"max_corr", "matched_corr", "linreg", "cca", "pearson", "js", "frobenius", "frobenius_published"}
+SCALE_FREE = {
+    "max_corr",
+    "matched_corr",
+    "linreg",
+    "cca",
+    "pearson",
+    "js",
+    "frobenius",
+    "frobenius_published",
+    "attention_cka",
+}
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -1,5 +1,6 @@
 """Head-to-head attention similarity against written-out definitions and scipy."""
 
+import ckatorch
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from scipy.spatial.distance import jensenshannon
 
 import sslsim
 from sslsim import attention
-from sslsim.attention import attention_similarity
+from sslsim.attention import attention_cka, attention_similarity
 
 
 def softmax_maps(rng, heads, rows, keys, sharpness=2.0):
@@ -112,10 +113,63 @@ def test_uniform_rows_have_no_correlation_and_are_left_out():
     assert np.isfinite(attention_similarity("js", [a], [b])).all()
 
 
+def test_attention_cka_against_its_definition_and_ckatorch(maps):
+    a, b = maps
+    flat_a, flat_b = (np.hstack([(u - 1 / u.shape[2]).reshape(len(u), -1) for u in side]) for side in maps)
+    norm = np.linalg.norm
+    expected = norm(flat_a @ flat_b.T) ** 2 / (norm(flat_a @ flat_a.T) * norm(flat_b @ flat_b.T))
+    assert attention_cka(a, b) == pytest.approx(expected, abs=1e-12)
+    assert attention_cka(b, a) == pytest.approx(expected, abs=1e-12)
+    assert attention_cka(a, a) == pytest.approx(1, abs=1e-12)
+    # with one utterance the mean of a row is the mean of all cells, so it is plain linear CKA
+    cells = [torch.as_tensor(side[1].reshape(len(side[1]), -1).T.copy()) for side in maps]
+    assert attention_cka(a[1:2], b[1:2]) == pytest.approx(float(ckatorch.cka_base(*cells)), abs=1e-10)
+
+
+def test_attention_cka_does_not_see_the_order_of_heads_but_their_mixture(maps):
+    mixed = [np.einsum("gh,hrk->grk", [[0.6, 0.4, 0], [0.4, 0.6, 0], [0, 0, 1]], u) for u in maps[0]]
+    assert attention_cka(maps[0], [u[[2, 0, 1]] for u in maps[0]]) == pytest.approx(1, abs=1e-12)
+    assert 0.5 < attention_cka(maps[0], mixed) < 0.95
+    uniform = [np.full_like(u, 1 / u.shape[2]) for u in maps[0]]
+    assert np.isnan(attention_cka(maps[0], uniform))
+
+
+def test_what_heads_look_at():
+    t, queries = 40, np.arange(3, 40, 4)
+    eye, uniform = np.eye(t)[queries], np.full((len(queries), t), 1 / t)
+    ahead = np.eye(t)[np.minimum(queries + 2, t - 1)]
+    first = np.zeros((len(queries), t))
+    first[:, 0] = 1
+    profile = attention.head_profile([np.stack([eye, uniform, ahead, first])] * 2, [queries] * 2)
+    np.testing.assert_allclose(profile.entropy, [0, 1, 0, 0], atol=1e-12)
+    away = np.abs(np.arange(t) - queries[:, None]).mean()
+    np.testing.assert_allclose(
+        profile.distance, [0, away, 18 / 10, queries.mean()], rtol=1e-12
+    )  # the last query sees 0
+    np.testing.assert_allclose(profile.diagonality, 1 - profile.distance / away, atol=1e-12)
+    np.testing.assert_allclose(profile.one_key, [1 / 10, 1 / t, 1 / 10, 1], atol=1e-12)
+    lone = attention.head_profile([np.ones((2, 1, 1))], [[0]])
+    assert lone.entropy.tolist() == lone.distance.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        ([], "1 maps and 0 lists of query frames; give one list an utterance"),
+        ([[0, 1]], "queries, utterance 0: 2 frame numbers up to 1 for 3 rows of 3 frames"),
+        ([[0, 1, 3]], "queries, utterance 0: 3 frame numbers up to 3 for 3 rows of 3 frames"),
+    ],
+)
+def test_queries_that_do_not_number_the_rows(queries, message):
+    with pytest.raises(sslsim.SslsimError, match=message):
+        attention.head_profile([np.eye(3)[None]], queries)
+
+
 @pytest.mark.parametrize(
     ("measure", "a", "b", "message"),
     [
         ("person", [], [], r"unknown attention measure 'person'; did you mean 'pearson'\?"),
+        ("attention_cka", [], [], "'attention_cka' compares layers, not heads: use compare or attention_cka"),
         ("js", [], [], "a has 0 utterances, b 0; give the same ones"),
         ("js", [np.eye(3)[None]], [], "a has 1 utterances, b 0"),
         ("js", [np.eye(3)], [np.eye(3)], r"a, utterance 0: shape \(3, 3\); give \(heads, rows, T\)"),

@@ -115,8 +115,8 @@ def test_between_keeps_the_wanted_pairs_and_multiplies_no_others(stores, monkeyp
 
 
 def test_attention_measures_go_with_layer_measures(stores):
-    table = quiet(stores, ["max_corr", "js"])
-    assert set(table.measure) == {"max_corr", "js"}
+    table = quiet(stores, ["max_corr", "js", "attention_cka"])
+    assert set(table.measure) == {"max_corr", "js", "attention_cka"}
     attention = table[table.measure == "js"]
     assert len(attention) == 6 * 6
     assert set(attention.layer_x) == {1, 2}

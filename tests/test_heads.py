@@ -1,10 +1,10 @@
-"""Head-to-head tables of stores, layer scores and best matches."""
+"""Head-to-head tables of stores, layer scores, best matches and what heads look at."""
 
 import numpy as np
 import pytest
 
 import sslsim
-from sslsim.attention import MEASURES, attention_similarity
+from sslsim.attention import MEASURES, attention_cka, attention_similarity, head_profile
 
 
 @pytest.fixture
@@ -18,43 +18,82 @@ def maps(store, layer):
 
 def test_equals_attention_similarity_of_every_pair_of_layers(stores):
     heads = sslsim.compare_heads(stores, list(MEASURES), progress=False)
-    scores = sslsim.layer_scores(heads)
+    scores, _ = sslsim.compare_attention(stores, [*MEASURES, "attention_cka"], progress=False)
     assert len(heads) == 4 * (2 * 2 + 3 * 2) ** 2
-    assert len(scores) == 4 * 4 * 4
-    assert set(heads.n_frames) == {int(stores[0].index.n_rows.sum())}
+    assert len(scores) == 5 * 4 * 4
+    assert set(heads.n_frames) == set(scores.n_frames) == {int(stores[0].index.n_rows.sum())}
+    pair = "model_x == 'a' and layer_x == 2 and model_y == 'b' and layer_y == 1"
     for measure in MEASURES:
         expected = attention_similarity(measure, maps(stores[0], 2), maps(stores[1], 1))
-        rows = heads.query(
-            "measure == @measure and model_x == 'a' and layer_x == 2 and model_y == 'b' and layer_y == 1"
-        )
+        rows = heads.query(f"measure == @measure and {pair}")
         np.testing.assert_allclose(rows.value.to_numpy().reshape(2, 3), expected, atol=1e-6)
-        row = scores.query(
-            "measure == @measure and model_x == 'a' and layer_x == 2 and model_y == 'b' and layer_y == 1"
-        )
+        row = scores.query(f"measure == @measure and {pair}")
         assert row.value.item() == pytest.approx(expected.max(1).mean(), abs=1e-6)
+    row = scores.query(f"measure == 'attention_cka' and {pair}")
+    assert row.value.item() == pytest.approx(attention_cka(maps(stores[0], 2), maps(stores[1], 1)), abs=1e-6)
 
 
 def test_a_layer_with_itself_scores_one(stores):
-    scores = sslsim.layer_scores(sslsim.compare_heads(stores, ["pearson", "js", "frobenius"], progress=False))
+    scores, _ = sslsim.compare_attention(stores, ["pearson", "js", "frobenius", "attention_cka"], progress=False)
     own = scores[(scores.model_x == scores.model_y) & (scores.layer_x == scores.layer_y)]
     np.testing.assert_allclose(own.value, 1, atol=1e-6)
 
 
-def test_best_heads_are_the_best_of_each_other_model(stores):
-    heads = sslsim.compare_heads(stores, ["js"], progress=False)
-    best = sslsim.best_heads(heads, "js")
-    assert len(best) == 2 * 2 + 3 * 2
-    row = best.query("model_x == 'b' and layer_x == 2 and head_x == 1").iloc[0]
-    candidates = heads.query("model_x == 'b' and layer_x == 2 and head_x == 1 and model_y == 'a'")
-    assert row.value == candidates.value.max()
+def test_best_heads_are_the_best_of_each_other_model(stores, make_store):
+    stores = [*stores, make_store("c", n_heads=1, seed=5)]
+    heads = sslsim.compare_heads(stores, ["js", "pearson"], progress=False)
+    _, best = sslsim.compare_attention(stores, ["js", "attention_cka", "pearson"], progress=False)
+    assert len(best) == 2 * 2 * (2 * 2 + 3 * 2 + 1 * 2)
     assert (best.model_x != best.model_y).all()
+    keys = ["measure", "model_x", "layer_x", "head_x", "model_y"]
+    others = heads[heads.model_x != heads.model_y]
+    expected = others.loc[others.groupby(keys).value.idxmax()].set_index(keys)
+    found = best.set_index(keys).loc[expected.index]
+    np.testing.assert_allclose(found.value, expected.value)
+    assert (found[["layer_y", "head_y"]] == expected[["layer_y", "head_y"]]).all(axis=None)
 
 
-def test_an_unknown_attention_measure_is_named(stores):
+def test_a_uniform_head_has_no_match_and_does_not_count(stores):
+    for u in range(len(stores[1].index)):
+        flat = np.lib.format.open_memmap(stores[1].root / "attention_01.npy", mode="r+")
+        start, stop = stores[1]._attention_offsets[u : u + 2]
+        cells = (stop - start) // 3
+        flat[start : start + cells] = 1 / stores[1].index.n_frames[u]
+        flat.flush()
+    heads = sslsim.compare_heads(stores, ["pearson"], progress=False)
+    scores, best = sslsim.compare_attention(stores, ["pearson"], progress=False)
+    assert heads.query("model_x == 'b' and layer_x == 1 and head_x == 0").value.isna().all()
+    assert scores.value.notna().all()
+    rows = heads.query("model_x == 'b' and layer_x == 1 and model_y == 'a' and layer_y == 2")
+    row = scores.query("model_x == 'b' and layer_x == 1 and model_y == 'a' and layer_y == 2")
+    assert row.value.item() == pytest.approx(rows.groupby("head_x").value.max().mean())
+    assert best.query("model_x == 'b' and layer_x == 1").head_x.tolist() == [1, 2]
+
+
+def test_descriptions_are_those_of_the_maps(stores):
+    table = sslsim.describe_heads(stores)
+    assert len(table) == 2 * 2 + 3 * 2
+    queries = [stores[1].query_rows(u) for u in range(len(stores[1].index))]
+    expected = head_profile(maps(stores[1], 2), queries)
+    rows = table.query("model == 'b' and layer == 2")
+    assert rows["head"].tolist() == [0, 1, 2]
+    for name in ("entropy", "distance", "diagonality", "one_key"):
+        np.testing.assert_allclose(rows[name], getattr(expected, name))
+
+
+def test_measures_that_are_not_of_heads_are_named(stores):
     with pytest.raises(sslsim.SslsimError, match=r"unknown attention measure 'pearsn'; did you mean 'pearson'\?"):
         sslsim.compare_heads(stores, ["pearsn"])
+    with pytest.raises(sslsim.SslsimError, match=r"unknown attention measure 'jss'; did you mean 'js'\?"):
+        sslsim.compare_attention(stores, ["jss"])
+    with pytest.raises(
+        sslsim.SslsimError, match="'attention_cka' compares layers, not heads: use compare or attention"
+    ):
+        sslsim.compare_heads(stores, ["attention_cka"])
 
 
 def test_stores_without_attention_are_named(make_store):
-    with pytest.raises(sslsim.SslsimError, match="no attention in these stores; extract with queries above 0"):
-        sslsim.compare_heads([make_store(queries=0)], ["js"])
+    store = make_store(queries=0)
+    for call in (sslsim.compare_heads, sslsim.compare_attention, sslsim.describe_heads):
+        with pytest.raises(sslsim.SslsimError, match="no attention in these stores; extract with queries above 0"):
+            call([store])

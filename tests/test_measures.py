@@ -263,7 +263,11 @@ def test_torch_and_numpy_agree_and_half_precision_is_promoted(seeded):
         (("svca", np.ones((3, 2)), np.ones((3, 2))), r"unknown measure 'svca'; did you mean 'svcca'\?"),
         (
             ("js", np.ones((3, 2)), np.ones((3, 2))),
-            "'js'; it compares attention heads: use compare_heads or attention_similarity",
+            "'js'; it compares attention heads: use compare or attention_similarity",
+        ),
+        (
+            ("attention_cka", np.eye(3), np.eye(3)),
+            "'attention_cka'; it compares attention: use compare or attention_cka",
         ),
         (("cca", np.eye(5), np.eye(4)), "layers cannot be paired: x has 5 frames, y 4; give the same frames of both"),
         (("cca", np.eye(5)[0], np.eye(5)), r"x has shape \(5,\); give \(n_frames, n_neurons\)"),
