@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from sslsim import attention, layers, moments
+from sslsim import attention, moments
 from sslsim.errors import SslsimError
 from sslsim.heads import compare_attention
 from sslsim.measures import MEASURES, measure_named
@@ -161,13 +161,17 @@ class _Scores:
             grid = self.values[name, scaled]
             grid[i, j] = self.score(name, scaled, x, y, m)
             grid[j, i] = grid[i, j] if MEASURES[name].symmetric else self.score(name, scaled, y, x, m.swapped)
-            self.ranks[name, scaled][i, j], self.ranks[name, scaled][j, i] = _ranks(name, scaled, m)
+            if count := MEASURES[name].ranks:
+                ranks = self.ranks[name, scaled]
+                ranks[i, j], ranks[j, i] = count(m, **self.options(name, scaled))
 
     def score(self, name: str, scaled: bool, x: State, y: State, m: Moments) -> float:
-        measure = MEASURES[name]
-        options = {"standardize": scaled} if measure.scaling else {}
+        measure, options = MEASURES[name], self.options(name, scaled)
         norms = (self.norms_of(x, m.x, scaled), self.norms_of(y, m.y, scaled)) if measure.norms else ()
         return measure.score(m, *norms, **options)
+
+    def options(self, name: str, scaled: bool) -> dict[str, bool]:
+        return {"standardize": scaled} if MEASURES[name].scaling else {}
 
     def norms_of(self, state: State, marginal: Marginal, scaled: bool) -> Tensor:
         """Squared frame norms of a layer, computed when a measure first asks for them."""
@@ -187,12 +191,3 @@ class _Scores:
             table["constant_x"], table["constant_y"] = np.repeat(self.constant, n), np.tile(self.constant, n)
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
-
-
-def _ranks(name: str, scaled: bool, m: Moments) -> tuple[int, int]:
-    """Components on each side that a correlation of subspaces used; -1 for other measures."""
-    if name == "svcca":
-        return layers.svcca_ranks(m, standardize=scaled)
-    if name == "cca":
-        return len(m.x.components.variance), len(m.y.components.variance)
-    return -1, -1

@@ -23,19 +23,35 @@ def cca(m: Moments) -> float:
     return float(m.canonical[1].mean())
 
 
-def svcca_ranks(m: Moments, *, standardize: bool = True, variance: float = VARIANCE) -> tuple[int, int]:
-    """Components (k_x, k_y) that SVCCA keeps: the fewest whose summed variance reaches `variance`."""
+def cca_ranks(m: Moments) -> tuple[int, int]:
+    """Rank (k_x, k_y) of each side."""
+    return len(m.x.components.variance), len(m.y.components.variance)
+
+
+def svcca_ranks(
+    m: Moments, *, standardize: bool = True, variance: float = VARIANCE, truncation: str = "reaching"
+) -> tuple[int, int]:
+    """Components (k_x, k_y) that `svcca` keeps with the same options."""
     x, y = _components(m, standardize)
-    return x.count(variance), y.count(variance)
+    return x.count(variance, truncation), y.count(variance, truncation)
 
 
-def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE) -> float:
+def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE, truncation: str = "reaching") -> float:
     """Mean canonical correlation of the leading principal components (Raghu et al. 2017, arXiv 1706.05806).
 
-    Keeps the fewest components of each side whose summed variance reaches `variance`; symmetric, in [0, 1]. Some
-    published code keeps one component fewer, which moves the value in the third digit.
+    Parameters
+    ----------
+    m : Moments
+        Moments of the two layers.
+    standardize : bool
+        Z-score every neuron first.
+    variance : float
+        Share of the variance to keep.
+    truncation : {'reaching', 'below'}
+        Keep the fewest components of each side whose summed variance reaches `variance`, or, as the code of Wu et al.
+        2020 does, the most that stay below it: one fewer, which moves the value in the third digit.
     """
-    k_x, k_y = svcca_ranks(m, standardize=standardize, variance=variance)
+    k_x, k_y = svcca_ranks(m, standardize=standardize, variance=variance, truncation=truncation)
     if standardize:
         leading = m.whitened[:k_x, :k_y]
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +30,8 @@ class Measure:
         Whether raw and z-scored neurons differ, so that `standardize` is an option.
     norms : bool
         Whether the squared norms of the frames are needed beside the moments.
+    ranks : callable, optional
+        ``ranks(moments, **options) -> (k_x, k_y)``: the components of each side that the score is made of.
     """
 
     level: str
@@ -36,14 +39,23 @@ class Measure:
     symmetric: bool
     scaling: bool
     norms: bool = False
+    ranks: Callable[..., tuple[int, int]] | None = None
 
 
 MEASURES: dict[str, Measure] = {
     "max_corr": Measure("neuron", neurons.max_corr, symmetric=False, scaling=False),
     "matched_corr": Measure("neuron", neurons.matched_corr, symmetric=True, scaling=False),
+    "soft_matched_corr": Measure("neuron", neurons.soft_matched_corr, symmetric=True, scaling=False),
     "linreg": Measure("neuron", neurons.linreg, symmetric=False, scaling=False),
-    "cca": Measure("layer", layers.cca, symmetric=True, scaling=False),
-    "svcca": Measure("layer", layers.svcca, symmetric=True, scaling=True),
+    "cca": Measure("layer", layers.cca, symmetric=True, scaling=False, ranks=layers.cca_ranks),
+    "svcca": Measure("layer", layers.svcca, symmetric=True, scaling=True, ranks=layers.svcca_ranks),
+    "svcca_below": Measure(
+        "layer",
+        partial(layers.svcca, truncation="below"),
+        symmetric=True,
+        scaling=True,
+        ranks=partial(layers.svcca_ranks, truncation="below"),
+    ),
     "pwcca": Measure("layer", layers.pwcca, symmetric=False, scaling=True),
     "linear_cka_biased": Measure("layer", layers.linear_cka_biased, symmetric=True, scaling=True),
     "linear_cka_debiased": Measure("layer", layers.linear_cka_debiased, symmetric=True, scaling=True, norms=True),

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslsim.errors import SslsimError
+from sslsim.errors import SslsimError, close_match
 
+TRUNCATIONS = ("reaching", "below")
 CHUNK = 4096  # frames a product: large enough for full speed, small enough that float32 sums stay exact to 1e-6
 
 
@@ -132,10 +133,15 @@ class Components:
         """Matrix (n_alive, k) that turns centred neurons into orthonormal columns."""
         return self.directions * self.variance.rsqrt()
 
-    def count(self, fraction: float) -> int:
-        """Fewest components whose summed variance reaches `fraction` of the whole."""
+    def count(self, fraction: float, truncation: str = "reaching") -> int:
+        """Return the fewest components whose summed variance reaches `fraction`, or the most that stay below it."""
+        if truncation not in TRUNCATIONS:
+            raise SslsimError(f"unknown truncation {truncation!r}{close_match(truncation, TRUNCATIONS)}")
+        if not 0 < fraction <= 1:
+            raise SslsimError(f"variance is {fraction}; give the share of the variance to keep, above 0 and up to 1")
         share = self.variance.cumsum(0) / self.variance.sum()
-        return min(int((share < fraction - 1e-12).sum()) + 1, len(self.variance))
+        below = int((share < fraction - 1e-12).sum())
+        return min(below + 1, len(self.variance)) if truncation == "reaching" else max(below, 1)
 
 
 @dataclass(frozen=True)

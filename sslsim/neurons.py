@@ -9,6 +9,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from sslsim.errors import SslsimError
 from sslsim.moments import Moments
 
 
@@ -45,6 +46,24 @@ def matched_corr(m: Moments) -> float:
     """
     r = m.correlation.abs().cpu().numpy()
     return float(r[linear_sum_assignment(r, maximize=True)].mean())
+
+
+def soft_matched_corr(m: Moments) -> float:
+    """Mean ``|r|`` under the best soft matching, where neurons share partners so that p and q may differ; symmetric.
+
+    The largest ``sum_ij T_ij |r_ij|`` over plans T >= 0 whose rows sum to 1 / p and columns to 1 / q, found exactly
+    (network simplex of POT). `matched_corr` when p = q. Khosla & Williams 2023 (arXiv 2311.09466).
+    """
+    r = m.correlation.abs().cpu().double().numpy()
+    p, q = r.shape
+    if p == q:  # a best plan is then an assignment (Birkhoff)
+        return matched_corr(m)
+    import ot  # takes a second to import
+
+    plan, log = ot.emd(np.full(p, 1 / p), np.full(q, 1 / q), 1 - r, numItermax=10_000_000, log=True)
+    if log["warning"]:
+        raise SslsimError(f"soft matching of {p} with {q} neurons found no best plan: {log['warning']}")
+    return float((plan * r).sum())
 
 
 def multiple_corr(m: Moments) -> Tensor:

@@ -19,9 +19,11 @@ from sslsim.tables import RELATIONS
 NAMES = {
     "max_corr": "max_corr: best single neuron",
     "matched_corr": "matched_corr: one-to-one neurons",
+    "soft_matched_corr": "soft_matched_corr: shared partners",
     "linreg": "linreg: all neurons, in-sample R",
     "cca": "cca: mean canonical correlation",
     "svcca": "svcca: 99 % of variance",
+    "svcca_below": "svcca: below 99 %, as published",
     "pwcca": "pwcca: projection-weighted",
     "linear_cka_biased": "linear CKA, biased",
     "linear_cka_debiased": "linear CKA, debiased",
@@ -35,6 +37,7 @@ NAMES = {
 SCALE_FREE = {
     "max_corr",
     "matched_corr",
+    "soft_matched_corr",
     "linreg",
     "cca",
     "pearson",

@@ -27,7 +27,7 @@ def quiet(stores, *args, **options):
 def test_equals_similarity_of_every_ordered_pair(stores):
     table = quiet(stores, list(MEASURES), standardize=(True, False))
     by_name = {s.checkpoint.name: s for s in stores}
-    assert len(table) == (5 * 2 + 4) * 9 * 9  # five measures depend on scale, four do not
+    assert len(table) == (6 * 2 + 5) * 9 * 9  # six measures depend on scale, five do not
     for row in table.itertuples():
         x, y = by_name[row.model_x].layer(row.layer_x), by_name[row.model_y].layer(row.layer_y)
         expected = sslsim.similarity(row.measure, x, y, standardize=row.standardize)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import orthogonal_procrustes
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment, linprog
 from sklearn.datasets import load_linnerud
 from sklearn.linear_model import LinearRegression
 from statsmodels.multivariate.cancorr import CanCorr
@@ -70,8 +70,23 @@ def test_svcca_truncation_and_the_forerunners(seeded):
     """The forerunner z-scores and keeps one component fewer, (29, 17) instead of (30, 18)."""
     m = moments(*seeded)
     assert svcca_ranks(m) == svcca_ranks(m, standardize=False) == (30, 18)
-    one_fewer = torch.linalg.svdvals(m.whitened[:29, :17]).mean()
-    assert float(one_fewer) == pytest.approx(0.9847255425712365, abs=1e-8)
+    assert svcca_ranks(m, truncation="below") == (29, 17)
+    for options in ({"measure": "svcca_below"}, {"measure": "svcca", "truncation": "below"}):
+        assert sslsim.similarity(x=seeded[0], y=seeded[1], **options) == pytest.approx(0.9847255425712365, abs=1e-8)
+    assert svcca_ranks(m, variance=1e-9, truncation="below") == (1, 1)  # never none
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"truncation": "bellow"}, r"unknown truncation 'bellow'; did you mean 'below'\?"),
+        ({"variance": 99}, "variance is 99; give the share of the variance to keep, above 0 and up to 1"),
+        ({"variance": 0.0}, "variance is 0.0; give the share"),
+    ],
+)
+def test_options_of_svcca(seeded, options, message):
+    with pytest.raises(sslsim.SslsimError, match=message):
+        sslsim.similarity("svcca", *seeded, **options)
 
 
 def test_kornblith_demo():
@@ -149,6 +164,25 @@ def test_matched_corr_against_scipy(seeded):
     assert sslsim.similarity("matched_corr", *seeded) == pytest.approx(r[linear_sum_assignment(-r)].mean(), abs=1e-10)
 
 
+def test_soft_matching_against_a_linear_program_and_its_laws(seeded):
+    r = np.abs(np.corrcoef(*seeded, rowvar=False)[:30, 30:])
+    p, q = r.shape
+    rows, columns = np.kron(np.eye(p), np.ones(q)), np.kron(np.ones(p), np.eye(q))
+    sums = np.concatenate([np.full(p, 1 / p), np.full(q, 1 / q)])
+    best = linprog(-r.ravel(), A_eq=np.vstack([rows, columns]), b_eq=sums)
+    assert sslsim.similarity("soft_matched_corr", *seeded) == pytest.approx(-best.fun, abs=1e-10)
+    x, y = seeded[0][:, :20], seeded[1]
+    assert sslsim.similarity("soft_matched_corr", x, y) == sslsim.similarity("matched_corr", x, y)
+    twice = np.hstack([x, x])  # every neuron of x shares its weight between two copies of itself
+    assert sslsim.similarity("soft_matched_corr", x, twice) == pytest.approx(1, abs=1e-12)
+
+
+def test_soft_matching_that_does_not_end_is_an_error(seeded, monkeypatch):
+    monkeypatch.setattr("ot.emd", lambda *_, **__: (None, {"warning": "numItermax reached"}))
+    with pytest.raises(sslsim.SslsimError, match="soft matching of 30 with 20 neurons found no best plan: numItermax"):
+        sslsim.similarity("soft_matched_corr", *seeded)
+
+
 def test_cka_against_ckatorch(seeded):
     x, y = (torch.as_tensor(a) for a in seeded)
     debiased = float(ckatorch.cka_batch(x[None], y[None]))
@@ -181,10 +215,12 @@ def test_pwcca_against_its_definition(seeded):
 INVARIANCE = {
     ("max_corr", True): (True, True, True, False, False),
     ("matched_corr", True): (True, True, True, False, False),
+    ("soft_matched_corr", True): (True, True, True, False, False),
     ("linreg", True): (True, True, True, True, True),
     ("cca", True): (True, True, True, True, True),
     ("svcca", True): (True, True, True, False, False),
     ("svcca", False): (True, True, False, True, False),
+    ("svcca_below", True): (True, True, True, False, False),
     ("pwcca", True): (True, True, True, True, True),  # weights come from x, which stays
     ("linear_cka_biased", False): (True, True, False, True, False),
     ("linear_cka_biased", True): (True, True, True, False, False),
