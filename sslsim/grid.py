@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,8 @@ from sslsim.heads import compare_attention
 from sslsim.measures import MEASURES, measure_named
 from sslsim.moments import Marginal, Moments
 from sslsim.neurons import best_partners
-from sslsim.states import State, check_between, check_names, check_stores, pairs, states_of
+from sslsim.sampled import SAMPLE, sample_frames
+from sslsim.states import State, check_between, check_names, check_stores, pairs, sampled_pairs, states_of
 from sslsim.store import ActivationStore
 from sslsim.tables import square_table
 
@@ -26,6 +29,7 @@ def compare(
     standardize: bool | Sequence[bool] = True,
     frames: int | None = None,
     between: Iterable[Sequence[str]] | None = None,
+    sample: int = SAMPLE,
     device: str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -45,6 +49,8 @@ def compare(
     between : pairs of checkpoint names, optional
         Compare only these checkpoints with each other, in both directions; the rest costs nothing (for attention it
         costs as much). All pairs by default.
+    sample : int
+        mutual_knn and rbf_cka, which compare every frame with every other, use at most so many evenly spaced frames.
     device : str
         Where to compute.
     progress : bool
@@ -70,8 +76,10 @@ def compare(
     tables = []
     if wanted:
         scores = _Scores(states_of(stores, frames), wanted, scalings)
-        for pair in pairs(scores.states, chosen, device, progress, "layers"):
-            scores.add(*pair)
+        if scores.of_moments:
+            for pair in pairs(scores.states, chosen, device, progress, "layers"):
+                scores.add(*pair)
+        scores.add_sampled(_fewer(scores.states, sample), chosen, device, progress)
         tables.append(scores.table())
     if heads:
         tables.append(compare_attention(stores, heads, device=device, progress=progress)[0])
@@ -110,7 +118,14 @@ def compare_neurons(
     for x, y, m in pairs(states, check_between(None, stores), device, progress, "neurons"):
         scores.add(x, y, m)
         partners.add(x, y, m)
+    scores.add_sampled(_fewer(states, SAMPLE), check_between(None, stores), device, progress)
     return scores.table(), partners.table()
+
+
+def _fewer(states: list[State], sample: int) -> list[State]:
+    """Return the same layers on at most `sample` of their frames, evenly spaced."""
+    rows = sample_frames(states[0], sample)
+    return [replace(s, frames=rows if s.frames is None else s.frames[rows]) for s in states]
 
 
 class _Partners:
@@ -149,6 +164,9 @@ class _Scores:
         self.states = states
         self.place = {state: i for i, state in enumerate(states)}
         self.jobs = [(name, scaled) for name in measures for scaled in (scalings if MEASURES[name].scaling else [True])]
+        self.of_moments = [job for job in self.jobs if not MEASURES[job[0]].prepare]
+        self.of_frames = [job for job in self.jobs if MEASURES[job[0]].prepare]
+        self.sample = len(states[0])
         self.values = {job: np.full((n, n), np.nan) for job in self.jobs}
         self.ranks = {job: np.full((n, n), -1) for job in self.jobs}
         self.constant = np.zeros(n, dtype=int)
@@ -157,13 +175,25 @@ class _Scores:
     def add(self, x: State, y: State, m: Moments) -> None:
         i, j = self.place[x], self.place[y]
         self.constant[i], self.constant[j] = m.x.n_constant, m.y.n_constant
-        for name, scaled in self.jobs:
+        for name, scaled in self.of_moments:
             grid = self.values[name, scaled]
             grid[i, j] = self.score(name, scaled, x, y, m)
             grid[j, i] = grid[i, j] if MEASURES[name].symmetric else self.score(name, scaled, y, x, m.swapped)
             if count := MEASURES[name].ranks:
                 ranks = self.ranks[name, scaled]
                 ranks[i, j], ranks[j, i] = count(m, **self.options(name, scaled))
+
+    def add_sampled(self, states: list[State], between: set[frozenset[str]], device: str, progress: bool) -> None:
+        """Fill in the measures that compare frames, on `states`: the same layers on fewer frames."""
+        place = {state.label: i for i, state in enumerate(states)}
+        self.sample = len(states[0])
+        for name, scaled in self.of_frames:
+            grid, measure = self.values[name, scaled], MEASURES[name]
+            assert measure.prepare
+            prepare = partial(measure.prepare, device=device, **self.options(name, scaled))
+            for x, y, left, right in sampled_pairs(states, between, prepare, progress, name):
+                i, j = place[x.label], place[y.label]
+                grid[i, j] = grid[j, i] = measure.score(left, right)
 
     def score(self, name: str, scaled: bool, x: State, y: State, m: Moments) -> float:
         measure, options = MEASURES[name], self.options(name, scaled)
@@ -185,7 +215,7 @@ class _Scores:
         for job, grid in self.values.items():
             table = square_table({job[0]: grid}, [s.label for s in self.states], ["model", "layer"])
             table.insert(1, "standardize", job[1])
-            table["n_frames"] = len(self.states[0])
+            table["n_frames"] = self.sample if job in self.of_frames else len(self.states[0])
             for side, ranks in (("rank_x", self.ranks[job]), ("rank_y", self.ranks[job].T)):
                 table[side] = pd.Series(ranks.ravel(), dtype="Int64").mask(ranks.ravel() < 0)
             table["constant_x"], table["constant_y"] = np.repeat(self.constant, n), np.tile(self.constant, n)

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sslsim import attention, layers, neurons
+from sslsim import attention, layers, neurons, sampled
 from sslsim.errors import SslsimError, close_match
-from sslsim.moments import Array, moments, squared_norms
+from sslsim.moments import Array, block, check_pair, moments, squared_norms
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Measure:
         Whether the squared norms of the frames are needed beside the moments.
     ranks : callable, optional
         ``ranks(moments, **options) -> (k_x, k_y)``: the components of each side that the score is made of.
+    prepare : callable, optional
+        For a measure that needs the frames: ``score(prepare(x_frames, **options), prepare(y_frames, **options))`` takes
+        the place of a score of moments.
     """
 
     level: str
@@ -40,6 +43,7 @@ class Measure:
     scaling: bool
     norms: bool = False
     ranks: Callable[..., tuple[int, int]] | None = None
+    prepare: Callable[..., Tensor] | None = None
 
 
 MEASURES: dict[str, Measure] = {
@@ -60,6 +64,8 @@ MEASURES: dict[str, Measure] = {
     "linear_cka_biased": Measure("layer", layers.linear_cka_biased, symmetric=True, scaling=True),
     "linear_cka_debiased": Measure("layer", layers.linear_cka_debiased, symmetric=True, scaling=True, norms=True),
     "procrustes": Measure("layer", layers.procrustes, symmetric=True, scaling=True),
+    "mutual_knn": Measure("layer", sampled.mutual_knn, symmetric=True, scaling=True, prepare=sampled.neighbours),
+    "rbf_cka": Measure("layer", sampled.rbf_cka, symmetric=True, scaling=True, prepare=sampled.kernel),
 }
 
 
@@ -103,7 +109,8 @@ def similarity(
     device : str
         Where to compute, such as 'cpu' or 'cuda'.
     **options
-        Passed to the measure, such as ``variance`` of svcca.
+        Passed to the measure, such as ``variance`` of svcca; ``sample``, the number of evenly spaced frames that
+        mutual_knn and rbf_cka use.
 
     Examples
     --------
@@ -113,18 +120,26 @@ def similarity(
     1.0
     """
     chosen = measure_named(measure)
-    m = moments(x, y, device=device)
     if chosen.scaling:
         options["standardize"] = standardize
-    norms: list[Tensor] = []
-    if chosen.norms:
-        norms = [
-            squared_norms(x, m.x, standardize=standardize),
-            squared_norms(y, m.y, standardize=standardize),
-        ]
     try:
+        if chosen.prepare:
+            return _similarity_of_frames(chosen, x, y, device, **options)
+        m = moments(x, y, device=device)
+        norms: list[Tensor] = []
+        if chosen.norms:
+            norms = [squared_norms(side, own, standardize=standardize) for side, own in ((x, m.x), (y, m.y))]
         return chosen.score(m, *norms, **options)
     except TypeError as error:
         if "unexpected keyword" in str(error):
             raise SslsimError(f"measure {measure!r}: {str(error).split('() ')[-1]}") from None
         raise
+
+
+def _similarity_of_frames(
+    measure: Measure, x: Array, y: Array, device: str, sample: int = sampled.SAMPLE, **options: Any
+) -> float:
+    check_pair(x, y)
+    assert measure.prepare
+    rows: Any = sampled.sample_frames(x, sample)
+    return measure.score(*(measure.prepare(block(side[rows], None), device=device, **options) for side in (x, y)))

@@ -269,13 +269,7 @@ def moments(x: Array, y: Array, *, device: str | torch.device = "cpu") -> Moment
     SslsimError
         If the shapes do not fit, fewer than two frames are given, or a value is not finite.
     """
-    dtype = torch.promote_types(product_dtype(x, "x"), product_dtype(y, "y"))
-    if len(x) != len(y):
-        raise SslsimError(
-            f"layers cannot be paired: x has {len(x):,} frames, y {len(y):,}; give the same frames of both"
-        )
-    if len(x) < 2:
-        raise SslsimError("one frame has no variance; give at least two")
+    dtype = check_pair(x, y)
     mean_x, mean_y = mean(x).to(device), mean(y).to(device)
     sides = [(mean_x, mean_x), (mean_y, mean_y), (mean_x, mean_y)]
     sums = [-correction(len(x), a, b, dtype) for a, b in sides]
@@ -285,6 +279,18 @@ def moments(x: Array, y: Array, *, device: str | torch.device = "cpu") -> Moment
             total += a.T @ b
     eps = torch.finfo(dtype).eps
     return Moments(Marginal(len(x), mean_x, sums[0], eps), Marginal(len(x), mean_y, sums[1], eps), sums[2])
+
+
+def check_pair(x: Array, y: Array) -> torch.dtype:
+    """Return the dtype that products of two layers run in, or raise if they cannot be paired."""
+    dtype = torch.promote_types(product_dtype(x, "x"), product_dtype(y, "y"))
+    if len(x) != len(y):
+        raise SslsimError(
+            f"layers cannot be paired: x has {len(x):,} frames, y {len(y):,}; give the same frames of both"
+        )
+    if len(x) < 2:
+        raise SslsimError("one frame has no variance; give at least two")
+    return dtype
 
 
 def squared_norms(x: Array, marginal: Marginal, *, standardize: bool) -> Tensor:

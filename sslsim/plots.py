@@ -28,6 +28,8 @@ NAMES = {
     "linear_cka_biased": "linear CKA, biased",
     "linear_cka_debiased": "linear CKA, debiased",
     "procrustes": "procrustes: after best rotation",
+    "mutual_knn": "mutual_knn: shared neighbours",
+    "rbf_cka": "RBF CKA",
     "pearson": "pearson: rows of attention",
     "js": "js: 1 - Jensen-Shannon",
     "frobenius": "frobenius, bounded",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from sslsim.errors import SslsimError, close_match
 from sslsim.moments import Marginal, Moments
 from sslsim.store import ActivationStore, check_pairable
 
+BLOCK_LAYERS = 8  # layers whose kernels of sampled frames are held: 32 MB each at 2,000 frames
 BLOCK_NEURONS = 1024  # neurons a block: 16 MB of float32 frames; larger ones save nothing, smaller read more often
 
 
@@ -131,6 +132,35 @@ def pairs(
 def _models(a: list[State], b: list[State]) -> frozenset[str]:
     """Names of the checkpoints of two blocks, each of one checkpoint."""
     return frozenset({a[0].label[0], b[0].label[0]})
+
+
+def sampled_pairs(
+    states: list[State], between: set[frozenset[str]], prepare: Callable[[State], Tensor], progress: bool, what: str
+) -> Iterator[tuple[State, State, Tensor, Tensor]]:
+    """Every unordered pair of the wanted states with what `prepare` makes of each; two blocks of layers are held."""
+    used = frozenset().union(*between)
+    states = [s for s in states if s.label[0] in used]
+    blocks = [states[i : i + BLOCK_LAYERS] for i in range(0, len(states), BLOCK_LAYERS)]
+    bar = tqdm(
+        total=len(states) * (len(states) + 1) // 2, desc=what, disable=not progress, file=sys.stdout, mininterval=1.0
+    )
+    with bar:
+        for k, a in enumerate(blocks):
+            ready = [_prepared(s, prepare) for s in a]
+            for b in blocks[k:]:
+                other = ready if a is b else [_prepared(s, prepare) for s in b]
+                for i, x in enumerate(a):
+                    for j, y in list(enumerate(b))[i if a is b else 0 :]:
+                        bar.update()
+                        if _models([x], [y]) in between:
+                            yield x, y, ready[i], other[j]
+
+
+def _prepared(state: State, prepare: Callable[[State], Tensor]) -> Tensor:
+    try:
+        return prepare(state)
+    except SslsimError as error:
+        raise SslsimError(f"{state.label[0]}, layer {state.label[1]}: {error}") from None
 
 
 def _own(state: State, scatter: Tensor, means: dict[State, Tensor]) -> Marginal:

@@ -27,7 +27,7 @@ def quiet(stores, *args, **options):
 def test_equals_similarity_of_every_ordered_pair(stores):
     table = quiet(stores, list(MEASURES), standardize=(True, False))
     by_name = {s.checkpoint.name: s for s in stores}
-    assert len(table) == (6 * 2 + 5) * 9 * 9  # six measures depend on scale, five do not
+    assert len(table) == (8 * 2 + 5) * 9 * 9  # eight measures depend on scale, five do not
     for row in table.itertuples():
         x, y = by_name[row.model_x].layer(row.layer_x), by_name[row.model_y].layer(row.layer_y)
         expected = sslsim.similarity(row.measure, x, y, standardize=row.standardize)
@@ -51,6 +51,29 @@ def test_blocks_of_any_size_give_the_same(stores, neurons, monkeypatch):
     whole = quiet(stores, ["max_corr", "cca"])
     monkeypatch.setattr(states_module, "BLOCK_NEURONS", neurons)
     np.testing.assert_allclose(quiet(stores, ["max_corr", "cca"]).value, whole.value, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 100])
+def test_sampled_measures_in_blocks_of_any_size_on_the_frames_asked_for(stores, layers, monkeypatch):
+    monkeypatch.setattr(states_module, "BLOCK_LAYERS", layers)
+    table = quiet(stores, ["rbf_cka", "max_corr", "mutual_knn"], frames=60, sample=40, between=[("a", "b"), ("b", "b")])
+    counts = table.groupby("measure").n_frames.unique().map(list).to_dict()
+    assert counts == {"rbf_cka": [40], "mutual_knn": [40], "max_corr": [60]}
+    rows = ((np.arange(60) * 121 + 60) // 60)[(np.arange(40) * 60 + 30) // 40]
+    assert set(table.model_x + table.model_y) == {"ab", "ba", "bb"}
+    for row in table[table.measure != "max_corr"].itertuples():
+        x, y = ({s.checkpoint.name: s for s in stores}[m].layer(n)[rows] for m, n in (row[3:5], row[5:7]))
+        assert row.value == pytest.approx(sslsim.similarity(row.measure, x, y), abs=1e-6)
+
+
+def test_compare_neurons_takes_sampled_measures_too(stores):
+    table, _ = sslsim.compare_neurons(stores, ["max_corr", "mutual_knn"], progress=False)
+    pd.testing.assert_frame_equal(table, quiet(stores, ["max_corr", "mutual_knn"]))
+
+
+def test_a_sample_that_cannot_be_prepared_names_its_layer(stores):
+    with pytest.raises(sslsim.SslsimError, match="a, layer 0: k is 10 with 8 frames"):
+        quiet(stores, ["mutual_knn"], sample=8)
 
 
 def test_order_of_stores_does_not_matter(stores):

@@ -19,7 +19,8 @@ MAY_IMPORT |= {
     "neurons": {"errors", "moments"},
     "layers": {"errors", "moments"},
     "attention": {"errors", "moments"},
-    "measures": {"errors", "moments", "neurons", "layers", "attention"},
+    "sampled": {"errors", "moments"},
+    "measures": {"errors", "moments", "neurons", "layers", "attention", "sampled"},
     "tables": {"errors"},
 }
 MAY_IMPORT["states"] = {"errors", "moments", "store"}
