@@ -17,7 +17,16 @@ from sslsim.measures import MEASURES, measure_named
 from sslsim.moments import Marginal, Moments
 from sslsim.neurons import best_partners
 from sslsim.sampled import SAMPLE, sample_frames
-from sslsim.states import State, check_between, check_names, check_stores, pairs, sampled_pairs, states_of
+from sslsim.states import (
+    State,
+    check_between,
+    check_names,
+    check_stores,
+    pairs,
+    sampled_pairs,
+    states_of,
+    utterances_of,
+)
 from sslsim.store import ActivationStore
 from sslsim.tables import square_table
 
@@ -77,7 +86,7 @@ def compare(
     if wanted:
         scores = _Scores(states_of(stores, frames), wanted, scalings)
         if scores.of_moments:
-            for pair in pairs(scores.states, chosen, device, progress, "layers"):
+            for pair in pairs(scores.states, chosen, device, progress, "layers", scores.utterances):
                 scores.add(*pair)
         scores.add_sampled(_fewer(scores.states, sample), chosen, device, progress)
         tables.append(scores.table())
@@ -115,7 +124,7 @@ def compare_neurons(
     check_stores(stores)
     states = states_of(stores, frames)
     scores, partners = _Scores(states, measures, [True]), _Partners()
-    for x, y, m in pairs(states, check_between(None, stores), device, progress, "neurons"):
+    for x, y, m in pairs(states, check_between(None, stores), device, progress, "neurons", scores.utterances):
         scores.add(x, y, m)
         partners.add(x, y, m)
     scores.add_sampled(_fewer(states, SAMPLE), check_between(None, stores), device, progress)
@@ -167,6 +176,7 @@ class _Scores:
         self.of_moments = [job for job in self.jobs if not MEASURES[job[0]].prepare]
         self.of_frames = [job for job in self.jobs if MEASURES[job[0]].prepare]
         self.sample = len(states[0])
+        self.utterances = utterances_of(states) if any(MEASURES[name].utterances for name in measures) else None
         self.values = {job: np.full((n, n), np.nan) for job in self.jobs}
         self.ranks = {job: np.full((n, n), -1) for job in self.jobs}
         self.constant = np.zeros(n, dtype=int)

@@ -103,6 +103,31 @@ def linear_cka_debiased(m: Moments, norms_x: Tensor, norms_y: Tensor, *, standar
     return float(xy / (_unbiased_hsic(x, norms_x, norms_x) * _unbiased_hsic(y, norms_y, norms_y)).sqrt())
 
 
+def between_utterance_cka(m: Moments, *, standardize: bool = True) -> float:
+    """Linear CKA without the products of an utterance with itself; symmetric, at most 1, may fall below 0.
+
+    ``h(x, y) / sqrt(h(x, x) h(y, y))`` with ``h(x, y) = ||X'Y||^2 - sum_u ||X_u'Y_u||^2`` over utterances u of centred
+    data: pairs of frames count only where they come from two utterances, because frames of one are not independent.
+    A construction of this package, not a published measure.
+
+    Raises
+    ------
+    SslsimError
+        Without moments of at least two utterances.
+    """
+    if m.within is None or m.x.within is None or m.y.within is None or len(m.groups) < 2:
+        raise SslsimError("between_utterance_cka needs at least 2 utterances; give the frames of each")
+    x, y = m.x.alive, m.y.alive
+    weight_x, weight_y = (
+        side.scale.square().reciprocal() if standardize else torch.ones_like(side.scale) for side in (m.x, m.y)
+    )
+    cross, own_x, own_y = _second_moments(m, standardize)
+    xy = cross.norm() ** 2 - weight_x @ m.within[x][:, y] @ weight_y
+    xx = own_x.norm() ** 2 - weight_x @ m.x.within[x][:, x] @ weight_x
+    yy = own_y.norm() ** 2 - weight_y @ m.y.within[y][:, y] @ weight_y
+    return float(xy / (xx * yy).sqrt())
+
+
 def procrustes(m: Moments, *, standardize: bool = True) -> float:
     """Cosine of the angular Procrustes distance: ``nuclear(Y'X) / (||X|| ||Y||)``; symmetric, in [0, 1].
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from sslsim import attention, layers, neurons, sampled
+from sslsim import attention, heldout, layers, neurons, sampled
 from sslsim.errors import SslsimError, close_match
 from sslsim.moments import Array, block, check_pair, moments, squared_norms
 
@@ -32,6 +32,8 @@ class Measure:
         Whether the squared norms of the frames are needed beside the moments.
     ranks : callable, optional
         ``ranks(moments, **options) -> (k_x, k_y)``: the components of each side that the score is made of.
+    utterances : bool
+        Whether the moments must keep what is summed by utterance and by group of utterances.
     prepare : callable, optional
         For a measure that needs the frames: ``score(prepare(x_frames, **options), prepare(y_frames, **options))`` takes
         the place of a score of moments.
@@ -43,6 +45,7 @@ class Measure:
     scaling: bool
     norms: bool = False
     ranks: Callable[..., tuple[int, int]] | None = None
+    utterances: bool = False
     prepare: Callable[..., Tensor] | None = None
 
 
@@ -51,6 +54,7 @@ MEASURES: dict[str, Measure] = {
     "matched_corr": Measure("neuron", neurons.matched_corr, symmetric=True, scaling=False),
     "soft_matched_corr": Measure("neuron", neurons.soft_matched_corr, symmetric=True, scaling=False),
     "linreg": Measure("neuron", neurons.linreg, symmetric=False, scaling=False),
+    "linreg_heldout": Measure("neuron", heldout.linreg_heldout, symmetric=False, scaling=False, utterances=True),
     "cca": Measure("layer", layers.cca, symmetric=True, scaling=False, ranks=layers.cca_ranks),
     "svcca": Measure("layer", layers.svcca, symmetric=True, scaling=True, ranks=layers.svcca_ranks),
     "svcca_below": Measure(
@@ -63,6 +67,9 @@ MEASURES: dict[str, Measure] = {
     "pwcca": Measure("layer", layers.pwcca, symmetric=False, scaling=True),
     "linear_cka_biased": Measure("layer", layers.linear_cka_biased, symmetric=True, scaling=True),
     "linear_cka_debiased": Measure("layer", layers.linear_cka_debiased, symmetric=True, scaling=True, norms=True),
+    "between_utterance_cka": Measure(
+        "layer", layers.between_utterance_cka, symmetric=True, scaling=True, utterances=True
+    ),
     "procrustes": Measure("layer", layers.procrustes, symmetric=True, scaling=True),
     "mutual_knn": Measure("layer", sampled.mutual_knn, symmetric=True, scaling=True, prepare=sampled.neighbours),
     "rbf_cka": Measure("layer", sampled.rbf_cka, symmetric=True, scaling=True, prepare=sampled.kernel),
@@ -93,6 +100,7 @@ def similarity(
     y: Array,
     *,
     standardize: bool = True,
+    utterances: Sequence[int] | None = None,
     device: str = "cpu",
     **options: Any,
 ) -> float:
@@ -105,7 +113,9 @@ def similarity(
     x, y : arrays of shape (n_frames, n_neurons_x) and (n_frames, n_neurons_y)
         Activations, numpy or torch. Directional measures ask for x in terms of y.
     standardize : bool
-        Z-score every neuron first; max_corr, matched_corr, linreg and cca do not depend on scale.
+        Z-score every neuron first; measures of single neurons and cca do not depend on scale.
+    utterances : sequence of int, optional
+        Number of frames of each utterance, in order: linreg_heldout and between_utterance_cka need it.
     device : str
         Where to compute, such as 'cpu' or 'cuda'.
     **options
@@ -125,7 +135,9 @@ def similarity(
     try:
         if chosen.prepare:
             return _similarity_of_frames(chosen, x, y, device, **options)
-        m = moments(x, y, device=device)
+        if chosen.utterances and utterances is None:
+            raise SslsimError(f"measure {measure!r} needs utterances=, the number of frames of each, in order")
+        m = moments(x, y, utterances=utterances if chosen.utterances else None, device=device)
         norms: list[Tensor] = []
         if chosen.norms:
             norms = [squared_norms(side, own, standardize=standardize) for side, own in ((x, m.x), (y, m.y))]

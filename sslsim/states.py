@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from sslsim import moments
 from sslsim.errors import SslsimError, close_match
-from sslsim.moments import Marginal, Moments
+from sslsim.moments import Marginal, Moments, Products, Utterances
 from sslsim.store import ActivationStore, check_pairable
 
 BLOCK_LAYERS = 8  # layers whose kernels of sampled frames are held: 32 MB each at 2,000 frames
@@ -99,17 +99,37 @@ def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[Acti
     return chosen
 
 
+Means = dict[State, tuple[Tensor, list[Tensor]]]
+
+
+def utterances_of(states: list[State]) -> Utterances:
+    """Return how many of the chosen frames are of each utterance of the corpus."""
+    index = states[0].store.index
+    frames = states[0].frames
+    if frames is None:
+        return Utterances(tuple(int(n) for n in index.n_frames))
+    ends = np.searchsorted(frames, index.start + index.n_frames)
+    return Utterances(tuple(int(n) for n in np.diff(ends, prepend=0)))
+
+
 def pairs(
-    states: list[State], between: set[frozenset[str]], device: str, progress: bool, what: str
+    states: list[State],
+    between: set[frozenset[str]],
+    device: str,
+    progress: bool,
+    what: str,
+    utterances: Utterances | None = None,
 ) -> Iterator[tuple[State, State, Moments]]:
     """Moments of every unordered pair of states of the wanted checkpoints, a state with itself included.
 
-    Blocks on the diagonal come first. A pair of checkpoints that is not in `between` costs no product.
+    Blocks on the diagonal come first. A pair of checkpoints that is not in `between` costs no product. With
+    `utterances` moments keep what is summed by utterance and by group.
     """
     used = frozenset().union(*between)
     states = [s for s in states if s.label[0] in used]
     means = {
-        s: moments.mean(s).to(device) for s in tqdm(states, f"{what}: means", disable=not progress, file=sys.stdout)
+        s: moments.on(device, *moments.means(s, utterances))
+        for s in tqdm(states, f"{what}: means", disable=not progress, file=sys.stdout)
     }
     marginals: dict[State, Marginal] = {}
     blocks = _blocks(states)
@@ -118,14 +138,14 @@ def pairs(
     total = sum(_models([x], [y]) in between for i, x in enumerate(states) for y in states[i:])
     with tqdm(total=total, desc=f"{what}: pairs", disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
         for a, b in order:
-            cross = _cross_products(a, b, means, device)
+            cross = _cross_products(a, b, means, utterances)
             if a is b:
-                marginals |= {s: _own(s, cross[i][i], means) for i, s in enumerate(a)}
+                marginals |= {s: _own(s, cross[i][i], *means[s]) for i, s in enumerate(a)}
                 if _models(a, b) not in between:
                     continue
             for i, x in enumerate(a):
                 for j, y in list(enumerate(b))[i if a is b else 0 :]:
-                    yield x, y, Moments(marginals[x], marginals[y], cross[i][j])
+                    yield x, y, Moments.of(marginals[x], marginals[y], cross[i][j])
                     bar.update()
 
 
@@ -163,9 +183,8 @@ def _prepared(state: State, prepare: Callable[[State], Tensor]) -> Tensor:
         raise SslsimError(f"{state.label[0]}, layer {state.label[1]}: {error}") from None
 
 
-def _own(state: State, scatter: Tensor, means: dict[State, Tensor]) -> Marginal:
-    # the two triangles of a product may differ in the last digit; a copy lets go of the block
-    own = Marginal(len(state), means[state], (scatter + scatter.T) / 2, torch.finfo(torch.float32).eps)
+def _own(state: State, products: Products, middle: Tensor, groups: list[Tensor]) -> Marginal:
+    own = moments.marginal(len(state), middle, groups, products, torch.finfo(torch.float32).eps)
     try:
         own.alive  # noqa: B018  raises where no neuron varies
     except SslsimError as error:
@@ -183,13 +202,27 @@ def _blocks(states: list[State]) -> list[list[State]]:
     return blocks
 
 
-def _cross_products(a: list[State], b: list[State], means: dict[State, Tensor], device: str) -> list[list[Tensor]]:
-    """Centred cross products of every state of `a` with every one of `b`, from one product a chunk of frames."""
-    mean_a, mean_b = (torch.cat([means[s] for s in block]) for block in (a, b))
-    total = -moments.correction(len(a[0]), mean_a, mean_b, torch.float32)
-    for rows in moments.chunks(len(a[0])):
-        left = moments.centred(np.concatenate([s[rows] for s in a], axis=1), mean_a, torch.float32)
-        right = left if a is b else moments.centred(np.concatenate([s[rows] for s in b], axis=1), mean_b, torch.float32)
-        total += left.T @ right
-    widths_a, widths_b = ([s.shape[1] for s in block] for block in (a, b))
-    return [list(strip.split(widths_b, dim=1)) for strip in total.split(widths_a)]
+def _cross_products(
+    a: list[State], b: list[State], means: Means, utterances: Utterances | None
+) -> list[list[Products]]:
+    """Products of every state of `a` with every one of `b`, from one product a chunk of frames."""
+
+    def reader(states: list[State]) -> Callable[[slice], Tensor]:
+        middle = torch.cat([means[s][0] for s in states])
+        return lambda rows: moments.centred(np.concatenate([s[rows] for s in states], axis=1), middle, torch.float32)
+
+    whole = moments.products(reader(a), None if a is b else reader(b), len(a[0]), utterances)
+    rows, columns = ([s.shape[1] for s in block] for block in (a, b))
+
+    def cut(total: Tensor) -> list[tuple[Tensor, ...]]:
+        return [strip.split(columns, dim=1) for strip in total.split(rows)]
+
+    totals, within, groups = cut(whole.total), whole.within, [cut(group) for group in whole.groups]
+    squares = None if within is None else cut(within)
+    return [
+        [
+            Products(totals[i][j], squares[i][j] if squares else None, tuple(g[i][j] for g in groups), whole.sizes)
+            for j in range(len(b))
+        ]
+        for i in range(len(a))
+    ]

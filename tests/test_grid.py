@@ -27,10 +27,11 @@ def quiet(stores, *args, **options):
 def test_equals_similarity_of_every_ordered_pair(stores):
     table = quiet(stores, list(MEASURES), standardize=(True, False))
     by_name = {s.checkpoint.name: s for s in stores}
-    assert len(table) == (8 * 2 + 5) * 9 * 9  # eight measures depend on scale, five do not
+    assert len(table) == (9 * 2 + 6) * 9 * 9  # nine measures depend on scale, six do not
     for row in table.itertuples():
         x, y = by_name[row.model_x].layer(row.layer_x), by_name[row.model_y].layer(row.layer_y)
-        expected = sslsim.similarity(row.measure, x, y, standardize=row.standardize)
+        known = {"utterances": FRAMES} if MEASURES[row.measure].utterances else {}
+        expected = sslsim.similarity(row.measure, x, y, standardize=row.standardize, **known)
         assert row.value == pytest.approx(expected, abs=1e-6)
 
 
@@ -51,6 +52,15 @@ def test_blocks_of_any_size_give_the_same(stores, neurons, monkeypatch):
     whole = quiet(stores, ["max_corr", "cca"])
     monkeypatch.setattr(states_module, "BLOCK_NEURONS", neurons)
     np.testing.assert_allclose(quiet(stores, ["max_corr", "cca"]).value, whole.value, atol=1e-6)
+
+
+def test_measures_by_utterance_on_fewer_frames(stores):
+    table = quiet(stores, ["linreg_heldout", "between_utterance_cka"], frames=60, between=[("a", "b")])
+    rows = (np.arange(60) * 121 + 60) // 60
+    lengths = np.histogram(rows, bins=np.cumsum((0, *FRAMES)))[0]
+    for row in table.itertuples():
+        x, y = ({s.checkpoint.name: s for s in stores}[m].layer(n)[rows] for m, n in (row[3:5], row[5:7]))
+        assert row.value == pytest.approx(sslsim.similarity(row.measure, x, y, utterances=lengths), abs=1e-6)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 100])

@@ -19,8 +19,9 @@ MAY_IMPORT |= {
     "neurons": {"errors", "moments"},
     "layers": {"errors", "moments"},
     "attention": {"errors", "moments"},
+    "heldout": {"errors", "moments"},
     "sampled": {"errors", "moments"},
-    "measures": {"errors", "moments", "neurons", "layers", "attention", "sampled"},
+    "measures": {"errors", "moments", "neurons", "layers", "attention", "sampled", "heldout"},
     "tables": {"errors"},
 }
 MAY_IMPORT["states"] = {"errors", "moments", "store"}
