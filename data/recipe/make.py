@@ -42,6 +42,7 @@ def stages() -> dict[str, tuple[list[str], list[str]]]:
             needs += [f"export-{name}"] + [f"units-{s}" for s in sources]
         plan[f"proof-{name}"] = (["proof.py", name], needs)
     plan["proof"] = (["proof.py", "all"], [f"proof-{name}" for name in measured])
+    plan["card"] = (["card.py"], ["proof"])
     return plan
 
 
