@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 import pandas as pd
@@ -11,17 +12,20 @@ from tqdm import tqdm
 
 from sslsim import attention
 from sslsim.errors import SslsimError
+from sslsim.parallel import spread
 from sslsim.states import check_names, check_stores
 from sslsim.store import ActivationStore
 from sslsim.tables import square_table
 
 Label = tuple[str, int, int]  # model, layer, head
+UTTERANCES = 4  # of one piece of work
 
 
 def compare_heads(
     stores: Sequence[ActivationStore],
     measures: Sequence[str] = ("pearson", "js", "frobenius"),
     *,
+    executor: Executor | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -39,7 +43,7 @@ def compare_heads(
     check_names(measures)
     for name in measures:
         attention.check_head_measure(name)
-    means, labels = _mean_scores(stores, measures, device, progress)
+    means, labels = _mean_scores(stores, measures, executor, device, progress)
     return square_table(means, labels, ["model", "layer", "head"]).assign(n_frames=_query_rows(stores))
 
 
@@ -47,6 +51,7 @@ def compare_attention(
     stores: Sequence[ActivationStore],
     measures: Sequence[str] = ("pearson", "js", "frobenius", "attention_cka"),
     *,
+    executor: Executor | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -65,7 +70,7 @@ def compare_attention(
     for name in measures:
         if name not in attention.LAYER_MEASURES:
             attention.check_head_measure(name)
-    means, labels = _mean_scores(stores, measures, device, progress)
+    means, labels = _mean_scores(stores, measures, executor, device, progress)
     grids = {
         name: (_cka if name in attention.LAYER_MEASURES else _best_match)(values, labels)
         for name, values in means.items()
@@ -110,7 +115,7 @@ def _query_rows(stores: Sequence[ActivationStore]) -> int:
 
 
 def _mean_scores(
-    stores: Sequence[ActivationStore], measures: Sequence[str], device: str, progress: bool
+    stores: Sequence[ActivationStore], measures: Sequence[str], executor: Executor | None, device: str, progress: bool
 ) -> tuple[dict[str, np.ndarray], list[Label]]:
     """Mean score (for attention_cka covariance) of every pair of heads, (heads, heads) a measure, and the heads."""
     _check(stores)
@@ -120,15 +125,28 @@ def _mean_scores(
         for layer in range(1, s.attention_layers + 1)
         for head in range(s.n_heads)
     ]
+    n = len(stores[0].index)
+    calls = [(list(stores), list(measures), range(u, min(u + UTTERANCES, n)), device) for u in range(0, n, UTTERANCES)]
+    sums: dict[str, attention.Sums] = {}
+    with tqdm(total=n, desc="attention", disable=not progress, file=sys.stdout, unit="utt", mininterval=1.0) as bar:
+        for part in spread(_sum_utterances, calls, executor=executor, done=lambda i: bar.update(len(calls[i][2]))):
+            sums = {name: sums[name] + part[name] for name in measures} if sums else part
+    return {name: total.mean.cpu().numpy() for name, total in sums.items()}, labels
+
+
+def _sum_utterances(
+    stores: list[ActivationStore], measures: list[str], utterances: range, device: str
+) -> dict[str, attention.Sums]:
+    """Sum of the scores of every pair of heads over some utterances."""
     scores = attention.MEASURES | dict.fromkeys(attention.LAYER_MEASURES, attention.covariance)
     sums: dict[str, attention.Sums] = {}
-    for u in tqdm(range(len(stores[0].index)), "attention", disable=not progress, file=sys.stdout, unit="utt"):
+    for u in utterances:
         maps = [s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)]
         stacked = attention.check_maps(np.concatenate(maps), "attention", u).to(device)
         for name in measures:
             part = scores[name](stacked, stacked)
             sums[name] = sums[name] + part if name in sums else part
-    return {name: total.mean.cpu().numpy() for name, total in sums.items()}, labels
+    return sums
 
 
 def _starts(labels: list, depth: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError
-from sslsim.moments import Moments
+from sslsim.moments import Marginal, Moments
 
 PENALTIES = tuple(10.0**power for power in range(-6, 2))  # ridge, in units of a z-scored neuron's variance
 
@@ -48,6 +48,14 @@ def heldout_r2(m: Moments) -> Tensor:
         error += left[0]
         spread += around
     return 1 - error / spread
+
+
+def prepare_fits(own: Marginal) -> None:
+    """Compute, and keep, the components of a layer in every fit that `linreg_heldout` makes with it."""
+    count = len(own.groups)
+    for group in range(count if count >= 3 else 0):
+        for left_out in ((group,), tuple(sorted((group, (group + 1) % count)))):
+            own.without(*left_out).components  # noqa: B018
 
 
 def _group(m: Moments, group: int) -> Moments:

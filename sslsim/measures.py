@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sslsim import attention, heldout, layers, neurons, sampled
 from sslsim.errors import SslsimError, close_match
-from sslsim.moments import Array, block, check_pair, moments, squared_norms
+from sslsim.moments import Array, Marginal, block, check_pair, moments, squared_norms
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Measure:
         Whether the squared norms of the frames are needed beside the moments.
     ranks : callable, optional
         ``ranks(moments, **options) -> (k_x, k_y)``: the components of each side that the score is made of.
+    own : callable, optional
+        ``own(marginal, **options)`` computes, and the marginal keeps, what the score needs of one layer alone.
     utterances : bool
         Whether the moments must keep what is summed by utterance and by group of utterances.
     prepare : callable, optional
@@ -45,26 +47,36 @@ class Measure:
     scaling: bool
     norms: bool = False
     ranks: Callable[..., tuple[int, int]] | None = None
+    own: Callable[..., Any] | None = None
     utterances: bool = False
     prepare: Callable[..., Tensor] | None = None
+
+
+def _components(own: Marginal, standardize: bool = True) -> None:
+    own.components.whitener  # noqa: B018
+    if not standardize:
+        own.raw_components.whitener  # noqa: B018
 
 
 MEASURES: dict[str, Measure] = {
     "max_corr": Measure("neuron", neurons.max_corr, symmetric=False, scaling=False),
     "matched_corr": Measure("neuron", neurons.matched_corr, symmetric=True, scaling=False),
     "soft_matched_corr": Measure("neuron", neurons.soft_matched_corr, symmetric=True, scaling=False),
-    "linreg": Measure("neuron", neurons.linreg, symmetric=False, scaling=False),
-    "linreg_heldout": Measure("neuron", heldout.linreg_heldout, symmetric=False, scaling=False, utterances=True),
-    "cca": Measure("layer", layers.cca, symmetric=True, scaling=False, ranks=layers.cca_ranks),
-    "svcca": Measure("layer", layers.svcca, symmetric=True, scaling=True, ranks=layers.svcca_ranks),
+    "linreg": Measure("neuron", neurons.linreg, symmetric=False, scaling=False, own=_components),
+    "linreg_heldout": Measure(
+        "neuron", heldout.linreg_heldout, symmetric=False, scaling=False, own=heldout.prepare_fits, utterances=True
+    ),
+    "cca": Measure("layer", layers.cca, symmetric=True, scaling=False, own=_components, ranks=layers.cca_ranks),
+    "svcca": Measure("layer", layers.svcca, symmetric=True, scaling=True, own=_components, ranks=layers.svcca_ranks),
     "svcca_below": Measure(
         "layer",
         partial(layers.svcca, truncation="below"),
         symmetric=True,
         scaling=True,
+        own=_components,
         ranks=partial(layers.svcca_ranks, truncation="below"),
     ),
-    "pwcca": Measure("layer", layers.pwcca, symmetric=False, scaling=True),
+    "pwcca": Measure("layer", layers.pwcca, symmetric=False, scaling=True, own=_components),
     "linear_cka_biased": Measure("layer", layers.linear_cka_biased, symmetric=True, scaling=True),
     "linear_cka_debiased": Measure("layer", layers.linear_cka_debiased, symmetric=True, scaling=True, norms=True),
     "between_utterance_cka": Measure(

@@ -6,6 +6,7 @@ Prints what it checked; on the first group of problems prints each and exits 1.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -125,7 +126,10 @@ def values(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def grid(frame: pd.DataFrame) -> Iterator[str]:
-    """All layers of one model with all of the other, for each pair of models in both directions; 1 with itself."""
+    """All layers of one model with all of the other, in both directions; 1 with itself.
+
+    For every two models where models are compared with themselves, else for each pair that is there at all.
+    """
     if not {*STATES, "value"} <= set(frame.columns) or {"head_x", "neuron_x"} & set(frame.columns):
         return
     by = [column for column in ("measure", "standardize") if column in frame] or [lambda _: "all"]
@@ -134,7 +138,8 @@ def grid(frame: pd.DataFrame) -> Iterator[str]:
         states = {state for s in "xy" for state in zip(part[f"model_{s}"], part[f"layer_{s}"], strict=True)}
         layers = pd.Series([model for model, _ in states]).value_counts()
         found = part.drop_duplicates(STATES).groupby(["model_x", "model_y"]).size()
-        wanted = {(x, y): layers[x] * layers[y] for pair in found.index for x, y in (pair, pair[::-1])}
+        pairs = [*itertools.product(layers.index, repeat=2)] if any(x == y for x, y in found.index) else found.index
+        wanted = {(x, y): layers[x] * layers[y] for pair in pairs for x, y in (pair, pair[::-1])}
         if found.to_dict() != wanted or len(part) != sum(wanted.values()):
             yield f"{label}: {len(part)} rows, {found.sum()} different pairs, but {sum(wanted.values())} are complete"
         own = part[(part["model_x"] == part["model_y"]) & (part["layer_x"] == part["layer_y"])]["value"]

@@ -24,9 +24,11 @@ MAY_IMPORT |= {
     "measures": {"errors", "moments", "neurons", "layers", "attention", "sampled", "heldout"},
     "tables": {"errors"},
 }
+MAY_IMPORT["parallel"] = {"errors"}
 MAY_IMPORT["states"] = {"errors", "moments", "store"}
-MAY_IMPORT["heads"] = {"errors", "tables", "attention", "states", "store"}
-MAY_IMPORT["grid"] = MAY_IMPORT["measures"] | {"measures", "tables", "states", "heads", "store"}
+MAY_IMPORT["heads"] = {"errors", "tables", "attention", "states", "store", "parallel"}
+MAY_IMPORT["engine"] = MAY_IMPORT["measures"] | {"measures", "states", "store", "parallel"}
+MAY_IMPORT["grid"] = MAY_IMPORT["engine"] | {"engine", "tables", "heads"}
 MAY_IMPORT["readings"] = {"errors", "tables", "measures", "store"}
 MAY_IMPORT["plots"] = {"errors", "tables"}  # knows only tables
 # the reports know nothing of the science

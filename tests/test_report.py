@@ -109,7 +109,7 @@ def test_the_finished_folder_passes_the_checks_and_its_faults_are_found(finished
     grid.iloc[:3].to_parquet(out / "tables/good-grid.parquet")
     grid.iloc[:3].to_csv(out / "tables/good-grid.csv", index=False)
     assert list(check_tables(out)) == [
-        "good-grid.csv: toy: 3 rows and 3 different pairs, but 2 x 2 are complete",
+        "good-grid.csv: toy: 3 rows, 3 different pairs, but 4 are complete",
         "good-grid.csv: toy: the diagonal is off 1 by 0.1",
     ]
     grid.assign(value=float("nan")).to_parquet(out / "tables/good-grid.parquet")

@@ -1,0 +1,71 @@
+"""Independent calls, spread over threads of this process or over any executor of `concurrent.futures`.
+
+Every call computes with one thread of torch, wherever it runs, and results come back in the order of the calls: the
+numbers do not depend on how many workers there are or on which was first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+
+def spread(
+    function: Callable[..., Result],
+    calls: Sequence[tuple[Any, ...]],
+    *,
+    executor: Executor | None = None,
+    done: Callable[[int], object] = lambda _: None,
+) -> Iterator[Result]:
+    """Yield ``function(*call)`` for each of `calls`, in their order; the next ones are computed meanwhile.
+
+    Parameters
+    ----------
+    function : callable
+        For an executor of processes or machines it must be importable, and arguments and results picklable.
+    calls : sequence of tuple
+        Arguments of each call.
+    executor : Executor, optional
+        Where to run. By default threads of this process, as many as torch uses.
+    done : callable
+        Told the number of each call that has ended, in the order in which they end.
+
+    Raises
+    ------
+    Exception
+        What the first call in order that failed raised, after calls that had not begun were cancelled.
+    """
+    threads = torch.get_num_threads()
+    with _workers(executor, threads) as workers:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for i, call in enumerate(calls):
+                waiting.append(workers.submit(_alone, function, call))
+                waiting[-1].add_done_callback(lambda future, i=i: None if future.cancelled() else done(i))  # type: ignore[misc]
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            torch.set_num_threads(threads)  # what a thread of ours set would hold for threads begun later
+
+
+@contextmanager
+def _workers(executor: Executor | None, threads: int) -> Iterator[Executor]:
+    if executor is not None:
+        yield executor
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="sslsim") as own:
+        yield own
+
+
+def _alone(function: Callable[..., Result], call: tuple[Any, ...]) -> Result:
+    torch.set_num_threads(1)
+    return function(*call)
