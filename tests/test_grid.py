@@ -82,6 +82,14 @@ def test_processes_give_the_same_bits(stores):
         assert bits(stores, executor=executor) == bits(stores)
 
 
+def test_a_dask_cluster_gives_the_same_bits(stores, tmp_path):
+    import distributed  # its import alone takes seconds
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "local_directory": tmp_path / "dask"}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        assert bits(stores, executor=client.get_executor()) == bits(stores)
+
+
 def test_nothing_is_left_in_the_folder_of_the_stores(stores, monkeypatch):
     folder = stores[0].root.parent
     before = sorted(folder.iterdir())

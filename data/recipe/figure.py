@@ -37,7 +37,7 @@ def _line(ax: plt.Axes, model: str, rows: list[dict[str, object]]) -> None:
         color=colour,
         marker="o",
         ms=3,
-        ls="-." if model.endswith("ctc") else "-",
+        ls="-." if model.endswith("ctc") else ":" if model.endswith("-b") else "-",
         label=model,
     )
 
