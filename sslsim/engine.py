@@ -31,7 +31,7 @@ from sslsim.errors import SslsimError
 from sslsim.measures import MEASURES
 from sslsim.moments import Marginal, Moments, Products, Utterances
 from sslsim.neurons import best_partners
-from sslsim.parallel import spread
+from sslsim.parallel import results
 from sslsim.sampled import sample_frames
 from sslsim.states import State, utterances_of
 
@@ -163,7 +163,7 @@ def score_pairs(
     partners : bool
         Find each neuron's best partner in every other checkpoint too.
     executor : Executor, optional
-        Where pieces run, see `parallel.spread`; its workers must see the folder of the stores.
+        Where pieces run, see `parallel.results`; its workers must see the folder of the stores.
     device : str
         Where a piece computes.
     progress : bool
@@ -220,7 +220,7 @@ def _run(
     sizes = [len(work.blocks[k]) * len(work.blocks[m]) for k, m in pairs]
     with tqdm(total=sum(sizes), desc=what, disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
         calls = [(work.folder, k, m) for k, m in pairs]
-        for part in spread(piece, calls, executor=executor, done=lambda i: bar.update(sizes[i])):
+        for part in results(piece, calls, executor=executor, done=lambda i: bar.update(sizes[i])):
             found.add(part)
 
 

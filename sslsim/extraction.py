@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sslsim import __version__, models
@@ -30,6 +33,7 @@ from sslsim.audio import (
 )
 from sslsim.errors import SslsimError
 from sslsim.lineup import Checkpoint, checkpoint_fingerprint, read_lineup, select
+from sslsim.parallel import results
 from sslsim.store import (
     FRAME_RULE,
     ROW_RULE,
@@ -42,6 +46,7 @@ from sslsim.store import (
 from sslsim.writer import ArrayFiles, temporary, write_description
 
 _LIBRARIES = ("torch", "transformers", "numpy", "soundfile", "soxr")
+AHEAD = 8  # utterances encoded and not yet written: at 35 s of audio and large size 60 MB each, and their attention
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
 
@@ -53,6 +58,7 @@ def extract(
     checkpoints: Sequence[str] = (),
     max_utterances: int | None = None,
     queries: int | str = 16,
+    executor: Executor | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> list[ActivationStore]:
@@ -73,6 +79,9 @@ def extract(
         At most so many, evenly spread over the corpus.
     queries : int or "all"
         At most so many query rows of each attention map, evenly spread over the utterance; 0 for none.
+    executor : Executor, optional
+        Run checkpoints side by side on any executor of `concurrent.futures` whose workers see the same folders. By
+        default one after the other, utterances in as many threads as torch uses. The numbers are the same.
     device : str
         Where the encoders run.
     progress : bool
@@ -98,16 +107,16 @@ def extract(
     rule = [STORE_VERSION, FRAME_RULE, ROW_RULE, audio, max_utterances, queries]
     prints = [checkpoint_fingerprint(checkpoint) for checkpoint in chosen]
     roots = [Path(out) / f"{c.name}-{_key(*rule, f)}" for c, f in zip(chosen, prints, strict=True)]
-    if not all(root.exists() for root in roots):
+    missing = [part for part in zip(chosen, prints, roots, strict=True) if not part[2].exists()]
+    if missing:
         index = _index(utterances, queries, progress)
-    for checkpoint, fingerprint, root in zip(chosen, prints, roots, strict=True):
-        if not root.exists():
-            # the bar first: loading takes seconds, and the first time more, to import transformers
-            with _bar(checkpoint.name, utterances, progress) as bar, temporary(root) as folder:
-                encoder = models.load_encoder(checkpoint, device)
-                store = _plan(folder, encoder, index, fingerprint, audio, queries)
-                _write_arrays(store, encoder, bar)
-                write_description(store)
+        calls = [(*part, utterances, index, audio, queries, device) for part in missing]
+        if executor is None:
+            for call in calls:
+                _extract_one(*call, progress=progress)
+        else:
+            with tqdm(total=len(calls), desc="checkpoints", file=sys.stdout, disable=not progress) as bar:
+                list(results(_extract_one, calls, executor=executor, done=lambda _: bar.update()))
     # names and notes as the lineup has them now: they may have changed since, the content has not
     return [replace(open_store(r), checkpoint=c) for c, r in zip(chosen, roots, strict=True)]
 
@@ -121,6 +130,32 @@ def _check_options(max_utterances: int | None, queries: int | str) -> None:
 
 def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _extract_one(
+    checkpoint: Checkpoint,
+    fingerprint: str,
+    root: Path,
+    utterances: Sequence[Utterance],
+    index: pd.DataFrame,
+    audio: str,
+    queries: int | str,
+    device: str,
+    progress: bool = False,
+) -> None:
+    """Write one store, whole or not at all."""
+    seconds = sum(utterance.seconds for utterance in utterances)
+    # the bar first: loading takes seconds, and the first time more, to import transformers
+    with (
+        tqdm(
+            total=seconds, desc=checkpoint.name, bar_format=_BAR, file=sys.stdout, mininterval=1, disable=not progress
+        ) as bar,
+        temporary(root) as folder,
+    ):
+        encoder = models.load_encoder(checkpoint, device)
+        store = _plan(folder, encoder, index, fingerprint, audio, queries)
+        _write_arrays(store, encoder, utterances, bar)
+        write_description(store)
 
 
 def _index(utterances: Sequence[Utterance], queries: int | str, progress: bool) -> pd.DataFrame:
@@ -167,25 +202,20 @@ def _plan(
     )
 
 
-@contextmanager
-def _bar(name: str, utterances: Sequence[Utterance], progress: bool) -> Iterator[Iterator[Utterance]]:
-    """Yield the utterances under a bar that counts seconds of audio."""
-    seconds = sum(utterance.seconds for utterance in utterances)
-    with tqdm(total=seconds, desc=name, bar_format=_BAR, file=sys.stdout, mininterval=1, disable=not progress) as bar:
-
-        def counted() -> Iterator[Utterance]:
-            for utterance in utterances:
-                yield utterance
-                bar.update(utterance.seconds)
-
-        yield counted()
-
-
-def _write_arrays(store: ActivationStore, encoder: models.Encoder, utterances: Iterable[Utterance]) -> None:
+def _write_arrays(store: ActivationStore, encoder: models.Encoder, utterances: Sequence[Utterance], bar: tqdm) -> None:
+    """Encode utterances side by side, each with one thread of torch, and write them in order."""
+    calls = [(encoder, u, store.query_rows(i), store.index["waveform"].iat[i]) for i, u in enumerate(utterances)]
     with ExitStack() as stack:
         files = ArrayFiles(store, stack)
-        for u, utterance in enumerate(utterances):
-            waveform = load_audio(utterance.path)
-            if waveform_fingerprint(waveform) != store.index["waveform"].iat[u]:
-                raise SslsimError(f"audio {str(utterance.path)!r}: changed while it was being extracted")
-            files.append(encoder.encode(waveform, store.query_rows(u)), utterance.id)
+        # on a GPU one at a time; elsewhere as many as there are threads, and a few more that wait to be written
+        one = stack.enter_context(ThreadPoolExecutor(1)) if encoder.device != "cpu" else None
+        for utterance, encoded in zip(utterances, results(_encode, calls, executor=one, ahead=AHEAD), strict=True):
+            files.append(encoded, utterance.id)
+            bar.update(utterance.seconds)
+
+
+def _encode(encoder: models.Encoder, utterance: Utterance, rows: NDArray[np.int64], fingerprint: str) -> models.Encoded:
+    waveform = load_audio(utterance.path)
+    if waveform_fingerprint(waveform) != fingerprint:
+        raise SslsimError(f"audio {str(utterance.path)!r}: changed while it was being extracted")
+    return encoder.encode(waveform, rows)

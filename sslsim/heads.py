@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sslsim import attention
 from sslsim.errors import SslsimError
-from sslsim.parallel import spread
+from sslsim.parallel import results
 from sslsim.states import check_names, check_stores
 from sslsim.store import ActivationStore
 from sslsim.tables import square_table
@@ -129,7 +129,7 @@ def _mean_scores(
     calls = [(list(stores), list(measures), range(u, min(u + UTTERANCES, n)), device) for u in range(0, n, UTTERANCES)]
     sums: dict[str, attention.Sums] = {}
     with tqdm(total=n, desc="attention", disable=not progress, file=sys.stdout, unit="utt", mininterval=1.0) as bar:
-        for part in spread(_sum_utterances, calls, executor=executor, done=lambda i: bar.update(len(calls[i][2]))):
+        for part in results(_sum_utterances, calls, executor=executor, done=lambda i: bar.update(len(calls[i][2]))):
             sums = {name: sums[name] + part[name] for name in measures} if sums else part
     return {name: total.mean.cpu().numpy() for name, total in sums.items()}, labels
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,7 @@ __all__ = [
     "select",
 ]
 
+_LOADING = threading.Lock()  # random weights and transformers' verbosity are global to the process
 # weights that a checkpoint may have beyond its encoder: heads, quantizer and their projections
 _HEADS = re.compile(
     r"(lm_head|classifier|projector|layer_weights|quantizer|project_q|project_hid|final_proj|label_embs_concat"
@@ -90,6 +93,7 @@ class Encoder:
     device: str
     _model: Any
     _preprocess: Any
+    _heard: _Heard
 
     def encode(self, waveform: NDArray[np.float32], rows: NDArray[np.int64] | Sequence[int]) -> Encoded:
         """Run one utterance.
@@ -109,47 +113,12 @@ class Encoder:
         # the checkpoint's own preprocessor: zero mean and unit variance or not, mask of ones or none
         inputs = self._preprocess(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(self.device)
         keep = torch.as_tensor(np.asarray(rows, dtype=np.int64), device=self.device)
-        states: list[torch.Tensor] = []
-        maps: list[torch.Tensor] = []
-        with torch.inference_mode(), self._hooks(states, maps, keep), _exact_products():
+        with torch.inference_mode(), _exact_products(), self._heard.listening(keep) as (states, maps):
             last = self._model(**inputs).last_hidden_state[0]
             self._check(states, maps, last, n_frames(len(waveform)), len(keep))
             hidden = torch.stack(states).cpu().numpy()
             attention = torch.stack(maps).cpu().numpy() if maps else np.zeros((0, self.n_heads, 0, len(last)), "f4")
             return Encoded(hidden, last.cpu().numpy() if self.pre_norm else None, attention)
-
-    @contextmanager
-    def _hooks(self, states: list, maps: list, keep: torch.Tensor) -> Iterator[None]:
-        def before(_module: Any, args: tuple, kwargs: dict) -> None:
-            states.append((args[0] if args else kwargs["hidden_states"])[0])
-
-        def after(_module: Any, _args: tuple, out: Any) -> None:
-            states.append((out[0] if isinstance(out, tuple) else out)[0])  # WavLM's blocks return a tuple
-
-        def attended(_module: Any, _args: tuple, out: tuple) -> None:
-            if out[1] is not None:
-                self._check_heads(out[1])
-                maps.append(out[1][0].index_select(1, keep))
-
-        blocks = self._model.encoder.layers
-        handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
-        handles += [block.register_forward_hook(after) for block in blocks]
-        if len(keep):
-            handles += [block.attention.register_forward_hook(attended) for block in blocks]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _check_heads(self, weights: torch.Tensor) -> None:
-        # WavLM gives the mean over heads, broadcast: one head's map is the next one's memory
-        if weights.shape[1] != self.n_heads or (self.n_heads > 1 and weights.stride(1) == 0):
-            raise problem(
-                self.checkpoint,
-                f"a {self._model.config.model_type!r} model gives only the mean of its attention heads; "
-                "extract it with queries 0 (hidden states only) or leave it out",
-            )
 
     def _check(self, states: list, maps: list, last: torch.Tensor, frames: int, n_rows: int) -> None:
         import torch
@@ -164,6 +133,53 @@ class Encoder:
             raise problem(self.checkpoint, f"gave {len(maps)} attention maps for {self.n_layers - 1} blocks")
         if not self.pre_norm and not torch.equal(last.nan_to_num(), states[-1].nan_to_num()):
             raise problem(self.checkpoint, "its last hidden state is not its last block's output, though post-norm")
+
+
+class _Heard:
+    """What an encoder's blocks say while it runs, in each thread for itself: several may run one encoder at a time."""
+
+    def __init__(self, blocks: Any, check: Callable[[torch.Tensor], None]) -> None:
+        self._local = threading.local()
+        self._check = check
+        blocks[0].register_forward_pre_hook(self._before, with_kwargs=True)
+        for block in blocks:
+            block.register_forward_hook(self._after)
+            block.attention.register_forward_hook(self._attended)
+
+    @contextmanager
+    def listening(self, rows: torch.Tensor) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        """Yield two lists that fill with hidden states and with these rows of the attention maps."""
+        states: list[torch.Tensor] = []
+        maps: list[torch.Tensor] = []
+        self._local.states, self._local.maps, self._local.rows = states, maps, rows
+        try:
+            yield states, maps
+        finally:
+            del self._local.states, self._local.maps, self._local.rows
+
+    def _before(self, _module: Any, args: tuple, kwargs: dict) -> None:
+        if hasattr(self._local, "states"):
+            self._local.states.append((args[0] if args else kwargs["hidden_states"])[0])
+
+    def _after(self, _module: Any, _args: tuple, out: Any) -> None:
+        if hasattr(self._local, "states"):
+            self._local.states.append((out[0] if isinstance(out, tuple) else out)[0])  # WavLM's blocks return a tuple
+
+    def _attended(self, _module: Any, _args: tuple, out: tuple) -> None:
+        if hasattr(self._local, "maps") and len(self._local.rows) and out[1] is not None:
+            self._check(out[1])
+            self._local.maps.append(out[1][0].index_select(1, self._local.rows))
+
+
+def _check_heads(checkpoint: Checkpoint, model: Any, weights: torch.Tensor) -> None:
+    # WavLM gives the mean over heads, broadcast: one head's map is the next one's memory
+    heads = model.config.num_attention_heads
+    if weights.shape[1] != heads or (heads > 1 and weights.stride(1) == 0):
+        raise problem(
+            checkpoint,
+            f"a {model.config.model_type!r} model gives only the mean of its attention heads; "
+            "extract it with queries 0 (hidden states only) or leave it out",
+        )
 
 
 def load_encoder(checkpoint: Checkpoint, device: str = "cpu") -> Encoder:
@@ -184,7 +200,8 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu") -> Encoder:
     caller's own random state stays as it was.
     """
     folder = locate(checkpoint)
-    model, preprocess = _load(checkpoint, folder)
+    with _LOADING:
+        model, preprocess = _load(checkpoint, folder)
     _check_kind(checkpoint, model, preprocess)
     try:
         model = model.to(device)
@@ -200,6 +217,7 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu") -> Encoder:
         device=device,
         _model=model,
         _preprocess=preprocess,
+        _heard=_Heard(model.encoder.layers, partial(_check_heads, checkpoint, model)),
     )
 
 
@@ -248,7 +266,10 @@ def _check_kind(checkpoint: Checkpoint, model: Any, preprocess: Any) -> None:
 
 @contextmanager
 def _exact_products() -> Iterator[None]:
-    """Switch off TF32 convolutions, which a GPU would otherwise use, at 1e-3 relative."""
+    """Switch off TF32 convolutions, which a GPU would otherwise use, at 1e-3 relative.
+
+    The switch is global, so on a GPU one thread at a time runs encoders.
+    """
     import torch
 
     before = torch.backends.cudnn.allow_tf32

@@ -10,18 +10,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
-
-import torch
 
 Result = TypeVar("Result")
 
 
-def spread(
+def results(
     function: Callable[..., Result],
     calls: Sequence[tuple[Any, ...]],
     *,
     executor: Executor | None = None,
+    ahead: int | None = None,
     done: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Result]:
     """Yield ``function(*call)`` for each of `calls`, in their order; the next ones are computed meanwhile.
@@ -34,6 +35,8 @@ def spread(
         Arguments of each call.
     executor : Executor, optional
         Where to run. By default threads of this process, as many as torch uses.
+    ahead : int, optional
+        Compute at most so many results that were not yet taken; by default all that can be.
     done : callable
         Told the number of each call that has ended, in the order in which they end.
 
@@ -42,14 +45,19 @@ def spread(
     Exception
         What the first call in order that failed raised, after calls that had not begun were cancelled.
     """
+    import torch  # takes seconds: a store that is only reopened must not wait for it
+
     threads = torch.get_num_threads()
     with _workers(executor, threads) as workers:
         waiting: deque[Future[Result]] = deque()
+        numbered = enumerate(calls)
         try:
-            for i, call in enumerate(calls):
-                waiting.append(workers.submit(_alone, function, call))
-                waiting[-1].add_done_callback(lambda future, i=i: None if future.cancelled() else done(i))  # type: ignore[misc]
-            while waiting:
+            while True:
+                for i, call in islice(numbered, len(calls) if ahead is None else ahead - len(waiting)):
+                    waiting.append(workers.submit(_alone, function, call))
+                    waiting[-1].add_done_callback(partial(_tell, done, i))
+                if not waiting:
+                    break
                 yield waiting.popleft().result()
         finally:
             for future in waiting:
@@ -66,6 +74,13 @@ def _workers(executor: Executor | None, threads: int) -> Iterator[Executor]:
         yield own
 
 
+def _tell(done: Callable[[int], object], i: int, future: Future[Any]) -> None:
+    if not future.cancelled():
+        done(i)
+
+
 def _alone(function: Callable[..., Result], call: tuple[Any, ...]) -> Result:
+    import torch
+
     torch.set_num_threads(1)
     return function(*call)

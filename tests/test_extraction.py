@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import tone
 from safetensors.torch import load_file, save_file
 
@@ -55,6 +59,39 @@ def test_a_store_holds_what_the_encoder_gives(stores, corpus):
             np.testing.assert_array_equal(store.final()[start : start + n], last)
             for layer in range(1, store.attention_layers + 1):
                 np.testing.assert_array_equal(store.attention(layer, u), encoded.attention[layer - 1])
+
+
+def content(stores):
+    """Return a hash of every file of stores that holds numbers."""
+    files = [file for store in stores for file in sorted(store.root.glob("*.npy"))]
+    return [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+
+
+def test_any_number_of_workers_gives_the_same_bytes(stores, checkpoints, corpus, tmp_path):
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": corpus, "checkpoints": NAMES, "queries": 8}
+    expected = content(stores)
+    assert len(expected) == 4 + 3 + 4 + 3 + 1
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert content(extract(**call, out=tmp_path / f"threads {threads}", progress=False)) == expected
+    finally:
+        torch.set_num_threads(before)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        made = extract(**call, out=tmp_path / "processes", executor=executor, progress=False)
+    assert content(made) == expected
+    assert [s.checkpoint.name for s in made] == NAMES
+
+
+def test_what_fails_on_an_executor_is_raised_here(checkpoints, corpus, tmp_path):
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(checkpoints / "hubert-pre" / name, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"junk" * 9)
+    lineup = [*read_lineup(checkpoints / "lineup.toml")[:1], models.Checkpoint("broken", str(tmp_path))]
+    with ThreadPoolExecutor(2) as executor, pytest.raises(SslsimError, match="checkpoint 'broken': .* does not load"):
+        extract(lineup, corpus, tmp_path / "out", executor=executor, progress=False)
+    assert len(list((tmp_path / "out").iterdir())) <= 1  # the good one, whole, or not begun
 
 
 def test_stores_are_in_lineup_order_and_pair(stores, corpus):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -82,7 +83,17 @@ def test_rows_do_not_change_the_states_and_none_gives_no_attention(checkpoints):
     np.testing.assert_array_equal(with_rows.hidden, without.hidden)
     assert without.attention.shape == (0, 4, 0, 49)
     np.testing.assert_allclose(with_rows.attention.sum(axis=-1), 1, atol=1e-5)
-    assert not encoder._model.encoder.layers[0]._forward_hooks  # nothing stays hooked
+
+
+def test_one_encoder_serves_several_threads_at_a_time(checkpoints):
+    encoder = loaded(checkpoints / "wav2vec2-pre")
+    waveforms = [tone(seed, 9_000 + 700 * seed) for seed in range(8)]
+    alone = [encoder.encode(w, ROWS[:2]) for w in waveforms]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda w: encoder.encode(w, ROWS[:2]), 4 * waveforms))
+    for encoded, expected in zip(together, 4 * alone, strict=True):
+        np.testing.assert_allclose(encoded.hidden, expected.hidden, atol=1e-5)
+        np.testing.assert_allclose(encoded.attention, expected.attention, atol=1e-5)
 
 
 def test_attention_is_of_the_rows_asked_for(checkpoints):

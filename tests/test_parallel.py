@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from sslsim.parallel import spread
+from sslsim.parallel import results
 
 
 def test_results_come_in_the_order_of_the_calls():
@@ -21,13 +21,13 @@ def test_results_come_in_the_order_of_the_calls():
 
     ended = []
     with ThreadPoolExecutor(6) as executor:
-        found = list(spread(call, [(i,) for i in range(6)], executor=executor, done=ended.append))
+        found = list(results(call, [(i,) for i in range(6)], executor=executor, done=ended.append))
     assert found == [(i, 1) for i in range(6)]  # one thread of torch each
     assert sorted(ended) == list(range(6))
 
 
 def test_no_calls_give_nothing():
-    assert list(spread(abs, [])) == []
+    assert list(results(abs, [])) == []
 
 
 def test_a_failure_is_raised_and_the_rest_is_cancelled():
@@ -42,12 +42,23 @@ def test_a_failure_is_raised_and_the_rest_is_cancelled():
         return i
 
     with ThreadPoolExecutor(1) as executor:
-        found = spread(call, [(i,) for i in range(3)] + [(9,)] * 100, executor=executor)
+        found = results(call, [(i,) for i in range(3)] + [(9,)] * 100, executor=executor)
         assert [next(found), next(found)] == [0, 1]
         with pytest.raises(ValueError, match="the third"):
             next(found)
     assert len(ran) < 103
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_no_more_is_computed_ahead_than_asked_for(ahead):
+    ran = []
+    found = results(lambda i: ran.append(i) or i, [(i,) for i in range(20)], ahead=ahead)
+    for i in range(20):
+        assert next(found) == i
+        time.sleep(0.01)
+        assert len(ran) <= i + ahead
+    assert sorted(ran) == list(range(20))
 
 
 def test_threads_of_our_own_are_as_many_as_torch_uses():
@@ -58,6 +69,6 @@ def test_threads_of_our_own_are_as_many_as_torch_uses():
         seen.add(threading.current_thread().name)
         gate.wait()
 
-    list(spread(call, [()] * torch.get_num_threads()))
+    list(results(call, [()] * torch.get_num_threads()))
     assert len(seen) == torch.get_num_threads()
     assert all(name.startswith("sslsim") for name in seen)
