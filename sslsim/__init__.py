@@ -34,6 +34,7 @@ _HOME = {
     "compare_attention": "heads",
     "describe_heads": "heads",
     "compare_neurons": "grid",
+    "executor": "parallel",
     "Outputs": "outputs",
     "SslsimError": "errors",
 }

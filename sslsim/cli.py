@@ -40,6 +40,7 @@ _LINEUP = (
     "TOML file with [[checkpoint]] tables: name, source (folder or hub id), and if you like revision, family, size, "
     "finetuned_from, seed_of, untrained_seed"
 )
+_SCHEDULER = "compute on a dask cluster whose workers see the same folders"
 _CORPUS = "folder of audio, or a manifest .csv, .tsv or .jsonl with id, path, speaker, text"
 
 
@@ -101,6 +102,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="a notebook's parameter, as declared in its parameters cell; lists as a,b,c; may be repeated",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, metavar="N", help="notebooks at a time; default one a processor")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help=f"{_SCHEDULER}: -p scheduler=ADDRESS")
     parser.set_defaults(command=_run)
 
 
@@ -116,6 +118,7 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--max-utterances", type=int, metavar="N", help="at most N, evenly spread; default all")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default %(default)s")
+    parser.add_argument("--scheduler", default="", metavar="ADDRESS", help=_SCHEDULER)
     parser.set_defaults(command=_extract)
 
 
@@ -156,13 +159,16 @@ def _assignments(pairs: Sequence[str]) -> dict[str, str]:
 def _run(arguments: argparse.Namespace) -> int:
     from sslsim import report
 
+    parameters = _assignments(arguments.parameters)
+    if arguments.scheduler:
+        parameters.setdefault("scheduler", arguments.scheduler)
     return report.run(
         arguments.notebooks,
         lineup=arguments.lineup,
         corpus=arguments.corpus,
         out=arguments.out,
         store=arguments.store,
-        parameters=_assignments(arguments.parameters),
+        parameters=parameters,
         workers=arguments.workers,
         prepare=_prepare,
     )
@@ -171,15 +177,20 @@ def _run(arguments: argparse.Namespace) -> int:
 def _prepare(jobs: list[Job]) -> dict[str, Any]:
     """Extract what the notebooks will open, once for all of them, and say what it was made from."""
     from sslsim.extraction import extract
+    from sslsim.parallel import executor
 
     wanted: list[dict[str, Any]] = []
     for values in (job.values for job in jobs if {"lineup", "corpus", "store"} <= set(job.declared)):
-        call = {name: values[name] for name in ("lineup", "corpus", "store", *_EXTRACTION) if name in values}
+        call = {
+            name: values[name] for name in ("lineup", "corpus", "store", *_EXTRACTION, "scheduler") if name in values
+        }
         wanted += [call] if call not in wanted else []
     stores: dict[str, ActivationStore] = {}
     checkpoints: dict[str, dict[str, Any]] = {}
     for call in wanted:
         paths = [call.pop(name) for name in ("lineup", "corpus", "store")]
+        if scheduler := call.pop("scheduler", ""):
+            call["executor"] = executor(scheduler=scheduler)
         for store in extract(*paths, **call):
             stores[str(store.root)] = store
             checkpoints[str(store.root)] = _provenance(store, Path(paths[0]).parent)
@@ -216,6 +227,7 @@ def _corpus(stores: dict[str, ActivationStore]) -> dict[str, Any]:
 
 def _extract(arguments: argparse.Namespace) -> int:
     from sslsim.extraction import extract
+    from sslsim.parallel import executor
 
     stores = extract(
         arguments.lineup,
@@ -224,6 +236,7 @@ def _extract(arguments: argparse.Namespace) -> int:
         checkpoints=arguments.checkpoints,
         max_utterances=arguments.max_utterances,
         queries=arguments.queries,
+        executor=executor(scheduler=arguments.scheduler),
         device=arguments.device,
     )
     for store in stores:

@@ -14,7 +14,10 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
+from sslsim.errors import SslsimError
+
 Result = TypeVar("Result")
+CONNECT = 20  # seconds to wait for a scheduler
 
 
 def results(
@@ -63,6 +66,36 @@ def results(
             for future in waiting:
                 future.cancel()
             torch.set_num_threads(threads)  # what a thread of ours set would hold for threads begun later
+
+
+def executor(workers: int = 0, scheduler: str = "") -> Executor | None:
+    """Return where to compute, for the ``executor`` of extraction and comparisons.
+
+    Parameters
+    ----------
+    workers : int
+        Threads of this process; 0 leaves the choice to torch.
+    scheduler : str
+        Address of a dask scheduler, such as ``tcp://node7:8786``, whose workers see the same folders; it takes
+        ``pip install sslsim[dask]``.
+
+    Returns
+    -------
+    Executor or None
+        None, the default everywhere, for threads of this process, as many as torch uses.
+    """
+    if scheduler:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise SslsimError(f"scheduler {scheduler!r} needs dask: pip install 'sslsim[dask]'") from error
+        try:
+            return Client(scheduler, timeout=CONNECT, set_as_default=False).get_executor()
+        except (OSError, ValueError) as error:
+            raise SslsimError(f"no dask scheduler at {scheduler!r}: {error}") from error
+    if workers < 0:
+        raise SslsimError(f"workers is {workers}; give a number of threads, or 0 for as many as torch uses")
+    return ThreadPoolExecutor(workers) if workers else None
 
 
 @contextmanager

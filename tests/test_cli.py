@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from toys import write_notebook
 
-from sslsim import __version__, cli, extraction, models, report
+from sslsim import __version__, cli, extraction, models, parallel, report
 from sslsim.errors import SslsimError
 from sslsim.lineup import Checkpoint
 from sslsim.plan import plan
@@ -176,6 +176,23 @@ def test_run_extracts_once_what_its_notebooks_will_open(tmp_path: Path, monkeypa
     assert cli._prepare(jobs[3:]) == {"checkpoints": [], "corpus": {}}
 
 
+def test_a_scheduler_is_handed_to_notebooks_and_extraction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(report, "run", lambda *_, **kwargs: calls.append(kwargs) or 0)
+    cli.main(["run", "--scheduler", "tcp://a:1"])
+    cli.main(["run", "--scheduler", "tcp://a:1", "-p", "scheduler=tcp://b:2"])
+    assert [call["parameters"] for call in calls] == [{"scheduler": "tcp://a:1"}, {"scheduler": "tcp://b:2"}]
+
+    monkeypatch.setattr(parallel, "executor", lambda *, scheduler: f"executor at {scheduler}")
+    monkeypatch.setattr(extraction, "extract", lambda *_, **options: calls.append(options) or [])
+    shared = "lineup: str = ''\ncorpus: str = ''\nstore: str = ''\nscheduler: str = ''"
+    notebook = write_notebook(tmp_path / "a.ipynb", ["# A", ("parameters", shared)])
+    paths = {"lineup": tmp_path, "corpus": tmp_path, "store": tmp_path / "store"}
+    for parameters in ({}, {"scheduler": "tcp://a:1"}):
+        cli._prepare(plan([str(notebook)], paths=paths, parameters=parameters))
+    assert calls[2:] == [{}, {"executor": "executor at tcp://a:1"}]
+
+
 def test_extract_hands_its_options_on_and_says_what_is_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,7 +205,7 @@ def test_extract_hands_its_options_on_and_says_what_is_there(
     monkeypatch.setattr(extraction, "extract", extract)
     arguments = "extract --checkpoints a,b --queries all --max-utterances 9 --lineup l --corpus c --out s"
     assert cli.main(arguments.split()) == 0
-    options = {"checkpoints": ["a", "b"], "max_utterances": 9, "queries": "all", "device": "cpu"}
+    options = {"checkpoints": ["a", "b"], "max_utterances": 9, "queries": "all", "executor": None, "device": "cpu"}
     assert calls == [{"paths": (Path("l"), Path("c"), Path("s")), **options}]
     assert capsys.readouterr().out == "w2v: 7 layers, 12,345 frames, store/w2v\n"
 

@@ -86,8 +86,8 @@ def test_a_dask_cluster_gives_the_same_bits(stores, tmp_path):
     import distributed  # its import alone takes seconds
 
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "local_directory": tmp_path / "dask"}
-    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
-        assert bits(stores, executor=client.get_executor()) == bits(stores)
+    with distributed.LocalCluster(**options) as cluster:
+        assert bits(stores, executor=sslsim.executor(scheduler=cluster.scheduler_address)) == bits(stores)
 
 
 def test_nothing_is_left_in_the_folder_of_the_stores(stores, monkeypatch):

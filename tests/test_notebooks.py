@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 import sslsim
 
 NOTEBOOKS = sorted(sslsim.NOTEBOOKS.glob("*.ipynb"))
-SHARED = ["lineup", "corpus", "checkpoints", "measures", "queries", "store", "out"]
+SHARED = ["lineup", "corpus", "checkpoints", "measures", "queries", "store", "out", "workers", "scheduler"]
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """Calls spread over workers: in order, all accounted for, and failures not hidden."""
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from sslsim.parallel import results
+from sslsim import parallel
+from sslsim.errors import SslsimError
+from sslsim.parallel import executor, results
 
 
 def test_results_come_in_the_order_of_the_calls():
@@ -20,8 +23,8 @@ def test_results_come_in_the_order_of_the_calls():
         return i, torch.get_num_threads()
 
     ended = []
-    with ThreadPoolExecutor(6) as executor:
-        found = list(results(call, [(i,) for i in range(6)], executor=executor, done=ended.append))
+    with ThreadPoolExecutor(6) as pool:
+        found = list(results(call, [(i,) for i in range(6)], executor=pool, done=ended.append))
     assert found == [(i, 1) for i in range(6)]  # one thread of torch each
     assert sorted(ended) == list(range(6))
 
@@ -41,8 +44,8 @@ def test_a_failure_is_raised_and_the_rest_is_cancelled():
             time.sleep(0.05)
         return i
 
-    with ThreadPoolExecutor(1) as executor:
-        found = results(call, [(i,) for i in range(3)] + [(9,)] * 100, executor=executor)
+    with ThreadPoolExecutor(1) as pool:
+        found = results(call, [(i,) for i in range(3)] + [(9,)] * 100, executor=pool)
         assert [next(found), next(found)] == [0, 1]
         with pytest.raises(ValueError, match="the third"):
             next(found)
@@ -72,3 +75,22 @@ def test_threads_of_our_own_are_as_many_as_torch_uses():
     list(results(call, [()] * torch.get_num_threads()))
     assert len(seen) == torch.get_num_threads()
     assert all(name.startswith("sslsim") for name in seen)
+
+
+def test_where_to_compute(monkeypatch):
+    assert executor() is None
+    with executor(3) as threads:
+        assert threads.submit(abs, -2).result() == 2
+        assert threads._max_workers == 3
+    with pytest.raises(SslsimError, match="workers is -1; give a number of threads, or 0 for as many as torch uses"):
+        executor(-1)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(SslsimError, match=r"scheduler 'tcp://a:1' needs dask: pip install 'sslsim\[dask\]'"):
+        executor(scheduler="tcp://a:1")
+
+
+def test_a_scheduler_that_does_not_answer_or_has_no_address(monkeypatch):
+    monkeypatch.setattr(parallel, "CONNECT", 0.5)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+        with pytest.raises(SslsimError, match=f"no dask scheduler at '{address}': "):
+            executor(scheduler=address)
