@@ -1,19 +1,29 @@
-"""Draw the README's figure from the tables that `make report` left: python data/recipe/overview.py [reports]."""
+"""Draw the README's figure and print its table of results, from what `make report` left: python overview.py [DIR]."""
 
 import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
-from sslsim import DATA, plots
+from sslsim import DATA, plots, read_lineup, tables
 
 PANELS = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"]}
+ROWS = {
+    "max_corr": "best single neuron",
+    "matched_corr": "one-to-one neurons",
+    "linreg": "all neurons together",
+    "svcca": "subspace",
+    "linear_cka_debiased": "geometry",
+    "pearson": "attention",
+}
+COLUMNS = ("other seed", "same family", "other family", "untrained")
 
 
-def main(reports: Path) -> None:
+def draw(reports: Path) -> None:
     """Write data/overview.png: one heatmap a measure, side by side."""
-    figure, axes = plt.subplots(1, 3, figsize=(17.5, 5.4), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(19.5, 5.6), layout="constrained")
     drawn = iter(axes)
     for notebook, measures in PANELS.items():
         table = pd.read_parquet(reports / "tables" / f"{notebook}-pairs.parquet")
@@ -22,5 +32,46 @@ def main(reports: Path) -> None:
     figure.savefig(DATA / "overview.png", dpi=80, bbox_inches="tight", metadata={"Software": None})
 
 
+def results(reports: Path) -> str:
+    """Return Markdown: mean similarity of pretrained models at the same relative depth, by what they are to each other."""
+    names = ("neurons", "layers", "attention")
+    grids = [pd.read_parquet(reports / "tables" / f"{name}-pairs.parquet") for name in names]
+    grid = pd.concat(grids, ignore_index=True)
+    grid = grid[grid.standardize & grid.measure.isin(ROWS)].drop_duplicates(["measure", *tables.SIDES])
+    lineup = {c.name: c for c in read_lineup(DATA / "lineup.toml")}
+    depth = grid.groupby("model_x").layer_x.max()
+    near = np.floor(grid.layer_x * grid.model_y.map(depth) / grid.model_x.map(depth) + 0.5) == grid.layer_y
+    pretrained = [name for name, c in lineup.items() if not c.finetuned_from]
+    pairs = grid[near & grid.model_x.isin(pretrained) & grid.model_y.isin(pretrained)]
+    kind = {(x, y): _relation(lineup[x], lineup[y]) for x in pretrained for y in pretrained}
+    pairs = pairs.assign(relation=[kind[pair] for pair in zip(pairs.model_x, pairs.model_y, strict=True)])
+    means = pairs.groupby(["measure", "relation"]).value.mean()
+    tuned = pd.read_parquet(reports / "tables" / "finetuning-by-layer.parquet")
+    lines = [
+        "| | " + " | ".join([*COLUMNS, "finetuned, first layer to last"]) + " |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
+    for measure, words in ROWS.items():
+        cells = [f"{means[measure, relation]:.2f}" for relation in COLUMNS]
+        left = tuned[(tuned.measure == measure) & tuned.standardize]
+        ends = [left[left.layer == left.groupby("pretrained").layer.transform(end)].value for end in ("min", "max")]
+        cells.append(f"{ends[0].mean():.2f} to {ends[1].mean():.2f}" if len(left) else "")
+        lines.append(f"| {words} (`{measure}`) | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _relation(a: object, b: object) -> str:
+    untrained = [c.untrained_seed is not None for c in (a, b)]
+    if any(untrained):
+        return "-" if all(untrained) or a.size != b.size else "untrained"
+    if a.name == b.name:
+        return "-"
+    if a.seed_of == b.name or b.seed_of == a.name:
+        return "other seed"
+    return "same family" if a.family == b.family else "other family"
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "reports"))
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "reports")
+    draw(folder)
+    print(results(folder))
