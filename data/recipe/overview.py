@@ -33,7 +33,7 @@ def draw(reports: Path) -> None:
 
 
 def results(reports: Path) -> str:
-    """Return Markdown: mean similarity of pretrained models at the same relative depth, by what they are to each other."""
+    """Return Markdown: mean similarity of pretrained models at the same relative depth, by relation."""
     names = ("neurons", "layers", "attention")
     grids = [pd.read_parquet(reports / "tables" / f"{name}-pairs.parquet") for name in names]
     grid = pd.concat(grids, ignore_index=True)
