@@ -9,7 +9,9 @@ memory grows neither with layers nor with frames.
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
+import platform
 import shutil
 import sys
 import tempfile
@@ -29,11 +31,12 @@ from tqdm import tqdm
 from sslsim import moments
 from sslsim.errors import SslsimError
 from sslsim.measures import MEASURES
-from sslsim.moments import Marginal, Moments, Products, Utterances
+from sslsim.moments import Marginal, Means, Moments, Products, Utterances
 from sslsim.neurons import best_partners
 from sslsim.parallel import results
 from sslsim.sampled import sample_frames
 from sslsim.states import State, utterances_of
+from sslsim.writer import remove_stale
 
 BLOCK_NEURONS = 3072  # of one block: a product of two fills a processor, and takes 75 MB in float64
 BLOCK_LAYERS = 8  # of one block of sampled measures, whose kernels are 32 MB each at 2,000 frames
@@ -51,6 +54,11 @@ class Job:
         """What the measure is called with."""
         return {"standardize": self.standardize} if MEASURES[self.name].scaling else {}
 
+    @property
+    def norms(self) -> bool:
+        """Whether it needs the squared norms of the frames."""
+        return MEASURES[self.name].norms
+
 
 @dataclass
 class Found:
@@ -63,14 +71,14 @@ class Found:
     ranks : dict
         (job, i, j) to the components (k_i, k_j) that the score was made of.
     constant : dict
-        Layer to its number of neurons that never vary.
+        (whether on sampled frames, layer) to its number of neurons that never vary.
     partners : dict
         (i, checkpoint) to the best partner of every neuron of layer i in that checkpoint: layer, neuron, correlation.
     """
 
     values: dict[tuple[Job, int, int], float] = field(default_factory=dict)
     ranks: dict[tuple[Job, int, int], tuple[int, int]] = field(default_factory=dict)
-    constant: dict[int, int] = field(default_factory=dict)
+    constant: dict[tuple[bool, int], int] = field(default_factory=dict)
     partners: dict[tuple[int, str], tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def add(self, other: Found) -> None:
@@ -169,6 +177,7 @@ def score_pairs(
     progress : bool
         Show a bar.
     """
+    rows = sample_frames(states[0], sample)
     used = frozenset().union(*between)
     runs = [[i for i in run if states[i].label[0] in used] for run in _runs(states)]
     options: dict[str, Any] = {"executor": executor, "progress": progress}
@@ -183,7 +192,6 @@ def score_pairs(
             _run(found, work, _own_block, [(k, k) for k in range(len(blocks))], "layers, each", **options)
             _run(found, work, _block_pair, work.pairs(diagonal=False), "layers, in pairs", **options)
     if jobs_of[1]:
-        rows = sample_frames(states[0], sample)
         few = [replace(s, frames=rows if s.frames is None else s.frames[rows]) for s in states]
         blocks = [block for run in runs for block in _cut(run, BLOCK_LAYERS)]
         with _scratch(states[0].store.root.parent) as folder:
@@ -227,10 +235,12 @@ def _run(
 @contextmanager
 def _scratch(beside: Path) -> Iterator[Path]:
     """Yield a new folder that all workers see, or, where stores are read-only, one of this machine; remove it after."""
+    remove_stale(beside, ".pieces.*")  # of processes of this machine that were killed
+    prefix = f".pieces.{platform.node()}.{os.getpid()}."
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".pieces-", dir=beside))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=beside.absolute()))
     except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="sslsim-"))
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         yield folder
     finally:
@@ -255,29 +265,37 @@ def _load(path: Path) -> Any:
 def _own_block(folder: Path, k: int, _: int) -> Found:
     """Make and leave in the scratch folder the moments of every layer of a block, and score pairs within the block."""
     work, states = _work(folder), _work(folder).block(k)
-    means = [moments.on(work.device, *moments.means(s, work.utterances)) for s in states]
-    middle = [mean for mean, _ in means]
-    cross = _cross_products(states, states, middle, middle, work.utterances)
-    owns = [Own(_marginal(s, cross[i][i], *means[i]), {}) for i, s in enumerate(states)]
-    for state, own in zip(states, owns, strict=True):
-        for job in work.jobs:
-            measure = MEASURES[job.name]
-            if measure.norms:
-                own.norms[job.standardize] = moments.squared_norms(state, own.marginal, **job.options)
-            if measure.own:
-                measure.own(own.marginal, **job.options)
+    means = [Means.of(s, work.utterances, work.device) for s in states]
+    cross = _cross_products(states, states, means, means, work.utterances)
+    owns = []
+    for i, state in enumerate(states):
+        with _named(state):
+            owns.append(_own(work, state, means[i], cross[i][i]))
     _save(owns, work.own(k))
     found = _scores(work, k, k, owns, owns, cross) if work.wants(k, k) else Found()
-    found.constant = {i: own.marginal.n_constant for i, own in zip(work.blocks[k], owns, strict=True)}
+    found.constant = {(False, i): own.marginal.n_constant for i, own in zip(work.blocks[k], owns, strict=True)}
     return found
+
+
+def _own(work: Work, state: State, means: Means, products: Products) -> Own:
+    """Return a layer's own moments with all that the measures need of it alone; an error if no neuron varies."""
+    own = Own(moments.marginal(means, products, len(state), torch.finfo(torch.float32).eps), {})
+    own.marginal.alive  # noqa: B018  raises where no neuron varies
+    for job in work.jobs:
+        measure = MEASURES[job.name]
+        if measure.norms:
+            own.norms[job.standardize] = moments.squared_norms(state, own.marginal, **job.options)
+        if measure.own:
+            measure.own(own.marginal, **job.options)
+    return own
 
 
 def _block_pair(folder: Path, k: int, m: int) -> Found:
     """Score every layer of one block with every layer of another."""
     work = _work(folder)
     left, right = (_load(work.own(block)) for block in (k, m))
-    mean_x, mean_y = ([own.marginal.mean for own in owns] for owns in (left, right))
-    cross = _cross_products(work.block(k), work.block(m), mean_x, mean_y, work.utterances)
+    means_x, means_y = ([own.marginal.means for own in owns] for owns in (left, right))
+    cross = _cross_products(work.block(k), work.block(m), means_x, means_y, work.utterances)
     return _scores(work, k, m, left, right, cross)
 
 
@@ -288,29 +306,30 @@ def _scores(work: Work, k: int, m: int, left: list[Own], right: list[Own], cross
             if j < i:
                 continue
             pair = Moments.of(left[a].marginal, right[b].marginal, cross[a][b])
-            swapped = pair.swapped
+            norms = {job: [own.norms[job.standardize] for own in (left[a], right[b])] for job in work.jobs if job.norms}
             for job in work.jobs:
-                measure = MEASURES[job.name]
-                norms = [own.norms[job.standardize] for own in (left[a], right[b])] if measure.norms else []
-                found.values[job, i, j] = measure.score(pair, *norms, **job.options)
-                if i != j:
-                    same = measure.symmetric
-                    found.values[job, j, i] = (
-                        found.values[job, i, j] if same else measure.score(swapped, *norms[::-1], **job.options)
-                    )
-                if measure.ranks:
-                    ranks = measure.ranks(pair, **job.options)
+                found.values[job, i, j] = MEASURES[job.name].score(pair, *norms.get(job, ()), **job.options)
+                if count := MEASURES[job.name].ranks:
+                    ranks = count(pair, **job.options)
                     found.ranks[job, i, j], found.ranks[job, j, i] = ranks, ranks[::-1]
+            swapped = pair.swapped  # with what the scores have computed
+            for job in work.jobs if i != j else []:
+                found.values[job, j, i] = (
+                    found.values[job, i, j]
+                    if MEASURES[job.name].symmetric
+                    else MEASURES[job.name].score(swapped, *norms.get(job, ())[::-1], **job.options)
+                )
             if work.partners and work.states[i].label[0] != work.states[j].label[0]:
                 found.add_partners(i, work.states[j], pair)
                 found.add_partners(j, work.states[i], swapped)
-            cross[a][b] = None  # type: ignore[call-overload]  # let go of it
     return found
 
 
 def _sampled_pair(folder: Path, k: int, m: int) -> Found:
     """Score pairs of layers of two blocks by measures of the sampled frames."""
     work, found = _work(folder), Found()
+    if k == m:
+        found.constant = {(True, i): int((np.ptp(work.states[i][:], axis=0) == 0).sum()) for i in work.blocks[k]}
     for job in work.jobs:
         measure = MEASURES[job.name]
         left = [_prepared(work, i, job) for i in work.blocks[k]]
@@ -323,34 +342,31 @@ def _sampled_pair(folder: Path, k: int, m: int) -> Found:
 
 
 def _prepared(work: Work, i: int, job: Job) -> Tensor:
-    prepare, (name, layer) = MEASURES[job.name].prepare, work.states[i].label
+    prepare = MEASURES[job.name].prepare
     assert prepare
-    try:
+    with _named(work.states[i]):
         return prepare(work.states[i], device=work.device, **job.options)
-    except SslsimError as error:
-        raise SslsimError(f"{name}, layer {layer}: {error}") from None
 
 
-def _marginal(state: State, products: Products, middle: Tensor, groups: list[Tensor]) -> Marginal:
-    own = moments.marginal(len(state), middle, groups, products, torch.finfo(torch.float32).eps)
+@contextmanager
+def _named(state: State) -> Iterator[None]:
+    """Put the name of the layer before what is wrong with it."""
     try:
-        own.alive  # noqa: B018  raises where no neuron varies
+        yield
     except SslsimError as error:
         raise SslsimError(f"{state.label[0]}, layer {state.label[1]}: {error}") from None
-    return own
 
 
 def _cross_products(
-    a: list[State], b: list[State], means_a: list[Tensor], means_b: list[Tensor], utterances: Utterances | None
+    a: list[State], b: list[State], means_a: list[Means], means_b: list[Means], utterances: Utterances | None
 ) -> list[list[Products]]:
     """Products of every state of `a` with every one of `b`, from one product a chunk of frames."""
 
-    def reader(states: list[State], means: list[Tensor]) -> Callable[[slice], Tensor]:
-        middle = torch.cat(means)
-        return lambda rows: moments.centred(np.concatenate([s[rows] for s in states], axis=1), middle, torch.float32)
+    def side(states: list[State], means: list[Means]) -> tuple[Callable[[slice], np.ndarray], Means]:
+        return lambda rows: np.concatenate([s[rows] for s in states], axis=1), Means.side_by_side(means)
 
-    right = None if a is b else reader(b, means_b)
-    whole = moments.products(reader(a, means_a), right, len(a[0]), utterances)
+    right = None if a is b else side(b, means_b)
+    whole = moments.products(side(a, means_a), right, len(a[0]), torch.float32, utterances)
     rows, columns = ([s.shape[1] for s in block] for block in (a, b))
 
     def cut(total: Tensor) -> list[tuple[Tensor, ...]]:

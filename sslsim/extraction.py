@@ -46,7 +46,9 @@ from sslsim.store import (
 from sslsim.writer import ArrayFiles, temporary, write_description
 
 _LIBRARIES = ("torch", "transformers", "numpy", "soundfile", "soxr")
-AHEAD = 8  # utterances encoded and not yet written: at 35 s of audio and large size 60 MB each, and their attention
+AHEAD = (
+    4  # utterances more than threads that may wait to be written: 35 s at large size take 180 MB, and their attention
+)
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
 
@@ -80,8 +82,9 @@ def extract(
     queries : int or "all"
         At most so many query rows of each attention map, evenly spread over the utterance; 0 for none.
     executor : Executor, optional
-        Run checkpoints side by side on any executor of `concurrent.futures` whose workers see the same folders. By
-        default one after the other, utterances in as many threads as torch uses. The numbers are the same.
+        Run checkpoints side by side on any executor of `concurrent.futures` whose workers see the same folders; an
+        executor of threads, by default as many as torch uses, runs them one after the other, its threads an utterance
+        each. On machines of one kind the numbers are the same bit for bit.
     device : str
         Where the encoders run.
     progress : bool
@@ -100,20 +103,20 @@ def extract(
     """
     _check_options(max_utterances, queries)
     chosen = select(read_lineup(lineup) if isinstance(lineup, str | Path) else lineup, checkpoints)
-    utterances = read_corpus(corpus)
+    utterances = [replace(u, path=u.path.absolute()) for u in read_corpus(corpus)]
     if max_utterances is not None:
         utterances = [utterances[i] for i in spread(len(utterances), max_utterances)]
     audio = corpus_fingerprint(utterances)
     rule = [STORE_VERSION, FRAME_RULE, ROW_RULE, audio, max_utterances, queries]
     prints = [checkpoint_fingerprint(checkpoint) for checkpoint in chosen]
-    roots = [Path(out) / f"{c.name}-{_key(*rule, f)}" for c, f in zip(chosen, prints, strict=True)]
+    roots = [Path(out).absolute() / f"{c.name}-{_key(*rule, f)}" for c, f in zip(chosen, prints, strict=True)]
     missing = [part for part in zip(chosen, prints, roots, strict=True) if not part[2].exists()]
     if missing:
         index = _index(utterances, queries, progress)
         calls = [(*part, utterances, index, audio, queries, device) for part in missing]
-        if executor is None:
+        if executor is None or isinstance(executor, ThreadPoolExecutor):
             for call in calls:
-                _extract_one(*call, progress=progress)
+                _extract_one(*call, threads=executor, progress=progress)
         else:
             with tqdm(total=len(calls), desc="checkpoints", file=sys.stdout, disable=not progress) as bar:
                 list(results(_extract_one, calls, executor=executor, done=lambda _: bar.update()))
@@ -141,6 +144,8 @@ def _extract_one(
     audio: str,
     queries: int | str,
     device: str,
+    *,
+    threads: ThreadPoolExecutor | None = None,
     progress: bool = False,
 ) -> None:
     """Write one store, whole or not at all."""
@@ -154,7 +159,7 @@ def _extract_one(
     ):
         encoder = models.load_encoder(checkpoint, device)
         store = _plan(folder, encoder, index, fingerprint, audio, queries)
-        _write_arrays(store, encoder, utterances, bar)
+        _write_arrays(store, encoder, utterances, threads, bar)
         write_description(store)
 
 
@@ -202,14 +207,21 @@ def _plan(
     )
 
 
-def _write_arrays(store: ActivationStore, encoder: models.Encoder, utterances: Sequence[Utterance], bar: tqdm) -> None:
+def _write_arrays(
+    store: ActivationStore,
+    encoder: models.Encoder,
+    utterances: Sequence[Utterance],
+    threads: ThreadPoolExecutor | None,
+    bar: tqdm,
+) -> None:
     """Encode utterances side by side, each with one thread of torch, and write them in order."""
+    import torch  # loading the encoder has imported it
+
     calls = [(encoder, u, store.query_rows(i), store.index["waveform"].iat[i]) for i, u in enumerate(utterances)]
+    ahead = AHEAD + (threads._max_workers if threads else torch.get_num_threads())
     with ExitStack() as stack:
         files = ArrayFiles(store, stack)
-        # on a GPU one at a time; elsewhere as many as there are threads, and a few more that wait to be written
-        one = stack.enter_context(ThreadPoolExecutor(1)) if encoder.device != "cpu" else None
-        for utterance, encoded in zip(utterances, results(_encode, calls, executor=one, ahead=AHEAD), strict=True):
+        for utterance, encoded in zip(utterances, results(_encode, calls, executor=threads, ahead=ahead), strict=True):
             files.append(encoded, utterance.id)
             bar.update(utterance.seconds)
 

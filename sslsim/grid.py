@@ -13,7 +13,7 @@ import pandas as pd
 from sslsim import attention
 from sslsim.engine import Found, Job, score_pairs
 from sslsim.errors import SslsimError
-from sslsim.heads import compare_attention
+from sslsim.heads import check_attention, compare_attention
 from sslsim.measures import MEASURES, measure_named
 from sslsim.sampled import SAMPLE
 from sslsim.states import State, check_between, check_names, check_stores, states_of
@@ -53,7 +53,7 @@ def compare(
         mutual_knn and rbf_cka, which compare every frame with every other, use at most so many evenly spaced frames.
     executor : Executor, optional
         Any executor of `concurrent.futures` whose workers see the folder of the stores; by default threads of this
-        process, as many as torch uses. The numbers are the same bit for bit, whatever runs them.
+        process, as many as torch uses. On machines of one kind the numbers are the same bit for bit.
     device : str
         Where to compute.
     progress : bool
@@ -75,6 +75,8 @@ def compare(
     for name in wanted:
         measure_named(name)
     check_stores(stores)
+    if heads:
+        check_attention(stores)
     chosen = check_between(between, stores)
     options: dict[str, Any] = {"executor": executor, "device": device, "progress": progress}
     tables = []
@@ -129,15 +131,16 @@ def _jobs(measures: Sequence[str], scalings: Sequence[bool]) -> list[Job]:
 def _table(states: list[State], jobs: list[Job], found: Found, sample: int) -> pd.DataFrame:
     """One row a measure, scaling and ordered pair, with ranks and counts of constant neurons."""
     tables, n = [], len(states)
-    constant = np.array([found.constant.get(i, 0) for i in range(n)])
     for job in jobs:
+        sampled = MEASURES[job.name].prepare is not None
+        constant = np.array([found.constant.get((sampled, i), 0) for i in range(n)])
         grid, ranks = np.full((n, n), np.nan), np.full((2, n, n), -1)
         for i, j in itertools.product(range(n), range(n)):
             grid[i, j] = found.values.get((job, i, j), np.nan)
             ranks[:, i, j] = found.ranks.get((job, i, j), (-1, -1))
         table = square_table({job.name: grid}, [s.label for s in states], ["model", "layer"])
         table.insert(1, "standardize", job.standardize)
-        table["n_frames"] = min(sample, len(states[0])) if MEASURES[job.name].prepare else len(states[0])
+        table["n_frames"] = min(sample, len(states[0])) if sampled else len(states[0])
         for side, kept in zip(("rank_x", "rank_y"), ranks, strict=True):
             table[side] = pd.Series(kept.ravel(), dtype="Int64").mask(kept.ravel() < 0)
         table["constant_x"], table["constant_y"] = np.repeat(constant, n), np.tile(constant, n)

@@ -19,6 +19,7 @@ from sslsim.tables import square_table
 
 Label = tuple[str, int, int]  # model, layer, head
 UTTERANCES = 4  # of one piece of work
+AHEAD = 64  # pieces that may wait: two matrices of heads by heads a measure each
 
 
 def compare_heads(
@@ -31,7 +32,7 @@ def compare_heads(
 ) -> pd.DataFrame:
     """Compare every attention head of every store with every other, on the stored query rows.
 
-    The table has as many rows a measure as there are ordered pairs of heads: 18 million for eight checkpoints of base
+    The table has as many rows a measure as there are ordered pairs of heads: 4.5 million for eight checkpoints of base
     and large size, where `compare_attention` is the function to call.
 
     Returns
@@ -90,7 +91,7 @@ def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     DataFrame
         One row a head: model, layer, head, entropy, distance (frames), diagonality, one_key; see `attention.Profile`.
     """
-    _check(stores)
+    check_attention(stores)
     tables = []
     for store in stores:
         queries = [store.query_rows(u) for u in range(len(store.index))]
@@ -104,7 +105,8 @@ def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
 _COLUMNS = ["model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", "value"]
 
 
-def _check(stores: Sequence[ActivationStore]) -> None:
+def check_attention(stores: Sequence[ActivationStore]) -> None:
+    """Raise unless the stores can be compared and hold attention."""
     check_stores(stores)
     if not stores[0].attention_layers:
         raise SslsimError("no attention in these stores; extract with queries above 0")
@@ -118,7 +120,7 @@ def _mean_scores(
     stores: Sequence[ActivationStore], measures: Sequence[str], executor: Executor | None, device: str, progress: bool
 ) -> tuple[dict[str, np.ndarray], list[Label]]:
     """Mean score (for attention_cka covariance) of every pair of heads, (heads, heads) a measure, and the heads."""
-    _check(stores)
+    check_attention(stores)
     labels = [
         (s.checkpoint.name, layer, head)
         for s in stores
@@ -129,7 +131,9 @@ def _mean_scores(
     calls = [(list(stores), list(measures), range(u, min(u + UTTERANCES, n)), device) for u in range(0, n, UTTERANCES)]
     sums: dict[str, attention.Sums] = {}
     with tqdm(total=n, desc="attention", disable=not progress, file=sys.stdout, unit="utt", mininterval=1.0) as bar:
-        for part in results(_sum_utterances, calls, executor=executor, done=lambda i: bar.update(len(calls[i][2]))):
+        for part in results(
+            _sum_utterances, calls, executor=executor, ahead=AHEAD, done=lambda i: bar.update(len(calls[i][2]))
+        ):
             sums = {name: sums[name] + part[name] for name in measures} if sums else part
     return {name: total.mean.cpu().numpy() for name, total in sums.items()}, labels
 

@@ -39,11 +39,13 @@ def heldout_r2(m: Moments) -> Tensor:
             f"linreg_heldout needs at least 3 utterances, to fit, to choose a penalty and to judge; got {count}"
         )
     alive = torch.stack([m.x.without(g).alive for g in range(count)]).all(0)
+    if not alive.any():
+        raise SslsimError(f"none of {len(alive)} neurons varies in every fit of linreg_heldout; nothing to predict")
     error, spread = (torch.zeros(int(alive.sum()), dtype=torch.float64, device=alive.device) for _ in range(2))
     for group in range(count):
         judge = (group + 1) % count
         tried, _ = _errors(m.without(*sorted((group, judge))), _group(m, judge), alive, PENALTIES)
-        best = int((tried / m.x.scatter.diagonal()[alive]).mean(1).argmin())
+        best = int((tried / m.x.without(group).scatter.diagonal()[alive]).mean(1).argmin())
         left, around = _errors(m.without(group), _group(m, group), alive, PENALTIES[best : best + 1])
         error += left[0]
         spread += around

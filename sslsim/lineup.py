@@ -98,7 +98,20 @@ def read_lineup(path: str | Path) -> list[Checkpoint]:
                     f"lineup {str(path)!r}: {checkpoint.name!r} is {words} {other!r}, which is not in it"
                     + close_match(other, names)
                 )
+    _check_circles(path, lineup)
     return lineup
+
+
+def _check_circles(path: Path, lineup: list[Checkpoint]) -> None:
+    for key, words in _RELATIVES.items():
+        parents = {c.name: getattr(c, key) for c in lineup}
+        for name in parents:
+            seen = [name]
+            while (parent := parents[seen[-1]]) is not None:
+                if parent in seen:
+                    chain = f" is {words} ".join(repr(each) for each in [*seen, parent])
+                    raise SslsimError(f"lineup {str(path)!r}: {chain}; name the first one in both")
+                seen.append(parent)
 
 
 def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
@@ -136,7 +149,11 @@ def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoin
     another seed; their checkpoints are called ``untrained-NAME-SEED``.
     """
     known = {checkpoint.name: checkpoint for checkpoint in lineup}
-    return [_named(name, known) for name in dict.fromkeys(names)] if names else list(known.values())
+    chosen = list(dict.fromkeys(_named(name, known) for name in names)) if names else list(known.values())
+    for checkpoint in chosen:
+        if known.get(checkpoint.name, checkpoint) != checkpoint and known[checkpoint.name] in chosen:
+            raise SslsimError(f"{checkpoint.name!r} names two of the chosen checkpoints; rename the one in the lineup")
+    return chosen
 
 
 def _named(name: str, known: Mapping[str, Checkpoint]) -> Checkpoint:

@@ -52,10 +52,12 @@ class Measure:
     prepare: Callable[..., Tensor] | None = None
 
 
-def _components(own: Marginal, standardize: bool = True) -> None:
-    own.components.whitener  # noqa: B018
-    if not standardize:
-        own.raw_components.whitener  # noqa: B018
+def _components(own: Marginal, **_: bool) -> None:
+    own.components  # noqa: B018
+
+
+def _scaled_components(own: Marginal, standardize: bool) -> None:
+    (own.components if standardize else own.raw_components)  # noqa: B018
 
 
 MEASURES: dict[str, Measure] = {
@@ -67,13 +69,15 @@ MEASURES: dict[str, Measure] = {
         "neuron", heldout.linreg_heldout, symmetric=False, scaling=False, own=heldout.prepare_fits, utterances=True
     ),
     "cca": Measure("layer", layers.cca, symmetric=True, scaling=False, own=_components, ranks=layers.cca_ranks),
-    "svcca": Measure("layer", layers.svcca, symmetric=True, scaling=True, own=_components, ranks=layers.svcca_ranks),
+    "svcca": Measure(
+        "layer", layers.svcca, symmetric=True, scaling=True, own=_scaled_components, ranks=layers.svcca_ranks
+    ),
     "svcca_below": Measure(
         "layer",
         partial(layers.svcca, truncation="below"),
         symmetric=True,
         scaling=True,
-        own=_components,
+        own=_scaled_components,
         ranks=partial(layers.svcca_ranks, truncation="below"),
     ),
     "pwcca": Measure("layer", layers.pwcca, symmetric=False, scaling=True, own=_components),

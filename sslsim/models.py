@@ -39,6 +39,7 @@ __all__ = [
     "select",
 ]
 
+_ON_GPU = threading.Lock()
 _LOADING = threading.Lock()  # random weights and transformers' verbosity are global to the process
 # weights that a checkpoint may have beyond its encoder: heads, quantizer and their projections
 _HEADS = re.compile(
@@ -113,7 +114,7 @@ class Encoder:
         # the checkpoint's own preprocessor: zero mean and unit variance or not, mask of ones or none
         inputs = self._preprocess(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(self.device)
         keep = torch.as_tensor(np.asarray(rows, dtype=np.int64), device=self.device)
-        with torch.inference_mode(), _exact_products(), self._heard.listening(keep) as (states, maps):
+        with torch.inference_mode(), _exact_products(self.device), self._heard.listening(keep) as (states, maps):
             last = self._model(**inputs).last_hidden_state[0]
             self._check(states, maps, last, n_frames(len(waveform)), len(keep))
             hidden = torch.stack(states).cpu().numpy()
@@ -265,19 +266,23 @@ def _check_kind(checkpoint: Checkpoint, model: Any, preprocess: Any) -> None:
 
 
 @contextmanager
-def _exact_products() -> Iterator[None]:
+def _exact_products(device: str) -> Iterator[None]:
     """Switch off TF32 convolutions, which a GPU would otherwise use, at 1e-3 relative.
 
-    The switch is global, so on a GPU one thread at a time runs encoders.
+    The switch is global, so one thread at a time runs encoders on GPUs.
     """
+    if device == "cpu":
+        yield
+        return
     import torch
 
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+    with _ON_GPU:
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
 
 
 @contextmanager

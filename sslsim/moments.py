@@ -62,16 +62,15 @@ class Utterances:
 
     @cached_property
     def groups(self) -> list[list[slice]]:
-        """Frames of every utterance, by group."""
+        """Frames of every utterance, by group; as many groups as asked for where there are as many utterances."""
         ends = np.cumsum(self.lengths)
         spans = [slice(int(e - n), int(e)) for e, n in zip(ends, self.lengths, strict=True) if n]
-        count = min(self.n_groups, len(spans))
-        places = [(span.start + span.stop) * count // (2 * int(ends[-1])) for span in spans]
-        runs = [[span for span, place in zip(spans, places, strict=True) if place == g] for g in range(count)]
-        return [run for run in runs if run]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.groups))
+        count, total = min(self.n_groups, len(spans)), int(ends[-1]) if len(ends) else 0
+        cuts = [0]
+        for g in range(1, count):  # where the cut is nearest, with an utterance at least for each group
+            room = range(cuts[-1] + 1, len(spans) - count + g + 1)
+            cuts.append(min(room, key=lambda cut: abs(spans[cut].start * count - total * g)))
+        return [spans[a:b] for a, b in zip(cuts, [*cuts[1:], len(spans)], strict=True)] if spans else []
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,10 @@ class Marginal:
         scatter = self.scatter + other.scatter + weight * torch.outer(shift, shift)
         return Marginal(n, self.mean + shift * (other.n / n), scatter, max(self.eps, other.eps))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is quickly made again: moments are kept on disk between pieces of work."""
+        return {name: value for name, value in vars(self).items() if name not in ("correlation", "covariance")}
+
     @cached_property
     def alive(self) -> Tensor:
         """Mask (n_neurons,) of neurons that vary: constant ones have no correlation and are left out everywhere."""
@@ -122,6 +125,11 @@ class Marginal:
     @cached_property
     def _merged(self) -> dict[tuple[int, ...], Marginal]:
         return {}
+
+    @property
+    def means(self) -> Means:
+        """What its layer's frames are centred with."""
+        return Means(self.mean, tuple(group.mean for group in self.groups))
 
     def without(self, *left_out: int) -> Marginal:
         """Moments of all groups but some; kept, with what is computed from them, for the next time."""
@@ -182,6 +190,10 @@ class Components:
         kept = int((variance > floor).sum())
         return cls(variance[:kept], directions[:, :kept])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the whitener, which is quickly made again."""
+        return {name: value for name, value in vars(self).items() if name != "whitener"}
+
     @cached_property
     def whitener(self) -> Tensor:
         """Matrix (n_alive, k) that turns centred neurons into orthonormal columns."""
@@ -222,11 +234,8 @@ class Moments:
 
     @classmethod
     def of(cls, x: Marginal, y: Marginal, products: Products) -> Moments:
-        """Put together two marginals and the products of their layers centred at the means of all frames."""
-        groups = []
-        for total, a, b in zip(products.groups, x.groups, y.groups, strict=True):
-            groups.append(total - a.n * torch.outer(a.mean - x.mean, b.mean - y.mean))
-        return cls(x, y, products.total, products.within, tuple(groups))
+        """Put together two marginals and the products of their layers."""
+        return cls(x, y, products.total, products.within, products.groups)
 
     def __add__(self, other: Moments) -> Moments:
         """Merge with the moments of other frames of the same two layers; what was kept by utterance is dropped."""
@@ -321,16 +330,6 @@ def mean(x: Array, rows: slice = slice(None)) -> Tensor:
     return total / (stop - start)
 
 
-def means(x: Array, utterances: Utterances | None = None) -> tuple[Tensor, list[Tensor]]:
-    """Mean of every neuron over all frames, and over each group of utterances."""
-    if utterances is None:
-        return mean(x), []
-    runs = [slice(run[0].start, run[-1].stop) for run in utterances.groups]
-    groups = [mean(x, run) for run in runs]
-    sizes = torch.tensor([run.stop - run.start for run in runs], dtype=torch.float64)
-    return sizes @ torch.stack(groups) / len(x), groups
-
-
 def chunks(n: int, size: int = CHUNK) -> Iterator[slice]:
     """Slices that cut `n` frames into chunks of `size`."""
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
@@ -346,11 +345,44 @@ def centred(x: Array, mean: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Products:
-    """Sums of products of two layers' centred frames: over all frames, and by utterance where they are known.
+class Means:
+    """Mean of every neuron of a layer over all frames, and over each group of utterances."""
 
-    `total` is over all frames, `within` the sum over utterances of the squared products of each, `groups` the sum over
-    each group of utterances and `sizes` its number of frames.
+    whole: Tensor
+    groups: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, x: Array, utterances: Utterances | None = None, device: str | torch.device = "cpu") -> Means:
+        """Read the layer once; an error names the first frame that is not finite."""
+        if utterances is None:
+            return cls(mean(x).to(device))
+        runs = [slice(run[0].start, run[-1].stop) for run in utterances.groups]
+        groups = [mean(x, run) for run in runs]
+        sizes = torch.tensor([run.stop - run.start for run in runs], dtype=torch.float64)
+        whole = sizes @ torch.stack(groups) / len(x)
+        return cls(whole.to(device), tuple(group.to(device) for group in groups))
+
+    @classmethod
+    def side_by_side(cls, means: Sequence[Means]) -> Means:
+        """Means of layers whose neurons stand side by side."""
+        groups = zip(*(m.groups for m in means), strict=True)
+        return cls(torch.cat([m.whole for m in means]), tuple(torch.cat(group) for group in groups))
+
+
+@dataclass(frozen=True)
+class Products:
+    """Sums of products of two layers' centred frames.
+
+    Attributes
+    ----------
+    total : Tensor of shape (n_neurons_x, n_neurons_y)
+        Over all frames, about the means of all frames.
+    within : Tensor of shape (n_neurons_x, n_neurons_y), optional
+        Sum over utterances of the squares of each one's products, about the means of all frames.
+    groups : tuple of Tensor
+        Over each group of utterances, about the means of the group.
+    sizes : tuple of int
+        Frames of each group.
     """
 
     total: Tensor
@@ -359,47 +391,68 @@ class Products:
     sizes: tuple[int, ...] = ()
 
 
+Reader = Callable[[slice], Any]
+
+
 def products(
-    left: Callable[[slice], Tensor],
-    right: Callable[[slice], Tensor] | None,
+    left: tuple[Reader, Means],
+    right: tuple[Reader, Means] | None,
     n: int,
+    dtype: torch.dtype,
     utterances: Utterances | None = None,
 ) -> Products:
-    """Sum ``left(rows).T @ right(rows)`` over `n` frames in chunks; `right` None is `left` itself.
+    """Sum ``x.T @ y`` of centred frames in chunks.
+
+    Frames of a group are centred at the means of the group, so that a neuron that does not vary there leaves nothing
+    behind; sums about the means of all frames follow from the sums of frames.
 
     Parameters
     ----------
-    left, right : callable
-        Centred frames of a run of rows, (n_rows, n_neurons).
+    left, right : (callable, Means)
+        Frames of a run of rows, (n_rows, n_neurons), and their means; right None is left itself.
     n : int
         Number of frames.
+    dtype : torch.dtype
+        Of the products; sums are float64.
     utterances : Utterances, optional
         Keep sums by utterance and group too.
     """
+    other = right or left
 
-    def over(span: slice) -> Tensor:
-        total: Tensor | None = None
+    def over(span: slice, mean_x: Tensor, mean_y: Tensor, sums: bool) -> tuple[Tensor, Tensor, Tensor]:
+        total: Tensor = torch.zeros((), dtype=torch.float64)
+        sum_x, sum_y = torch.zeros_like(mean_x), torch.zeros_like(mean_y)
         for part in chunks(span.stop - span.start):
             rows = slice(span.start + part.start, span.start + part.stop)
-            a = left(rows)
-            product = (a.T @ (right(rows) if right else a)).double()
-            total = product if total is None else total.add_(product)
-        assert total is not None
-        return total
+            a = centred(left[0](rows), mean_x, dtype)
+            b = centred(other[0](rows), mean_y, dtype) if right else a
+            product = (a.T @ b).double()
+            total = total.add_(product) if total.dim() else product
+            if sums:
+                sum_x += a.sum(0, dtype=torch.float64)
+                sum_y += b.sum(0, dtype=torch.float64)
+        return total, sum_x, sum_y
 
     if utterances is None:
-        return Products(over(slice(0, n)))
-    within, groups = None, []
-    for run in utterances.groups:
-        parts = over(run[0])
-        within = parts.square() if within is None else within.addcmul_(parts, parts)
-        for span in run[1:]:
-            part = over(span)
-            within.addcmul_(part, part)
-            parts.add_(part)
-        groups.append(parts)
-    sizes = tuple(run[-1].stop - run[0].start for run in utterances.groups)
-    return Products(reduce(torch.add, groups), within, tuple(groups), sizes)
+        return Products(over(slice(0, n), left[1].whole, other[1].whole, sums=False)[0])
+    total = within = None
+    groups, sizes = [], []
+    for run, mean_x, mean_y in zip(utterances.groups, left[1].groups, other[1].groups, strict=True):
+        shift_x, shift_y = mean_x - left[1].whole, mean_y - other[1].whole
+        group: Tensor | None = None
+        for span in run:
+            part, sum_x, sum_y = over(span, mean_x, mean_y, sums=True)
+            count = span.stop - span.start
+            whole = part.addr(sum_x + count * shift_x, shift_y).addr_(shift_x, sum_y)  # about the means of all frames
+            within = whole.square() if within is None else within.addcmul_(whole, whole)
+            group = part if group is None else group.add_(part)
+        assert group is not None
+        sizes.append(run[-1].stop - run[0].start)
+        about_all = group.addr(shift_x, shift_y, alpha=sizes[-1])
+        total = about_all if total is None else total.add_(about_all)
+        groups.append(group)
+    assert total is not None
+    return Products(total, within, tuple(groups), tuple(sizes))
 
 
 def moments(
@@ -429,33 +482,25 @@ def moments(
                 f"utterances have {sum(known.lengths):,} frames together, x {len(x):,}; "
                 "give the number of frames of each, in order"
             )
-    mean_x, mean_y = (on(device, *means(side, known)) for side in (x, y))
-
-    def reader(side: Array, middle: Tensor) -> Callable[[slice], Tensor]:
-        return lambda rows: centred(side[rows], middle, dtype)
-
-    left, right = reader(x, mean_x[0]), reader(y, mean_y[0])
-    own_x = marginal(len(x), *mean_x, products(left, None, len(x), known), torch.finfo(dtype).eps)
-    own_y = marginal(len(x), *mean_y, products(right, None, len(x), known), torch.finfo(dtype).eps)
-    return Moments.of(own_x, own_y, products(left, right, len(x), known))
+    left, right = ((side.__getitem__, Means.of(side, known, device)) for side in (x, y))
+    eps = torch.finfo(dtype).eps
+    own_x, own_y = (
+        marginal(side[1], products(side, None, len(x), dtype, known), len(x), eps) for side in (left, right)
+    )
+    return Moments.of(own_x, own_y, products(left, right, len(x), dtype, known))
 
 
-def on(device: str | torch.device, middle: Tensor, groups: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Return what `means` gave, on a device."""
-    return middle.to(device), [group.to(device) for group in groups]
-
-
-def marginal(n: int, middle: Tensor, group_means: Sequence[Tensor], own: Products, eps: float) -> Marginal:
+def marginal(means: Means, own: Products, n: int, eps: float) -> Marginal:
     """Moments of one layer from its means and the products of its centred frames with themselves.
 
     The two triangles of a product may differ in the last digit, so their mean is taken.
     """
-    groups = []
-    for product, group_mean, size in zip(own.groups, group_means, own.sizes, strict=True):
-        shift = group_mean - middle
-        groups.append(Marginal(size, group_mean, (product + product.T) / 2 - size * torch.outer(shift, shift), eps))
+    groups = [
+        Marginal(size, middle, (product + product.T) / 2, eps)
+        for product, middle, size in zip(own.groups, means.groups, own.sizes, strict=True)
+    ]
     within = None if own.within is None else (own.within + own.within.T) / 2
-    return Marginal(n, middle, (own.total + own.total.T) / 2, eps, within, tuple(groups))
+    return Marginal(n, means.whole, (own.total + own.total.T) / 2, eps, within, tuple(groups))
 
 
 def check_pair(x: Array, y: Array) -> torch.dtype:

@@ -1,14 +1,14 @@
 """Independent calls, spread over threads of this process or over any executor of `concurrent.futures`.
 
-Every call computes with one thread of torch, wherever it runs, and results come back in the order of the calls: the
-numbers do not depend on how many workers there are or on which was first.
+Every call computes with one thread of torch, wherever it runs, and results come back in the order of the calls: on
+machines of one kind the numbers do not depend on how many workers there are or on which was first.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -63,8 +63,7 @@ def results(
                     break
                 yield waiting.popleft().result()
         finally:
-            for future in waiting:
-                future.cancel()
+            wait([future for future in waiting if not future.cancel()])  # what has begun still uses the caller's files
             torch.set_num_threads(threads)  # what a thread of ours set would hold for threads begun later
 
 

@@ -230,7 +230,9 @@ def best_matches(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         Where to draw.
     """
     if table.empty:
-        raise SslsimError("no best matches in other models to draw; compare at least two checkpoints")
+        raise SslsimError(
+            "no best matches to draw; compare at least two checkpoints, by a measure of neurons or of heads"
+        )
     sizes = table.assign(value=table.value.abs()) if "neuron_x" in table else table
     order = [relation for relation in RELATIONS if relation in set(sizes.relation)]
     medians = sizes.groupby(["model_x", "relation"], sort=False).value.median().reset_index()

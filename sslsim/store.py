@@ -203,7 +203,7 @@ def open_store(path: str | Path) -> ActivationStore:
             state = f"{found:,} bytes, not {size:,}" if found is not None else "missing"
             raise SslsimError(f"store {str(root)!r}: {name} is {state}; delete this folder and extract again")
     index = pd.read_csv(root / INDEX_FILE, dtype=_TEXT_COLUMNS, keep_default_na=False)
-    return ActivationStore(root=root, index=index, **content)
+    return ActivationStore(root=root.absolute(), index=index, **content)
 
 
 def _read_description(root: Path) -> tuple[dict[str, Any], dict[str, int]]:

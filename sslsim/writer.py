@@ -103,7 +103,7 @@ def temporary(root: Path) -> Iterator[Path]:
     folder = root.parent / f".{root.name}.{platform.node()}.{os.getpid()}.partial"
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(root.parent)
+        remove_stale(root.parent, ".*.partial")
         shutil.rmtree(folder, ignore_errors=True)  # of a killed process that had our number
         folder.mkdir()
         yield folder
@@ -122,11 +122,12 @@ def _rename(folder: Path, root: Path) -> None:
             raise
 
 
-def _remove_stale(out: Path) -> None:
-    """Remove what processes of this machine that were killed have left."""
-    for folder in out.glob(f".*.{platform.node()}.*.partial"):
-        pid = folder.name.split(".")[-2]
-        if pid.isdigit() and not _alive(int(pid)):
+def remove_stale(out: Path, pattern: str) -> None:
+    """Remove what processes of this machine that were killed have left: folders ``.<...>.<machine>.<pid>.<...>``."""
+    mark = f".{platform.node()}."
+    for folder in out.glob(pattern):
+        pid = folder.name.rpartition(mark)[2].split(".")[0]
+        if mark in folder.name and pid.isdigit() and not _alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

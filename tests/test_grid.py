@@ -2,6 +2,8 @@
 
 import itertools
 import multiprocessing
+import os
+import platform
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -214,6 +216,43 @@ def test_between_keeps_the_wanted_pairs_and_multiplies_no_others(stores, monkeyp
     asked.clear()
     quiet(stores, ["max_corr"], between=[("a", "b")])
     assert sorted(asked) == [("a", "a"), ("a", "b"), ("b", "b")]  # c is not even read
+
+
+def test_constant_neurons_are_those_of_the_frames_used_whatever_else_is_asked_for(make_store):
+    store = make_store("late", n_neurons=5)
+    values = np.lib.format.open_memmap(store.root / "layer_01.npy", mode="r+")
+    values[:, 3], values[0, 3], values[:, 2] = 7.5, 1, 2  # neuron 3 varies in a frame that the sample leaves out
+    values.flush()
+    for measures in (["rbf_cka"], ["rbf_cka", "max_corr"]):
+        table = quiet([store], measures, sample=20)
+        counts = table[table.layer_x == 1].groupby("measure").constant_x.unique().map(list).to_dict()
+        assert counts == {"rbf_cka": [2], "max_corr": [1]} if "max_corr" in measures else {"rbf_cka": [2]}
+
+
+def test_what_cannot_work_is_said_before_anything_is_computed(stores, make_store, monkeypatch):
+    monkeypatch.setattr(engine, "results", None)
+    with pytest.raises(sslsim.SslsimError, match="sample is 1; give at least 2 frames"):
+        quiet(stores, ["max_corr", "mutual_knn"], sample=1)
+    silent = make_store("silent", queries=0, frames=FRAMES)
+    with pytest.raises(sslsim.SslsimError, match="no attention in these stores"):
+        quiet([silent], ["max_corr", "js"])
+
+
+def test_one_decomposition_serves_both_directions(stores, monkeypatch):
+    calls, svd = [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *a, **k: calls.append(1) or svd(*a, **k))
+    quiet(stores[:2], ["cca", "pwcca"])
+    assert len(calls) == 6 * 7 // 2
+
+
+def test_scratch_folders_of_killed_processes_are_swept(stores):
+    folder = stores[0].root.parent
+    gone = folder / f".pieces.{platform.node()}.999999999.abc"
+    elsewhere, alive = folder / ".pieces.another-machine.1.abc", folder / f".pieces.{platform.node()}.{os.getpid()}.abc"
+    for each in (gone, elsewhere, alive):
+        each.mkdir()
+    quiet(stores, ["max_corr"])
+    assert [each.exists() for each in (gone, elsewhere, alive)] == [False, True, True]
 
 
 def test_attention_measures_go_with_layer_measures(stores):

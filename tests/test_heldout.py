@@ -31,10 +31,14 @@ def test_groups_are_runs_of_whole_utterances_of_like_length():
     groups = Utterances(LENGTHS, 3).groups
     assert [len(run) for run in groups] == [3, 2, 3]
     assert [run[-1].stop - run[0].start for run in groups] == [125, 85, 130]
+    for lengths, count in (((280, *[10] * 6), 5), ((300, 20, 20), 3), ((10, 10, 500), 3), ((7, 8), 2)):
+        made = Utterances(lengths).groups  # one long utterance does not leave the others without a group
+        assert len(made) == count
+        assert all(made)
+        assert sum(map(len, made)) == len(lengths)
     assert np.concatenate(spans(groups)).tolist() == list(range(sum(LENGTHS)))
     assert [len(run) for run in Utterances((7, 0, 9)).groups] == [1, 1]  # an utterance without a chosen frame is none
-    assert len(Utterances((7, 0, 9))) == 2
-    assert Utterances((1000, 1, 1), 3).groups == [[slice(0, 1000)], [slice(1000, 1001), slice(1001, 1002)]]
+    assert Utterances(()).groups == []
 
 
 def test_moments_of_groups_and_squares_within(layers):
@@ -111,14 +115,35 @@ def test_noise_explains_nothing_out_of_sample_and_much_in_sample():
     assert sslsim.similarity("linreg_heldout", x, x, utterances=lengths) == pytest.approx(1, abs=1e-9)
 
 
-def test_a_neuron_that_only_one_group_moves_is_left_out(layers):
-    x, y = layers[0].copy(), layers[1]
-    before = heldout_r2(moments(x, y, utterances=LENGTHS))
-    x[:, 4] = 0
-    x[:10, 4] = 1  # leaves the fit without the first group nothing to fit
-    after = heldout_r2(moments(x, y, utterances=LENGTHS))
-    assert len(after) == len(before) - 1
-    assert torch.isfinite(after).all()
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("constant", [0, 0.3, 1000.1])
+def test_a_neuron_that_only_one_group_moves_takes_no_part(layers, dtype, constant):
+    x, y = (side.astype(dtype) for side in layers)
+    for side in (x, y):
+        side[:, 4] = constant
+        side[:10, 4] += 1  # leaves the fit without the first group nothing to fit, or to fit with
+    others = [k for k in range(9) if k != 4]
+    found = heldout_r2(moments(x, y, utterances=LENGTHS))
+    assert len(found) == 8
+    expected = heldout_r2(moments(x[:, others], y, utterances=LENGTHS))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    without = heldout_r2(moments(x[:, others], np.delete(y, 4, axis=1), utterances=LENGTHS))
+    torch.testing.assert_close(found, without, rtol=0, atol=0.05)  # in the other fits it is one more predictor
+
+
+def test_float32_agrees_with_float64(layers):
+    for measure in ("linreg_heldout", "between_utterance_cka"):
+        sides = [(1000 + side).astype(np.float32) for side in layers]
+        single = sslsim.similarity(measure, *sides, utterances=LENGTHS)
+        double = sslsim.similarity(measure, *(side.astype(float) for side in sides), utterances=LENGTHS)
+        assert single == pytest.approx(double, abs=1e-5)
+
+
+def test_nothing_that_varies_in_every_fit(layers):
+    x = np.zeros((sum(LENGTHS), 2))
+    x[:10] = layers[0][:10, :2]
+    with pytest.raises(sslsim.SslsimError, match="none of 2 neurons varies"):
+        sslsim.similarity("linreg_heldout", x, layers[1], utterances=LENGTHS)
 
 
 def test_between_utterance_cka_against_its_definition(layers):

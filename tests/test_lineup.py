@@ -69,6 +69,10 @@ def test_sources_are_folders_beside_the_lineup_or_hub_ids(tmp_path, source, reso
         (TABLE + 'finetuned_from = "a"\n', "'a' is finetuned from itself; name another one"),
         (TABLE + 'seed_of = "a"\n', "'a' is another seed of itself; name another one"),
         (TABLE + "seed_of = 'b'", "'a' is another seed of 'b', which is not in it; known: a"),
+        (
+            TABLE + 'seed_of = "b"\n' + TABLE.replace('"a"', '"b"') + 'seed_of = "a"\n',
+            "'a' is another seed of 'b' is another seed of 'a'; name the first one in both",
+        ),
         (TABLE + "untrained_seed = '1'", "untrained_seed is '1'; it must be a whole number, 0 or more"),
         (TABLE + "untrained_seed = -1", "untrained_seed is -1; it must be a whole number, 0 or more"),
         (TABLE + "untrained_seed = true", "untrained_seed is True; it must be a whole number, 0 or more"),
@@ -99,8 +103,13 @@ def test_select_makes_untrained_twins():
     named = select(lineup, ["untrained:a", "b", "untrained:b:7"])
     assert named == [twin, lineup[1], Checkpoint("untrained-b-7", "org/b", untrained_seed=7)]
     assert [c.weights for c in named] == ["random, seed 0", "trained", "random, seed 7"]
+    assert select(lineup, ["untrained:a", "untrained:a:0", "untrained:a:00"]) == [twin]
     with pytest.raises(SslsimError, match="no checkpoint 'aa' in the lineup; did you mean 'a'"):
         select(lineup, ["untrained:aa:1"])
+    clash = [*lineup, Checkpoint("untrained-a-0", "org/c")]
+    assert select(clash, ["untrained:a"]) == [twin]
+    with pytest.raises(SslsimError, match="'untrained-a-0' names two of the chosen checkpoints; rename the one in the"):
+        select(clash, ["untrained:a", "untrained-a-0"])
 
 
 def test_an_untrained_twin_needs_no_weights_and_its_fingerprint_follows_seed_and_settings(checkpoints, tmp_path):

@@ -137,7 +137,9 @@ def test_one_model_has_no_partners_to_draw_but_readings(stores):
     table, partners = sslsim.compare_neurons(stores[:1], ["max_corr"], progress=False)
     (only,) = plots.readings(readings.within_and_across(table, stores[:1]), "max_corr")
     assert only.get_title(loc="left") == "same model"
-    with pytest.raises(sslsim.SslsimError, match="no best matches in other models to draw; compare at least two"):
+    with pytest.raises(
+        sslsim.SslsimError, match="no best matches to draw; compare at least two checkpoints, by a measure"
+    ):
         plots.best_matches(readings.relate(partners, stores[:1]))
 
 

@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from sslsim import DATA, plots, read_lineup, tables
+from sslsim import DATA, plots, read_lineup, readings, tables
 
 PANELS = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"]}
 ROWS = {
@@ -43,8 +44,7 @@ def results(reports: Path) -> str:
     near = np.floor(grid.layer_x * grid.model_y.map(depth) / grid.model_x.map(depth) + 0.5) == grid.layer_y
     pretrained = [name for name, c in lineup.items() if not c.finetuned_from]
     pairs = grid[near & grid.model_x.isin(pretrained) & grid.model_y.isin(pretrained)]
-    kind = {(x, y): _relation(lineup[x], lineup[y]) for x in pretrained for y in pretrained}
-    pairs = pairs.assign(relation=[kind[pair] for pair in zip(pairs.model_x, pairs.model_y, strict=True)])
+    pairs = readings.relate(pairs, [SimpleNamespace(checkpoint=c) for c in lineup.values()])
     means = pairs.groupby(["measure", "relation"]).value.mean()
     tuned = pd.read_parquet(reports / "tables" / "finetuning-by-layer.parquet")
     lines = [
@@ -58,17 +58,6 @@ def results(reports: Path) -> str:
         cells.append(f"{ends[0].mean():.2f} to {ends[1].mean():.2f}" if len(left) else "")
         lines.append(f"| {words} (`{measure}`) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _relation(a: object, b: object) -> str:
-    untrained = [c.untrained_seed is not None for c in (a, b)]
-    if any(untrained):
-        return "-" if all(untrained) or a.size != b.size else "untrained"
-    if a.name == b.name:
-        return "-"
-    if a.seed_of == b.name or b.seed_of == a.name:
-        return "other seed"
-    return "same family" if a.family == b.family else "other family"
 
 
 if __name__ == "__main__":
