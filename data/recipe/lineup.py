@@ -21,8 +21,8 @@ RECIPES = {
         Recipe("w2v2-small-b", "wav2vec2", "small", 111, 2800, 1.0e-3, warmup=200),
         Recipe("hubert-small-ctc", "hubert", "small", 107, 1600, 1.0e-3, start="hubert-small", batch=8),
         Recipe("w2v2-small-ctc", "wav2vec2", "small", 106, 1600, 1.0e-3, start="w2v2-small", batch=8),
-        Recipe("hubert-large-ctc", "hubert", "large", 109, 1600, 1.0e-3, start="hubert-large", batch=8),
-        Recipe("w2v2-large-ctc", "wav2vec2", "large", 108, 1600, 1.0e-3, start="w2v2-large", batch=8),
+        Recipe("hubert-large-ctc", "hubert", "large", 109, 1200, 1.0e-3, start="hubert-large", batch=8),
+        Recipe("w2v2-large-ctc", "wav2vec2", "large", 108, 1200, 1.0e-3, start="w2v2-large", batch=8),
     )
 }
 
