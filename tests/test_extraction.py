@@ -44,7 +44,16 @@ def no_loading(monkeypatch):
     monkeypatch.setattr(models, "load_encoder", refuse)
 
 
-def test_a_store_holds_what_the_encoder_gives(stores, corpus):
+@pytest.fixture
+def one_thread():
+    """Give the test one thread of torch, as extraction gives an utterance: two round in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_store_holds_what_the_encoder_gives(stores, corpus, one_thread):
     for store in stores:
         encoder = load_encoder(store.checkpoint)
         assert store.n_layers == encoder.n_layers == 4
