@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import threading
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -91,7 +92,7 @@ class ActivationStore:
             0 (the transformer's input) to L = ``n_layers - 1``.
         """
         self._check(layer, "layer", 0, self.n_layers - 1)
-        return np.load(self.root / layer_file(layer), mmap_mode="r")
+        return _memory_map(self.root / layer_file(layer))
 
     def final(self) -> NDArray[np.float32]:
         """Return the model's ``last_hidden_state``, (n_frames, n_neurons), memory-mapped.
@@ -100,7 +101,7 @@ class ActivationStore:
         """
         if not self.pre_norm:
             return self.layer(self.n_layers - 1)
-        return np.load(self.root / FINAL_FILE, mmap_mode="r")
+        return _memory_map(self.root / FINAL_FILE)
 
     def attention(self, layer: int, u: int) -> NDArray[np.float32]:
         """Return attention rows of one utterance, (n_heads, n_rows, T) float32, memory-mapped.
@@ -117,7 +118,7 @@ class ActivationStore:
             raise SslsimError(f"{self.checkpoint.name}: no attention in this store; extract with queries above 0")
         self._check(layer, "attention layer", 1, self.attention_layers)
         self._check(u, "utterance", 0, len(self.index) - 1)
-        flat = np.load(self.root / attention_file(layer), mmap_mode="r")
+        flat = _memory_map(self.root / attention_file(layer))
         start, stop = self._attention_offsets[u : u + 2]
         rows, frames = self.index[["n_rows", "n_frames"]].iloc[u]
         return flat[start:stop].reshape(self.n_heads, rows, frames)
@@ -149,6 +150,16 @@ class ActivationStore:
         }
         cells = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in rows.items())
         return f"<table><caption>{html.escape(self.checkpoint.name)}</caption>{cells}</table>"
+
+
+_READING = (
+    threading.Lock()
+)  # numpy reads headers with ast, which in Python 3.11 fails in two threads at a time (gh-106905)
+
+
+def _memory_map(path: Path) -> NDArray[np.float32]:
+    with _READING:
+        return np.load(path, mmap_mode="r")
 
 
 STORE_FILE, INDEX_FILE, FINAL_FILE = "store.json", "index.csv", "final.npy"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -157,3 +159,21 @@ def test_frame_counts_are_written_with_thousands(make_store):
     message = "layers cannot be paired: A has 49,812 frames, B 49,763; extract both from the same corpus"
     with pytest.raises(SslsimError, match=message):
         check_pairable(a, b)
+
+
+def test_files_are_opened_one_at_a_time_however_many_threads_ask(make_store, monkeypatch):
+    """Numpy parses headers with ast, which fails in Python 3.11 when two threads do."""
+    store, load, inside, most = make_store(), np.load, [], []
+
+    def watched(*arguments, **options):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(np, "load", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: (store.layer(i % 3), store.final(), store.attention(1, 0)), range(12)))
+    assert len(most) == 36
+    assert max(most) == 1
