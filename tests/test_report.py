@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,10 @@ def test_an_interrupted_run_leaves_nothing_half_written(tmp_path: Path, number: 
     options = ["--out", str(tmp_path / "out"), "-p", "slow=yes", "--workers", "1"]
     command = [sys.executable, "-m", "sslsim", "run", *notebooks, *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job that a shell put aside ignores Ctrl-C
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    )
     assert process.stdout
     assert any("3/6" in line for line in process.stdout)  # its slow cell
     time.sleep(0.3)
