@@ -179,13 +179,13 @@ def score_pairs(
     """
     rows = sample_frames(states[0], sample)
     used = frozenset().union(*between)
-    runs = [[i for i in run if states[i].label[0] in used] for run in _runs(states)]
+    runs = [run for run in _runs(states) if states[run[0]].label[0] in used]
     options: dict[str, Any] = {"executor": executor, "progress": progress}
     found = Found()
     jobs_of = [[job for job in jobs if bool(MEASURES[job.name].prepare) is frames] for frames in (False, True)]
     if jobs_of[0] or partners:
         utterances = utterances_of(states) if any(MEASURES[job.name].utterances for job in jobs) else None
-        blocks = [block for run in runs for block in _cut(run, max(1, BLOCK_NEURONS // _width(states, run)))]
+        blocks = [block for run in runs for block in _cut(run, max(1, BLOCK_NEURONS // states[run[0]].shape[1]))]
         with _scratch(states[0].store.root.parent) as folder:
             work = Work(folder, states, blocks, jobs_of[0], between, utterances, partners, device)
             work.save()
@@ -205,10 +205,6 @@ def _runs(states: list[State]) -> list[list[int]]:
     """Numbers of the states of each checkpoint."""
     groups = itertools.groupby(range(len(states)), key=lambda i: states[i].label[0])
     return [list(run) for _, run in groups]
-
-
-def _width(states: list[State], run: list[int]) -> int:
-    return states[run[0]].shape[1] if run else 1
 
 
 def _cut(run: list[int], size: int) -> Iterator[list[int]]:

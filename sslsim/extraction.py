@@ -46,9 +46,8 @@ from sslsim.store import (
 from sslsim.writer import ArrayFiles, temporary, write_description
 
 _LIBRARIES = ("torch", "transformers", "numpy", "soundfile", "soxr")
-AHEAD = (
-    4  # utterances more than threads that may wait to be written: 35 s at large size take 180 MB, and their attention
-)
+# utterances, beyond one a thread, that may wait to be written: 35 s at large size take 180 MB, and their attention
+AHEAD = 4
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
 
