@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.moments import block, chunks
+from sslsim.products import block, chunks
 
 Maps = np.ndarray | Tensor
 LOG_2 = float(np.log(2.0))

@@ -1,9 +1,9 @@
 """Scores of every pair of layers, in independent pieces that any executor can run.
 
-Layers are put in blocks; the centred frames of a block stand side by side, and one matrix product a chunk of frames
-gives the cross moments of all its pairs. A first round makes each layer's own moments and decomposition, once, and
-leaves them in a scratch folder; a second takes blocks two by two. A piece holds two blocks and a chunk of frames, so
-memory grows neither with layers nor with frames.
+Layers are put in blocks; the frames of a block stand side by side, and one matrix product a chunk of frames gives the
+cross moments of all its pairs. A first round makes each layer's own moments and decomposition, once, and leaves them in
+a scratch folder; a second takes blocks two by two. A piece holds two blocks and a chunk of frames, so memory grows
+neither with layers nor with frames.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,15 +31,17 @@ from tqdm import tqdm
 from sslsim import moments
 from sslsim.errors import SslsimError
 from sslsim.measures import MEASURES
-from sslsim.moments import Marginal, Means, Moments, Products, Utterances
+from sslsim.moments import Marginal, Moments
 from sslsim.neurons import best_partners
 from sslsim.parallel import results
+from sslsim.products import Means, Products, Side, Utterances, cross_products
 from sslsim.sampled import sample_frames
 from sslsim.states import State, utterances_of
 from sslsim.writer import remove_stale
 
-BLOCK_NEURONS = 3072  # of one block: a product of two fills a processor, and takes 75 MB in float64
+BLOCK_NEURONS = 2048  # of one block: a product of two fills a processor, and takes 34 MB in float64
 BLOCK_LAYERS = 8  # of one block of sampled measures, whose kernels are 32 MB each at 2,000 frames
+DTYPE = torch.float32  # of stored layers and their products
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,6 @@ class Work:
     partners: bool
     device: str
 
-    def save(self) -> None:
-        """Write it to its folder."""
-        _save(self, self.folder / "work.pickle")
-
     def own(self, k: int) -> Path:
         """File of the moments of the layers of a block."""
         return self.folder / f"own-{k}.pickle"
@@ -182,21 +180,17 @@ def score_pairs(
     runs = [run for run in _runs(states) if states[run[0]].label[0] in used]
     options: dict[str, Any] = {"executor": executor, "progress": progress}
     found = Found()
-    jobs_of = [[job for job in jobs if bool(MEASURES[job.name].prepare) is frames] for frames in (False, True)]
-    if jobs_of[0] or partners:
+    of_moments, of_frames = ([j for j in jobs if bool(MEASURES[j.name].prepare) is frames] for frames in (False, True))
+    if of_moments or partners:
         utterances = utterances_of(states) if any(MEASURES[job.name].utterances for job in jobs) else None
-        blocks = [block for run in runs for block in _cut(run, max(1, BLOCK_NEURONS // states[run[0]].shape[1]))]
-        with _scratch(states[0].store.root.parent) as folder:
-            work = Work(folder, states, blocks, jobs_of[0], between, utterances, partners, device)
-            work.save()
+        blocks = _blocks(runs, lambda state: BLOCK_NEURONS // state.shape[1], states)
+        with _work_in_scratch(states, blocks, of_moments, between, utterances, partners, device) as work:
             _run(found, work, _own_block, [(k, k) for k in range(len(blocks))], "layers, each", **options)
             _run(found, work, _block_pair, work.pairs(diagonal=False), "layers, in pairs", **options)
-    if jobs_of[1]:
+    if of_frames:
         few = [replace(s, frames=rows if s.frames is None else s.frames[rows]) for s in states]
-        blocks = [block for run in runs for block in _cut(run, BLOCK_LAYERS)]
-        with _scratch(states[0].store.root.parent) as folder:
-            work = Work(folder, few, blocks, jobs_of[1], between, None, False, device)
-            work.save()
+        blocks = _blocks(runs, lambda _: BLOCK_LAYERS, states)
+        with _work_in_scratch(few, blocks, of_frames, between, None, False, device) as work:
             _run(found, work, _sampled_pair, work.pairs(diagonal=True), "sampled frames", **options)
     return found
 
@@ -207,8 +201,11 @@ def _runs(states: list[State]) -> list[list[int]]:
     return [list(run) for _, run in groups]
 
 
-def _cut(run: list[int], size: int) -> Iterator[list[int]]:
-    return (run[i : i + size] for i in range(0, len(run), size))
+def _blocks(runs: Iterable[list[int]], most: Callable[[State], int], states: list[State]) -> list[list[int]]:
+    """Cut runs of layers into blocks of about equal size, none with more layers than `most` says (one at least)."""
+    sizes = [max(1, most(states[run[0]])) for run in runs]
+    cut = [np.array_split(np.array(run), -(-len(run) // size)) for run, size in zip(runs, sizes, strict=True)]
+    return [block.tolist() for blocks in cut for block in blocks]
 
 
 def _run(
@@ -226,6 +223,14 @@ def _run(
         calls = [(work.folder, k, m) for k, m in pairs]
         for part in results(piece, calls, executor=executor, done=lambda i: bar.update(sizes[i])):
             found.add(part)
+
+
+@contextmanager
+def _work_in_scratch(states: list[State], *rest: Any) -> Iterator[Work]:
+    with _scratch(states[0].store.root.parent) as folder:
+        work = Work(folder, states, *rest)
+        _save(work, folder / "work.pickle")
+        yield work
 
 
 @contextmanager
@@ -261,21 +266,24 @@ def _load(path: Path) -> Any:
 def _own_block(folder: Path, k: int, _: int) -> Found:
     """Make and leave in the scratch folder the moments of every layer of a block, and score pairs within the block."""
     work, states = _work(folder), _work(folder).block(k)
-    means = [Means.of(s, work.utterances, work.device) for s in states]
-    cross = _cross_products(states, states, means, means, work.utterances)
-    owns = []
-    for i, state in enumerate(states):
+    means = []
+    for state in states:
         with _named(state):
-            owns.append(_own(work, state, means[i], cross[i][i]))
+            means.append(Means.of(state, work.utterances, work.device))
+    products = cross_products(Side(states, means, DTYPE), None, len(states[0]), work.utterances)
+    owns = []
+    for state, mean, row in zip(states, means, products, strict=True):
+        with _named(state):
+            owns.append(_own(work, state, mean, row[0]))
     _save(owns, work.own(k))
-    found = _scores(work, k, k, owns, owns, cross) if work.wants(k, k) else Found()
+    found = _scores(work, k, k, owns, owns, products) if work.wants(k, k) else Found()
     found.constant = {(False, i): own.marginal.n_constant for i, own in zip(work.blocks[k], owns, strict=True)}
     return found
 
 
 def _own(work: Work, state: State, means: Means, products: Products) -> Own:
     """Return a layer's own moments with all that the measures need of it alone; an error if no neuron varies."""
-    own = Own(moments.marginal(means, products, len(state), torch.finfo(torch.float32).eps), {})
+    own = Own(moments.marginal(means, products, len(state), torch.finfo(DTYPE).eps), {})
     own.marginal.alive  # noqa: B018  raises where no neuron varies
     for job in work.jobs:
         measure = MEASURES[job.name]
@@ -290,18 +298,21 @@ def _block_pair(folder: Path, k: int, m: int) -> Found:
     """Score every layer of one block with every layer of another."""
     work = _work(folder)
     left, right = (_load(work.own(block)) for block in (k, m))
-    means_x, means_y = ([own.marginal.means for own in owns] for owns in (left, right))
-    cross = _cross_products(work.block(k), work.block(m), means_x, means_y, work.utterances)
-    return _scores(work, k, m, left, right, cross)
+    side_x, side_y = (
+        Side(work.block(block), [own.marginal.means for own in owns], DTYPE) for block, owns in ((k, left), (m, right))
+    )
+    products = cross_products(side_x, side_y, len(work.states[0]), work.utterances)
+    return _scores(work, k, m, left, right, products)
 
 
-def _scores(work: Work, k: int, m: int, left: list[Own], right: list[Own], cross: list[list[Products]]) -> Found:
+def _scores(work: Work, k: int, m: int, left: list[Own], right: list[Own], products: list[list[Products]]) -> Found:
+    """Score every pair of layers of two blocks; of a block with itself, every layer with those from itself on."""
     found = Found()
     for a, i in enumerate(work.blocks[k]):
-        for b, j in enumerate(work.blocks[m]):
-            if j < i:
-                continue
-            pair = Moments.of(left[a].marginal, right[b].marginal, cross[a][b])
+        first = a if k == m else 0
+        for b, product in enumerate(products[a], first):
+            j = work.blocks[m][b]
+            pair = Moments.of(left[a].marginal, right[b].marginal, product)
             norms = {job: [own.norms[job.standardize] for own in (left[a], right[b])] for job in work.jobs if job.norms}
             for job in work.jobs:
                 found.values[job, i, j] = MEASURES[job.name].score(pair, *norms.get(job, ()), **job.options)
@@ -351,29 +362,3 @@ def _named(state: State) -> Iterator[None]:
         yield
     except SslsimError as error:
         raise SslsimError(f"{state.label[0]}, layer {state.label[1]}: {error}") from None
-
-
-def _cross_products(
-    a: list[State], b: list[State], means_a: list[Means], means_b: list[Means], utterances: Utterances | None
-) -> list[list[Products]]:
-    """Products of every state of `a` with every one of `b`, from one product a chunk of frames."""
-
-    def side(states: list[State], means: list[Means]) -> tuple[Callable[[slice], np.ndarray], Means]:
-        return lambda rows: np.concatenate([s[rows] for s in states], axis=1), Means.side_by_side(means)
-
-    right = None if a is b else side(b, means_b)
-    whole = moments.products(side(a, means_a), right, len(a[0]), torch.float32, utterances)
-    rows, columns = ([s.shape[1] for s in block] for block in (a, b))
-
-    def cut(total: Tensor) -> list[tuple[Tensor, ...]]:
-        return [strip.split(columns, dim=1) for strip in total.split(rows)]
-
-    totals, groups = cut(whole.total), [cut(group) for group in whole.groups]
-    squares = None if whole.within is None else cut(whole.within)
-    return [
-        [
-            Products(totals[i][j], squares[i][j] if squares else None, tuple(g[i][j] for g in groups), whole.sizes)
-            for j in range(len(b))
-        ]
-        for i in range(len(a))
-    ]

@@ -76,7 +76,7 @@ def _errors(fit: Moments, held: Moments, alive: Tensor, penalties: tuple[float, 
     around = held.x.scatter.diagonal()[alive] + held.x.n * shift_x.square()
     own = (held.y.scatter[kept][:, kept] + held.y.n * torch.outer(shift_y, shift_y)) / torch.outer(scale, scale)
     cross = (held.cross[alive][:, kept] + held.x.n * torch.outer(shift_x, shift_y)).T / scale[:, None]
-    basis = components.directions
+    basis = components.directions.to(own)
     fitted = basis.T @ (fit.cross[alive][:, kept].T / scale[:, None])
     own, cross = basis.T @ own @ basis, basis.T @ cross
     errors = []

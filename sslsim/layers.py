@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError
-from sslsim.moments import Components, Moments
+from sslsim.moments import Components, Moments, varying
+from sslsim.products import multiply
 
 VARIANCE = 0.99  # share of the variance that SVCCA keeps
 
@@ -56,8 +57,9 @@ def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE, t
         leading = m.whitened[:k_x, :k_y]
     else:
         x, y = _components(m, standardize)
-        leading = x.whitener[:, :k_x].T @ m.covariance @ y.whitener[:, :k_y]
-    return float(torch.linalg.svdvals(leading).clamp(max=1.0).mean())
+        left, right = x.whitener[:, :k_x].to(m.dtype), y.whitener[:, :k_y].to(m.dtype)
+        leading = multiply(multiply(left.T, m.covariance.to(m.dtype)), right)
+    return min(float(_singular_values(leading).mean()), 1.0)
 
 
 def pwcca(m: Moments, *, standardize: bool = True) -> float:
@@ -68,8 +70,8 @@ def pwcca(m: Moments, *, standardize: bool = True) -> float:
     """
     left, rho, _ = m.canonical
     x = m.x.components
-    loadings = (left.T * x.variance.sqrt()) @ x.directions.T  # <h_i, x_j>, x_j of length 1
-    weights = (loadings if standardize else loadings * m.x.scale).abs().sum(1)
+    loadings = multiply(left.T * x.variance.sqrt().to(left), x.directions.T.to(left))  # <h_i, x_j>, x_j of length 1
+    weights = (loadings if standardize else loadings * m.x.scale).abs().sum(1, dtype=torch.float64)
     return float((weights * rho).sum() / weights.sum())
 
 
@@ -78,8 +80,8 @@ def linear_cka_biased(m: Moments, *, standardize: bool = True) -> float:
 
     Symmetric, in [0, 1]. Biased upwards when neurons are many against frames: see `linear_cka_debiased`.
     """
-    cross, x, y = _second_moments(m, standardize)
-    return float(cross.norm() ** 2 / (x.norm() * y.norm()))
+    norm_x, norm_y = _own_norms(m, standardize)
+    return float(_cross(m, standardize).norm() ** 2 / (norm_x * norm_y))
 
 
 def linear_cka_debiased(m: Moments, norms_x: Tensor, norms_y: Tensor, *, standardize: bool = True) -> float:
@@ -98,9 +100,9 @@ def linear_cka_debiased(m: Moments, norms_x: Tensor, norms_y: Tensor, *, standar
     """
     if m.x.n < 4:
         raise SslsimError(f"debiased CKA needs at least 4 frames, got {m.x.n}; give more or use linear_cka_biased")
-    cross, x, y = _second_moments(m, standardize)
-    xy = _unbiased_hsic(cross, norms_x, norms_y)
-    return float(xy / (_unbiased_hsic(x, norms_x, norms_x) * _unbiased_hsic(y, norms_y, norms_y)).sqrt())
+    own_x, own_y = _own_norms(m, standardize)
+    xy = _unbiased_hsic(_cross(m, standardize).norm(), norms_x, norms_y)
+    return float(xy / (_unbiased_hsic(own_x, norms_x, norms_x) * _unbiased_hsic(own_y, norms_y, norms_y)).sqrt())
 
 
 def between_utterance_cka(m: Moments, *, standardize: bool = True) -> float:
@@ -117,14 +119,13 @@ def between_utterance_cka(m: Moments, *, standardize: bool = True) -> float:
     """
     if m.within is None or m.x.within is None or m.y.within is None or len(m.groups) < 2:
         raise SslsimError("between_utterance_cka needs at least 2 utterances; give the frames of each")
-    x, y = m.x.alive, m.y.alive
     weight_x, weight_y = (
         side.scale.square().reciprocal() if standardize else torch.ones_like(side.scale) for side in (m.x, m.y)
     )
-    cross, own_x, own_y = _second_moments(m, standardize)
-    xy = cross.norm() ** 2 - weight_x @ m.within[x][:, y] @ weight_y
-    xx = own_x.norm() ** 2 - weight_x @ m.x.within[x][:, x] @ weight_x
-    yy = own_y.norm() ** 2 - weight_y @ m.y.within[y][:, y] @ weight_y
+    own_x, own_y = _own_norms(m, standardize)
+    xy = _cross(m, standardize).norm() ** 2 - weight_x @ varying(m.within, m.x, m.y) @ weight_y
+    xx = own_x**2 - weight_x @ varying(m.x.within, m.x, m.x) @ weight_x
+    yy = own_y**2 - weight_y @ varying(m.y.within, m.y, m.y) @ weight_y
     return float(xy / (xx * yy).sqrt())
 
 
@@ -133,25 +134,39 @@ def procrustes(m: Moments, *, standardize: bool = True) -> float:
 
     The similarity left after the best rotation of one layer onto the other. Williams et al. 2021 (arXiv 2110.14739).
     """
-    cross, x, y = _second_moments(m, standardize)
-    return float(torch.linalg.svdvals(cross).sum() / (x.trace() * y.trace()).sqrt())
+    # float64: among the singular values of a covariance the small are many, and their sum counts
+    nuclear = _singular_values(_cross(m, standardize)).sum()
+    if standardize:
+        return float(nuclear / (len(m.x.scale) * len(m.y.scale)) ** 0.5)
+    return float(nuclear / (m.x.scale.norm() * m.y.scale.norm()))
 
 
 def _components(m: Moments, standardize: bool) -> tuple[Components, Components]:
     return (m.x.components, m.y.components) if standardize else (m.x.raw_components, m.y.raw_components)
 
 
-def _second_moments(m: Moments, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross and own second moments of the varying neurons, each neuron of length 1 or in its own units."""
+def _cross(m: Moments, standardize: bool) -> Tensor:
+    """Cross second moments of the varying neurons, each neuron of length 1 or in its own units."""
+    return m.correlation if standardize else m.covariance
+
+
+def _own_norms(m: Moments, standardize: bool) -> tuple[Tensor, Tensor]:
+    """Frobenius norms of each side's own second moments, neurons of length 1 or in their own units."""
     if standardize:
-        return m.correlation, m.x.correlation, m.y.correlation
-    return m.covariance, m.x.covariance, m.y.covariance
+        return m.x.correlation_norm, m.y.correlation_norm
+    return m.x.covariance_norm, m.y.covariance_norm
+
+
+def _singular_values(a: Tensor) -> Tensor:
+    """Singular values by the eigenvalues of the smaller Gram matrix: half the time of a decomposition of `a` itself."""
+    gram = multiply(a, a.T) if a.shape[0] <= a.shape[1] else multiply(a.T, a)
+    return torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt()
 
 
 def _unbiased_hsic(cross: Tensor, norms_x: Tensor, norms_y: Tensor) -> Tensor:
     """HSIC_1 of linear kernels, up to the factor 1 / (n (n - 3)) that cancels in CKA.
 
-    The diagonals of both kernels, the frames' squared norms, are taken out of ``||X'Y||^2``.
+    The diagonals of both kernels, the frames' squared norms, are taken out of ``||X'Y||^2``, the square of `cross`.
     """
     n = len(norms_x)
-    return cross.norm() ** 2 - n / (n - 2) * norms_x @ norms_y + norms_x.sum() * norms_y.sum() / ((n - 1) * (n - 2))
+    return cross**2 - n / (n - 2) * norms_x @ norms_y + norms_x.sum() * norms_y.sum() / ((n - 1) * (n - 2))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sslsim import attention, heldout, layers, neurons, sampled
 from sslsim.errors import SslsimError, close_match
-from sslsim.moments import Array, Marginal, block, check_pair, moments, squared_norms
+from sslsim.moments import Marginal, check_pair, moments, squared_norms
+from sslsim.products import Array, block
 
 
 @dataclass(frozen=True)

@@ -2,75 +2,41 @@
 
 A layer is an array ``(n_frames, n_neurons)``. Two layers on the same frames are reduced to `Moments`: count, means and
 centred second moments. Correlation, regression, CCA, SVCCA, PWCCA, biased CKA and Procrustes are functions of it,
-so data are read once, in chunks, and moments of separate blocks of frames merge exactly with ``+``.
+so data are read once, in chunks (see `products`), and moments of separate blocks of frames merge exactly with ``+``.
 
-Products run in the dtype of the data (float32 for stored layers) on centred chunks and are summed in float64: the usual
-E[xy] - E[x]E[y] loses every digit when means are large against deviations.
-
-Told which frames belong to one utterance, moments also keep what measures need that must not compare an utterance
-with itself: moments of groups of utterances, and the sum over utterances of the squared products within each.
+Precision: sums, means and each layer's own eigendecomposition are float64. What is done for each pair of wide layers
+runs in the dtype of their products, float32 for stored ones: the rounding of each of many directions is small against
+what the products have already left out, and evens out. Layers of few neurons, where it would not and float64 costs
+little, stay float64.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
+from sslsim.products import (
+    Array,
+    Means,
+    Products,
+    Side,
+    Utterances,
+    block,
+    chunks,
+    cross_products,
+    multiply,
+    product_dtype,
+)
 
 TRUNCATIONS = ("reaching", "below")
-CHUNK = 4096  # frames a product: large enough for full speed, small enough that float32 sums stay exact to 1e-6
-
-
-class Frames(Protocol):
-    """What is read in runs of frames: a numpy or torch array, or a view of a store."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Frames and neurons."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice, /) -> Any: ...
-
-
-Array = np.ndarray | Tensor | Frames
-
-
-@dataclass(frozen=True)
-class Utterances:
-    """Which frames are of one utterance, and which utterances form a group.
-
-    Attributes
-    ----------
-    lengths : tuple of int
-        Number of frames of each utterance, in order.
-    n_groups : int
-        Groups are runs of whole utterances of about the same length together, so that speakers who stand together stay
-        together; at most this many.
-    """
-
-    lengths: tuple[int, ...]
-    n_groups: int = 5
-
-    @cached_property
-    def groups(self) -> list[list[slice]]:
-        """Frames of every utterance, by group; as many groups as asked for where there are as many utterances."""
-        ends = np.cumsum(self.lengths)
-        spans = [slice(int(e - n), int(e)) for e, n in zip(ends, self.lengths, strict=True) if n]
-        count, total = min(self.n_groups, len(spans)), int(ends[-1]) if len(ends) else 0
-        cuts = [0]
-        for g in range(1, count):  # where the cut is nearest, with an utterance at least for each group
-            room = range(cuts[-1] + 1, len(spans) - count + g + 1)
-            cuts.append(min(room, key=lambda cut: abs(spans[cut].start * count - total * g)))
-        return [spans[a:b] for a, b in zip(cuts, [*cuts[1:], len(spans)], strict=True)] if spans else []
+WIDE = 256  # neurons from which the dtype of the products is precise enough
 
 
 @dataclass(frozen=True)
@@ -126,10 +92,16 @@ class Marginal:
     def _merged(self) -> dict[tuple[int, ...], Marginal]:
         return {}
 
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """What is computed from the components runs in it: float32 for a wide layer of float32 products."""
+        single = len(self.scale) >= WIDE and self.eps >= torch.finfo(torch.float32).eps
+        return torch.float32 if single else torch.float64
+
     @property
     def means(self) -> Means:
         """What its layer's frames are centred with."""
-        return Means(self.mean, tuple(group.mean for group in self.groups))
+        return Means(self.mean, tuple(group.mean for group in self.groups) or (self.mean,))
 
     def without(self, *left_out: int) -> Marginal:
         """Moments of all groups but some; kept, with what is computed from them, for the next time."""
@@ -138,7 +110,7 @@ class Marginal:
             self._merged[left_out] = reduce(operator.add, kept)
         return self._merged[left_out]
 
-    @property
+    @cached_property
     def n_constant(self) -> int:
         """Number of neurons without variance."""
         return int((~self.alive).sum())
@@ -156,28 +128,46 @@ class Marginal:
     @cached_property
     def covariance(self) -> Tensor:
         """Scatter of the varying neurons in their own units, (n_alive, n_alive)."""
-        return self.scatter[self.alive][:, self.alive]
+        return varying(self.scatter, self, self)
+
+    @cached_property
+    def correlation_norm(self) -> Tensor:
+        """Frobenius norm of `correlation`."""
+        return self.correlation.norm()
+
+    @cached_property
+    def covariance_norm(self) -> Tensor:
+        """Frobenius norm of `covariance`."""
+        return self.covariance.norm()
 
     @cached_property
     def components(self) -> Components:
         """Principal components of the z-scored neurons, without empty directions."""
-        return Components.of(self.correlation, self.eps)
+        return Components.of(self.correlation, self.eps, self.dtype)
 
     @cached_property
     def raw_components(self) -> Components:
         """Principal components of the centred neurons in their own units, without empty directions."""
-        return Components.of(self.covariance, self.eps)
+        return Components.of(self.covariance, self.eps, self.dtype)
 
 
 @dataclass(frozen=True)
 class Components:
-    """Eigendecomposition of a covariance: `variance` (k,), largest first, and `directions` (n_alive, k)."""
+    """Eigendecomposition of a covariance.
+
+    Attributes
+    ----------
+    variance : Tensor of shape (k,)
+        Eigenvalues, largest first, float64.
+    directions : Tensor of shape (n_alive, k)
+        Eigenvectors, in the dtype of the marginal.
+    """
 
     variance: Tensor
     directions: Tensor
 
     @classmethod
-    def of(cls, covariance: Tensor, eps: float) -> Components:
+    def of(cls, covariance: Tensor, eps: float, dtype: torch.dtype = torch.float64) -> Components:
         """Decompose, dropping directions that hold no more than rounding noise.
 
         Rounding puts an error of about `eps` times the mean variance on each entry, a noise matrix whose
@@ -188,7 +178,7 @@ class Components:
         d, double = len(variance), torch.finfo(torch.float64).eps
         floor = 10 * eps * d**0.5 * variance.mean() + 4 * d * double * variance[0]
         kept = int((variance > floor).sum())
-        return cls(variance[:kept], directions[:, :kept])
+        return cls(variance[:kept], directions[:, :kept].to(dtype))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the whitener, which is quickly made again."""
@@ -197,7 +187,11 @@ class Components:
     @cached_property
     def whitener(self) -> Tensor:
         """Matrix (n_alive, k) that turns centred neurons into orthonormal columns."""
-        return self.directions * self.variance.rsqrt()
+        return self.directions * self.variance.rsqrt().to(self.directions)
+
+    @cached_property
+    def _shares(self) -> Tensor:
+        return (self.variance.cumsum(0) / self.variance.sum()).cpu()
 
     def count(self, fraction: float, truncation: str = "reaching") -> int:
         """Return the fewest components whose summed variance reaches `fraction`, or the most that stay below it."""
@@ -205,8 +199,7 @@ class Components:
             raise SslsimError(f"unknown truncation {truncation!r}{close_match(truncation, TRUNCATIONS)}")
         if not 0 < fraction <= 1:
             raise SslsimError(f"variance is {fraction}; give the share of the variance to keep, above 0 and up to 1")
-        share = self.variance.cumsum(0) / self.variance.sum()
-        below = int((share < fraction - 1e-12).sum())
+        below = int((self._shares < fraction - 1e-12).sum())
         return min(below + 1, len(self.variance)) if truncation == "reaching" else max(below, 1)
 
 
@@ -249,9 +242,11 @@ class Moments:
         """The same moments with the two sides exchanged; what is already computed goes along."""
         within = None if self.within is None else self.within.T
         other = Moments(self.y, self.x, self.cross.T, within, tuple(group.T for group in self.groups))
-        if "correlation" in vars(self):
-            vars(other)["correlation"] = self.correlation.T
-        if "canonical" in vars(self):
+        known = vars(self)
+        for name, there in (("correlation",) * 2, ("x_whitened", "y_whitened"), ("y_whitened", "x_whitened")):
+            if name in known:
+                vars(other)[there] = known[name].T
+        if "canonical" in known:
             vars(other)["canonical"] = self.canonical[::-1]
         return other
 
@@ -267,23 +262,74 @@ class Moments:
     @cached_property
     def covariance(self) -> Tensor:
         """Cross products of the varying neurons in their own units, (n_alive_x, n_alive_y)."""
-        return self.cross[self.x.alive][:, self.y.alive]
+        return varying(self.cross, self.x, self.y)
 
     @cached_property
     def correlation(self) -> Tensor:
         """Correlation of every varying neuron of x with every one of y, (n_alive_x, n_alive_y)."""
         return self.covariance / torch.outer(self.x.scale, self.y.scale)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed for this pair runs in it: float32 if both layers are wide and their products float32."""
+        return torch.promote_types(self.x.dtype, self.y.dtype)
+
+    def _whitener(self, side: Marginal) -> Tensor:
+        return side.components.whitener.to(self.dtype)
+
+    @cached_property
+    def x_whitened(self) -> Tensor:
+        """Correlation of the whitened components of x with every neuron of y, (k_x, n_alive_y)."""
+        return multiply(self._whitener(self.x).T, self.correlation.to(self.dtype))
+
+    @cached_property
+    def y_whitened(self) -> Tensor:
+        """Correlation of every neuron of x with the whitened components of y, (n_alive_x, k_y)."""
+        return multiply(self.correlation.to(self.dtype), self._whitener(self.y))
+
     @cached_property
     def whitened(self) -> Tensor:
         """Cross products of the principal components of z-scored x and y, each of length 1; (k_x, k_y)."""
-        return self.x.components.whitener.T @ self.correlation @ self.y.components.whitener
+        if "y_whitened" in vars(self):
+            return multiply(self._whitener(self.x).T, self.y_whitened)
+        return multiply(self.x_whitened, self._whitener(self.y))
 
     @cached_property
     def canonical(self) -> tuple[Tensor, Tensor, Tensor]:
         """Canonical directions of x in its components (k_x, k), correlations (k,), directions of y (k_y, k)."""
-        left, rho, right = torch.linalg.svd(self.whitened, full_matrices=False)
-        return left, rho.clamp(max=1.0), right.T
+        left, rho, right = singular_vectors(self.whitened)
+        return left, rho.clamp(max=1.0), right
+
+
+def singular_vectors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Left vectors (p, k), values (k,), largest first, and right vectors (q, k) of a matrix of norm near 1.
+
+    From the eigenvectors u of the smaller ``a a'``: half the time of an SVD. Values are ``|a'u|`` and right vectors
+    ``a'u / |a'u|``, exact but for small values, whose ``a'u`` is mostly rounding along the others: for those the right
+    vectors are made orthogonal to the rest.
+    """
+    if a.shape[0] > a.shape[1]:
+        left, values, right = singular_vectors(a.T)
+        return right, values, left
+    left = torch.linalg.eigh(multiply(a, a.T))[1].flip(1)
+    images = multiply(left.T, a)
+    values = images.norm(dim=1)
+    right = images / values[:, None].clamp(min=torch.finfo(a.dtype).tiny)
+    # an eigenvector is off by eps along another, its image by eps / value: at the root of eps they are alike
+    small = values < 30 * torch.finfo(a.dtype).eps ** 0.5
+    if small.any():
+        rest, lost = right[~small].double(), images[small].double()
+        for _ in range(2):  # once more for images that were nothing but zero
+            lost = torch.linalg.qr((lost - (lost @ rest.T) @ rest).T)[0].T
+        right[small] = lost.to(right)
+    return left, values, right.T
+
+
+def varying(matrix: Tensor, x: Marginal, y: Marginal) -> Tensor:
+    """Rows and columns of the varying neurons of x and y; the matrix itself where all vary."""
+    if not x.n_constant and not y.n_constant:
+        return matrix
+    return matrix[x.alive][:, y.alive]
 
 
 def _merge(a: Marginal, b: Marginal) -> tuple[int, Tensor, float]:
@@ -294,165 +340,6 @@ def _merge(a: Marginal, b: Marginal) -> tuple[int, Tensor, float]:
             "merge blocks of frames of the same layers"
         )
     return a.n + b.n, b.mean - a.mean, a.n * b.n / (a.n + b.n)
-
-
-def block(x: Array, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Tensor:
-    """Return frames as a tensor of `dtype` (None: their own); those of a read-only memory map are copied for torch."""
-    if isinstance(x, np.ndarray) and not x.flags.writeable:
-        x = x.copy()
-    return torch.as_tensor(x).to(device, dtype)
-
-
-def product_dtype(x: Array, name: str = "x") -> torch.dtype:
-    """Return the dtype that products of `x` run in, or raise if it is not (n_frames, n_neurons)."""
-    if len(x.shape) != 2 or 0 in x.shape:
-        raise SslsimError(f"{name} has shape {tuple(x.shape)}; give (n_frames, n_neurons), neither of them 0")
-    dtype = block(x[:1], None).dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        return torch.float32  # products in half precision would lose what the measures look at
-    return dtype if dtype.is_floating_point else torch.float64
-
-
-def mean(x: Array, rows: slice = slice(None)) -> Tensor:
-    """Mean of every neuron in float64 over a run of frames, shape (n_neurons,).
-
-    An error names the first frame that is not finite.
-    """
-    total = torch.zeros(x.shape[1], dtype=torch.float64)
-    start, stop, _ = rows.indices(len(x))
-    for part in chunks(stop - start):
-        some = slice(start + part.start, start + part.stop)
-        values = block(x[some], torch.float64)
-        if not (subtotal := values.sum(0)).isfinite().all():
-            bad = some.start + int((~values.isfinite()).any(1).int().argmax())
-            raise SslsimError(f"frame {bad} holds NaN or infinity; drop such frames before comparing")
-        total += subtotal.cpu()
-    return total / (stop - start)
-
-
-def chunks(n: int, size: int = CHUNK) -> Iterator[slice]:
-    """Slices that cut `n` frames into chunks of `size`."""
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
-
-
-def centred(x: Array, mean: Tensor, dtype: torch.dtype) -> Tensor:
-    """Frames minus the mean in `dtype`, on the device of `mean`.
-
-    The mean is taken off in two parts, so that its rounding to `dtype` leaves nothing behind.
-    """
-    high = mean.to(dtype)
-    return block(x, dtype, mean.device).sub(high).sub_((mean - high.double()).to(dtype))
-
-
-@dataclass(frozen=True)
-class Means:
-    """Mean of every neuron of a layer over all frames, and over each group of utterances."""
-
-    whole: Tensor
-    groups: tuple[Tensor, ...] = ()
-
-    @classmethod
-    def of(cls, x: Array, utterances: Utterances | None = None, device: str | torch.device = "cpu") -> Means:
-        """Read the layer once; an error names the first frame that is not finite."""
-        if utterances is None:
-            return cls(mean(x).to(device))
-        runs = [slice(run[0].start, run[-1].stop) for run in utterances.groups]
-        groups = [mean(x, run) for run in runs]
-        sizes = torch.tensor([run.stop - run.start for run in runs], dtype=torch.float64)
-        whole = sizes @ torch.stack(groups) / len(x)
-        return cls(whole.to(device), tuple(group.to(device) for group in groups))
-
-    @classmethod
-    def side_by_side(cls, means: Sequence[Means]) -> Means:
-        """Means of layers whose neurons stand side by side."""
-        groups = zip(*(m.groups for m in means), strict=True)
-        return cls(torch.cat([m.whole for m in means]), tuple(torch.cat(group) for group in groups))
-
-
-@dataclass(frozen=True)
-class Products:
-    """Sums of products of two layers' centred frames.
-
-    Attributes
-    ----------
-    total : Tensor of shape (n_neurons_x, n_neurons_y)
-        Over all frames, about the means of all frames.
-    within : Tensor of shape (n_neurons_x, n_neurons_y), optional
-        Sum over utterances of the squares of each one's products, about the means of all frames.
-    groups : tuple of Tensor
-        Over each group of utterances, about the means of the group.
-    sizes : tuple of int
-        Frames of each group.
-    """
-
-    total: Tensor
-    within: Tensor | None = None
-    groups: tuple[Tensor, ...] = ()
-    sizes: tuple[int, ...] = ()
-
-
-Reader = Callable[[slice], Any]
-
-
-def products(
-    left: tuple[Reader, Means],
-    right: tuple[Reader, Means] | None,
-    n: int,
-    dtype: torch.dtype,
-    utterances: Utterances | None = None,
-) -> Products:
-    """Sum ``x.T @ y`` of centred frames in chunks.
-
-    Frames of a group are centred at the means of the group, so that a neuron that does not vary there leaves nothing
-    behind; sums about the means of all frames follow from the sums of frames.
-
-    Parameters
-    ----------
-    left, right : (callable, Means)
-        Frames of a run of rows, (n_rows, n_neurons), and their means; right None is left itself.
-    n : int
-        Number of frames.
-    dtype : torch.dtype
-        Of the products; sums are float64.
-    utterances : Utterances, optional
-        Keep sums by utterance and group too.
-    """
-    other = right or left
-
-    def over(span: slice, mean_x: Tensor, mean_y: Tensor, sums: bool) -> tuple[Tensor, Tensor, Tensor]:
-        total: Tensor = torch.zeros((), dtype=torch.float64)
-        sum_x, sum_y = torch.zeros_like(mean_x), torch.zeros_like(mean_y)
-        for part in chunks(span.stop - span.start):
-            rows = slice(span.start + part.start, span.start + part.stop)
-            a = centred(left[0](rows), mean_x, dtype)
-            b = centred(other[0](rows), mean_y, dtype) if right else a
-            product = (a.T @ b).double()
-            total = total.add_(product) if total.dim() else product
-            if sums:
-                sum_x += a.sum(0, dtype=torch.float64)
-                sum_y += b.sum(0, dtype=torch.float64)
-        return total, sum_x, sum_y
-
-    if utterances is None:
-        return Products(over(slice(0, n), left[1].whole, other[1].whole, sums=False)[0])
-    total = within = None
-    groups, sizes = [], []
-    for run, mean_x, mean_y in zip(utterances.groups, left[1].groups, other[1].groups, strict=True):
-        shift_x, shift_y = mean_x - left[1].whole, mean_y - other[1].whole
-        group: Tensor | None = None
-        for span in run:
-            part, sum_x, sum_y = over(span, mean_x, mean_y, sums=True)
-            count = span.stop - span.start
-            whole = part.addr(sum_x + count * shift_x, shift_y).addr_(shift_x, sum_y)  # about the means of all frames
-            within = whole.square() if within is None else within.addcmul_(whole, whole)
-            group = part if group is None else group.add_(part)
-        assert group is not None
-        sizes.append(run[-1].stop - run[0].start)
-        about_all = group.addr(shift_x, shift_y, alpha=sizes[-1])
-        total = about_all if total is None else total.add_(about_all)
-        groups.append(group)
-    assert total is not None
-    return Products(total, within, tuple(groups), tuple(sizes))
 
 
 def moments(
@@ -482,12 +369,11 @@ def moments(
                 f"utterances have {sum(known.lengths):,} frames together, x {len(x):,}; "
                 "give the number of frames of each, in order"
             )
-    left, right = ((side.__getitem__, Means.of(side, known, device)) for side in (x, y))
+    means = [Means.of(side, known, device) for side in (x, y)]
+    (own_x, cross), (own_y,) = cross_products(Side([x, y], means, dtype), None, len(x), known)
     eps = torch.finfo(dtype).eps
-    own_x, own_y = (
-        marginal(side[1], products(side, None, len(x), dtype, known), len(x), eps) for side in (left, right)
-    )
-    return Moments.of(own_x, own_y, products(left, right, len(x), dtype, known))
+    x_alone, y_alone = (marginal(m, own, len(x), eps) for m, own in zip(means, (own_x, own_y), strict=True))
+    return Moments.of(x_alone, y_alone, cross)
 
 
 def marginal(means: Means, own: Products, n: int, eps: float) -> Marginal:
@@ -497,7 +383,7 @@ def marginal(means: Means, own: Products, n: int, eps: float) -> Marginal:
     """
     groups = [
         Marginal(size, middle, (product + product.T) / 2, eps)
-        for product, middle, size in zip(own.groups, means.groups, own.sizes, strict=True)
+        for product, middle, size in zip(own.groups, means.groups, own.sizes, strict=False)
     ]
     within = None if own.within is None else (own.within + own.within.T) / 2
     return Marginal(n, means.whole, (own.total + own.total.T) / 2, eps, within, tuple(groups))
@@ -531,5 +417,6 @@ def squared_norms(x: Array, marginal: Marginal, *, standardize: bool) -> Tensor:
     scale[marginal.alive] = marginal.scale.reciprocal() if standardize else 1.0
     parts = []
     for rows in chunks(len(x)):
-        parts.append((centred(x[rows], marginal.mean, torch.float64) * scale).square().sum(1))
+        frames = block(x[rows], torch.float64, marginal.mean.device) - marginal.mean
+        parts.append(frames.mul_(scale).square_().sum(1))
     return torch.cat(parts)

@@ -6,6 +6,7 @@ All are functions of `Moments`; neurons without variance are left out. Method: W
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -72,7 +73,7 @@ def multiple_corr(m: Moments) -> Tensor:
     R is the norm of the neuron's correlations with the whitened neurons of y. Directions of y without variance
     (duplicated neurons, fewer frames than neurons) take no part.
     """
-    return (m.correlation @ m.y.components.whitener).square().sum(1).clamp(max=1.0).sqrt()
+    return m.y_whitened.square().sum(1, dtype=torch.float64).clamp(max=1.0).sqrt()
 
 
 def linreg(m: Moments) -> float:

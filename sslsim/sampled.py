@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError
-from sslsim.moments import Array, block
+from sslsim.products import Array, block
 
 SAMPLE = 2000
 NEIGHBOURS = 10

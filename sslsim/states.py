@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.moments import Utterances
+from sslsim.products import Utterances
 from sslsim.store import ActivationStore, check_pairable
 
 

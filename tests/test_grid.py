@@ -198,13 +198,13 @@ def test_constant_neurons_are_counted(make_store):
 def test_between_keeps_the_wanted_pairs_and_multiplies_no_others(stores, monkeypatch):
     measures, keys = ["max_corr", "pwcca", "js"], ["measure", "model_x", "layer_x", "model_y", "layer_y"]
     whole = quiet(stores, measures).set_index(keys)
-    asked, products = [], engine._cross_products
+    asked, products = [], engine.cross_products
 
     def counted(a, b, *rest):
-        asked.append((a[0].label[0], b[0].label[0]))
+        asked.append(tuple(side.layers[0].label[0] for side in (a, b or a)))
         return products(a, b, *rest)
 
-    monkeypatch.setattr(engine, "_cross_products", counted)
+    monkeypatch.setattr(engine, "cross_products", counted)
     table = quiet(stores, measures, between=[("b", "a"), ("a", "b"), ("c", "c")]).set_index(keys)
     expected = [("a", "b"), ("b", "a"), ("c", "c")]
     pairs = [
@@ -239,10 +239,11 @@ def test_what_cannot_work_is_said_before_anything_is_computed(stores, make_store
 
 
 def test_one_decomposition_serves_both_directions(stores, monkeypatch):
-    calls, svd = [], torch.linalg.svd
-    monkeypatch.setattr(torch.linalg, "svd", lambda *a, **k: calls.append(1) or svd(*a, **k))
+    calls, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda *a, **k: calls.append(1) or eigh(*a, **k))
+    monkeypatch.setattr(torch.linalg, "svd", None)
     quiet(stores[:2], ["cca", "pwcca"])
-    assert len(calls) == 6 * 7 // 2
+    assert len(calls) == 6 + 6 * 7 // 2  # one a layer, one a pair
 
 
 def test_scratch_folders_of_killed_processes_are_swept(stores):

@@ -6,9 +6,10 @@ import torch
 from sklearn.linear_model import Ridge
 
 import sslsim
-from sslsim import moments as mm
+from sslsim import products as mm
 from sslsim.heldout import PENALTIES, heldout_r2
-from sslsim.moments import Utterances, moments
+from sslsim.moments import moments
+from sslsim.products import Utterances
 
 LENGTHS = (40, 25, 60, 35, 50, 45, 30, 55)
 
