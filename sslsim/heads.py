@@ -142,14 +142,12 @@ def _sum_utterances(
     stores: list[ActivationStore], measures: list[str], utterances: range, device: str
 ) -> dict[str, attention.Sums]:
     """Sum of the scores of every pair of heads over some utterances."""
-    scores = attention.MEASURES | dict.fromkeys(attention.LAYER_MEASURES, attention.covariance)
     sums: dict[str, attention.Sums] = {}
     for u in utterances:
-        maps = [s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)]
-        stacked = attention.check_maps(np.concatenate(maps), "attention", u).to(device)
-        for name in measures:
-            part = scores[name](stacked, stacked)
-            sums[name] = sums[name] + part if name in sums else part
+        stacked = np.concatenate([s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)])
+        names = ("attention", "attention")
+        parts = attention.utterance_sums(measures, stacked, stacked, names=names, utterance=u, device=device)
+        sums = {name: sums[name] + part for name, part in parts.items()} if sums else parts
     return sums
 
 

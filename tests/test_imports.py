@@ -15,17 +15,18 @@ MODULES = {path.stem: path for path in Path(sslsim.__file__).parent.glob("*.py")
 SPEECH = ["errors", "audio", "lineup", "store", "writer", "models", "parallel", "extraction"]
 MAY_IMPORT: dict[str, set[str]] = {module: set(SPEECH[:i]) for i, module in enumerate(SPEECH)}
 MAY_IMPORT |= {
-    "moments": {"errors"},
+    "products": {"errors"},
+    "moments": {"errors", "products"},
     "neurons": {"errors", "moments"},
-    "layers": {"errors", "moments"},
-    "attention": {"errors", "moments"},
+    "layers": {"errors", "moments", "products"},
+    "attention": {"errors", "products", "parallel"},
     "heldout": {"errors", "moments"},
-    "sampled": {"errors", "moments"},
-    "measures": {"errors", "moments", "neurons", "layers", "attention", "sampled", "heldout"},
+    "sampled": {"errors", "products"},
+    "measures": {"errors", "products", "moments", "neurons", "layers", "attention", "sampled", "heldout"},
     "tables": {"errors"},
 }
 MAY_IMPORT["parallel"] = {"errors"}
-MAY_IMPORT["states"] = {"errors", "moments", "store"}
+MAY_IMPORT["states"] = {"errors", "products", "store"}
 MAY_IMPORT["heads"] = {"errors", "tables", "attention", "states", "store", "parallel"}
 MAY_IMPORT["engine"] = MAY_IMPORT["measures"] | {"measures", "states", "store", "parallel", "writer"}
 MAY_IMPORT["grid"] = MAY_IMPORT["engine"] | {"engine", "tables", "heads"}
