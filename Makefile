@@ -4,6 +4,7 @@
 #   make report ARGS="..."   the same with arguments of `sslsim run`, such as ARGS="layers -p frames=5000"
 #   make test                lint, types and tests (under 8 minutes on two cores)
 #   make test-all            every test, the slow ones too (about 5 minutes more)
+#   make bench               benchmarks, to tests/benchmarks/results.md (about 15 minutes; ARGS="pairs grid" for some)
 #   make lab                 JupyterLab on the notebooks
 #   make clean               remove the environment and the reports
 #
@@ -15,7 +16,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: report test test-all lab clean
+.PHONY: report test test-all bench lab clean
 
 report: $(STAMP)
 	$(BIN)/sslsim run $(ARGS)
@@ -28,6 +29,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest
+
+bench: $(STAMP)
+	$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/neurons.ipynb

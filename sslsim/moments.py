@@ -290,6 +290,8 @@ class Moments:
     @cached_property
     def whitened(self) -> Tensor:
         """Cross products of the principal components of z-scored x and y, each of length 1; (k_x, k_y)."""
+        if self.x is self.y:  # a layer with itself: what a product would add is its rounding
+            return torch.eye(len(self.x.components.variance), dtype=self.dtype, device=self.cross.device)
         if "y_whitened" in vars(self):
             return multiply(self._whitener(self.x).T, self.y_whitened)
         return multiply(self.x_whitened, self._whitener(self.y))
@@ -305,8 +307,8 @@ def singular_vectors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Left vectors (p, k), values (k,), largest first, and right vectors (q, k) of a matrix of norm near 1.
 
     From the eigenvectors u of the smaller ``a a'``: half the time of an SVD. Values are ``|a'u|`` and right vectors
-    ``a'u / |a'u|``, exact but for small values, whose ``a'u`` is mostly rounding along the others: for those the right
-    vectors are made orthogonal to the rest.
+    ``a'u / |a'u|``, exact but for small values, whose squares are lost in rounding: the images of those u, less what of
+    them lies along the others, are a matrix of few rows and have an SVD of their own.
     """
     if a.shape[0] > a.shape[1]:
         left, values, right = singular_vectors(a.T)
@@ -319,9 +321,14 @@ def singular_vectors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     small = values < 30 * torch.finfo(a.dtype).eps ** 0.5
     if small.any():
         rest, lost = right[~small].double(), images[small].double()
-        for _ in range(2):  # once more for images that were nothing but zero
-            lost = torch.linalg.qr((lost - (lost @ rest.T) @ rest).T)[0].T
-        right[small] = lost.to(right)
+        for _ in range(2):
+            lost = lost - (lost @ rest.T) @ rest
+        turn, few, found = torch.linalg.svd(lost, full_matrices=False)
+        if few[-1] < torch.finfo(lost.dtype).eps:  # no image at all: any direction that none of the others has
+            known = torch.cat([rest, found[few >= torch.finfo(lost.dtype).eps]])
+            found = torch.linalg.qr(known.T, mode="complete")[0].T[len(rest) :][: len(few)]
+        left[:, small] = left[:, small] @ turn.to(left)
+        values[small], right[small] = few.to(values), found.to(right)
     return left, values, right.T
 
 

@@ -143,12 +143,15 @@ class Side:
         self.means = Means.side_by_side(means)
         ends = np.cumsum([0, *(layer.shape[1] for layer in layers)]).tolist()
         self.columns = [slice(a, b) for a, b in pairwise(ends)]
-        self._buffer = torch.empty(0, ends[-1], dtype=dtype, device=self.means.whole.device)
+        self._buffer = self._empty(0)
+
+    def _empty(self, n: int) -> Tensor:
+        return torch.empty(n, len(self.means.whole), dtype=self.dtype, device=self.means.whole.device)
 
     def near_zero(self, rows: slice, origin: Tensor) -> Tensor:
         """Frames of `rows` less `origin`, (n_rows, n_neurons); the next call overwrites them."""
         if len(self._buffer) < rows.stop - rows.start:
-            self._buffer = self._buffer.new_empty(rows.stop - rows.start, self._buffer.shape[1])
+            self._buffer = self._empty(rows.stop - rows.start)
         out = self._buffer[: rows.stop - rows.start]
         for layer, columns in zip(self.layers, self.columns, strict=True):
             part = layer[rows]

@@ -25,6 +25,7 @@ from sslsim.errors import SslsimError
 from sslsim.extraction import extract
 from sslsim.lineup import read_lineup
 from sslsim.models import load_encoder
+from sslsim.parallel import executor
 from sslsim.store import check_pairable
 
 NAMES = ["wav2vec2-post", "hubert-pre"]
@@ -87,10 +88,21 @@ def test_any_number_of_workers_gives_the_same_bytes(stores, checkpoints, corpus,
             assert content(extract(**call, out=tmp_path / f"threads {threads}", progress=False)) == expected
     finally:
         torch.set_num_threads(before)
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
-        made = extract(**call, out=tmp_path / "processes", executor=executor, progress=False)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        made = extract(**call, out=tmp_path / "processes", executor=pool, progress=False)
     assert content(made) == expected
     assert [s.checkpoint.name for s in made] == NAMES
+
+
+def test_a_dask_cluster_of_processes_gives_the_same_bytes(stores, checkpoints, corpus, tmp_path):
+    import distributed  # its import alone takes seconds
+
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": corpus, "checkpoints": NAMES, "queries": 8}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "local_directory": tmp_path / "dask"}
+    with distributed.LocalCluster(**options) as cluster:
+        where = executor(scheduler=cluster.scheduler_address)
+        made = extract(**call, out=tmp_path / "cluster", executor=where, progress=False)
+    assert content(made) == content(stores)
 
 
 def test_what_fails_on_an_executor_is_raised_here(checkpoints, corpus, tmp_path):
@@ -98,8 +110,8 @@ def test_what_fails_on_an_executor_is_raised_here(checkpoints, corpus, tmp_path)
         shutil.copy(checkpoints / "hubert-pre" / name, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"junk" * 9)
     lineup = [*read_lineup(checkpoints / "lineup.toml")[:1], models.Checkpoint("broken", str(tmp_path))]
-    with ThreadPoolExecutor(2) as executor, pytest.raises(SslsimError, match="checkpoint 'broken': .* does not load"):
-        extract(lineup, corpus, tmp_path / "out", executor=executor, progress=False)
+    with ThreadPoolExecutor(2) as pool, pytest.raises(SslsimError, match="checkpoint 'broken': .* does not load"):
+        extract(lineup, corpus, tmp_path / "out", executor=pool, progress=False)
     assert len(list((tmp_path / "out").iterdir())) <= 1  # the good one, whole, or not begun
 
 

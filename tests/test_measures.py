@@ -13,7 +13,7 @@ from statsmodels.multivariate.cancorr import CanCorr
 import sslsim
 from sslsim.layers import svcca_ranks
 from sslsim.measures import MEASURES
-from sslsim.moments import moments
+from sslsim.moments import WIDE, moments
 from sslsim.neurons import best_partners, multiple_corr
 
 SCALED = [name for name, measure in MEASURES.items() if measure.scaling]
@@ -283,6 +283,47 @@ class TestLaws:
         single = score(measure, x, y, standardize=standardize)
         double = score(measure, x.astype(float), y.astype(float), standardize=standardize)
         assert single == pytest.approx(double, abs=1e-5)
+
+
+@pytest.fixture(scope="module", params=["narrow", "wide"])
+def far_from_zero(request):
+    """Float32 layers of mean 1000, their units up to 1e4 apart; wide ones are paired in float32."""
+    width = {"narrow": 40, "wide": 300}[request.param]
+    rng = np.random.default_rng(4)
+    latent = rng.standard_normal((2000, width)) * np.linspace(1, 0.3, width)
+    x, y = (latent @ rng.standard_normal((width, width)) / width**0.5 for _ in "xy")
+    sides = [s / s.std(0) + level * rng.standard_normal(s.shape) for s, level in ((x, 0.4), (y, 0.8))]
+    units = [rng.permutation(np.geomspace(1e-2, 1e2, width)) for _ in sides]
+    return [((1000 + side) * unit).astype(np.float32) for side, unit in zip(sides, units, strict=True)]
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_float32_is_within_1e_5_of_float64(measure, standardize, far_from_zero):
+    single = score(measure, *far_from_zero, standardize=standardize)
+    double = score(measure, *(side.astype(float) for side in far_from_zero), standardize=standardize)
+    assert single == pytest.approx(double, abs=1e-5)
+
+
+def test_wide_float32_layers_are_paired_in_float32_and_only_those(far_from_zero):
+    wide = far_from_zero[0].shape[1] >= WIDE
+    assert moments(*far_from_zero).whitened.dtype == (torch.float32 if wide else torch.float64)
+    assert moments(far_from_zero[0], far_from_zero[1].astype(float)).whitened.dtype == torch.float64
+    assert moments(far_from_zero[0], far_from_zero[1][:, :30]).whitened.dtype == torch.float64
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("damage", ["dead", "duplicated", "few frames"])
+def test_wide_layers_with_dead_and_duplicated_neurons_or_few_frames(measure, standardize, damage, far_from_zero):
+    x, y = (side[: 120 if damage == "few frames" else None].copy() for side in far_from_zero)
+    if damage == "dead":
+        x[:, ::7] = 0
+    elif damage == "duplicated":
+        y = np.hstack([y, y[:, :100]])
+    single = score(measure, x, y, standardize=standardize)
+    double = score(measure, x.astype(float), y.astype(float), standardize=standardize)
+    assert single == pytest.approx(double, abs=5e-5)
 
 
 @pytest.mark.parametrize("measure", ["linreg", "cca", "svcca", "pwcca"])

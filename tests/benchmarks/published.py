@@ -1,0 +1,110 @@
+"""The measures as they are published: each computed from the data matrices, a layer pair at a time.
+
+Written to be as fast as that allows: float32 on all threads, the decomposition of a layer's data kept for all its
+pairs, both directions from one matrix where there is one, symmetric measures once a pair. Wu et al. 2020
+(arXiv 2005.01172) compute their measures so; three products a pair for CKA are the formula of Kornblith et al. 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import combinations_with_replacement
+
+import torch
+from torch import Tensor
+
+Grid = Tensor  # (layers, layers), x in rows
+VARIANCE = 0.99
+
+
+def pairs(layers: list[Tensor]) -> Iterator[tuple[int, int]]:
+    return combinations_with_replacement(range(len(layers)), 2)
+
+
+def z_scored(layers: list[Tensor]) -> list[Tensor]:
+    return [(x - x.mean(0)) / (x - x.mean(0)).norm(dim=0) for x in layers]
+
+
+def max_corr(z: list[Tensor]) -> Grid:
+    grid = torch.zeros(len(z), len(z))
+    for i, j in pairs(z):
+        r = (z[i].T @ z[j]).abs()
+        grid[i, j], grid[j, i] = r.amax(1).mean(), r.amax(0).mean()
+    return grid
+
+
+def linreg(z: list[Tensor]) -> Grid:
+    """R of the neurons of x on the left singular vectors of y: one SVD a layer."""
+    grid = torch.zeros(len(z), len(z))
+    for j, y in enumerate(z):
+        basis = torch.linalg.svd(y, full_matrices=False)[0]
+        for i, x in enumerate(z):
+            grid[i, j] = (basis.T @ x).square().sum(0).clamp(max=1).sqrt().mean()
+    return grid
+
+
+def decomposed(z: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """One SVD a layer, for svcca and pwcca."""
+    return [torch.linalg.svd(x, full_matrices=False) for x in z]
+
+
+def svcca(svd: list[tuple[Tensor, Tensor, Tensor]]) -> Grid:
+    grid = torch.zeros(len(svd), len(svd))
+    kept = [u[:, : int((s.square().cumsum(0) / s.square().sum() < VARIANCE).sum()) + 1] for u, s, _ in svd]
+    for i, j in pairs(kept):
+        grid[i, j] = grid[j, i] = torch.linalg.svdvals(kept[i].T @ kept[j]).mean()
+    return grid
+
+
+def pwcca(svd: list[tuple[Tensor, Tensor, Tensor]]) -> Grid:
+    grid = torch.zeros(len(svd), len(svd))
+    for i, j in pairs(svd):
+        left, rho, right = torch.linalg.svd(svd[i][0].T @ svd[j][0], full_matrices=False)
+        for (a, b), vectors, (_, s, v) in (((i, j), left, svd[i]), ((j, i), right.T, svd[j])):
+            weights = ((vectors.T * s) @ v).abs().sum(1)
+            grid[a, b] = weights @ rho / weights.sum()
+    return grid
+
+
+def linear_cka_biased(z: list[Tensor]) -> Grid:
+    grid = torch.zeros(len(z), len(z))
+    for i, j in pairs(z):
+        x, y = z[i], z[j]
+        grid[i, j] = grid[j, i] = (x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())
+    return grid
+
+
+def five(layers: list[Tensor]) -> dict[str, Grid]:
+    """All five measures, as the engine's `compare` on z-scored neurons."""
+    z = z_scored(layers)
+    grids = {"max_corr": max_corr(z), "linreg": linreg(z)}
+    svd = decomposed(z)
+    return grids | {"svcca": svcca(svd), "pwcca": pwcca(svd), "linear_cka_biased": linear_cka_biased(z)}
+
+
+def _pearson(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    return ((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).mean(-1)
+
+
+def _frobenius(a: Tensor, b: Tensor) -> Tensor:
+    return 1 - (a - b).flatten(2).norm(dim=2) / (2 * a.shape[2]) ** 0.5
+
+
+def _js(a: Tensor, b: Tensor) -> Tensor:
+    middle = ((a + b) / 2).log()
+    divergence = (a * (a.log() - middle)).sum(-1) + (b * (b.log() - middle)).sum(-1)
+    return 1 - divergence.mean(-1) / (2 * math.log(2))
+
+
+_BROADCAST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"pearson": _pearson, "frobenius": _frobenius, "js": _js}
+
+
+def heads(measure: str, a: Tensor, b: Tensor) -> Tensor:
+    """Score every head of `a` (blocks, heads, T, T) with every one of `b`; (blocks_a * heads_a, blocks_b * heads_b).
+
+    A layer pair at a time: ``(heads, 1, T, T)`` with ``(1, heads, T, T)``.
+    """
+    rows = [torch.cat([_BROADCAST[measure](x[:, None], y[None]) for y in b], 1) for x in a]
+    return torch.cat(rows)

@@ -1,0 +1,315 @@
+"""Benchmarks: ratios against honest references in one run, written to results.md beside this file.
+
+make bench                               all; about 25 minutes on two cores
+make bench ARGS="pairs attention"        some
+make bench ARGS="grid --device cuda"     the paper-size grid on a GPU, with 50,000 frames
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import made
+import numpy as np
+import published
+import torch
+
+import sslsim
+from sslsim import engine, moments, products
+from sslsim import layers as layer_measures
+from sslsim.attention import attention_similarity
+from sslsim.products import Means, Side
+
+RESULTS = Path(__file__).with_name("results.md")
+FIVE = ("max_corr", "linreg", "svcca", "pwcca", "linear_cka_biased")
+PAPER = (("base-a", 768, 13), ("base-b", 768, 13), ("large-a", 1024, 25), ("large-b", 1024, 25))
+Rows = list[dict[str, object]]
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def in_turn(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> tuple[float, float, float]:
+    """Median seconds of each, run in turn, and the median of the ratios theirs / ours."""
+    taken = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    return median(a for a, _ in taken), median(b for _, b in taken), median(b / a for a, b in taken)
+
+
+def compare(stores, measures=FIVE, device="cpu"):
+    return sslsim.compare(stores, list(measures), device=device, progress=False)
+
+
+def bench_products(device: str) -> Rows:
+    """Products of two blocks from the store, as the engine makes them, against torch.mm on arrays in memory."""
+    rows: Rows = []
+    n, threads = 20_000, torch.get_num_threads()
+    for width in (768, 1024):
+        blocks = 2 * threads
+        with made.stores(n, ("m", width, 2 * blocks)) as (store,):
+            layers = [store.layer(i) for i in range(2 * blocks)]
+            means = [Means.of(x) for x in layers]
+            sides = [(layers[i : i + 2], means[i : i + 2]) for i in range(0, len(layers), 2)]
+            pairs = [(sides[i], sides[i + 1]) for i in range(0, blocks, 2)]
+
+            def piece(pair):
+                torch.set_num_threads(1)
+                left, right = (Side(*side, torch.float32) for side in pair)
+                products.cross_products(left, right, n)
+
+            def ours(pairs=pairs):
+                with ThreadPoolExecutor(threads) as pool:
+                    list(pool.map(piece, pairs))
+                torch.set_num_threads(threads)
+
+            arrays = [tuple(torch.from_numpy(np.concatenate(x, axis=1)) for x, _ in pair) for pair in pairs]
+
+            def theirs(arrays=arrays):
+                for x, y in arrays:
+                    torch.mm(x.T, y)
+
+            ours(), theirs()
+            a, b, ratio = in_turn(ours, theirs, 7)
+        work = 2 * n * (2 * width) ** 2 * len(pairs) / 1e9
+        rows.append(
+            {
+                "what": f"{2 * width} x {2 * width} neurons, {n:,} frames, float32",
+                "ours": f"{work / a:.0f} GFlop/s",
+                "reference": f"torch.mm {work / b:.0f} GFlop/s",
+                "ratio": f"{ratio:.2f}",
+                "wanted": "0.80",
+            }
+        )
+    return rows
+
+
+def bench_pairs(device: str) -> Rows:
+    """Five measures on all pairs of 8 layers x 768 neurons against each from the data matrix, as published."""
+    rows: Rows = []
+    for n, wanted in ((6_000, 6), (20_000, 10)):
+        with made.stores(n, ("m", 768, 8)) as stores:
+            layers = [torch.from_numpy(np.array(stores[0].layer(i))) for i in range(8)]
+            compare(stores, ["max_corr"])  # what is done once a process
+            a, b, ratio = in_turn(lambda s=stores: compare(s), lambda x=layers: published.five(x), 3)
+            table, expected = compare(stores), published.five(layers)
+        worst = {
+            name: float(np.abs(table[table.measure == name].value.to_numpy().reshape(8, 8) - grid.numpy()).max())
+            for name, grid in expected.items()
+        }
+        assert max(worst.values()) < 1e-4, worst
+        rows.append(
+            {
+                "what": f"8 layers x 768, {n:,} frames, five measures",
+                "ours": f"{a:.2f} s",
+                "reference": f"as published {b:.1f} s",
+                "ratio": f"{ratio:.1f}",
+                "wanted": str(wanted),
+                "largest difference": f"{max(worst.values()):.0e}",
+            }
+        )
+    return rows
+
+
+def bench_attention(device: str) -> Rows:
+    """All heads of two 12-layer 12-head models at T = 500 against the broadcast form, layer pair by layer pair."""
+    rows: Rows = []
+    a, b = made.attention(2, 12, 12, 500)
+    sides = [[side.flatten(0, 1)] for side in (a, b)]
+    for measure, wanted in (("pearson", 30), ("frobenius", 30), ("js", 12)):
+        found = attention_similarity(measure, *sides)
+        taken = [seconds(lambda m=measure: attention_similarity(m, *sides)) for _ in range(5)]
+        start = time.perf_counter()
+        expected = published.heads(measure, a, b)
+        reference = time.perf_counter() - start
+        worst = float(np.abs(found - expected.numpy()).max())
+        assert worst < 1e-4, (measure, worst)
+        rows.append(
+            {
+                "what": f"{measure}, 144 x 144 heads, T = 500",
+                "ours": f"{median(taken):.3f} s",
+                "reference": f"broadcast {reference:.1f} s",
+                "ratio": f"{reference / median(taken):.0f}",
+                "wanted": str(wanted),
+                "largest difference": f"{worst:.0e}",
+            }
+        )
+    return rows
+
+
+def bench_frames(device: str) -> Rows:
+    """Ten times the frames: ten times the time of what depends on frames, and no more memory."""
+    rows: Rows = []
+    for measures in (["max_corr"], FIVE):
+        small, large = (alone("frames", str(n), ",".join(measures)) for n in (10_000, 100_000))
+        rows.append(
+            {
+                "what": f"8 layers x 768, {', '.join(measures)}",
+                "10,000 frames": f"{small['seconds']:.2f} s, {small['peak']:.2f} GB",
+                "100,000 frames": f"{large['seconds']:.2f} s, {large['peak']:.2f} GB",
+                "time": f"x {large['seconds'] / small['seconds']:.1f}",
+                "memory": f"{100 * (large['peak'] / small['peak'] - 1):+.0f} %",
+                "wanted": "x 8 to x 12, at most +10 %" if len(measures) == 1 else "",
+            }
+        )
+    return rows
+
+
+def frames_alone(n: str, measures: str) -> dict[str, float]:
+    """Compare on that many frames, in one more process: its memory is that of the comparison, not of making layers."""
+    with made.stores(int(n), ("m", 768, 8)) as stores:
+        return alone("compare", str(stores[0].root), measures)
+
+
+def compare_alone(root: str, measures: str) -> dict[str, float]:
+    stores = [sslsim.open(root)]
+    sslsim.compare(stores, ["max_corr"], frames=100, progress=False)
+    taken = min(seconds(lambda: compare(stores, measures.split(","))) for _ in range(3))
+    return {"seconds": taken, "peak": peak()}
+
+
+def bench_grid(device: str) -> Rows:
+    """Grid of the paper's size: 76 layers of two base and two large models, five measures."""
+    frames = 20_000 if device == "cpu" else 50_000
+    with made.stores(frames, *PAPER) as stores:
+        found = alone("grid", device, *(str(store.root) for store in stores))
+    shares = {name: value for name, value in found.items() if name not in ("seconds", "peak")}
+    return [
+        {
+            "what": f"76 layers (2 x 13 x 768, 2 x 25 x 1024), {frames:,} frames, five measures, {device}",
+            "time": f"{found['seconds'] / 60:.1f} min",
+            "peak memory": f"{found['peak']:.1f} GB",
+            "wanted": "25 min, 8 GB" if device == "cpu" else "2 min",
+            "share of the threads' time": ", ".join(f"{name} {value:.0%}" for name, value in shares.items()),
+        }
+    ]
+
+
+def grid_alone(device: str, *roots: str) -> dict[str, float]:
+    stores = [sslsim.open(root) for root in roots]
+    with clocked() as clock:
+        taken = seconds(lambda: compare(stores, device=device))
+    whole = taken * (torch.get_num_threads() if device == "cpu" else 1)
+    shares = {name: value / whole for name, value in clock.items()}
+    return {"seconds": taken, "peak": peak(), **shares, "other": 1 - sum(shares.values())}
+
+
+@contextmanager
+def clocked():
+    """Seconds spent in parts of the engine, summed over its threads."""
+    spent = dict.fromkeys(("products of frames", "decompositions", "products of a pair", "reading and centring"), 0.0)
+
+    def wrap(name, function):
+        def timed(*args, **options):
+            start = time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                spent[name] += time.perf_counter() - start
+
+        return timed
+
+    places = [
+        (products, "multiply", "products of frames"),
+        (moments, "multiply", "products of a pair"),
+        (layer_measures, "multiply", "products of a pair"),
+        (torch.linalg, "eigh", "decompositions"),
+        (torch.linalg, "eigvalsh", "decompositions"),
+        (Side, "near_zero", "reading and centring"),
+        (engine, "_load", "reading and centring"),
+        (engine, "_save", "reading and centring"),
+        (products, "mean", "reading and centring"),
+    ]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
+    for (owner, name, what), (_, _, function) in zip(places, before, strict=True):
+        setattr(owner, name, wrap(what, function))
+    try:
+        yield spent
+    finally:
+        for owner, name, function in before:
+            setattr(owner, name, function)
+
+
+def peak() -> float:
+    """Peak memory of this process in GB, pages of mapped files included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def alone(name: str, *args: str) -> dict[str, float]:
+    """Run ``<name>_alone`` in a new process."""
+    call = [sys.executable, __file__, "--alone", name, *args]
+    return json.loads(subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+BENCHMARKS = {
+    "products": bench_products,
+    "pairs": bench_pairs,
+    "attention": bench_attention,
+    "frames": bench_frames,
+    "grid": bench_grid,
+}
+ALONE = {"frames": frames_alone, "compare": compare_alone, "grid": grid_alone}
+
+
+def machine(device: str) -> str:
+    cpu = (
+        re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+        if Path("/proc/cpuinfo").exists()
+        else None
+    )
+    name = cpu[1] if cpu else platform.processor() or platform.machine()
+    if device != "cpu":
+        name += f", {torch.cuda.get_device_name(device)}"
+    versions = f"torch {torch.__version__}, numpy {np.__version__}, sslsim {sslsim.__version__}"
+    return f"{date.today()}, {name}, {torch.get_num_threads()} threads, {versions}"
+
+
+def table(rows: Rows) -> str:
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [heads, ["---"] * len(heads), *([str(row.get(head, "")) for head in heads] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write(name: str, text: str) -> None:
+    """Put a section into the results, in place of the one of its name."""
+    old = RESULTS.read_text() if RESULTS.exists() else "# Benchmarks\n\nWritten by `make bench`.\n"
+    parts = re.split(r"(?m)^(?=## )", old)
+    kept = [part for part in parts[1:] if not part.startswith(f"## {name}\n")]
+    order = [*BENCHMARKS, *(f"{name} on cuda" for name in BENCHMARKS)]
+    sections = sorted([*kept, f"## {name}\n\n{text}\n\n"], key=lambda part: order.index(part.split("\n")[0][3:]))
+    RESULTS.write_text((parts[0].rstrip() + "\n\n" + "".join(sections)).rstrip() + "\n")
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--alone"]:
+        print(json.dumps(ALONE[sys.argv[2]](*sys.argv[3:])))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help=", ".join(BENCHMARKS))
+    parser.add_argument("--device", default="cpu", help="of the grid")
+    asked = parser.parse_args()
+    if unknown := set(asked.benchmarks) - set(BENCHMARKS):
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    for name in asked.benchmarks or BENCHMARKS:
+        rows = BENCHMARKS[name](asked.device)
+        text = f"{BENCHMARKS[name].__doc__}\n{machine(asked.device)}.\n\n{table(rows)}"
+        print(f"\n{name}: {text}", flush=True)
+        write(name if asked.device == "cpu" else f"{name} on {asked.device}", text)
+
+
+if __name__ == "__main__":
+    main()
