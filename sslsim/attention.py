@@ -16,6 +16,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -267,8 +268,24 @@ def _sum_over(a: Sequence[Maps], b: Sequence[Maps], measure: str, device: str) -
     return reduce(operator.add, sums)
 
 
+class RowMaps(Protocol):
+    """Maps (heads, rows, T) of which a run of rows is read at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Heads, rows and T."""
+
+    def __getitem__(self, part: tuple[slice, slice], /) -> Any: ...
+
+
 def utterance_sums(
-    measures: Sequence[str], a: Maps, b: Maps, *, names: tuple[str, str] = ("a", "b"), utterance: int = 0, device: str
+    measures: Sequence[str],
+    a: RowMaps,
+    b: RowMaps,
+    *,
+    names: tuple[str, str] = ("a", "b"),
+    utterance: int = 0,
+    device: str,
 ) -> dict[str, Sums]:
     """Score every head of `a` with every head of `b` on one utterance.
 
@@ -309,7 +326,7 @@ def utterance_sums(
     return {name: score.of_utterance(total[name], keys) for name, score in scores.items()}
 
 
-def _check_shape(maps: Maps, name: str, utterance: int) -> None:
+def _check_shape(maps: RowMaps, name: str, utterance: int) -> None:
     if len(maps.shape) != 3 or 0 in maps.shape:
         raise SslsimError(
             f"{name}, utterance {utterance}: shape {tuple(maps.shape)}; give (heads, rows, T), none of them 0"

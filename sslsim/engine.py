@@ -40,6 +40,7 @@ from sslsim.states import State, utterances_of
 from sslsim.writer import remove_stale
 
 BLOCK_NEURONS = 2048  # of one block: a product of two fills a processor, and takes 34 MB in float64
+GPU_BLOCK_NEURONS = 8192  # the same for a GPU, which wants more at a time; 540 MB
 BLOCK_LAYERS = 8  # of one block of sampled measures, whose kernels are 32 MB each at 2,000 frames
 DTYPE = torch.float32  # of stored layers and their products
 
@@ -183,7 +184,8 @@ def score_pairs(
     of_moments, of_frames = ([j for j in jobs if bool(MEASURES[j.name].prepare) is frames] for frames in (False, True))
     if of_moments or partners:
         utterances = utterances_of(states) if any(MEASURES[job.name].utterances for job in jobs) else None
-        blocks = _blocks(runs, lambda state: BLOCK_NEURONS // state.shape[1], states)
+        neurons = BLOCK_NEURONS if torch.device(device).type == "cpu" else GPU_BLOCK_NEURONS
+        blocks = _blocks(runs, lambda state: neurons // state.shape[1], states)
         with _work_in_scratch(states, blocks, of_moments, between, utterances, partners, device) as work:
             _run(found, work, _own_block, [(k, k) for k in range(len(blocks))], "layers, each", **options)
             _run(found, work, _block_pair, work.pairs(diagonal=False), "layers, in pairs", **options)
@@ -254,8 +256,15 @@ def _work(folder: Path) -> Work:
 
 
 def _save(value: object, path: Path) -> None:
-    with path.open("wb") as file:
-        pickle.dump(value, file, protocol=5)
+    try:
+        with path.open("wb") as file:
+            pickle.dump(value, file, protocol=5)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free / 1e9
+        raise SslsimError(
+            f"moments of layers cannot be kept in {str(path.parent)!r}, where {free:,.1f} GB are free: "
+            f"{error.strerror}; make room there or compare fewer checkpoints at a time"
+        ) from error
 
 
 def _load(path: Path) -> Any:
@@ -308,27 +317,32 @@ def _block_pair(folder: Path, k: int, m: int) -> Found:
 def _scores(work: Work, k: int, m: int, left: list[Own], right: list[Own], products: list[list[Products]]) -> Found:
     """Score every pair of layers of two blocks; of a block with itself, every layer with those from itself on."""
     found = Found()
-    for a, i in enumerate(work.blocks[k]):
-        first = a if k == m else 0
-        for b, product in enumerate(products[a], first):
-            j = work.blocks[m][b]
-            pair = Moments.of(left[a].marginal, right[b].marginal, product)
-            norms = {job: [own.norms[job.standardize] for own in (left[a], right[b])] for job in work.jobs if job.norms}
-            for job in work.jobs:
-                found.values[job, i, j] = MEASURES[job.name].score(pair, *norms.get(job, ()), **job.options)
-                if count := MEASURES[job.name].ranks:
-                    ranks = count(pair, **job.options)
-                    found.ranks[job, i, j], found.ranks[job, j, i] = ranks, ranks[::-1]
-            swapped = pair.swapped  # with what the scores have computed
-            for job in work.jobs if i != j else []:
-                found.values[job, j, i] = (
-                    found.values[job, i, j]
-                    if MEASURES[job.name].symmetric
-                    else MEASURES[job.name].score(swapped, *norms.get(job, ())[::-1], **job.options)
-                )
-            if work.partners and work.states[i].label[0] != work.states[j].label[0]:
-                found.add_partners(i, work.states[j], pair)
-                found.add_partners(j, work.states[i], swapped)
+    pairs = {
+        (a, b): Moments.of(left[a].marginal, right[b].marginal, product)
+        for a, row in enumerate(products)
+        for b, product in enumerate(row, a if k == m else 0)
+    }
+    if torch.device(work.device).type != "cpu" and any(MEASURES[job.name].canonical for job in work.jobs):
+        moments.decompose(list(pairs.values()))
+    while pairs:
+        a, b = next(iter(pairs))
+        pair, i, j = pairs.pop((a, b)), work.blocks[k][a], work.blocks[m][b]
+        norms = {job: [own.norms[job.standardize] for own in (left[a], right[b])] for job in work.jobs if job.norms}
+        for job in work.jobs:
+            found.values[job, i, j] = MEASURES[job.name].score(pair, *norms.get(job, ()), **job.options)
+            if count := MEASURES[job.name].ranks:
+                ranks = count(pair, **job.options)
+                found.ranks[job, i, j], found.ranks[job, j, i] = ranks, ranks[::-1]
+        swapped = pair.swapped  # with what the scores have computed
+        for job in work.jobs if i != j else []:
+            found.values[job, j, i] = (
+                found.values[job, i, j]
+                if MEASURES[job.name].symmetric
+                else MEASURES[job.name].score(swapped, *norms.get(job, ())[::-1], **job.options)
+            )
+        if work.partners and work.states[i].label[0] != work.states[j].label[0]:
+            found.add_partners(i, work.states[j], pair)
+            found.add_partners(j, work.states[i], swapped)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -144,11 +145,25 @@ def _sum_utterances(
     """Sum of the scores of every pair of heads over some utterances."""
     sums: dict[str, attention.Sums] = {}
     for u in utterances:
-        stacked = np.concatenate([s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)])
+        stacked = _Stacked([s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)])
         names = ("attention", "attention")
         parts = attention.utterance_sums(measures, stacked, stacked, names=names, utterance=u, device=device)
         sums = {name: sums[name] + part for name, part in parts.items()} if sums else parts
     return sums
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read."""
+
+    maps: list[np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(len(m) for m in self.maps), *self.maps[0].shape[1:])
+
+    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
+        return np.concatenate([m[part] for m in self.maps])
 
 
 def _starts(labels: list, depth: int) -> np.ndarray:

@@ -33,6 +33,8 @@ class Measure:
         Whether the squared norms of the frames are needed beside the moments.
     ranks : callable, optional
         ``ranks(moments, **options) -> (k_x, k_y)``: the components of each side that the score is made of.
+    canonical : bool
+        Whether the score is made of `Moments.canonical`.
     own : callable, optional
         ``own(marginal, **options)`` computes, and the marginal keeps, what the score needs of one layer alone.
     utterances : bool
@@ -48,6 +50,7 @@ class Measure:
     scaling: bool
     norms: bool = False
     ranks: Callable[..., tuple[int, int]] | None = None
+    canonical: bool = False
     own: Callable[..., Any] | None = None
     utterances: bool = False
     prepare: Callable[..., Tensor] | None = None
@@ -69,7 +72,9 @@ MEASURES: dict[str, Measure] = {
     "linreg_heldout": Measure(
         "neuron", heldout.linreg_heldout, symmetric=False, scaling=False, own=heldout.prepare_fits, utterances=True
     ),
-    "cca": Measure("layer", layers.cca, symmetric=True, scaling=False, own=_components, ranks=layers.cca_ranks),
+    "cca": Measure(
+        "layer", layers.cca, symmetric=True, scaling=False, own=_components, ranks=layers.cca_ranks, canonical=True
+    ),
     "svcca": Measure(
         "layer", layers.svcca, symmetric=True, scaling=True, own=_scaled_components, ranks=layers.svcca_ranks
     ),
@@ -81,7 +86,7 @@ MEASURES: dict[str, Measure] = {
         own=_scaled_components,
         ranks=partial(layers.svcca_ranks, truncation="below"),
     ),
-    "pwcca": Measure("layer", layers.pwcca, symmetric=False, scaling=True, own=_components),
+    "pwcca": Measure("layer", layers.pwcca, symmetric=False, scaling=True, own=_components, canonical=True),
     "linear_cka_biased": Measure("layer", layers.linear_cka_biased, symmetric=True, scaling=True),
     "linear_cka_debiased": Measure("layer", layers.linear_cka_debiased, symmetric=True, scaling=True, norms=True),
     "between_utterance_cka": Measure(

@@ -203,7 +203,7 @@ class Components:
         return min(below + 1, len(self.variance)) if truncation == "reaching" else max(below, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moments:
     """Moments of two layers on the same frames.
 
@@ -290,17 +290,38 @@ class Moments:
     @cached_property
     def whitened(self) -> Tensor:
         """Cross products of the principal components of z-scored x and y, each of length 1; (k_x, k_y)."""
-        if self.x is self.y:  # a layer with itself: what a product would add is its rounding
-            return torch.eye(len(self.x.components.variance), dtype=self.dtype, device=self.cross.device)
+        if self.x is self.y:
+            return self._identity
         if "y_whitened" in vars(self):
             return multiply(self._whitener(self.x).T, self.y_whitened)
         return multiply(self.x_whitened, self._whitener(self.y))
 
+    @property
+    def _identity(self) -> Tensor:
+        """What whitening a layer against itself gives; a product would only add its rounding."""
+        return torch.eye(len(self.x.components.variance), dtype=self.dtype, device=self.cross.device)
+
     @cached_property
     def canonical(self) -> tuple[Tensor, Tensor, Tensor]:
         """Canonical directions of x in its components (k_x, k), correlations (k,), directions of y (k_y, k)."""
+        if self.x is self.y:
+            return self._identity, self._identity.diagonal(), self._identity
         left, rho, right = singular_vectors(self.whitened)
         return left, rho.clamp(max=1.0), right
+
+
+def decompose(pairs: Sequence[Moments]) -> None:
+    """Compute, and keep, `canonical` of many pairs; eigenvectors of all of one size in one call, as a GPU wants it."""
+    wide = {
+        p: p.whitened if p.whitened.shape[0] <= p.whitened.shape[1] else p.whitened.T for p in pairs if p.x is not p.y
+    }
+    for size in sorted({len(a) for a in wide.values()}):
+        alike = {p: a for p, a in wide.items() if len(a) == size}
+        vectors = torch.linalg.eigh(torch.stack([multiply(a, a.T) for a in alike.values()]))[1]
+        for (pair, a), left in zip(alike.items(), vectors, strict=True):
+            found = _from_left(a, left.flip(1))
+            found = found if a is pair.whitened else found[::-1]
+            vars(pair)["canonical"] = found[0], found[1].clamp(max=1.0), found[2]
 
 
 def singular_vectors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -313,7 +334,11 @@ def singular_vectors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if a.shape[0] > a.shape[1]:
         left, values, right = singular_vectors(a.T)
         return right, values, left
-    left = torch.linalg.eigh(multiply(a, a.T))[1].flip(1)
+    return _from_left(a, torch.linalg.eigh(multiply(a, a.T))[1].flip(1))
+
+
+def _from_left(a: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular vectors of `a` from the eigenvectors of ``a a'``."""
     images = multiply(left.T, a)
     values = images.norm(dim=1)
     right = images / values[:, None].clamp(min=torch.finfo(a.dtype).tiny)

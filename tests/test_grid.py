@@ -1,5 +1,6 @@
 """The grid: complete, equal to measuring pair by pair, however layers are put in blocks."""
 
+import errno
 import itertools
 import multiprocessing
 import os
@@ -108,6 +109,21 @@ def test_nothing_is_left_in_the_folder_of_the_stores(stores, monkeypatch):
     assert seen
     monkeypatch.setattr(engine, "_block_pair", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
+        quiet(stores, ["max_corr"])
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(stores, monkeypatch):
+    folder = stores[0].root.parent
+    before = sorted(folder.iterdir())
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(engine.pickle, "dump", full)
+    with pytest.raises(
+        sslsim.SslsimError, match=r"kept in '.*\.pieces.*', where .* GB are free: No space left on device"
+    ):
         quiet(stores, ["max_corr"])
     assert sorted(folder.iterdir()) == before
 
@@ -243,7 +259,7 @@ def test_one_decomposition_serves_both_directions(stores, monkeypatch):
     monkeypatch.setattr(torch.linalg, "eigh", lambda *a, **k: calls.append(1) or eigh(*a, **k))
     monkeypatch.setattr(torch.linalg, "svd", None)
     quiet(stores[:2], ["cca", "pwcca"])
-    assert len(calls) == 6 + 6 * 7 // 2  # one a layer, one a pair
+    assert len(calls) == 6 + 6 * 5 // 2  # one a layer, one a pair of two
 
 
 def test_scratch_folders_of_killed_processes_are_swept(stores):

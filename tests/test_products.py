@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sslsim import products as pp
-from sslsim.moments import moments, singular_vectors
+from sslsim.moments import decompose, moments, singular_vectors
 from sslsim.products import Means, Side, Utterances, cross_products, multiply
 
 LENGTHS = (300, 41, 259, 400)
@@ -139,3 +139,14 @@ def test_singular_vectors_of_rows_that_are_exactly_zero():
     torch.testing.assert_close(values, torch.tensor([0.5, 0.25, 0, 0, 0, 0], dtype=torch.float64))
     torch.testing.assert_close(right.T @ right, torch.eye(6, dtype=torch.float64))
     torch.testing.assert_close((left * values) @ right.T, a)
+
+
+def test_many_pairs_are_decomposed_together_as_one_by_one():
+    rng = np.random.default_rng(0)
+    layers = [rng.standard_normal((500, width)) for width in (9, 12, 9, 5)]
+    pairs = [moments(x, y) for x in layers for y in layers] + [moments(layers[0], layers[1])]
+    decompose(pairs)
+    for pair in pairs:
+        left, rho, right = vars(pair)["canonical"]
+        torch.testing.assert_close(rho, singular_vectors(pair.whitened)[1].clamp(max=1))
+        torch.testing.assert_close((left * rho) @ right.T, pair.whitened)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, product
 
 import torch
 from torch import Tensor
@@ -18,17 +18,19 @@ Grid = Tensor  # (layers, layers), x in rows
 VARIANCE = 0.99
 
 
-def pairs(layers: list[Tensor]) -> Iterator[tuple[int, int]]:
-    return combinations_with_replacement(range(len(layers)), 2)
+def pairs(layers: list[Tensor], ordered: bool = False) -> Iterator[tuple[int, int]]:
+    """Pairs of layers, each with itself too: once, or each way by itself as functions of two matrices are called."""
+    numbers = range(len(layers))
+    return product(numbers, numbers) if ordered else combinations_with_replacement(numbers, 2)
 
 
 def z_scored(layers: list[Tensor]) -> list[Tensor]:
     return [(x - x.mean(0)) / (x - x.mean(0)).norm(dim=0) for x in layers]
 
 
-def max_corr(z: list[Tensor]) -> Grid:
+def max_corr(z: list[Tensor], ordered: bool = False) -> Grid:
     grid = torch.zeros(len(z), len(z))
-    for i, j in pairs(z):
+    for i, j in pairs(z, ordered):
         r = (z[i].T @ z[j]).abs()
         grid[i, j], grid[j, i] = r.amax(1).mean(), r.amax(0).mean()
     return grid
@@ -49,17 +51,17 @@ def decomposed(z: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
     return [torch.linalg.svd(x, full_matrices=False) for x in z]
 
 
-def svcca(svd: list[tuple[Tensor, Tensor, Tensor]]) -> Grid:
+def svcca(svd: list[tuple[Tensor, Tensor, Tensor]], ordered: bool = False) -> Grid:
     grid = torch.zeros(len(svd), len(svd))
     kept = [u[:, : int((s.square().cumsum(0) / s.square().sum() < VARIANCE).sum()) + 1] for u, s, _ in svd]
-    for i, j in pairs(kept):
+    for i, j in pairs(kept, ordered):
         grid[i, j] = grid[j, i] = torch.linalg.svdvals(kept[i].T @ kept[j]).mean()
     return grid
 
 
-def pwcca(svd: list[tuple[Tensor, Tensor, Tensor]]) -> Grid:
+def pwcca(svd: list[tuple[Tensor, Tensor, Tensor]], ordered: bool = False) -> Grid:
     grid = torch.zeros(len(svd), len(svd))
-    for i, j in pairs(svd):
+    for i, j in pairs(svd, ordered):
         left, rho, right = torch.linalg.svd(svd[i][0].T @ svd[j][0], full_matrices=False)
         for (a, b), vectors, (_, s, v) in (((i, j), left, svd[i]), ((j, i), right.T, svd[j])):
             weights = ((vectors.T * s) @ v).abs().sum(1)
@@ -67,20 +69,21 @@ def pwcca(svd: list[tuple[Tensor, Tensor, Tensor]]) -> Grid:
     return grid
 
 
-def linear_cka_biased(z: list[Tensor]) -> Grid:
+def linear_cka_biased(z: list[Tensor], ordered: bool = False) -> Grid:
     grid = torch.zeros(len(z), len(z))
-    for i, j in pairs(z):
+    for i, j in pairs(z, ordered):
         x, y = z[i], z[j]
         grid[i, j] = grid[j, i] = (x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())
     return grid
 
 
-def five(layers: list[Tensor]) -> dict[str, Grid]:
+def five(layers: list[Tensor], ordered: bool = False) -> dict[str, Grid]:
     """All five measures, as the engine's `compare` on z-scored neurons."""
     z = z_scored(layers)
-    grids = {"max_corr": max_corr(z), "linreg": linreg(z)}
+    grids = {"max_corr": max_corr(z, ordered), "linreg": linreg(z)}
     svd = decomposed(z)
-    return grids | {"svcca": svcca(svd), "pwcca": pwcca(svd), "linear_cka_biased": linear_cka_biased(z)}
+    grids |= {"svcca": svcca(svd, ordered), "pwcca": pwcca(svd, ordered)}
+    return grids | {"linear_cka_biased": linear_cka_biased(z, ordered)}
 
 
 def _pearson(a: Tensor, b: Tensor) -> Tensor:
