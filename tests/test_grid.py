@@ -85,6 +85,21 @@ def test_processes_give_the_same_bits(stores):
         assert bits(stores, executor=executor) == bits(stores)
 
 
+def test_wide_layers_give_the_same_bits_too(make_store, monkeypatch):
+    """They are multiplied by oneDNN and paired in float32."""
+    monkeypatch.setattr(engine, "BLOCK_NEURONS", 600)
+    wide = [
+        make_store(name, n_neurons=n, frames=(900, 1000, 400), seed=n, n_layers=3) for name, n in (("a", 300), ("b", 280))
+    ]
+    measures = ["max_corr", "linreg", "svcca", "pwcca", "linear_cka_debiased", "linreg_heldout"]
+    expected = quiet(wide, measures).value.to_numpy()
+    for threads in (1, 3):
+        with ThreadPoolExecutor(threads) as executor:
+            assert np.array_equal(quiet(wide, measures, executor=executor).value, expected)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        assert np.array_equal(quiet(wide, measures, executor=executor).value, expected)
+
+
 def test_a_dask_cluster_gives_the_same_bits(stores, tmp_path):
     import distributed  # its import alone takes seconds
 
