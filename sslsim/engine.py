@@ -40,7 +40,8 @@ from sslsim.states import State, utterances_of
 from sslsim.writer import remove_stale
 
 BLOCK_NEURONS = 2048  # of one block: a product of two fills a processor, and takes 34 MB in float64
-GPU_BLOCK_NEURONS = 8192  # the same for a GPU, which wants more at a time; 540 MB
+GPU_BLOCK_NEURONS = 8192  # the same for a GPU, which wants more at a time: 64 pairs of 1,024 neurons take about 3 GB
+GPU_WORKERS = 2  # one reads while the other computes
 BLOCK_LAYERS = 8  # of one block of sampled measures, whose kernels are 32 MB each at 2,000 frames
 DTYPE = torch.float32  # of stored layers and their products
 
@@ -223,7 +224,8 @@ def _run(
     sizes = [len(work.blocks[k]) * len(work.blocks[m]) for k, m in pairs]
     with tqdm(total=sum(sizes), desc=what, disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
         calls = [(work.folder, k, m) for k, m in pairs]
-        for part in results(piece, calls, executor=executor, done=lambda i: bar.update(sizes[i])):
+        workers = None if torch.device(work.device).type == "cpu" else GPU_WORKERS
+        for part in results(piece, calls, executor=executor, workers=workers, done=lambda i: bar.update(sizes[i])):
             found.add(part)
 
 

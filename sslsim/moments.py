@@ -4,10 +4,10 @@ A layer is an array ``(n_frames, n_neurons)``. Two layers on the same frames are
 centred second moments. Correlation, regression, CCA, SVCCA, PWCCA, biased CKA and Procrustes are functions of it,
 so data are read once, in chunks (see `products`), and moments of separate blocks of frames merge exactly with ``+``.
 
-Precision: sums, means and each layer's own eigendecomposition are float64. What is done for each pair of wide layers
-runs in the dtype of their products, float32 for stored ones: the rounding of each of many directions is small against
-what the products have already left out, and evens out. Layers of few neurons, where it would not and float64 costs
-little, stay float64.
+Precision: sums, means, correlations and each layer's own eigendecomposition are float64. What is whitened for a pair of
+wide layers (linreg, CCA, SVCCA, PWCCA) runs in the dtype of their products, float32 for stored ones: the rounding of
+each of many directions is small against what the products have already left out, and evens out. Layers of few neurons,
+where it would not and float64 costs little, stay float64.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sslsim.products import (
 )
 
 TRUNCATIONS = ("reaching", "below")
-WIDE = 256  # neurons from which the dtype of the products is precise enough
+WIDE = 256  # varying neurons from which the dtype of the products is precise enough
 
 
 @dataclass(frozen=True)
@@ -315,8 +315,8 @@ def decompose(pairs: Sequence[Moments]) -> None:
     wide = {
         p: p.whitened if p.whitened.shape[0] <= p.whitened.shape[1] else p.whitened.T for p in pairs if p.x is not p.y
     }
-    for size in sorted({len(a) for a in wide.values()}):
-        alike = {p: a for p, a in wide.items() if len(a) == size}
+    for kind in dict.fromkeys((len(a), a.dtype) for a in wide.values()):
+        alike = {p: a for p, a in wide.items() if (len(a), a.dtype) == kind}
         vectors = torch.linalg.eigh(torch.stack([multiply(a, a.T) for a in alike.values()]))[1]
         for (pair, a), left in zip(alike.items(), vectors, strict=True):
             found = _from_left(a, left.flip(1))
@@ -349,9 +349,10 @@ def _from_left(a: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         for _ in range(2):
             lost = lost - (lost @ rest.T) @ rest
         turn, few, found = torch.linalg.svd(lost, full_matrices=False)
-        if few[-1] < torch.finfo(lost.dtype).eps:  # no image at all: any direction that none of the others has
-            known = torch.cat([rest, found[few >= torch.finfo(lost.dtype).eps]])
-            found = torch.linalg.qr(known.T, mode="complete")[0].T[len(rest) :][: len(few)]
+        none = few < torch.finfo(lost.dtype).eps
+        if none.any():  # no image at all: any direction that none of the others has
+            known = torch.cat([rest, found[~none]])
+            found[none] = torch.linalg.qr(known.T, mode="complete")[0].T[len(known) :][: int(none.sum())]
         left[:, small] = left[:, small] @ turn.to(left)
         values[small], right[small] = few.to(values), found.to(right)
     return left, values, right.T

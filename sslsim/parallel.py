@@ -25,6 +25,7 @@ def results(
     calls: Sequence[tuple[Any, ...]],
     *,
     executor: Executor | None = None,
+    workers: int | None = None,
     ahead: int | None = None,
     done: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Result]:
@@ -37,7 +38,9 @@ def results(
     calls : sequence of tuple
         Arguments of each call.
     executor : Executor, optional
-        Where to run. By default threads of this process, as many as torch uses.
+        Where to run. By default threads of this process.
+    workers : int, optional
+        How many threads of this process; as many as torch uses by default.
     ahead : int, optional
         Compute at most so many results that were not yet taken; by default all that can be.
     done : callable
@@ -51,13 +54,13 @@ def results(
     import torch  # takes seconds: a store that is only reopened must not wait for it
 
     threads = torch.get_num_threads()
-    with _workers(executor, threads) as workers:
+    with _workers(executor, workers or threads) as pool:
         waiting: deque[Future[Result]] = deque()
         numbered = enumerate(calls)
         try:
             while True:
                 for i, call in islice(numbered, len(calls) if ahead is None else ahead - len(waiting)):
-                    waiting.append(workers.submit(_alone, function, call))
+                    waiting.append(pool.submit(_alone, function, call))
                     waiting[-1].add_done_callback(partial(_tell, done, i))
                 if not waiting:
                     break

@@ -281,8 +281,8 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a @ b``; where it is large, in float32 and on a CPU, by oneDNN.
 
     MKL, behind ``torch.mm``, does not use the widest registers of processors that are not Intel's: half the speed on an
-    AMD EPYC. oneDNN is reached through the two products of a linear layer, of which one takes `a` as it lies and the
-    other `a` transposed, so that nothing is copied into another order.
+    AMD EPYC. oneDNN is reached through the two products of a linear layer: one takes a transposed `a`, as products of
+    frames have, and the other a plain one, so that no large matrix is copied into another order first.
     """
     if not (
         a.dtype == torch.float32

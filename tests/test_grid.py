@@ -89,7 +89,8 @@ def test_wide_layers_give_the_same_bits_too(make_store, monkeypatch):
     """They are multiplied by oneDNN and paired in float32."""
     monkeypatch.setattr(engine, "BLOCK_NEURONS", 600)
     wide = [
-        make_store(name, n_neurons=n, frames=(900, 1000, 400), seed=n, n_layers=3) for name, n in (("a", 300), ("b", 280))
+        make_store(name, n_neurons=n, frames=(900, 1000, 400), seed=n, n_layers=3)
+        for name, n in (("a", 300), ("b", 280))
     ]
     measures = ["max_corr", "linreg", "svcca", "pwcca", "linear_cka_debiased", "linreg_heldout"]
     expected = quiet(wide, measures).value.to_numpy()

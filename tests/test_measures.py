@@ -11,7 +11,7 @@ from sklearn.linear_model import LinearRegression
 from statsmodels.multivariate.cancorr import CanCorr
 
 import sslsim
-from sslsim.layers import svcca_ranks
+from sslsim.layers import cca_ranks, svcca_ranks
 from sslsim.measures import MEASURES
 from sslsim.moments import WIDE, moments
 from sslsim.neurons import best_partners, multiple_corr
@@ -303,6 +303,32 @@ def test_float32_is_within_1e_5_of_float64(measure, standardize, far_from_zero):
     single = score(measure, *far_from_zero, standardize=standardize)
     double = score(measure, *(side.astype(float) for side in far_from_zero), standardize=standardize)
     assert single == pytest.approx(double, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("decay", "bound"), [(0.5, 1e-5), (0.9, 1e-4), (1.1, 1e-3)], ids=["eigenvalues to 1e-3", "to 1e-5", "to 1e-6"]
+)
+@pytest.mark.parametrize("measure", ["linreg", "cca", "svcca", "pwcca"])
+def test_float32_on_ever_steeper_spectra(measure, decay, bound):
+    """The smallest components are known the less, the smaller they are against the largest."""
+    rng = np.random.default_rng(0)
+    spread = np.arange(1, 301.0) ** -decay
+    latent = rng.standard_normal((3000, 300)) * spread
+    turn = np.linalg.qr(rng.standard_normal((300, 300)))[0]
+    x, y = ((latent + 0.5 * rng.standard_normal(latent.shape) * spread) @ turn for _ in "xy")
+    x, y = (side.astype(np.float32) for side in (x, y))
+    double = sslsim.similarity(measure, x.astype(float), y.astype(float))
+    assert sslsim.similarity(measure, x, y) == pytest.approx(double, abs=bound)
+
+
+def test_components_below_the_rounding_of_float32_are_dropped_and_counted_out():
+    rng = np.random.default_rng(0)
+    layer = (rng.standard_normal((3000, 300)) * np.arange(1, 301.0) ** -1.5) @ np.linalg.qr(
+        rng.standard_normal((300, 300))
+    )[0]
+    single = moments(layer.astype(np.float32), layer.astype(np.float32))
+    assert cca_ranks(moments(layer, layer)) == (300, 300)
+    assert 150 < cca_ranks(single)[0] < 290
 
 
 def test_wide_float32_layers_are_paired_in_float32_and_only_those(far_from_zero):

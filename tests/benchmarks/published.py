@@ -1,8 +1,10 @@
 """The measures as they are published: each computed from the data matrices, a layer pair at a time.
 
-Written to be as fast as that allows: float32 on all threads, the decomposition of a layer's data kept for all its
-pairs, both directions from one matrix where there is one, symmetric measures once a pair. Wu et al. 2020
-(arXiv 2005.01172) compute their measures so; three products a pair for CKA are the formula of Kornblith et al. 2019.
+Each function stands alone, as published ones do: linreg makes one SVD of each layer's data, the two CCA measures share
+another, CKA is three products a pair (the formula of Kornblith et al. 2019, arXiv 1905.00414). Within that as fast as
+can be: float32 on all threads, a layer's SVD kept for all its pairs, both directions from one matrix where there is
+one, symmetric measures once a pair, as in the code of Wu et al. 2020 (arXiv 2005.01172). Sharing linreg's SVD with the
+CCA measures too would take off as many decompositions as there are layers.
 """
 
 from __future__ import annotations
