@@ -306,35 +306,33 @@ class Moments:
         """Canonical directions of x in its components (k_x, k), correlations (k,), directions of y (k_y, k)."""
         if self.x is self.y:
             return self._identity, self._identity.diagonal(), self._identity
-        left, rho, right = singular_vectors(self.whitened)
+        ((left, rho, right),) = singular_vectors([self.whitened])
         return left, rho.clamp(max=1.0), right
 
 
 def decompose(pairs: Sequence[Moments]) -> None:
     """Compute, and keep, `canonical` of many pairs; eigenvectors of all of one size in one call, as a GPU wants it."""
-    wide = {
-        p: p.whitened if p.whitened.shape[0] <= p.whitened.shape[1] else p.whitened.T for p in pairs if p.x is not p.y
-    }
-    for kind in dict.fromkeys((len(a), a.dtype) for a in wide.values()):
-        alike = {p: a for p, a in wide.items() if (len(a), a.dtype) == kind}
-        vectors = torch.linalg.eigh(torch.stack([multiply(a, a.T) for a in alike.values()]))[1]
-        for (pair, a), left in zip(alike.items(), vectors, strict=True):
-            found = _from_left(a, left.flip(1))
-            found = found if a is pair.whitened else found[::-1]
-            vars(pair)["canonical"] = found[0], found[1].clamp(max=1.0), found[2]
+    two = [pair for pair in pairs if pair.x is not pair.y]
+    for pair, (left, rho, right) in zip(two, singular_vectors([pair.whitened for pair in two]), strict=True):
+        vars(pair)["canonical"] = left, rho.clamp(max=1.0), right
 
 
-def singular_vectors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Left vectors (p, k), values (k,), largest first, and right vectors (q, k) of a matrix of norm near 1.
+def singular_vectors(matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Left vectors (p, k), values (k,), largest first, and right vectors (q, k) of matrices of norm near 1.
 
     From the eigenvectors u of the smaller ``a a'``: half the time of an SVD. Values are ``|a'u|`` and right vectors
     ``a'u / |a'u|``, exact but for small values, whose squares are lost in rounding: the images of those u, less what of
     them lies along the others, are a matrix of few rows and have an SVD of their own.
     """
-    if a.shape[0] > a.shape[1]:
-        left, values, right = singular_vectors(a.T)
-        return right, values, left
-    return _from_left(a, torch.linalg.eigh(multiply(a, a.T))[1].flip(1))
+    wide = [a if a.shape[0] <= a.shape[1] else a.T for a in matrices]
+    found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    for kind in dict.fromkeys((len(a), a.dtype) for a in wide):
+        alike = [n for n, a in enumerate(wide) if (len(a), a.dtype) == kind]
+        vectors = torch.linalg.eigh(torch.stack([multiply(wide[n], wide[n].T) for n in alike]))[1]
+        for n, left in zip(alike, vectors, strict=True):
+            triple = _from_left(wide[n], left.flip(1))
+            found[n] = triple if wide[n] is matrices[n] else triple[::-1]
+    return [found[n] for n in range(len(matrices))]
 
 
 def _from_left(a: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -122,7 +122,7 @@ def spectrum(values, p, q, dtype, seed=0):
 )
 def test_singular_vectors_are_those_of_an_svd(values, p, q, dtype):
     a = spectrum(values, p, q, dtype)
-    left, found, right = singular_vectors(a)
+    left, found, right = singular_vectors([a])[0]
     tolerance = 2e-6 if dtype == torch.float32 else 1e-10
     torch.testing.assert_close(found, torch.linalg.svdvals(a), rtol=0, atol=tolerance)
     for vectors, n in ((left, p), (right, q)):
@@ -135,7 +135,7 @@ def test_singular_vectors_are_those_of_an_svd(values, p, q, dtype):
 def test_singular_vectors_of_rows_that_are_exactly_zero():
     a = torch.zeros(6, 6, dtype=torch.float64)
     a[0, 2], a[1, 4] = 0.5, 0.25
-    left, values, right = singular_vectors(a)
+    left, values, right = singular_vectors([a])[0]
     torch.testing.assert_close(values, torch.tensor([0.5, 0.25, 0, 0, 0, 0], dtype=torch.float64))
     torch.testing.assert_close(right.T @ right, torch.eye(6, dtype=torch.float64))
     torch.testing.assert_close((left * values) @ right.T, a)
@@ -144,7 +144,7 @@ def test_singular_vectors_of_rows_that_are_exactly_zero():
 def test_small_and_absent_values_together_keep_their_signs():
     for seed in range(4):
         a = spectrum([0.9, 0.5, 0.2, 3e-8, 1e-8, 0.0], 6, 6, torch.float64, seed)
-        left, values, right = singular_vectors(a)
+        left, values, right = singular_vectors([a])[0]
         torch.testing.assert_close((left * values) @ right.T, a, rtol=0, atol=1e-10)
         torch.testing.assert_close(
             (left.T @ a @ right).diagonal()[:5] / values[:5], torch.ones(5).double(), rtol=1e-4, atol=0
@@ -160,6 +160,6 @@ def test_many_pairs_are_decomposed_together_as_one_by_one():
     decompose(pairs)
     for pair in pairs:
         left, rho, right = vars(pair)["canonical"]
-        torch.testing.assert_close(rho, singular_vectors(pair.whitened)[1].clamp(max=1))
+        torch.testing.assert_close(rho, singular_vectors([pair.whitened])[0][1].clamp(max=1))
         tolerance = 1e-5 if rho.dtype == torch.float32 else 1e-7
         torch.testing.assert_close((left * rho) @ right.T, pair.whitened, rtol=0, atol=tolerance)
