@@ -28,7 +28,7 @@ _HOME = {
     "extract": "extraction",
     "open": "store.open_store",
     "read_lineup": "lineup",
-    "read_corpus": "audio",
+    "read_corpus": "corpus",
     "compare": "grid",
     "compare_heads": "heads",
     "compare_attention": "heads",

@@ -1,19 +1,19 @@
-"""Speech in: a corpus becomes utterances, a file becomes mono float32 at 16 kHz, samples become frames."""
+"""Sound in: a file, or a stretch of one, becomes mono float32 at 16 kHz; samples become frames."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import io
 from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol
 
 import numpy as np
-import pandas as pd
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from sslsim.containers import cut_off
 from sslsim.errors import SslsimError
 
 SAMPLE_RATE = 16_000
@@ -24,36 +24,29 @@ HOP = 320
 """Samples from one frame to the next (20 ms)."""
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 """What counts as audio when a folder is read; a manifest may name anything libsndfile reads."""
+SILENCE = 2.0**-15
+"""A sound that never leaves its mean by more, the last bit of 16 (-90 dB), is silent."""
+_UNKNOWN = 2**48  # libsndfile gives a length beyond any file where a stream does not tell its own
+_BLOCK = 1 << 20  # samples to skip at a time where a format cannot be entered anywhere
+_EXACT = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF"}  # a seek gives the samples that reading on would
 
 
-@dataclass(frozen=True)
-class Utterance:
-    """One audio file of a corpus.
+class AudioError(SslsimError):
+    """A sound that cannot be used; `reason` says why without naming it."""
 
-    Attributes
-    ----------
-    id : str
-        Unique in its corpus.
-    path : Path
-        The audio file.
-    speaker : str
-        Who speaks; ``""`` when the manifest does not say.
-    n_samples : int
-        Length at 16 kHz, after resampling.
-    text : str
-        What is said, when the manifest tells.
-    """
+    def __init__(self, source: Source, reason: str) -> None:
+        super().__init__(f"audio {str(source)!r}: {reason}")
+        self.reason = reason
 
-    id: str
-    path: Path
-    speaker: str
-    n_samples: int
-    text: str = ""
 
-    @property
-    def seconds(self) -> float:
-        """Length in seconds."""
-        return self.n_samples / SAMPLE_RATE
+class Clip(Protocol):
+    """Encoded audio that is no file of its own, such as a row of a dataset; ``str`` names it."""
+
+    def content(self) -> bytes:
+        """Return what a file would hold."""
+
+
+Source = str | Path | Clip
 
 
 def n_frames(n_samples: int) -> int:
@@ -73,153 +66,163 @@ def frame_times(n_frames: int) -> NDArray[np.float64]:
 def spread(n_items: int, n_wanted: int) -> NDArray[np.int64]:
     """Return ``n_wanted`` of ``range(n_items)``: the centres of equal bins, or all if there are no more.
 
-    The one sampling rule of the package: for the attention query rows of an utterance and for
-    ``max_utterances`` of a corpus. It needs no seed and does not depend on order of work.
+    The rule by which frames and attention query rows of an utterance are sampled. It needs no seed and
+    looks at nothing but the utterance.
     """
     if n_items <= n_wanted:
         return np.arange(n_items)
     return (2 * np.arange(n_wanted) + 1) * n_items // (2 * n_wanted)
 
 
-def read_corpus(path: str | Path) -> list[Utterance]:
-    """Read the utterances of a folder or manifest; headers only, no audio is decoded.
+class Recording:
+    """An open sound, of which any stretch is read, mixed to mono and resampled by itself.
 
     Parameters
     ----------
-    path : str or Path
-        A folder is searched recursively for wav, flac, ogg, opus and mp3: the id is the relative path
-        without suffix; the speaker is the parent folder, or for LibriSpeech's
-        ``speaker/chapter/speaker-chapter-number.flac`` the first of these. A manifest (``.csv``,
-        ``.tsv``, or ``.jsonl`` with one object a line) has columns ``id`` and ``path`` (relative to
-        the manifest) and may have ``speaker`` and ``text``; others are ignored.
+    source : path or Clip
+        What libsndfile reads: wav, flac, ogg, opus, mp3, aiff and more.
 
-    Returns
-    -------
-    list of Utterance
-        In the manifest's order; a folder's sorted by path.
+    Attributes
+    ----------
+    rate : int
+        Its own sampling rate.
+    n : int
+        Its length at that rate.
 
     Raises
     ------
-    SslsimError
-        Nothing there, a column, file or id missing, an id twice, a file that is not audio, empty or
-        shorter than one frame.
+    AudioError
+        Not there, not audio, cut off, or without samples.
     """
-    path = Path(path)
-    if not path.exists():
-        raise SslsimError(f"corpus {str(path)!r}: no such folder or manifest")
-    rows = _folder_rows(path) if path.is_dir() else _manifest_rows(path)
-    seen: set[str] = set()
-    for row in rows:
-        if row["id"] in seen:
-            raise SslsimError(f"corpus {str(path)!r}: id {row['id']!r} occurs twice; every utterance needs its own")
-        seen.add(row["id"])
-    return [Utterance(**row, n_samples=_n_samples(row["path"])) for row in rows]
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        file = _open(source)
+        try:
+            if not file.read(1):
+                raise AudioError(source, "empty: 0 bytes")
+            fault = cut_off(file)
+            if fault:
+                raise AudioError(source, f"cut off: {fault}")
+            file.seek(0)
+            self._sound = soundfile.SoundFile(file)
+        except soundfile.LibsndfileError as error:
+            file.close()
+            raise AudioError(source, f"not audio, or damaged: {error.error_string or 'no reason given'}") from error
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+        self.rate: int = self._sound.samplerate
+        self._exact = self._sound.format in _EXACT
+        self.n: int = self._sound.frames if self._sound.frames < _UNKNOWN else self._count()
+        if self.n == 0:
+            self.close()
+            raise AudioError(source, "holds no samples")
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._sound.close()
+        self._file.close()
+
+    def _count(self) -> int:
+        total = 0
+        while got := len(self._decoded(_BLOCK)):
+            total += got
+        self._sound.seek(0)
+        return total
+
+    def _decoded(self, n: int) -> NDArray[np.float32]:
+        try:
+            return self._sound.read(n, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(self.source, f"not audio, or damaged: {error.error_string}") from error
+
+    def _go_to(self, sample: int) -> None:
+        """Stand at a sample, so that what is read does not depend on what was read before."""
+        place = self._sound.tell()
+        if place == sample:
+            return
+        if self._exact or sample == 0:
+            self._sound.seek(sample)
+            return
+        if sample < place:
+            self._sound.seek(0)
+            place = 0
+        while place < sample and (got := len(self._decoded(min(_BLOCK, sample - place)))):
+            place += got
+
+    def read(self, begin: int = 0, end: int | None = None) -> NDArray[np.float32]:
+        """Return the samples from `begin` to `end`, counted at its own rate, at 16 kHz, shape (n,), float32.
+
+        Channels are averaged; the stretch is resampled by soxr as if nothing stood before or after it.
+
+        Raises
+        ------
+        AudioError
+            Cut off within the stretch, or a sample that is NaN or infinite (one such sample would make
+            every frame NaN).
+        """
+        end = self.n if end is None else end
+        self._go_to(begin)
+        samples = self._decoded(end - begin)
+        if len(samples) != end - begin:
+            raise AudioError(self.source, f"cut off: {begin + len(samples):,} of {self.n:,} samples can be read")
+        if not np.isfinite(samples).all():
+            bad = begin + int(np.argmin(np.isfinite(samples).all(axis=1)))
+            raise AudioError(self.source, f"sample {bad} is NaN or infinite")
+        waveform = samples.mean(axis=1)
+        return waveform if self.rate == SAMPLE_RATE else soxr.resample(waveform, self.rate, SAMPLE_RATE)
 
 
-def _folder_rows(folder: Path) -> list[dict]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    if not files:
-        raise SslsimError(f"corpus {str(folder)!r}: no audio in this folder (looked for {', '.join(SUFFIXES)})")
-    return [
-        {"id": file.relative_to(folder).with_suffix("").as_posix(), "path": file, "speaker": _speaker(file)}
-        for file in files
-    ]
-
-
-def _speaker(file: Path) -> str:
-    chapter, speaker = file.parent, file.parent.parent
-    librispeech = file.stem.startswith(f"{speaker.name}-{chapter.name}-")
-    return speaker.name if librispeech else chapter.resolve().name
-
-
-def _manifest_rows(path: Path) -> list[dict]:
-    table = _manifest_table(path)
-    missing = [column for column in ("id", "path") if column not in table.columns]
-    if missing:
-        raise SslsimError(
-            f"manifest {str(path)!r}: no column {' or '.join(map(repr, missing))}; "
-            f"its columns are {', '.join(map(str, table.columns)) or 'none'}"
-        )
-    if table.empty:
-        raise SslsimError(f"manifest {str(path)!r}: lists no utterance")
-    table = table.reindex(columns=["id", "path", "speaker", "text"]).astype(object).fillna("").astype(str)
-    rows = [{**row, "path": path.parent / row["path"]} for row in table.to_dict("records")]
-    for number, row in enumerate(rows, 1):
-        if not row["id"]:
-            raise SslsimError(f"manifest {str(path)!r}: row {number} has no id")
-        if not row["path"].is_file():
-            raise SslsimError(f"manifest {str(path)!r}: row {number} ({row['id']}): no file {str(row['path'])!r}")
-    return rows
-
-
-def _manifest_table(path: Path) -> pd.DataFrame:
-    suffix = path.suffix.lower()
+def _open(source: Source) -> BinaryIO:
+    if not isinstance(source, str | Path):
+        return io.BytesIO(source.content())
     try:
-        if suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return pd.DataFrame.from_records([json.loads(line) for line in lines if line.strip()])
-        if suffix in (".csv", ".tsv"):
-            # every value as written: an id 007 must not become 7, nor a speaker "NA" nothing
-            return pd.read_csv(path, sep="," if suffix == ".csv" else "\t", dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    except (ValueError, AttributeError, TypeError) as error:
-        raise SslsimError(f"manifest {str(path)!r}: cannot be read: {error}") from error
-    raise SslsimError(f"corpus {str(path)!r}: neither a folder nor a manifest (.csv, .tsv, .jsonl)")
+        return Path(source).open("rb")
+    except IsADirectoryError as error:
+        raise AudioError(source, "a folder, not a file") from error
+    except FileNotFoundError as error:
+        raise AudioError(source, "no such file") from error
+    except OSError as error:
+        raise AudioError(source, f"cannot be read: {error.strerror}") from error
 
 
-def _n_samples(path: Path) -> int:
-    """Length at 16 kHz from the header; soxr rounds half up, and tests hold that."""
-    try:
-        info = soundfile.info(path)
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(path, error) from error
-    n_samples = (2 * info.frames * SAMPLE_RATE + info.samplerate) // (2 * info.samplerate)
-    _check_length(path, n_samples)
-    return n_samples
+def at_16_khz(n_samples: int, rate: int) -> int:
+    """Return how many samples at 16 kHz soxr makes of ``n_samples``; it rounds half up, and tests hold that."""
+    return (2 * n_samples * SAMPLE_RATE + rate) // (2 * rate)
 
 
-def _unreadable(path: Path, error: soundfile.LibsndfileError) -> SslsimError:
-    if not path.is_file():
-        return SslsimError(f"audio {str(path)!r}: no such file")
-    return SslsimError(f"audio {str(path)!r}: not audio, or damaged: {error.error_string or 'no reason given'}")
-
-
-def _check_length(path: Path, n_samples: int) -> None:
-    if n_samples == 0:
-        raise SslsimError(f"audio {str(path)!r}: holds no samples")
-    if n_samples < WINDOW:
-        raise SslsimError(
-            f"audio {str(path)!r}: {n_samples} samples at 16 kHz, shorter than one frame ({WINDOW} samples)"
-        )
-
-
-def load_audio(path: str | Path) -> NDArray[np.float32]:
-    """Return a file's samples at 16 kHz, shape (n,), float32; channels averaged, resampled by soxr.
+def load_audio(source: Source) -> NDArray[np.float32]:
+    """Return a whole sound at 16 kHz, shape (n,), float32; channels averaged, resampled by soxr.
 
     Raises
     ------
-    SslsimError
+    AudioError
         No such file, not audio, cut off, empty, shorter than one frame, or a sample that is NaN or
-        infinite (one such sample would make every frame NaN).
+        infinite.
     """
-    path = Path(path)
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate, declared = file.samplerate, file.frames
-            samples = file.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(path, error) from error
-    if len(samples) != declared:
-        raise SslsimError(f"audio {str(path)!r}: cut off: {len(samples):,} of {declared:,} samples can be read")
-    if not np.isfinite(samples).all():
-        bad = int(np.argmin(np.isfinite(samples).all(axis=1)))
-        raise SslsimError(f"audio {str(path)!r}: sample {bad} is NaN or infinite")
-    waveform = samples.mean(axis=1)
-    if rate != SAMPLE_RATE and len(waveform):
-        waveform = soxr.resample(waveform, rate, SAMPLE_RATE)
-    _check_length(path, len(waveform))
+    with Recording(source) as recording:
+        waveform = recording.read()
+    check_length(source, len(waveform))
     return waveform
+
+
+def check_length(source: Source, n_samples: int) -> None:
+    """Raise if there is not one frame in so many samples at 16 kHz."""
+    if n_samples < WINDOW:
+        raise AudioError(source, f"{n_samples} samples at 16 kHz, shorter than one frame ({WINDOW} samples)")
+
+
+def is_silent(waveform: NDArray[np.float32]) -> bool:
+    """Return whether a waveform never leaves its mean by more than ``SILENCE``."""
+    return float(np.abs(waveform - waveform.mean(dtype=np.float64)).max()) <= SILENCE
 
 
 def waveform_fingerprint(waveform: NDArray[np.float32]) -> str:
@@ -227,19 +230,12 @@ def waveform_fingerprint(waveform: NDArray[np.float32]) -> str:
     return hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").data).hexdigest()
 
 
-def file_fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def corpus_fingerprint(utterances: Iterable[Utterance]) -> str:
-    """Return a SHA-256 over every utterance's id, speaker and the bytes of its file.
-
-    File bytes, not decoded samples: it runs at disk speed, so that an extraction that is already done
-    is recognised at once. Re-encoding the same samples changes it; moving the corpus does not.
-    """
-    total = hashlib.sha256()
-    for utterance in utterances:
-        total.update(f"{utterance.id}\0{utterance.speaker}\0{file_fingerprint(utterance.path)}\n".encode())
-    return total.hexdigest()
+def content_fingerprint(source: Source) -> str:
+    """Return the SHA-256 of the bytes of a file or clip; of one that cannot be read, of the reason."""
+    try:
+        with _open(source) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except AudioError as error:
+        return hashlib.sha256(error.reason.encode()).hexdigest()
+    except OSError as error:
+        return hashlib.sha256(str(error.strerror).encode()).hexdigest()

@@ -251,17 +251,19 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
 
     rows = []
     for checkpoint in read_lineup(arguments.lineup):
-        encoder = load_encoder(checkpoint)
+        anatomy = load_encoder(checkpoint).anatomy
         rows.append(
             {
                 "name": checkpoint.name,
                 "family": checkpoint.family,
                 "size": checkpoint.size,
-                "layers": encoder.n_layers,
-                "neurons": encoder.n_neurons,
-                "heads": encoder.n_heads,
-                "pre-norm": "yes" if encoder.pre_norm else "no",
-                "parameters": f"{encoder.parameters:,}",
+                "layers": anatomy.n_layers,
+                "neurons": anatomy.n_neurons,
+                "heads": anatomy.n_heads,
+                "layers are": "LayerNorm outputs" if anatomy.normed else "residual stream",
+                "final norm": "yes" if anatomy.final_norm else "no",
+                **{key: {True: "yes", False: "no"}.get(value, value) for key, value in anatomy.heard.items()},
+                "parameters": f"{anatomy.parameters:,}",
                 "finetuned from": checkpoint.finetuned_from or "",
                 "seed of": checkpoint.seed_of or "",
                 "weights": checkpoint.weights,

@@ -1,20 +1,25 @@
 """Corpus x checkpoint -> activation store, once: what is already there is reopened, nothing is loaded.
 
-A store is written utterance by utterance into a temporary folder beside its place and renamed when
-complete, so that nothing half-written is ever seen and memory does not grow with the corpus.
+The work is cut into shards of a few utterances, which any worker can do; see `writer` for how they become a store. An
+utterance is read, encoded and written by itself, so that its numbers do not depend on which others there are, and
+memory does not grow with the corpus.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,72 +27,88 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sslsim import __version__, models
-from sslsim.audio import (
-    Utterance,
-    corpus_fingerprint,
-    load_audio,
-    n_frames,
-    read_corpus,
-    spread,
-    waveform_fingerprint,
-)
+from sslsim.anatomy import Anatomy, Encoded
+from sslsim.audio import SAMPLE_RATE, n_frames
+from sslsim.corpus import Draw, Limits, Reader, Utterance, corpus_fingerprint, index_of, read_corpus
 from sslsim.errors import SslsimError
 from sslsim.lineup import Checkpoint, checkpoint_fingerprint, read_lineup, select
 from sslsim.parallel import results
 from sslsim.store import (
     FRAME_RULE,
-    ROW_RULE,
+    SAMPLE_RULE,
     STORE_VERSION,
     ActivationStore,
     frame_key,
     open_store,
-    query_rows,
+    sampled,
 )
-from sslsim.writer import ArrayFiles, temporary, write_description
+from sslsim.writer import Draft, drafting, tidy
 
 _LIBRARIES = ("torch", "transformers", "numpy", "soundfile", "soxr")
-# utterances, beyond one a thread, that may wait to be written: 35 s at large size take 180 MB, and their attention
-AHEAD = 4
+SHARD_SECONDS = 60.0  # of audio in one shard: what is lost when it is interrupted
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
+_NAMED = 5  # skipped utterances that are named on the terminal
 
 
 def extract(
     lineup: str | Path | Sequence[Checkpoint],
-    corpus: str | Path,
+    corpus: str | Path | Any,
     out: str | Path,
     *,
     checkpoints: Sequence[str] = (),
     max_utterances: int | None = None,
+    max_seconds: float | None = None,
+    per_speaker: int | None = None,
+    seed: int = 0,
+    piece_seconds: float = Limits.piece_seconds,
+    longest_seconds: float = Limits.longest_seconds,
+    strict: bool = False,
+    frames: int | str = "all",
     queries: int | str = 16,
+    shard_seconds: float = SHARD_SECONDS,
     executor: Executor | None = None,
     device: str = "cpu",
+    dtype: str = "float32",
     progress: bool = True,
 ) -> list[ActivationStore]:
-    """Run checkpoints over a corpus and keep every hidden state and rows of every attention map.
+    """Run checkpoints over a corpus and keep hidden states and rows of every attention map.
+
+    An extraction that was interrupted goes on where it stopped, and ends in the same bytes.
 
     Parameters
     ----------
     lineup : path or sequence of Checkpoint
-        A lineup file (see ``read_lineup``), or its checkpoints.
-    corpus : path
-        A folder or manifest (see ``read_corpus``).
+        A lineup file or the name of one that comes with sslsim (see ``read_lineup``), or its checkpoints.
+    corpus : path or datasets.Dataset
+        A folder, a manifest or a dataset (see ``read_corpus``).
     out : path
         Where the stores lie: ``<out>/<name>-<key>``. The key is a hash of the content of checkpoint and
-        audio and of the options below, so a changed file is extracted anew and nothing else is.
+        audio and of what is kept of them, so a changed file is extracted anew and nothing else is.
     checkpoints : sequence of str
         Which of the lineup; all when empty.
-    max_utterances : int, optional
-        At most so many, evenly spread over the corpus.
-    queries : int or "all"
-        At most so many query rows of each attention map, evenly spread over the utterance; 0 for none.
+    max_utterances, max_seconds, per_speaker, seed
+        Draw a sample of the corpus: at most so many utterances, so much audio, so many utterances of
+        each speaker. See `corpus.Draw`.
+    piece_seconds, longest_seconds : float
+        Longer utterances are cut into equal pieces, or left out. See `corpus.Limits`.
+    strict : bool
+        Raise if there is an utterance that cannot be used (unreadable, cut off, NaN, silent, shorter than a
+        frame, too long) instead of leaving it out; ``store.skipped`` lists what was.
+    frames, queries : int or "all"
+        At most so many frames of each utterance, and query rows of each of its attention maps, evenly
+        spread; 0 queries for no attention.
+    shard_seconds : float
+        Audio that is worked on between two points from which an interrupted extraction can go on.
     executor : Executor, optional
-        Run checkpoints side by side on any executor of `concurrent.futures` whose workers see the same folders; an
-        executor of threads, by default as many as torch uses, runs them one after the other, its threads an utterance
-        each. On machines of one kind the numbers are the same bit for bit.
+        Work in parallel on any executor of `concurrent.futures` whose workers see the same folders; by default
+        in as many threads as torch uses. On machines of one kind the numbers are the same bit for bit.
     device : str
         Where the encoders run.
+    dtype : str
+        What they compute in: float32, or bfloat16 or float16, which are quicker on a GPU and wrong by about
+        a hundredth. What is stored is float32.
     progress : bool
-        Show a bar a checkpoint.
+        Show a bar a checkpoint, and say what was left out.
 
     Returns
     -------
@@ -97,136 +118,232 @@ def extract(
     Raises
     ------
     SslsimError
-        Anything wrong with lineup, audio or a checkpoint's files, before any encoder is loaded; weights
-        that do not load; hidden states that are not finite. No store is left behind half-written.
+        Anything wrong with lineup, corpus or a checkpoint's files, before any encoder is loaded; weights
+        that do not load; hidden states that are not finite.
     """
-    _check_options(max_utterances, queries)
+    draw, limits = Draw(max_utterances, max_seconds, per_speaker, seed), Limits(piece_seconds, longest_seconds)
+    _check_options(frames, queries, shard_seconds, dtype)
     chosen = select(read_lineup(lineup) if isinstance(lineup, str | Path) else lineup, checkpoints)
-    utterances = [replace(u, path=u.path.absolute()) for u in read_corpus(corpus)]
-    if max_utterances is not None:
-        utterances = [utterances[i] for i in spread(len(utterances), max_utterances)]
+    utterances = [replace(u, path=u.path.absolute()) if not u.clip else u for u in draw.of(read_corpus(corpus))]
     audio = corpus_fingerprint(utterances)
-    rule = [STORE_VERSION, FRAME_RULE, ROW_RULE, audio, max_utterances, queries]
+    rule = [STORE_VERSION, FRAME_RULE, SAMPLE_RULE, audio, astuple(limits), frames, queries, dtype]
     prints = [checkpoint_fingerprint(checkpoint) for checkpoint in chosen]
     roots = [Path(out).absolute() / f"{c.name}-{_key(*rule, f)}" for c, f in zip(chosen, prints, strict=True)]
     missing = [part for part in zip(chosen, prints, roots, strict=True) if not part[2].exists()]
     if missing:
-        index = _index(utterances, queries, progress)
-        calls = [(*part, utterances, index, audio, queries, device) for part in missing]
-        if executor is None or isinstance(executor, ThreadPoolExecutor):
-            for call in calls:
-                _extract_one(*call, threads=executor, progress=progress)
-        else:
-            with tqdm(total=len(calls), desc="checkpoints", file=sys.stdout, disable=not progress) as bar:
-                list(results(_extract_one, calls, executor=executor, done=lambda _: bar.update()))
+        index, skipped = _look(utterances, limits, executor, progress)
+        _check_skipped(skipped, utterances, strict, progress)
+        request = Request(utterances, audio, _sampled(index, frames, queries), skipped, frames, queries, device, dtype)
+        try:
+            _extract_missing(missing, request, shard_seconds, executor, progress)
+        finally:
+            _encoder.cache_clear()
+    for root in roots:
+        tidy(root)
     # names and notes as the lineup has them now: they may have changed since, the content has not
-    return [replace(open_store(r), checkpoint=c) for c, r in zip(chosen, roots, strict=True)]
+    stores = [replace(open_store(r), checkpoint=c) for c, r in zip(chosen, roots, strict=True)]
+    if strict and not missing:
+        _check_skipped(stores[0].skipped, utterances, strict, progress)
+    return stores
 
 
-def _check_options(max_utterances: int | None, queries: int | str) -> None:
-    if max_utterances is not None and max_utterances < 1:
-        raise SslsimError(f"max_utterances is {max_utterances}; it must be at least 1, or None for all")
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of every checkpoint, and what a worker must know."""
+
+    utterances: list[Utterance]
+    audio: str
+    index: pd.DataFrame
+    skipped: pd.DataFrame
+    frames: int | str
+    queries: int | str
+    device: str
+    dtype: str
+
+
+def _check_options(frames: int | str, queries: int | str, shard_seconds: float, dtype: str) -> None:
+    if frames != "all" and not (type(frames) is int and frames >= 1):
+        raise SslsimError(f"frames is {frames!r}; it must be 'all' or a number of frames, 1 or more")
     if queries != "all" and not (type(queries) is int and queries >= 0):
         raise SslsimError(f"queries is {queries!r}; it must be 'all' or a number of rows, 0 for no attention")
+    if not shard_seconds > 0:
+        raise SslsimError(f"shard_seconds is {shard_seconds}; it must be more than 0")
+    if dtype not in models.DTYPES:
+        raise SslsimError(f"dtype is {dtype!r}; known: {', '.join(models.DTYPES)}")
 
 
 def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _extract_one(
-    checkpoint: Checkpoint,
-    fingerprint: str,
-    root: Path,
-    utterances: Sequence[Utterance],
-    index: pd.DataFrame,
-    audio: str,
-    queries: int | str,
-    device: str,
-    *,
-    threads: ThreadPoolExecutor | None = None,
-    progress: bool = False,
-) -> None:
-    """Write one store, whole or not at all."""
-    seconds = sum(utterance.seconds for utterance in utterances)
-    # the bar first: loading takes seconds, and the first time more, to import transformers
-    with (
-        tqdm(
-            total=seconds, desc=checkpoint.name, bar_format=_BAR, file=sys.stdout, mininterval=1, disable=not progress
-        ) as bar,
-        temporary(root) as folder,
-    ):
-        encoder = models.load_encoder(checkpoint, device)
-        store = _plan(folder, encoder, index, fingerprint, audio, queries)
-        _write_arrays(store, encoder, utterances, threads, bar)
-        write_description(store)
-
-
-def _index(utterances: Sequence[Utterance], queries: int | str, progress: bool) -> pd.DataFrame:
+def _look(
+    utterances: Sequence[Utterance], limits: Limits, executor: Executor | None, progress: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Decode all audio once: every fault in it is found before an encoder is loaded, and sizes are exact."""
-    bar = tqdm(utterances, "reading audio", file=sys.stdout, mininterval=1, delay=2, disable=not progress)
-    rows = []
-    for utterance in bar:
-        waveform = load_audio(utterance.path)
-        frames = n_frames(len(waveform))
-        rows.append(
-            {
-                "utterance": utterance.id,
-                "speaker": utterance.speaker,
-                "n_samples": len(waveform),
-                "n_frames": frames,
-                "start": 0,
-                "n_rows": len(query_rows(frames, queries)),
-                "waveform": waveform_fingerprint(waveform),
-            }
-        )
-    index = pd.DataFrame(rows)
+    total = len(utterances)
+    with tqdm(None, "reading audio", total, file=sys.stdout, mininterval=1, delay=2, disable=not progress) as bar:
+        return index_of(utterances, limits, executor=executor, done=bar.update)
+
+
+def _check_skipped(skipped: pd.DataFrame, utterances: Sequence[Utterance], strict: bool, progress: bool) -> None:
+    if skipped.empty:
+        return
+    listed = [f"{row.utterance!r}: {row.reason}" for row in skipped.head(_NAMED).itertuples()]
+    more = f"; and {len(skipped) - _NAMED:,} more" if len(skipped) > _NAMED else ""
+    told = "; ".join(listed) + more
+    if strict:
+        raise SslsimError(f"{len(skipped):,} of the corpus's sounds cannot be used: {told}; mend them or drop strict")
+    if skipped.utterance.nunique() >= len(utterances) and set(skipped.utterance) >= {u.id for u in utterances}:
+        raise SslsimError(f"no utterance of the corpus can be used: {told}")
+    if progress:
+        print(f"left out {len(skipped):,} that cannot be used (skipped.csv in each store): {told}", flush=True)
+
+
+def _sampled(index: pd.DataFrame, frames: int | str, queries: int | str) -> pd.DataFrame:
+    """Add to the index what is kept of each utterance."""
+    lengths = [n_frames(n) for n in index["n_samples"]]
+    index = index.assign(length=lengths, n_frames=[len(sampled(n, frames)) for n in lengths])
     index["start"] = index["n_frames"].cumsum() - index["n_frames"]
+    index["n_rows"] = [len(sampled(n, queries)) for n in lengths]
     return index
 
 
+def _extract_missing(
+    missing: Sequence[tuple[Checkpoint, str, Path]],
+    request: Request,
+    shard_seconds: float,
+    executor: Executor | None,
+    progress: bool,
+) -> None:
+    if executor is None or isinstance(executor, ThreadPoolExecutor):  # one checkpoint in memory at a time
+        for part in missing:
+            _extract_together([part], request, shard_seconds, executor, progress)
+    else:
+        _extract_together(missing, request, shard_seconds, executor, progress)
+
+
+def _extract_together(
+    missing: Sequence[tuple[Checkpoint, str, Path]],
+    request: Request,
+    shard_seconds: float,
+    executor: Executor | None,
+    progress: bool,
+) -> None:
+    """Make some stores, their shards in one row."""
+    title = missing[0][0].name if len(missing) == 1 else f"{len(missing)} checkpoints"
+    seconds = request.index["n_samples"].to_numpy() / SAMPLE_RATE
+    options = {"bar_format": _BAR, "file": sys.stdout, "mininterval": 1, "disable": not progress}
+    stop = threading.Event()
+    # the bar first: loading takes seconds, and the first time more, to import transformers
+    with tqdm(total=float(seconds.sum()) * len(missing), desc=title, **options) as bar, ExitStack() as stack:
+        shards: list[tuple[Draft, list[int]]] = []
+        for part in sorted(missing, key=lambda part: part[2]):  # in one order everywhere: no two wait for each other
+            draft = stack.enter_context(drafting(part[2], partial(_plan, *part[:2], request, executor), _made_by()))
+            left = draft.missing() if draft else []
+            bar.update(float(seconds.sum() - seconds[left].sum()))
+            shards += [(draft, some) for some in _cut(left, seconds, shard_seconds)] if draft else []
+        own = executor is None or isinstance(executor, ThreadPoolExecutor)
+        tick = (lambda u: bar.update(float(seconds[u]))) if own else None
+        shard = partial(_shard, stop=stop, tick=tick) if own else _shard
+        done = (lambda _: None) if own else (lambda i: bar.update(float(seconds[shards[i][1]].sum())))
+        for _ in results(shard, shards, executor=executor, stop=stop, done=done):
+            pass
+
+
+def _made_by() -> dict[str, Any]:
+    """Name what must be the same for an interrupted extraction to go on: libraries and kind of processor."""
+    import torch
+
+    return {
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
 def _plan(
-    root: Path, encoder: models.Encoder, index: pd.DataFrame, fingerprint: str, audio: str, queries: int | str
-) -> ActivationStore:
-    """Return the store that is about to be written into ``root``."""
-    return ActivationStore(
-        root=root,
-        checkpoint=encoder.checkpoint,
-        n_layers=encoder.n_layers,
-        n_neurons=encoder.n_neurons,
-        n_heads=encoder.n_heads,
+    checkpoint: Checkpoint, fingerprint: str, request: Request, executor: Executor | None
+) -> tuple[ActivationStore, Request]:
+    """Return the store that is about to be written."""
+    (anatomy,) = results(_anatomy, [(checkpoint, fingerprint, request.device, request.dtype)], executor=executor)
+    index = request.index if anatomy.n_heads else request.index.assign(n_rows=0)
+    store = ActivationStore(
+        root=Path(),
+        checkpoint=checkpoint,
+        n_layers=anatomy.n_layers,
+        n_neurons=anatomy.n_neurons,
+        n_heads=anatomy.n_heads,
         n_frames=int(index["n_frames"].sum()),
         fingerprint=fingerprint,
-        corpus_fingerprint=audio,
-        pre_norm=encoder.pre_norm,
-        queries=queries,
-        frame_key=frame_key(index, queries),
+        corpus_fingerprint=request.audio,
+        normed=anatomy.normed,
+        input_normed=anatomy.input_normed,
+        final_norm=anatomy.final_norm,
+        heard=anatomy.heard,
+        dtype=request.dtype,
+        frames=request.frames,
+        queries=request.queries,
+        frame_key=frame_key(index, request.frames, request.queries),
         versions={"sslsim": __version__} | {name: version(name) for name in _LIBRARIES},
         index=index,
+        skipped=request.skipped,
     )
+    return store, request
 
 
-def _write_arrays(
-    store: ActivationStore,
-    encoder: models.Encoder,
-    utterances: Sequence[Utterance],
-    threads: ThreadPoolExecutor | None,
-    bar: tqdm,
+_LOADING = threading.Lock()
+
+
+@lru_cache(maxsize=2)  # a worker that goes from one checkpoint to the next may still need the first
+def _encoder(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) -> models.Encoder | models.LogMel:
+    return models.load_encoder(checkpoint, device, dtype)
+
+
+def _loaded(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) -> models.Encoder | models.LogMel:
+    with _LOADING:
+        return _encoder(checkpoint, fingerprint, device, dtype)
+
+
+def _anatomy(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) -> Anatomy:
+    return _loaded(checkpoint, fingerprint, device, dtype).anatomy
+
+
+def _cut(numbers: list[int], seconds: NDArray[np.float64], most: float) -> Iterator[list[int]]:
+    """Cut the numbers of utterances into runs of consecutive ones, each of at most so much audio or of one."""
+    run: list[int] = []
+    for u in numbers:
+        if run and (u != run[-1] + 1 or seconds[run].sum() + seconds[u] > most):
+            yield run
+            run = []
+        run.append(u)
+    if run:
+        yield run
+
+
+class _Stopped(Exception):
+    """Nobody wants the rest of a shard any more."""
+
+
+def _shard(
+    draft: Draft,
+    numbers: list[int],
+    *,
+    stop: threading.Event | None = None,
+    tick: Callable[[int], object] | None = None,
 ) -> None:
-    """Encode utterances side by side, each with one thread of torch, and write them in order."""
-    import torch  # loading the encoder has imported it
+    """Read, encode and write some utterances."""
+    store, request = draft.store, draft.work
+    encoder = _loaded(store.checkpoint, store.fingerprint, request.device, request.dtype)
+    rows: dict[int, Any] = dict(zip(numbers, store.index.iloc[numbers].itertuples(), strict=True))
+    with Reader(request.utterances) as reader:
 
-    calls = [(encoder, u, store.query_rows(i), store.index["waveform"].iat[i]) for i, u in enumerate(utterances)]
-    ahead = AHEAD + (threads._max_workers if threads else torch.get_num_threads())
-    with ExitStack() as stack:
-        files = ArrayFiles(store, stack)
-        for utterance, encoded in zip(utterances, results(_encode, calls, executor=threads, ahead=ahead), strict=True):
-            files.append(encoded, utterance.id)
-            bar.update(utterance.seconds)
+        def arrays(u: int) -> Encoded:
+            if stop and stop.is_set():
+                raise _Stopped
+            length = rows[u].length
+            kept = sampled(length, store.queries), sampled(length, store.frames)
+            encoded = encoder.encode(reader.read(rows[u]), *kept)
+            if tick:
+                tick(u)
+            return encoded
 
-
-def _encode(encoder: models.Encoder, utterance: Utterance, rows: NDArray[np.int64], fingerprint: str) -> models.Encoded:
-    waveform = load_audio(utterance.path)
-    if waveform_fingerprint(waveform) != fingerprint:
-        raise SslsimError(f"audio {str(utterance.path)!r}: changed while it was being extracted")
-    return encoder.encode(waveform, rows)
+        draft.write(numbers, arrays)

@@ -11,8 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sslsim.audio import file_fingerprint
+from sslsim.audio import content_fingerprint
 from sslsim.errors import SslsimError, close_match
+from sslsim.filterbank import RECIPE
+
+LOG_MEL = "log-mel"
+"""Source of the checkpoint that is a spectrogram, and its name where a list of checkpoints asks for it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Checkpoint:
     name : str
         What tables and figures call it.
     source : str
-        A folder, or a hub id ``org/name``.
+        A folder, a hub id ``org/name``, or ``log-mel``: 80 bands of a spectrogram, no weights.
     revision : str or None
         Of a hub id: best a full commit hash.
     family, size : str
@@ -48,7 +52,9 @@ class Checkpoint:
 
     @property
     def weights(self) -> str:
-        """Where its weights come from: ``trained``, or ``random, seed N``."""
+        """Where its weights come from: ``trained``, ``random, seed N``, or ``none``."""
+        if self.source == LOG_MEL:
+            return "none"
         return "trained" if self.untrained_seed is None else f"random, seed {self.untrained_seed}"
 
 
@@ -136,6 +142,8 @@ def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
 
 def _resolve(base: Path, source: str) -> str:
     """Make a folder absolute, relative to the lineup; leave a hub id as it is."""
+    if source == LOG_MEL:
+        return source
     folder = base / Path(source).expanduser()
     if folder.exists() or not _HUB_ID.fullmatch(source) or (base / source.split("/")[0]).exists():
         return str(folder.resolve())
@@ -146,7 +154,7 @@ def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoin
     """Return the named checkpoints in the order of ``names``; all of the lineup when there are none.
 
     ``untrained:NAME`` is the architecture of NAME with random weights of seed 0, ``untrained:NAME:SEED`` of
-    another seed; their checkpoints are called ``untrained-NAME-SEED``.
+    another seed; their checkpoints are called ``untrained-NAME-SEED``. ``log-mel`` needs no place in the lineup.
     """
     known = {checkpoint.name: checkpoint for checkpoint in lineup}
     chosen = list(dict.fromkeys(_named(name, known) for name in names)) if names else list(known.values())
@@ -159,10 +167,14 @@ def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoin
 def _named(name: str, known: Mapping[str, Checkpoint]) -> Checkpoint:
     twin = _UNTRAINED.fullmatch(name)
     wanted = twin["name"] if twin else name
+    if wanted == LOG_MEL and wanted not in known and not twin:
+        return Checkpoint(LOG_MEL, LOG_MEL)
     if wanted not in known:
         raise SslsimError(f"no checkpoint {wanted!r} in the lineup{close_match(wanted, known)}")
     if not twin:
         return known[wanted]
+    if known[wanted].source == LOG_MEL:
+        raise SslsimError(f"{name!r}: {LOG_MEL} has no weights, trained or not")
     seed = int(twin["seed"] or 0)
     return replace(
         known[wanted], name=f"untrained-{wanted}-{seed}", untrained_seed=seed, finetuned_from=None, seed_of=None
@@ -228,6 +240,8 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
 
     Of an untrained twin: over its settings, its seed, and the versions of the libraries that draw its weights.
     """
+    if checkpoint.source == LOG_MEL:
+        return hashlib.sha256(f"{RECIPE}\0{version('transformers')}".encode()).hexdigest()
     folder = locate(checkpoint)
     files = [folder / name for name in _SETTINGS if (folder / name).is_file()]
     drawn = ""
@@ -235,5 +249,5 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
         files += _weight_files(folder)
     else:
         drawn = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
-    parts = drawn + "".join(f"{file.name}\0{file_fingerprint(file)}\n" for file in files)
+    parts = drawn + "".join(f"{file.name}\0{content_fingerprint(file)}\n" for file in files)
     return hashlib.sha256(parts.encode()).hexdigest()

@@ -6,6 +6,7 @@ machines of one kind the numbers do not depend on how many workers there are or 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -28,6 +29,7 @@ def results(
     workers: int | None = None,
     ahead: int | None = None,
     done: Callable[[int], object] = lambda _: None,
+    stop: threading.Event | None = None,
 ) -> Iterator[Result]:
     """Yield ``function(*call)`` for each of `calls`, in their order; the next ones are computed meanwhile.
 
@@ -45,6 +47,8 @@ def results(
         Compute at most so many results that were not yet taken; by default all that can be.
     done : callable
         Told the number of each call that has ended, in the order in which they end.
+    stop : Event, optional
+        Set when no more results are wanted, on a failure or Ctrl-C: calls that have begun may look at it and end.
 
     Raises
     ------
@@ -66,6 +70,8 @@ def results(
                     break
                 yield waiting.popleft().result()
         finally:
+            if stop:
+                stop.set()
             wait([future for future in waiting if not future.cancel()])  # what has begun still uses the caller's files
             torch.set_num_threads(threads)  # what a thread of ours set would hold for threads begun later
 

@@ -1,35 +1,56 @@
-"""Writing an activation store: complete or not at all."""
+"""Writing an activation store, by any number of workers, through any interruption.
+
+A store grows in a hidden folder beside its place, ``.NAME-KEY.partial``. Every utterance has its fixed place in every
+array file, so that work can be cut, ordered and interrupted anyhow and ends in the same bytes. What a worker has
+written of a few utterances counts once a file of their checksums stands in ``.progress``, put there in one step; who
+goes on later believes it only if the bytes on the disk still have these checksums. The folder is renamed when all is
+there, so that nothing half-written is ever seen in its place.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import os
+import pickle
 import platform
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Any, Protocol
 
+import filelock
 import numpy as np
 from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError
 from sslsim.store import (
+    CHECKSUM_FILE,
     FINAL_FILE,
     FRAME_RULE,
     INDEX_FILE,
     JSON_FIELDS,
-    ROW_RULE,
+    SAMPLE_RULE,
+    SKIPPED_FILE,
     STORE_FILE,
     STORE_VERSION,
+    TABLES,
     ActivationStore,
+    array_files,
     attention_file,
-    attention_offsets,
+    checksums,
+    description_hash,
+    extents,
+    file_hash,
+    header,
     layer_file,
 )
+
+_PROGRESS, _LOCK, _PLAN = ".progress", "lock", "plan.pickle"
+_POLL = 0.2  # seconds between two looks whether another process is through
 
 
 class Arrays(Protocol):
@@ -37,89 +58,287 @@ class Arrays(Protocol):
 
     @property
     def hidden(self) -> NDArray[np.float32]:
-        """Layers, (L + 1, T, n_neurons)."""
+        """Layers, (L + 1, n_frames, n_neurons)."""
 
     @property
     def final(self) -> NDArray[np.float32] | None:
-        """Final layer, (T, n_neurons), for pre-norm models."""
+        """Last hidden state, (n_frames, n_neurons), where it is not layer L."""
 
     @property
     def attention(self) -> NDArray[np.float32]:
         """Rows of every map, (L, n_heads, n_rows, T)."""
 
 
-class ArrayFiles:
-    """The open .npy files of a store, their headers written: the final shapes are known beforehand.
+class Draft:
+    """A store that is being written.
 
-    Appended to with plain writes, not through a memory map, where a full disk would kill the process.
+    Parameters
+    ----------
+    folder : path
+        Where it grows; see `begin` for how it comes to be.
     """
 
-    def __init__(self, store: ActivationStore, stack: ExitStack) -> None:
-        self._name, self._stack = store.checkpoint.name, stack
-        shape = (store.n_frames, store.n_neurons)
-        flat = (int(attention_offsets(store.index, store.n_heads)[-1]),)
-        blocks = range(1, store.attention_layers + 1)
-        names: dict[str, tuple[int, ...]] = {layer_file(i): shape for i in range(store.n_layers)}
-        names |= {FINAL_FILE: shape} if store.pre_norm else {}
-        names |= {attention_file(i): flat for i in blocks}
-        _check_space(store.root, sum(4 * math.prod(s) for s in names.values()))
-        self._files = {name: self._open(store.root / name, s) for name, s in names.items()}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def _open(self, path: Path, shape: tuple[int, ...]) -> IO[bytes]:
-        file = self._stack.enter_context(path.open("wb"))
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        return file
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}  # another process reads the rest for itself
 
-    def append(self, encoded: Arrays, utterance: str) -> None:
-        """Write one utterance's arrays, once they are known to be finite."""
-        for i, state in enumerate(encoded.hidden):
-            self._write(layer_file(i), state, f"layer {i}", utterance)
-        if encoded.final is not None:
-            self._write(FINAL_FILE, encoded.final, "final layer", utterance)
-        for i, rows in enumerate(encoded.attention, 1):
-            self._write(attention_file(i), rows, f"attention of layer {i}", utterance)
+    @cached_property
+    def _content(self) -> tuple[ActivationStore, Any]:
+        with (self.folder / _PROGRESS / _PLAN).open("rb") as file:
+            store, work = pickle.load(file)
+        return replace(store, root=self.folder), work
 
-    def _write(self, name: str, values: NDArray[np.float32], what: str, utterance: str) -> None:
+    @property
+    def store(self) -> ActivationStore:
+        """The store as it will be, in the folder where it grows."""
+        return self._content[0]
+
+    @property
+    def work(self) -> Any:
+        """What `begin` was given for the workers."""
+        return self._content[1]
+
+    def missing(self) -> list[int]:
+        """Return the numbers of the utterances that are not there yet, or whose bytes are damaged."""
+        return np.flatnonzero(~self._done()[0]).tolist()
+
+    def _done(self) -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
+        """Which utterances somebody says are there, and their checksums."""
+        names = array_files(self.store)
+        sums = np.zeros((len(self.store.index), len(names)), np.uint32)
+        done = np.zeros(len(sums), bool)
+        for file in (self.folder / _PROGRESS).glob("*.npy"):
+            try:
+                first, part = int(file.stem), np.load(file)
+                sums[first : first + len(part)] = part
+                done[first : first + len(part)] = True
+            except (OSError, ValueError, EOFError):  # lost with the power: its utterances are made again
+                file.unlink(missing_ok=True)
+        return done, sums
+
+    def verify(self) -> None:
+        """Forget what is said to be there and is not what was written."""
+        done, sums = self._done()
+        if not done.any():
+            return
+        good = done.copy()
+        for column, name in enumerate(array_files(self.store)):
+            found = np.fromiter(checksums(self.store, name), np.uint32, len(done))
+            good &= found == sums[:, column]
+        if (good == done).all():
+            return
+        for file in (self.folder / _PROGRESS).glob("*.npy"):
+            file.unlink()
+        for run in np.split(np.flatnonzero(good), np.flatnonzero(np.diff(np.flatnonzero(good)) > 1) + 1):
+            if len(run):
+                self._mark(int(run[0]), sums[run])
+
+    def write(self, utterances: Sequence[int], arrays: Callable[[int], Arrays]) -> None:
+        """Write a run of utterances, and then that they are there.
+
+        Parameters
+        ----------
+        utterances : sequence of int
+            Consecutive numbers.
+        arrays : callable
+            Given one of them, what it adds.
+
+        Raises
+        ------
+        SslsimError
+            A value that is not finite.
+        """
+        store = self.store
+        names = array_files(store)
+        sums = np.zeros((len(utterances), len(names)), np.uint32)
+        with ExitStack() as stack:
+            files = {name: stack.enter_context((self.folder / name).open("r+b", buffering=0)) for name in names}
+            places = {name: extents(store, name) for name in names}
+            for i, u in enumerate(utterances):
+                for column, (name, values) in enumerate(_named(store, u, arrays(u))):
+                    content = np.ascontiguousarray(values, dtype="<f4").data.cast("B")
+                    start, stop = (int(place) for place in places[name][u : u + 2])
+                    if len(content) != stop - start:
+                        raise SslsimError(
+                            f"checkpoint {store.checkpoint.name!r}: made {len(content):,} bytes for {name} of "
+                            f"utterance {store.index.utterance.iat[u]!r}, where {stop - start:,} have room"
+                        )
+                    _write_at(files[name].fileno(), content, start)
+                    sums[i, column] = zlib.crc32(content)
+        self._mark(utterances[0], sums)
+
+    def _mark(self, first: int, sums: NDArray[np.uint32]) -> None:
+        progress = self.folder / _PROGRESS
+        part = progress / f".{first}.{platform.node()}.{os.getpid()}.part"
+        with part.open("wb") as file:
+            np.save(file, sums)
+        os.replace(part, progress / f"{first}.npy")
+
+    def finish(self, root: Path) -> None:
+        """Complete the description, see that all is on the disk, and put the store in its place."""
+        store = self.store
+        done, sums = self._done()
+        assert done.all()
+        store.index.to_csv(self.folder / INDEX_FILE, index=False)
+        store.skipped.to_csv(self.folder / SKIPPED_FILE, index=False)
+        np.save(self.folder / CHECKSUM_FILE, sums)
+        names = [*array_files(store), *TABLES]
+        content = {
+            "version": STORE_VERSION,
+            **{k: v for k, v in vars(store).items() if k in JSON_FIELDS},
+            "checkpoint": asdict(store.checkpoint),
+            "frame_rule": FRAME_RULE,
+            "sample_rule": SAMPLE_RULE,
+            "files": {name: (self.folder / name).stat().st_size for name in names},
+            "hashes": {name: file_hash(self.folder / name) for name in TABLES},
+        }
+        content["hash"] = description_hash(json.loads(json.dumps(content)))
+        (self.folder / STORE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for path in [*(self.folder / name for name in [*names, STORE_FILE]), self.folder]:
+            _sync(path)
+        self.folder.rename(root)
+        _sync(root.parent)
+
+
+def _named(store: ActivationStore, u: int, arrays: Arrays) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Name each array of an utterance by its file, in the order of the files, once it is known to be finite."""
+    parts = [(layer_file(i), f"layer {i}", state) for i, state in enumerate(arrays.hidden)]
+    if arrays.final is not None:
+        parts.append((FINAL_FILE, "final layer", arrays.final))
+    parts += [(attention_file(i), f"attention of layer {i}", rows) for i, rows in enumerate(arrays.attention, 1)]
+    for name, what, values in parts:
         if not np.isfinite(values).all():
             raise SslsimError(
-                f"checkpoint {self._name!r}: {what} is NaN or infinite for utterance {utterance!r}; "
-                "its weights may be damaged"
+                f"checkpoint {store.checkpoint.name!r}: {what} is NaN or infinite for utterance "
+                f"{store.index.utterance.iat[u]!r}; its weights may be damaged, or too large for {store.dtype}"
             )
-        self._files[name].write(np.ascontiguousarray(values, dtype="<f4").data)
+        yield name, values
 
 
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise SslsimError(
-            f"store in {str(folder.parent)!r}: needs {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; "
-            "use another disk, fewer queries or fewer utterances"
-        )
+def _write_at(file: int, content: memoryview, place: int) -> None:
+    """Write all of it: plain writes, not a memory map, where a full disk would kill the process."""
+    while content:
+        written = os.pwrite(file, content, place)
+        content, place = content[written:], place + written
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
-def temporary(root: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``root``; rename it to ``root`` at the end, remove it on any exception."""
-    folder = root.parent / f".{root.name}.{platform.node()}.{os.getpid()}.partial"
+def drafting(root: Path, plan: Callable[[], tuple[ActivationStore, Any]], made_by: Any) -> Iterator[Draft | None]:
+    """Yield the draft of the store that belongs to `root`, begun or begun again, or None if the store is there.
+
+    One process at a time has it; others wait, and go on from where it stopped if it was killed. The draft stays on
+    any exception, to be resumed, unless nothing of it is complete.
+
+    Parameters
+    ----------
+    root : path
+        The place of the store.
+    plan : callable
+        Returns the store as it will be, and what workers must know.
+    made_by : object
+        Libraries and machine; what others made is not gone on with.
+    """
+    folder = root.parent / f".{root.name}.partial"
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(root.parent, ".*.partial")
-        shutil.rmtree(folder, ignore_errors=True)  # of a killed process that had our number
-        folder.mkdir()
-        yield folder
-        _rename(folder, root)
+        with _locked(root, folder) as ours:
+            if not ours:
+                yield None
+                return
+            draft = _begin(folder, plan, made_by)
+            try:
+                yield draft
+                draft.finish(root)
+            except BaseException:
+                if folder.is_dir() and not any((folder / _PROGRESS).glob("*.npy")):
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+        tidy(root)
     except OSError as error:
-        raise SslsimError(f"store {str(root)!r}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not root.exists():  # else another process was first, without a lock that we could see: the same content
+            raise SslsimError(f"store {str(root)!r}: cannot be written: {error}") from error
 
 
-def _rename(folder: Path, root: Path) -> None:
-    try:
-        folder.rename(root)
-    except OSError:
-        if not root.exists():  # else another process finished the same store first: the same content
-            raise
+@contextmanager
+def _locked(root: Path, folder: Path) -> Iterator[bool]:
+    """Wait until no other process has the draft; yield whether the store is still to be made."""
+    waited = False
+    while not root.exists():
+        (folder / _PROGRESS).mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / _PROGRESS / _LOCK)
+        try:
+            lock.acquire(timeout=_POLL)
+        except filelock.Timeout:
+            if not waited:
+                print(f"{root.name}: waiting for another process that is making it", flush=True)
+            waited = True
+            continue
+        except NotImplementedError:
+            yield True  # no locks on this disk: whoever else writes puts the same bytes in the same places
+            return
+        except FileNotFoundError:
+            continue  # it was renamed, or removed, between our two steps
+        try:
+            if (folder / _PROGRESS).is_dir() and not root.exists():
+                yield True
+                return
+        finally:
+            lock.release()
+    yield False
+
+
+def _begin(folder: Path, plan: Callable[[], tuple[ActivationStore, Any]], made_by: Any) -> Draft:
+    store, work = plan()
+    described = json.dumps([made_by, store.frame_key, store.fingerprint, store.dtype, array_files(store)]).encode()
+    progress = folder / _PROGRESS
+    identity = progress / "identity"
+    if not identity.is_file() or identity.read_bytes() != described:
+        for path in [*folder.iterdir(), *progress.iterdir()]:
+            if path.is_file() and path.name != _LOCK:
+                path.unlink()
+        identity.write_bytes(described)
+    draft = Draft(folder)
+    _write_whole(progress / _PLAN, pickle.dumps((replace(store, root=folder), work), protocol=5))
+    _check_space(store, folder)
+    for name, shape in array_files(store).items():
+        size = int(extents(store, name)[-1])
+        (folder / name).touch()
+        with (folder / name).open("r+b") as file:
+            file.write(header(shape))
+            file.truncate(size)
+    draft.verify()
+    return draft
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def _check_space(store: ActivationStore, folder: Path) -> None:
+    needed = sum(int(extents(store, name)[-1]) for name in array_files(store))
+    held = sum(file.stat().st_blocks * 512 for file in folder.glob("*.npy"))
+    free = shutil.disk_usage(folder).free
+    if free < needed - held:
+        raise SslsimError(
+            f"store in {str(folder.parent)!r}: needs {(needed - held) / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; "
+            "use another disk, or fewer frames, queries or utterances"
+        )
+
+
+def tidy(root: Path) -> None:
+    """Remove what the making of a store leaves in it."""
+    shutil.rmtree(root / _PROGRESS, ignore_errors=True)
 
 
 def remove_stale(out: Path, pattern: str) -> None:
@@ -139,19 +358,3 @@ def _alive(pid: int) -> bool:
     except OSError:
         return True  # someone else's
     return True
-
-
-def write_description(store: ActivationStore) -> None:
-    """Write ``index.csv`` and, last, ``store.json`` of a store whose arrays are complete."""
-    store.index.to_csv(store.root / INDEX_FILE, index=False)
-    sizes = {file.name: file.stat().st_size for file in sorted(store.root.iterdir()) if file.name != STORE_FILE}
-    plain = {k: v for k, v in vars(store).items() if k in JSON_FIELDS}
-    content = {
-        "version": STORE_VERSION,
-        **plain,
-        "checkpoint": asdict(store.checkpoint),
-        "frame_rule": FRAME_RULE,
-        "row_rule": ROW_RULE,
-        "files": sizes,
-    }
-    (store.root / STORE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

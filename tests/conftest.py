@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +15,8 @@ import pytest
 import soundfile
 
 from sslsim.lineup import Checkpoint
-from sslsim.store import ActivationStore, frame_key, open_store, query_rows
-from sslsim.writer import ArrayFiles, temporary, write_description
+from sslsim.store import ActivationStore, frame_key, open_store, sampled
+from sslsim.writer import drafting
 
 TINY = {
     "hidden_size": 24,
@@ -94,49 +93,55 @@ def make_store(tmp_path):
         n_layers: int = 3,
         n_neurons: int = 6,
         n_heads: int = 2,
-        pre_norm: bool = True,
+        final_norm: bool = True,
+        kept: int | str = "all",
         seed: int = 0,
         audio: str = "",
     ) -> ActivationStore:
         utterances = [f"u{u}" for u in range(len(frames))]
-        index = pd.DataFrame({"utterance": utterances, "speaker": "s", "n_frames": frames})
-        index["n_samples"] = 320 * index["n_frames"] + 80
+        index = pd.DataFrame({"utterance": utterances, "speaker": "s", "length": frames})
+        index["n_frames"] = [len(sampled(n, kept)) for n in frames]
+        index["n_samples"] = 320 * index["length"] + 80
         index["start"] = index["n_frames"].cumsum() - index["n_frames"]
-        index["n_rows"] = [len(query_rows(n, queries)) for n in frames]
+        index["n_rows"] = [len(sampled(n, queries)) for n in frames]
         index["waveform"] = [f"{audio}{u}" for u in utterances]
         rng = np.random.default_rng(seed)
         root = tmp_path / name
-        with temporary(root) as folder:
-            store = ActivationStore(
-                root=folder,
-                checkpoint=Checkpoint(name, "nowhere"),
-                n_layers=n_layers,
-                n_neurons=n_neurons,
-                n_heads=n_heads,
-                n_frames=sum(frames),
-                fingerprint="f" * 64,
-                corpus_fingerprint="c" * 64,
-                pre_norm=pre_norm,
-                queries=queries,
-                frame_key=frame_key(index, queries),
-                versions={},
-                index=index,
-            )
-            with ExitStack() as stack:
-                files = ArrayFiles(store, stack)
-                for u, n in enumerate(frames):
-                    files.append(random_arrays(rng, store, len(query_rows(n, queries)), n), utterances[u])
-            write_description(store)
+        store = ActivationStore(
+            root=root,
+            checkpoint=Checkpoint(name, "nowhere"),
+            n_layers=n_layers,
+            n_neurons=n_neurons,
+            n_heads=n_heads,
+            n_frames=int(index["n_frames"].sum()),
+            fingerprint="f" * 64,
+            corpus_fingerprint="c" * 64,
+            normed=not final_norm,
+            input_normed=not final_norm,
+            final_norm=final_norm,
+            heard={"normalised": True, "mask": False, "features": "group"},
+            dtype="float32",
+            frames=kept,
+            queries=queries,
+            frame_key=frame_key(index, kept, queries),
+            versions={},
+            index=index,
+            skipped=pd.DataFrame(columns=["utterance", "path", "reason"]),
+        )
+        with drafting(root, lambda: (store, None), "a test") as draft:
+            assert draft is not None
+            draft.write(range(len(frames)), lambda u: random_arrays(rng, store, u))
         return open_store(root)
 
     return make
 
 
-def random_arrays(rng: np.random.Generator, store: ActivationStore, n_rows: int, n: int) -> SimpleNamespace:
-    """Return what an encoder might have made of one utterance of ``n`` frames."""
-    maps = rng.random((store.attention_layers, store.n_heads, n_rows, n), dtype="f4")
+def random_arrays(rng: np.random.Generator, store: ActivationStore, u: int) -> SimpleNamespace:
+    """Return what an encoder might have made of one utterance."""
+    n, n_rows, length = store.index[["n_frames", "n_rows", "length"]].iloc[u]
+    maps = rng.random((store.attention_layers, store.n_heads, n_rows, length), dtype="f4")
     return SimpleNamespace(
         hidden=rng.standard_normal((store.n_layers, n, store.n_neurons), dtype="f4"),
-        final=rng.standard_normal((n, store.n_neurons), dtype="f4") if store.pre_norm else None,
+        final=rng.standard_normal((n, store.n_neurons), dtype="f4") if store.final_norm else None,
         attention=maps / maps.sum(axis=-1, keepdims=True),
     )

@@ -211,7 +211,7 @@ def test_extract_hands_its_options_on_and_says_what_is_there(
 
 
 def test_checkpoints_shows_sizes_and_hash(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    encoder = SimpleNamespace(n_layers=7, n_neurons=64, n_heads=4, pre_norm=True, parameters=1234567)
+    encoder = SimpleNamespace(n_layers=7, n_neurons=64, n_heads=4, final_norm=True, parameters=1234567)
     monkeypatch.setattr(models, "read_lineup", lambda _: [store("w2v").checkpoint])
     monkeypatch.setattr(models, "load_encoder", lambda _: encoder)
     monkeypatch.setattr(models, "checkpoint_fingerprint", lambda _: "0123456789abcdef")

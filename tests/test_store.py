@@ -57,7 +57,7 @@ def test_without_queries_there_is_no_attention(make_store):
 
 
 def test_a_post_norm_model_has_no_other_final_layer(make_store):
-    store = make_store(pre_norm=False)
+    store = make_store(final_norm=False)
     np.testing.assert_array_equal(store.final(), store.layer(2))
     assert not (store.root / "final.npy").exists()
 
@@ -132,7 +132,7 @@ def test_what_is_no_store_is_refused_with_a_hint(make_store, tmp_path):
 
 def test_stores_pair_iff_they_hold_the_same_frames_and_rows(make_store):
     a = make_store("A", seed=0)
-    check_pairable(a, make_store("B", seed=1, n_layers=5, n_neurons=3, pre_norm=False))
+    check_pairable(a, make_store("B", seed=1, n_layers=5, n_neurons=3, final_norm=False))
     for other, message in (
         ({"frames": (5, 40, 13)}, "A has 57 frames, B2 58; extract both from the same corpus"),
         ({"audio": "x"}, "A and B2 heard other audio for utterance 'u0'; extract both from the same corpus"),
