@@ -10,11 +10,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sslsim import DATA, __version__
 from sslsim.errors import SslsimError
+from sslsim.lineup import find_lineup
 
 if TYPE_CHECKING:
     from sslsim.plan import Job
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 LINEUP = DATA / "lineup.toml"
 CORPUS = DATA / "speech" / "manifest.csv"
-_EXTRACTION = ("checkpoints", "max_utterances", "queries", "device")
+# parameters of a notebook that are options of extraction; of the last, 0 stands for no limit
+_EXTRACTION = ("checkpoints", "queries", "seed", "strict", "device", "dtype", "piece_seconds", "longest_seconds")
+_LIMITS = ("max_utterances", "max_seconds", "per_speaker")
 
 _ABOUT = """\
 Compare self-supervised speech encoders: do they represent speech alike, and where, in neurons, layers, attention
@@ -38,10 +42,11 @@ examples:
 exit status: 0 done; 1 a notebook failed (its page shows where); 2 what was asked for cannot run."""
 _LINEUP = (
     "TOML file with [[checkpoint]] tables: name, source (folder or hub id), and if you like revision, family, size, "
-    "finetuned_from, seed_of, untrained_seed"
+    "finetuned_from, seed_of, untrained_seed; or paper, the public checkpoints of the paper"
 )
+_STRICT = "stop if an utterance cannot be used; default leave it out and say so"
 _SCHEDULER = "compute on a dask cluster whose workers see the same folders"
-_CORPUS = "folder of audio, or a manifest .csv, .tsv or .jsonl with id, path, speaker, text"
+_CORPUS = "folder of audio, a manifest .csv, .tsv or .jsonl with id, path, speaker, text, or a saved dataset"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,6 +106,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE",
         help="a notebook's parameter, as declared in its parameters cell; lists as a,b,c; may be repeated",
     )  # fmt: skip
+    parser.add_argument("--strict", action="store_true", help=_STRICT)
     parser.add_argument("--workers", type=int, metavar="N", help="notebooks at a time; default one a processor")
     parser.add_argument("--scheduler", metavar="ADDRESS", help=f"{_SCHEDULER}: -p scheduler=ADDRESS")
     parser.set_defaults(command=_run)
@@ -111,25 +117,45 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     _add_inputs(parser)
     store = Path("reports") / "store"
     parser.add_argument("--out", type=Path, default=store, metavar="STORE", help="the store; default %(default)s")
-    parser.add_argument("--checkpoints", type=_names, default=[], metavar="A,B", help="default all of the lineup")
     parser.add_argument(
-        "--queries", type=_queries, default=16, metavar="N|all",
-        help="rows kept of each attention map, evenly spaced; default %(default)s",
+        "--checkpoints", type=_names, default=[], metavar="A,B",
+        help="names of the lineup, untrained:NAME[:SEED], log-mel; default all of the lineup",
     )  # fmt: skip
-    parser.add_argument("--max-utterances", type=int, metavar="N", help="at most N, evenly spread; default all")
+    kept = parser.add_argument_group("what is kept of each utterance, evenly spaced")
+    kept.add_argument("--frames", type=_count, default="all", metavar="N|all", help="frames; default %(default)s")
+    kept.add_argument(
+        "--queries", type=_count, default=16, metavar="N|all", help="rows of each attention map; default %(default)s"
+    )
+    drawn = parser.add_argument_group("which utterances; default all")
+    drawn.add_argument("--max-utterances", type=int, metavar="N", help="at most N, drawn at random")
+    drawn.add_argument("--max-seconds", type=float, metavar="S", help="at most so much audio, drawn at random")
+    drawn.add_argument("--per-speaker", type=int, metavar="N", help="at most N of each speaker, drawn at random")
+    drawn.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw; default %(default)s")
+    drawn.add_argument(
+        "--piece-seconds", type=float, default=30.0, metavar="S",
+        help="longer ones are cut into equal pieces no longer than this; default %(default)s",
+    )  # fmt: skip
+    drawn.add_argument(
+        "--longest-seconds", type=float, default=3600.0, metavar="S",
+        help="longer ones are left out; default %(default)s",
+    )  # fmt: skip
+    drawn.add_argument("--strict", action="store_true", help=_STRICT)
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default %(default)s")
+    parser.add_argument(
+        "--dtype", default="float32", help="float32, or bfloat16 or float16 on a GPU; default %(default)s"
+    )
     parser.add_argument("--scheduler", default="", metavar="ADDRESS", help=_SCHEDULER)
     parser.set_defaults(command=_extract)
 
 
 def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
     parser.description = "Load each checkpoint of a lineup and show its sizes, and a hash of its content."
-    parser.add_argument("--lineup", type=Path, default=LINEUP, help=f"{_LINEUP}; default the embedded one")
+    parser.add_argument("--lineup", type=find_lineup, default=LINEUP, help=f"{_LINEUP}; default the embedded one")
     parser.set_defaults(command=_checkpoints)
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--lineup", type=Path, default=LINEUP, help=f"{_LINEUP}; default the embedded one")
+    parser.add_argument("--lineup", type=find_lineup, default=LINEUP, help=f"{_LINEUP}; default the embedded one")
     parser.add_argument("--corpus", type=Path, default=CORPUS, help=f"{_CORPUS}; default the embedded one")
 
 
@@ -137,9 +163,9 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _queries(text: str) -> int | str:
+def _count(text: str) -> int | str:
     if text != "all" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of rows nor 'all'")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'all'")
     return text if text == "all" else int(text)
 
 
@@ -170,20 +196,22 @@ def _run(arguments: argparse.Namespace) -> int:
         store=arguments.store,
         parameters=parameters,
         workers=arguments.workers,
-        prepare=_prepare,
+        prepare=partial(_prepare, strict=arguments.strict),
     )
 
 
-def _prepare(jobs: list[Job]) -> dict[str, Any]:
+def _prepare(jobs: list[Job], *, strict: bool = False) -> dict[str, Any]:
     """Extract what the notebooks will open, once for all of them, and say what it was made from."""
     from sslsim.extraction import extract
     from sslsim.parallel import executor
 
     wanted: list[dict[str, Any]] = []
     for values in (job.values for job in jobs if {"lineup", "corpus", "store"} <= set(job.declared)):
-        call = {
-            name: values[name] for name in ("lineup", "corpus", "store", *_EXTRACTION, "scheduler") if name in values
-        }
+        names = ("lineup", "corpus", "store", *_EXTRACTION, "scheduler")
+        call = {name: values[name] for name in names if name in values}
+        call |= {"strict": True} if strict else {}
+        call |= {name: values[name] or None for name in _LIMITS if name in values}
+        call |= {"frames": values["frames_each"] or "all"} if "frames_each" in values else {}
         wanted += [call] if call not in wanted else []
     stores: dict[str, ActivationStore] = {}
     checkpoints: dict[str, dict[str, Any]] = {}
@@ -222,7 +250,12 @@ def _corpus(stores: dict[str, ActivationStore]) -> dict[str, Any]:
         return {}
     store = next(iter(stores.values()))
     minutes = round(float(store.index["n_samples"].sum()) / SAMPLE_RATE / 60, 2)
-    return {"utterances": len(store.index), "minutes": minutes, "fingerprint": store.corpus_fingerprint}
+    return {
+        "utterances": len(store.index),
+        "minutes": minutes,
+        "left out": len(store.skipped),
+        "fingerprint": store.corpus_fingerprint,
+    }
 
 
 def _extract(arguments: argparse.Namespace) -> int:
@@ -235,9 +268,17 @@ def _extract(arguments: argparse.Namespace) -> int:
         arguments.out,
         checkpoints=arguments.checkpoints,
         max_utterances=arguments.max_utterances,
+        max_seconds=arguments.max_seconds,
+        per_speaker=arguments.per_speaker,
+        seed=arguments.seed,
+        piece_seconds=arguments.piece_seconds,
+        longest_seconds=arguments.longest_seconds,
+        strict=arguments.strict,
+        frames=arguments.frames,
         queries=arguments.queries,
         executor=executor(scheduler=arguments.scheduler),
         device=arguments.device,
+        dtype=arguments.dtype,
     )
     for store in stores:
         print(f"{store.checkpoint.name}: {store.n_layers} layers, {store.n_frames:,} frames, {store.root}")
@@ -260,7 +301,7 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
                 "layers": anatomy.n_layers,
                 "neurons": anatomy.n_neurons,
                 "heads": anatomy.n_heads,
-                "layers are": "LayerNorm outputs" if anatomy.normed else "residual stream",
+                "layers are": "LayerNorm" if anatomy.normed else "residual",
                 "final norm": "yes" if anatomy.final_norm else "no",
                 **{key: {True: "yes", False: "no"}.get(value, value) for key, value in anatomy.heard.items()},
                 "parameters": f"{anatomy.parameters:,}",

@@ -231,21 +231,24 @@ def _extract_together(
 ) -> None:
     """Make some stores, their shards in one row."""
     title = missing[0][0].name if len(missing) == 1 else f"{len(missing)} checkpoints"
-    seconds = request.index["n_samples"].to_numpy() / SAMPLE_RATE
-    options = {"bar_format": _BAR, "file": sys.stdout, "mininterval": 1, "disable": not progress}
+    samples = request.index["n_samples"].to_numpy()  # whole numbers, whose sum is the total
+    options: dict[str, Any] = {"bar_format": _BAR, "unit_scale": 1 / SAMPLE_RATE, "file": sys.stdout, "mininterval": 1}
     stop = threading.Event()
     # the bar first: loading takes seconds, and the first time more, to import transformers
-    with tqdm(total=float(seconds.sum()) * len(missing), desc=title, **options) as bar, ExitStack() as stack:
+    with (
+        tqdm(total=int(samples.sum()) * len(missing), desc=title, disable=not progress, **options) as bar,
+        ExitStack() as stack,
+    ):
         shards: list[tuple[Draft, list[int]]] = []
         for part in sorted(missing, key=lambda part: part[2]):  # in one order everywhere: no two wait for each other
             draft = stack.enter_context(drafting(part[2], partial(_plan, *part[:2], request, executor), _made_by()))
             left = draft.missing() if draft else []
-            bar.update(float(seconds.sum() - seconds[left].sum()))
-            shards += [(draft, some) for some in _cut(left, seconds, shard_seconds)] if draft else []
+            bar.update(int(samples.sum() - samples[left].sum()))
+            shards += [(draft, some) for some in _cut(left, samples / SAMPLE_RATE, shard_seconds)] if draft else []
         own = executor is None or isinstance(executor, ThreadPoolExecutor)
-        tick = (lambda u: bar.update(float(seconds[u]))) if own else None
+        tick = (lambda u: bar.update(int(samples[u]))) if own else None
         shard = partial(_shard, stop=stop, tick=tick) if own else _shard
-        done = (lambda _: None) if own else (lambda i: bar.update(float(seconds[shards[i][1]].sum())))
+        done = (lambda _: None) if own else (lambda i: bar.update(int(samples[shards[i][1]].sum())))
         for _ in results(shard, shards, executor=executor, stop=stop, done=done):
             pass
 

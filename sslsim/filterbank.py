@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sslsim.anatomy import Anatomy, Encoded
 from sslsim.audio import HOP, SAMPLE_RATE, WINDOW
-
-if TYPE_CHECKING:
-    from sslsim.lineup import Checkpoint
 
 BANDS = 80
 _FFT = 512
@@ -22,33 +16,6 @@ RECIPE = (
     f"natural logarithm of {BANDS} mel bands (Slaney's scale and areas, 0 to {SAMPLE_RATE // 2} Hz) of the power "
     f"spectrum of each frame of {WINDOW} samples under a periodic Hann window, {_FFT} points, floor {_FLOOR:g}"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class LogMel:
-    """A log-mel spectrogram in the form of an encoder: one layer, 80 neurons, no heads.
-
-    Its frames are those of the encoders, samples [320 i, 320 i + 400).
-    """
-
-    checkpoint: Checkpoint
-
-    @property
-    def anatomy(self) -> Anatomy:
-        """As of an encoder."""
-        heard = {"normalised": False, "mask": False, "features": "spectrogram"}
-        return Anatomy(1, BANDS, 0, normed=False, input_normed=False, final_norm=False, heard=heard, parameters=0)
-
-    def encode(
-        self,
-        waveform: NDArray[np.float32],
-        rows: NDArray[np.int64] | Sequence[int] = (),
-        frames: NDArray[np.int64] | Sequence[int] | None = None,
-    ) -> Encoded:
-        """Return the wanted frames of the spectrogram as ``hidden``, (1, n_frames, 80); `rows` are of no use."""
-        values = log_mel(waveform)
-        kept = values if frames is None else values[np.asarray(frames, dtype=np.int64)]
-        return Encoded(kept[None], None, np.zeros((0, 0, 0, len(values)), "f4"))
 
 
 def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import pandas as pd
 from sslsim import attention
 from sslsim.engine import Found, Job, score_pairs
 from sslsim.errors import SslsimError
-from sslsim.heads import check_attention, compare_attention
+from sslsim.heads import compare_attention, with_attention
 from sslsim.measures import MEASURES, measure_named
 from sslsim.sampled import SAMPLE
 from sslsim.states import State, check_between, check_names, check_stores, states_of
@@ -76,7 +76,7 @@ def compare(
         measure_named(name)
     check_stores(stores)
     if heads:
-        check_attention(stores)
+        with_attention(stores)
     chosen = check_between(between, stores)
     options: dict[str, Any] = {"executor": executor, "device": device, "progress": progress}
     tables = []

@@ -31,7 +31,7 @@ def compare_heads(
     device: str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Compare every attention head of every store with every other, on the stored query rows.
+    """Compare every attention head of every store that has heads with every other, on the stored query rows.
 
     The table has as many rows a measure as there are ordered pairs of heads: 4.5 million for eight checkpoints of base
     and large size, where `compare_attention` is the function to call.
@@ -92,9 +92,8 @@ def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     DataFrame
         One row a head: model, layer, head, entropy, distance (frames), diagonality, one_key; see `attention.Profile`.
     """
-    check_attention(stores)
     tables = []
-    for store in stores:
+    for store in with_attention(stores):
         queries = [store.query_rows(u) for u in range(len(store.index))]
         for layer in range(1, store.attention_layers + 1):
             profile = attention.head_profile([store.attention(layer, u) for u in range(len(store.index))], queries)
@@ -106,22 +105,24 @@ def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
 _COLUMNS = ["model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", "value"]
 
 
-def check_attention(stores: Sequence[ActivationStore]) -> None:
-    """Raise unless the stores can be compared and hold attention."""
+def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
+    """Return the stores that hold attention (log-mel has no heads); raise if they cannot be compared or none does."""
     check_stores(stores)
-    if not stores[0].attention_layers:
+    found = [store for store in stores if store.attention_layers]
+    if not found:
         raise SslsimError("no attention in these stores; extract with queries above 0")
+    return found
 
 
 def _query_rows(stores: Sequence[ActivationStore]) -> int:
-    return int(stores[0].index.n_rows.sum())
+    return int(with_attention(stores)[0].index.n_rows.sum())
 
 
 def _mean_scores(
     stores: Sequence[ActivationStore], measures: Sequence[str], executor: Executor | None, device: str, progress: bool
 ) -> tuple[dict[str, np.ndarray], list[Label]]:
     """Mean score (for attention_cka covariance) of every pair of heads, (heads, heads) a measure, and the heads."""
-    check_attention(stores)
+    stores = with_attention(stores)
     labels = [
         (s.checkpoint.name, layer, head)
         for s in stores

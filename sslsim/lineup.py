@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sslsim import DATA
 from sslsim.audio import content_fingerprint
 from sslsim.errors import SslsimError, close_match
 from sslsim.filterbank import RECIPE
@@ -58,6 +59,7 @@ class Checkpoint:
         return "trained" if self.untrained_seed is None else f"random, seed {self.untrained_seed}"
 
 
+LINEUPS = DATA / "lineups"
 _KEYS = tuple(f.name for f in fields(Checkpoint))
 _RELATIVES = {"finetuned_from": "finetuned from", "seed_of": "another seed of"}
 _UNTRAINED = re.compile(r"untrained:(?P<name>[^:]*)(:(?P<seed>\d+))?")
@@ -66,22 +68,29 @@ _WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
+def find_lineup(name: str | Path) -> Path:
+    """Return the file of a lineup that comes with sslsim, given its name, or the path as it is."""
+    shipped = LINEUPS / f"{name}.toml"
+    return shipped if not Path(name).exists() and shipped.is_file() else Path(name)
+
+
 def read_lineup(path: str | Path) -> list[Checkpoint]:
     """Read the checkpoints of a lineup file.
 
     Parameters
     ----------
     path : str or Path
-        TOML with one ``[[checkpoint]]`` table each: ``name``, ``source`` (a folder, relative to this
-        file, or a hub id ``org/name``) and optionally ``revision``, ``family``, ``size``,
-        ``finetuned_from`` and ``seed_of`` (names of others), ``untrained_seed`` (a whole number).
+        The name of a lineup in ``data/lineups`` (``paper``), or a TOML file with one ``[[checkpoint]]`` table
+        each: ``name``, ``source`` (a folder, relative to this file, a hub id ``org/name``, or ``log-mel``) and
+        optionally ``revision``, ``family``, ``size``, ``finetuned_from`` and ``seed_of`` (names of others),
+        ``untrained_seed`` (a whole number).
 
     Raises
     ------
     SslsimError
         No such file, not TOML, or a table that is incomplete, misspelt or named twice.
     """
-    path = Path(path)
+    path = find_lineup(path)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8")).get("checkpoint", [])
     except OSError as error:

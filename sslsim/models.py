@@ -29,7 +29,7 @@ from tqdm import TqdmWarning
 from sslsim.anatomy import Anatomy, Encoded
 from sslsim.audio import SAMPLE_RATE, n_frames
 from sslsim.errors import SslsimError
-from sslsim.filterbank import LogMel
+from sslsim.filterbank import BANDS, log_mel
 from sslsim.lineup import LOG_MEL, Checkpoint, checkpoint_fingerprint, first_line, locate, problem, read_lineup, select
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: only loading an encoder does
@@ -53,7 +53,7 @@ _LOADING = threading.Lock()  # random weights and transformers' verbosity are gl
 # weights that a checkpoint may have beyond its encoder: heads, quantizer and their projections
 _HEADS = re.compile(
     r"((\w+\.)?(lm_head|classifier|projector|layer_weights|quantizer|project_q|project_hid|final_proj"
-    r"|label_embs_concat|label_embeddings_concat|speaker_proj|layer_norm_for_extract|tdnn|objective|proj_out"
+    r"|label_embs_concat|label_embeddings_concat|speaker_proj|ctc_proj|layer_norm_for_extract|tdnn|objective|proj_out"
     r"|masked_spec_embed))\b|feature_extractor\.(weight|bias)$"
 )
 _DECODER = re.compile(r"(model\.)?decoder\.")
@@ -193,7 +193,10 @@ class _Heard:
         blocks[0].register_forward_pre_hook(self._before, with_kwargs=True)
         for block in blocks:
             block.register_forward_hook(self._after)
-            attention_of(block).register_forward_hook(self._attended, with_kwargs=True)
+            attention = attention_of(block)
+            attention.register_forward_hook(self._attended, with_kwargs=True)
+            if hasattr(attention, "gru_rel_pos_linear"):
+                attention.register_forward_pre_hook(_unmasked, with_kwargs=True)
 
     @contextmanager
     def listening(self, rows: torch.Tensor) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
@@ -219,6 +222,11 @@ class _Heard:
             rows = self._rows_of(module, args[0] if args else kwargs["hidden_states"], out, self._local.rows)
             if rows is not None:
                 self._local.maps.append(rows)
+
+
+def _unmasked(_module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Take its mask of ones from WavLM's attention: torch warns of a Boolean mask beside a bias of positions."""
+    return args, kwargs | {"attention_mask": None}
 
 
 def attention_of(block: Any) -> Any:
@@ -271,6 +279,33 @@ def _gated_rows(
         if off > (1e-4 if maps.element_size() == 4 else 0.05):
             raise problem(checkpoint, f"heads recomputed differ by {off:.1g} from the mean that transformers gives")
     return maps
+
+
+@dataclass(frozen=True, eq=False)
+class LogMel:
+    """A log-mel spectrogram in the form of an encoder: one layer, 80 neurons, no heads.
+
+    Its frames are those of the encoders, samples [320 i, 320 i + 400).
+    """
+
+    checkpoint: Checkpoint
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """As of an encoder."""
+        heard = {"normalised": False, "mask": False, "features": "spectrogram"}
+        return Anatomy(1, BANDS, 0, normed=False, input_normed=False, final_norm=False, heard=heard, parameters=0)
+
+    def encode(
+        self,
+        waveform: NDArray[np.float32],
+        rows: NDArray[np.int64] | Sequence[int] = (),
+        frames: NDArray[np.int64] | Sequence[int] | None = None,
+    ) -> Encoded:
+        """Return the wanted frames of the spectrogram as ``hidden``, (1, n_frames, 80); `rows` are of no use."""
+        values = log_mel(waveform)
+        kept = values if frames is None else values[np.asarray(frames, dtype=np.int64)]
+        return Encoded(kept[None], None, np.zeros((0, 0, 0, len(values)), "f4"))
 
 
 def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float32") -> Encoder | LogMel:

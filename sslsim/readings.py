@@ -6,7 +6,8 @@ says how well x is found in y. What two checkpoints are to each other, their *re
 - counterpart: one was finetuned from the other or both from the same one, so they share most of their weights;
 - other seed: pretrained by the same recipe with other random numbers (`seed_of`), the ceiling for two separate models;
 - same family, other family: anything else of one family or of two; other model: where a family is not named;
-- untrained: at least one has random weights, the floor.
+- untrained: at least one has random weights, the floor;
+- spectrogram: one is the log-mel spectrogram, what all of them hear.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def relate(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFra
         a, b = chosen[x], chosen[y]
         if x == y:
             return "same model"
+        if "none" in (a.weights, b.weights):
+            return "spectrogram"
         if a.untrained_seed is not None or b.untrained_seed is not None:
             return "untrained"
         if lineage[x] == lineage[y]:
@@ -49,6 +52,35 @@ def relate(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFra
     known = {pair: relation(*pair) for pair in itertools.product(chosen, chosen)}
     pairs = zip(table.model_x, table.model_y, strict=True)
     return table.assign(relation=pd.Series([known[pair] for pair in pairs], index=table.index, dtype=object))
+
+
+def layouts(stores: Sequence[ActivationStore]) -> pd.DataFrame:
+    """Say what the first and last layer of each checkpoint are, and how it took its audio.
+
+    Read this beside any result on last layers: a raw residual stream and the output of a LayerNorm differ, and the last
+    hidden state that others report is layer L only where no final norm follows.
+
+    Returns
+    -------
+    DataFrame
+        model, layer_0 and layers (output of a LayerNorm, or raw residual stream), last (number of the last layer),
+        final_norm (whether another LayerNorm follows it), normalised, mask, features (see `sslsim.anatomy.Anatomy`),
+        dtype.
+    """
+    norm = {True: "LayerNorm", False: "residual"}
+    rows = [
+        {
+            "model": s.checkpoint.name,
+            "layer_0": norm[s.input_normed] if s.n_heads else "spectrogram",
+            "last": s.n_layers - 1,
+            "layers": norm[s.normed] if s.n_heads else "spectrogram",
+            "final_norm": s.final_norm,
+            **s.heard,
+            "dtype": s.dtype,
+        }
+        for s in stores
+    ]
+    return pd.DataFrame(rows)
 
 
 def _origin(name: str, parents: Mapping[str, str | None]) -> str:

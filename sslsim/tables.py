@@ -7,7 +7,8 @@ import pandas as pd
 
 SIDES = ["model_x", "layer_x", "model_y", "layer_y"]
 # what two checkpoints are to each other, from the closest (see `readings`)
-RELATIONS = ["same model", "counterpart", "other seed", "same family", "other family", "other model", "untrained"]
+RELATIONS = ["same model", "counterpart", "other seed", "same family", "other family", "other model"]
+RELATIONS += ["untrained", "spectrogram"]
 
 
 def square_table(values: dict[str, np.ndarray], labels: list[tuple], names: list[str]) -> pd.DataFrame:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +17,18 @@ import pytest
 import soundfile
 
 from sslsim.lineup import Checkpoint
-from sslsim.store import ActivationStore, frame_key, open_store, sampled
+from sslsim.store import (
+    CHECKSUM_FILE,
+    STORE_FILE,
+    ActivationStore,
+    array_files,
+    checksums,
+    description_hash,
+    file_hash,
+    frame_key,
+    open_store,
+    sampled,
+)
 from sslsim.writer import drafting
 
 TINY = {
@@ -134,6 +147,21 @@ def make_store(tmp_path):
         return open_store(root)
 
     return make
+
+
+def edited(store: ActivationStore, name: str, change: Callable[[np.ndarray], None]) -> ActivationStore:
+    """Change an array file of a store, and its checksums with it."""
+    values = np.lib.format.open_memmap(store.root / name, mode="r+")
+    change(values)
+    values.flush()
+    sums = np.load(store.root / CHECKSUM_FILE)
+    sums[:, list(array_files(store)).index(name)] = list(checksums(store, name))
+    np.save(store.root / CHECKSUM_FILE, sums)
+    description = json.loads((store.root / STORE_FILE).read_text())
+    description["hashes"][CHECKSUM_FILE] = file_hash(store.root / CHECKSUM_FILE)
+    description["hash"] = description_hash(description)
+    (store.root / STORE_FILE).write_text(json.dumps(description))
+    return open_store(store.root)
 
 
 def random_arrays(rng: np.random.Generator, store: ActivationStore, u: int) -> SimpleNamespace:

@@ -13,6 +13,7 @@ import pytest
 from toys import write_notebook
 
 from sslsim import __version__, cli, extraction, models, parallel, report
+from sslsim.anatomy import Anatomy
 from sslsim.errors import SslsimError
 from sslsim.lineup import Checkpoint
 from sslsim.plan import plan
@@ -33,6 +34,7 @@ class Store:
     fingerprint: str = "f00"
     corpus_fingerprint: str = "c0"
     index: Any = None
+    skipped: Any = ()
 
 
 def store(name: str) -> Any:
@@ -98,7 +100,7 @@ def test_a_users_error_is_one_line_and_exit_2(
 
 def test_wrong_options_are_refused_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, text in {
-        "extract --queries some": "argument --queries: 'some' is neither a number of rows nor 'all'",
+        "extract --queries some": "argument --queries: 'some' is neither a number nor 'all'",
         "": "the following arguments are required: COMMAND",
         "run --quick": "unrecognized arguments: --quick",
     }.items():
@@ -136,7 +138,7 @@ def test_run_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["run", "-p", "frames=5", "layers", "-p", "names=a,b=c", "--workers", "2"]) == 1
     (args, kwargs), *_ = calls
     assert args == (["layers"],)
-    assert kwargs.pop("prepare") is cli._prepare
+    assert kwargs.pop("prepare").keywords == {"strict": False}
     assert kwargs == {
         "lineup": cli.LINEUP,
         "corpus": cli.CORPUS,
@@ -172,7 +174,7 @@ def test_run_extracts_once_what_its_notebooks_will_open(tmp_path: Path, monkeypa
     ]
     assert [row["name"] for row in facts["checkpoints"]] == ["w2v", "w2v-32", "w2v-4"]
     assert facts["checkpoints"][0]["fingerprint"] == "f00"
-    assert facts["corpus"] == {"utterances": 1, "minutes": 1.5, "fingerprint": "c0"}
+    assert facts["corpus"] == {"utterances": 1, "minutes": 1.5, "left out": 0, "fingerprint": "c0"}
     assert cli._prepare(jobs[3:]) == {"checkpoints": [], "corpus": {}}
 
 
@@ -204,19 +206,26 @@ def test_extract_hands_its_options_on_and_says_what_is_there(
 
     monkeypatch.setattr(extraction, "extract", extract)
     arguments = "extract --checkpoints a,b --queries all --max-utterances 9 --lineup l --corpus c --out s"
+    arguments += " --max-seconds 60.5 --per-speaker 3 --seed 4 --piece-seconds 20 --longest-seconds 99"
+    arguments += " --strict --frames 7 --dtype bfloat16"
     assert cli.main(arguments.split()) == 0
     options = {"checkpoints": ["a", "b"], "max_utterances": 9, "queries": "all", "executor": None, "device": "cpu"}
+    options |= {"max_seconds": 60.5, "per_speaker": 3, "seed": 4, "piece_seconds": 20.0, "longest_seconds": 99.0}
+    options |= {"strict": True, "frames": 7, "dtype": "bfloat16"}
     assert calls == [{"paths": (Path("l"), Path("c"), Path("s")), **options}]
     assert capsys.readouterr().out == "w2v: 7 layers, 12,345 frames, store/w2v\n"
 
 
 def test_checkpoints_shows_sizes_and_hash(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    encoder = SimpleNamespace(n_layers=7, n_neurons=64, n_heads=4, final_norm=True, parameters=1234567)
+    heard = {"normalised": True, "mask": False, "features": "group"}
+    flags = {"normed": True, "input_normed": True, "final_norm": False}
+    encoder = SimpleNamespace(anatomy=Anatomy(7, 64, 4, **flags, heard=heard, parameters=1234567))
     monkeypatch.setattr(models, "read_lineup", lambda _: [store("w2v").checkpoint])
     monkeypatch.setattr(models, "load_encoder", lambda _: encoder)
     monkeypatch.setattr(models, "checkpoint_fingerprint", lambda _: "0123456789abcdef")
     assert cli.main(["checkpoints"]) == 0
     head, row = capsys.readouterr().out.splitlines()
-    titles = "name family size layers neurons heads pre-norm parameters finetuned from seed of weights fingerprint"
-    assert head.split() == titles.split()
-    assert row.split() == ["w2v", "w2v", "s", "7", "64", "4", "yes", "1,234,567", "trained", "0123456789ab"]
+    titles = "name family size layers neurons heads layers are final norm normalised mask features parameters"
+    assert head.split() == [*titles.split(), *["finetuned", "from", "seed", "of", "weights", "fingerprint"]]
+    flagged = ["LayerNorm", "no", "yes", "no", "group"]
+    assert row.split() == ["w2v", "w2v", "s", "7", "64", "4", *flagged, "1,234,567", "trained", "0123456789ab"]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import sslsim
-from sslsim.audio import read_corpus
+from sslsim.corpus import read_corpus
 from sslsim.lineup import read_lineup
 from sslsim.models import load_encoder
 
@@ -34,9 +34,10 @@ def test_the_lineup_has_both_families_sizes_finetuned_forms_and_second_seeds():
 
 @pytest.mark.parametrize("checkpoint", LINEUP, ids=lambda c: c.name)
 def test_every_checkpoint_loads_whole_at_its_size(checkpoint):
-    encoder = load_encoder(checkpoint)
-    assert encoder.pre_norm == (checkpoint.size == "large")  # as the public ones
-    assert (encoder.n_layers, encoder.n_neurons) == {"small": (6, 128), "large": (7, 160)}[checkpoint.size]
+    anatomy = load_encoder(checkpoint).anatomy
+    assert anatomy.normed == (checkpoint.size == "small")  # as the public ones
+    assert anatomy.final_norm == (checkpoint.size == "large")
+    assert (anatomy.n_layers, anatomy.n_neurons) == {"small": (6, 128), "large": (7, 160)}[checkpoint.size]
 
 
 def test_sizes_are_those_of_a_repository():

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import edited
 
 import sslsim
 from sslsim import engine, heads
@@ -217,10 +218,10 @@ def test_ranks_are_reported_where_components_are_counted(stores):
 
 
 def test_constant_neurons_are_counted(make_store):
-    store = make_store("dead", n_neurons=5)
-    values = np.lib.format.open_memmap(store.root / "layer_01.npy", mode="r+")
-    values[:, 3] = 7.5
-    values.flush()
+    def change(values):
+        values[:, 3] = 7.5
+
+    store = edited(make_store("dead", n_neurons=5), "layer_01.npy", change)
     table = quiet([store], ["max_corr", "linreg", "svcca", "linear_cka_debiased", "procrustes"])
     assert set(table[table.layer_x == 1].constant_x) == {1}
     assert set(table[table.layer_x == 2].constant_x) == {0}
@@ -251,10 +252,10 @@ def test_between_keeps_the_wanted_pairs_and_multiplies_no_others(stores, monkeyp
 
 
 def test_constant_neurons_are_those_of_the_frames_used_whatever_else_is_asked_for(make_store):
-    store = make_store("late", n_neurons=5)
-    values = np.lib.format.open_memmap(store.root / "layer_01.npy", mode="r+")
-    values[:, 3], values[0, 3], values[:, 2] = 7.5, 1, 2  # neuron 3 varies in a frame that the sample leaves out
-    values.flush()
+    def change(values):
+        values[:, 3], values[0, 3], values[:, 2] = 7.5, 1, 2  # neuron 3 varies in a frame that the sample leaves out
+
+    store = edited(make_store("late", n_neurons=5), "layer_01.npy", change)
     for measures in (["rbf_cka"], ["rbf_cka", "max_corr"]):
         table = quiet([store], measures, sample=20)
         counts = table[table.layer_x == 1].groupby("measure").constant_x.unique().map(list).to_dict()
@@ -342,9 +343,6 @@ def test_stores_of_one_name_are_refused(stores):
 
 
 def test_a_constant_layer_is_named(make_store):
-    store = make_store("flat")
-    values = np.lib.format.open_memmap(store.root / "layer_02.npy", mode="r+")
-    values[:] = 3.0
-    values.flush()
+    store = edited(make_store("flat"), "layer_02.npy", lambda values: values.fill(3.0))
     with pytest.raises(sslsim.SslsimError, match="flat, layer 2: none of 6 neurons varies over 57 frames"):
         quiet([store], ["max_corr"])

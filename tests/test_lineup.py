@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
+import torch
+from conftest import tone
+from safetensors.torch import load_file
 
 from sslsim.errors import SslsimError
+from sslsim.filterbank import RECIPE
 from sslsim.lineup import Checkpoint, checkpoint_fingerprint, locate, read_lineup, select
+from sslsim.models import LogMel, load_encoder
 
 TABLE = '[[checkpoint]]\nname = "a"\nsource = "org/a"\n'
 
@@ -112,6 +121,31 @@ def test_select_makes_untrained_twins():
         select(clash, ["untrained:a", "untrained-a-0"])
 
 
+def test_the_spectrogram_has_a_table_or_needs_none(tmp_path):
+    (tmp_path / "log-mel").mkdir()  # a folder of that name is not meant
+    lineup = _lineup(tmp_path, TABLE + '[[checkpoint]]\nname = "floor"\nsource = "log-mel"\nfamily = "none"\n')
+    assert lineup[1] == Checkpoint("floor", "log-mel", family="none")
+    assert lineup[1].weights == "none"
+    bare = Checkpoint("log-mel", "log-mel")
+    assert select(lineup, ["log-mel", "a", "floor", "log-mel"]) == [bare, lineup[0], lineup[1]]
+    assert select(lineup, []) == lineup
+    assert isinstance(load_encoder(bare), LogMel)
+    named = [replace(lineup[0], name="log-mel"), lineup[1]]  # a lineup may give the name to another
+    assert select(named, ["log-mel"]) == named[:1]
+    with pytest.raises(SslsimError, match="'untrained:floor': log-mel has no weights, trained or not"):
+        select(lineup, ["untrained:floor"])
+    for name in ("untrained:log-mel", "untrained:log-mel:3"):
+        with pytest.raises(SslsimError, match=f"{name}': log-mel has no weights|no checkpoint 'log-mel' in the lineup"):
+            select(lineup, [name])
+
+
+def test_the_spectrogram_has_a_fingerprint_of_its_recipe(monkeypatch):
+    first = checkpoint_fingerprint(Checkpoint("log-mel", "log-mel"))
+    assert first == checkpoint_fingerprint(Checkpoint("floor", "log-mel"))
+    monkeypatch.setattr("sslsim.lineup.RECIPE", RECIPE.replace("80", "40"))
+    assert checkpoint_fingerprint(Checkpoint("log-mel", "log-mel")) != first
+
+
 def test_an_untrained_twin_needs_no_weights_and_its_fingerprint_follows_seed_and_settings(checkpoints, tmp_path):
     for name in ("config.json", "preprocessor_config.json"):
         shutil.copy(checkpoints / "hubert-pre" / name, tmp_path)
@@ -180,3 +214,79 @@ def test_offline_is_one_clear_line():
     with pytest.raises(SslsimError, match=message) as caught:
         locate(Checkpoint("x", "org/name", revision="v1"))
     assert "\n" not in str(caught.value)
+
+
+COMMIT, OLDER = "5" * 40, "a" * 40
+
+
+@pytest.fixture
+def hub(checkpoints, tmp_path, monkeypatch):
+    """Return a cache as the hub's client keeps it: two commits of org/tiny, main is the later one, v1 the older."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repo = tmp_path / "hub" / "models--org--tiny"
+    for commit, ref, name in ((COMMIT, "main", "wav2vec2-post-ctc"), (OLDER, "v1", "hubert-pre")):
+        shutil.copytree(checkpoints / name, repo / "snapshots" / commit)
+        (repo / "refs").mkdir(exist_ok=True)
+        (repo / "refs" / ref).write_text(commit)
+    return repo
+
+
+def pickled(folder):
+    """Replace safetensors by pickled weights, as older checkpoints on the hub have them."""
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("pickles", [False, True])
+@pytest.mark.parametrize(
+    ("revision", "commit", "name"),
+    [
+        (None, COMMIT, "wav2vec2-post"),
+        ("main", COMMIT, "wav2vec2-post"),
+        (COMMIT, COMMIT, "wav2vec2-post"),
+        ("v1", OLDER, "hubert-pre"),
+        (OLDER, OLDER, "hubert-pre"),
+    ],
+)
+def test_a_hub_id_is_found_in_the_cache_with_no_network(hub, checkpoints, revision, commit, name, pickles):
+    if pickles:
+        pickled(hub / "snapshots" / commit)
+    checkpoint = Checkpoint("x", "org/tiny", revision=revision)
+    assert locate(checkpoint) == hub / "snapshots" / commit
+    encoded = load_encoder(checkpoint).encode(tone(0, 4_000), [0])
+    wanted = load_encoder(Checkpoint("y", str(checkpoints / name))).encode(tone(0, 4_000), [0])
+    np.testing.assert_array_equal(encoded.hidden, wanted.hidden)
+    np.testing.assert_array_equal(encoded.attention, wanted.attention)
+    whole = checkpoint_fingerprint(Checkpoint("y", str(hub / "snapshots" / commit)))
+    assert checkpoint_fingerprint(checkpoint) == whole
+
+
+def test_an_untrained_twin_of_a_hub_id_needs_only_its_settings(hub):
+    (hub / "snapshots" / OLDER / "model.safetensors").unlink()
+    twin = load_encoder(Checkpoint("x", "org/tiny", revision=OLDER, untrained_seed=1))
+    assert twin.anatomy.n_layers == 4
+    with pytest.raises(SslsimError, match=f"checkpoint 'x': no weights in '.*{OLDER}'"):
+        load_encoder(Checkpoint("x", "org/tiny", revision=OLDER))
+
+
+@pytest.mark.parametrize("revision", ["v2", "b" * 40])
+def test_a_revision_that_is_not_in_the_cache(hub, revision):
+    message = f"checkpoint 'x': no folder 'org/tiny', and it could not be had from the hub at revision {revision} \\("
+    with pytest.raises(SslsimError, match=message) as caught:
+        load_encoder(Checkpoint("x", "org/tiny", revision=revision))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cache_given_by_the_environment(hub):
+    code = """
+import numpy as np
+from sslsim.lineup import Checkpoint
+from sslsim.models import load_encoder
+print(load_encoder(Checkpoint("x", "org/tiny")).encode(np.ones(4_000, "f4"), []).hidden.shape)
+"""
+    environment = {"HF_HOME": str(hub.parents[1]), "HF_HUB_OFFLINE": "1"}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, timeout=120
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "(4, 12, 24)\n", "")

@@ -50,6 +50,7 @@ def test_every_relation(make_store):
         "c": {"family": "g"},
         "d": {},
         "twin": {"family": "f", "untrained_seed": 0},
+        "mel": {"source": "log-mel"},
     }
     made = [make_store(name) for name in fields]
     stores = [replace(s, checkpoint=replace(s.checkpoint, **fields[s.checkpoint.name])) for s in made]
@@ -64,6 +65,7 @@ def test_every_relation(make_store):
         ("a-ctc", "c"): "other family",
         ("a", "d"): "other model",  # of no named family
         ("a", "twin"): "untrained",
+        ("twin", "mel"): "spectrogram",
         ("twin", "twin"): "same model",
     }
     for (x, y), relation in expected.items():

@@ -1,19 +1,23 @@
-"""Layers and stores to measure on: made numbers with the shape of speech encoders, no model needed."""
+"""Things to measure on: layers and stores of made numbers, encoders with random weights, and sounds."""
 
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import soundfile
 import torch
 
+from sslsim.audio import SAMPLE_RATE
 from sslsim.lineup import Checkpoint
-from sslsim.store import ActivationStore, frame_key, layer_file, open_store
-from sslsim.writer import write_description
+from sslsim.store import ActivationStore, frame_key, open_store
+from sslsim.writer import drafting
 
 DECAY = 0.5  # component i of a layer has standard deviation i ** -DECAY: 99 % of the variance needs about 90 % of them
 UTTERANCE = 250  # frames, 5 s
@@ -31,13 +35,12 @@ def layers(n: int, width: int, count: int, seed: int = 0) -> Iterator[np.ndarray
 
 
 def store(root: Path, n: int, width: int, count: int, seed: int = 0) -> ActivationStore:
-    """Write a store of made layers, without attention."""
+    """Write a store of made layers, without attention; one layer at a time is in memory."""
     lengths = [min(UTTERANCE, n - start) for start in range(0, n, UTTERANCE)]
-    index = pd.DataFrame({"utterance": [f"u{u}" for u in range(len(lengths))], "speaker": "s", "n_frames": lengths})
-    index = index.assign(n_samples=320 * index.n_frames + 80, start=index.n_frames.cumsum() - index.n_frames)
-    index = index.assign(n_rows=0, waveform=index.utterance)
-    root.mkdir()
-    made = ActivationStore(
+    index = pd.DataFrame({"utterance": [f"u{u}" for u in range(len(lengths))], "speaker": "s", "length": lengths})
+    index = index.assign(n_samples=320 * index.length + 80, n_frames=index.length, n_rows=0, waveform=index.utterance)
+    index = index.assign(start=index.n_frames.cumsum() - index.n_frames)
+    planned = ActivationStore(
         root=root,
         checkpoint=Checkpoint(root.name, "made"),
         n_layers=count,
@@ -46,15 +49,31 @@ def store(root: Path, n: int, width: int, count: int, seed: int = 0) -> Activati
         n_frames=n,
         fingerprint="0" * 64,
         corpus_fingerprint="0" * 64,
+        normed=False,
+        input_normed=False,
         final_norm=False,
+        heard={},
+        dtype="float32",
+        frames="all",
         queries=0,
-        frame_key=frame_key(index, 0),
+        frame_key=frame_key(index, "all", 0),
         versions={},
         index=index,
+        skipped=pd.DataFrame(columns=["utterance", "path", "reason"]),
     )
-    for i, layer in enumerate(layers(n, width, count, seed)):
-        np.save(root / layer_file(i), layer)
-    write_description(made)
+    with tempfile.TemporaryDirectory(dir=root.parent) as folder:
+        files = [Path(folder) / str(i) for i in range(count)]
+        for file, layer in zip(files, layers(n, width, count, seed), strict=True):
+            layer.tofile(file)
+
+        def arrays(u: int) -> SimpleNamespace:
+            frames, start = index[["n_frames", "start"]].iloc[u]
+            parts = [np.fromfile(file, "f4", frames * width, offset=4 * start * width) for file in files]
+            return SimpleNamespace(hidden=np.stack(parts).reshape(count, frames, width), final=None, attention=[])
+
+        with drafting(root, lambda: (planned, None), "a benchmark") as draft:
+            assert draft
+            draft.write(range(len(index)), arrays)
     return open_store(root)
 
 
@@ -75,3 +94,43 @@ def attention(models: int, blocks: int, heads: int, frames: int, seed: int = 0) 
         noise = 2 * torch.randn(frames, frames, generator=generator)
         maps[model, block, head] = torch.softmax(noise - away.clamp(max=20), 1)
     return maps
+
+
+CONFIGS = {
+    "base": {},  # what transformers takes for wav2vec 2.0 by itself: 12 blocks, 768 neurons
+    "large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "do_stable_layer_norm": True,
+        "feat_extract_norm": "layer",
+    },
+}
+SOUND = 10  # seconds
+
+
+def encoder(root: Path, size: str) -> Checkpoint:
+    """Write a wav2vec 2.0 of a size in CONFIGS with random weights."""
+    import transformers  # here: it would count in the memory of those who do not need it
+
+    transformers.utils.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**CONFIGS[size]))
+        model.save_pretrained(root / size)
+    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=size == "large").save_pretrained(root / size)
+    return Checkpoint(size, str(root / size))
+
+
+def sounds(root: Path, count: int) -> list[Path]:
+    """Write so many FLAC files of SOUND seconds: chirps in noise, no two the same."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    t = np.arange(SOUND * SAMPLE_RATE) / SAMPLE_RATE
+    files = [root / f"{i:04d}.flac" for i in range(count)]
+    for file, pitch in zip(files, rng.uniform(100, 1000, count), strict=True):
+        chirp = np.sin(2 * np.pi * (pitch + 50 * t) * t)
+        soundfile.write(file, 0.3 * chirp + 0.05 * rng.standard_normal(len(t)), SAMPLE_RATE)
+    return files

@@ -1,4 +1,6 @@
-"""The measures as they are published: each computed from the data matrices, a layer pair at a time.
+"""What is compared with: the measures as they are published, and activations as they are commonly taken.
+
+Measures: each computed from the data matrices, a layer pair at a time.
 
 Each function stands alone, as published ones do: linreg makes one SVD of each layer's data, the two CCA measures share
 another, CKA is three products a pair (the formula of Kornblith et al. 2019, arXiv 1905.00414). Within that as fast as
@@ -10,9 +12,15 @@ CCA measures too would take off as many decompositions as there are layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import combinations_with_replacement, product
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import soundfile
 import torch
 from torch import Tensor
 
@@ -113,3 +121,36 @@ def heads(measure: str, a: Tensor, b: Tensor) -> Tensor:
     """
     rows = [torch.cat([_BROADCAST[measure](x[:, None], y[None]) for y in b], 1) for x in a]
     return torch.cat(rows)
+
+
+def activations(model: Any, preprocess: Any, sounds: Sequence[Path], out: Path, rows: int, workers: int) -> None:
+    """Hidden states and so many evenly spread rows of every attention map, appended to one file a layer in `out`.
+
+    One worker takes the sounds one after another, with all threads of torch; more are threads of Python with one thread
+    of torch each, and then the utterances stand in the files in the order in which they were done.
+    """
+    out.mkdir()
+    blocks, threads = model.config.num_hidden_layers, torch.get_num_threads()
+    with ExitStack() as stack:
+        names = [*(f"layer_{i:02d}" for i in range(blocks + 1)), *(f"attention_{i:02d}" for i in range(1, blocks + 1))]
+        files = [stack.enter_context((out / name).open("ab", buffering=0)) for name in names]
+
+        def one(path: Path) -> None:
+            sound, rate = soundfile.read(path, dtype="float32")
+            inputs = preprocess(sound, sampling_rate=rate, return_tensors="pt")
+            with torch.inference_mode():
+                made = model(**inputs, output_hidden_states=True, output_attentions=True)
+                length = made.last_hidden_state.shape[1]
+                kept = torch.arange(length) if length <= rows else (2 * torch.arange(rows) + 1) * length // (2 * rows)
+                arrays = [state[0].numpy() for state in made.hidden_states]
+                arrays += [weights[0].index_select(1, kept).numpy() for weights in made.attentions]
+            for file, array in zip(files, arrays, strict=True):
+                file.write(np.ascontiguousarray(array).data)
+
+        if workers == 1:
+            for path in sounds:
+                one(path)
+        else:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                list(pool.map(one, sounds))
+            torch.set_num_threads(threads)
