@@ -149,11 +149,13 @@ class Recording:
         place = self._sound.tell()
         if place == sample:
             return
-        if self._exact or sample == 0:
+        if self._exact:
             self._sound.seek(sample)
             return
-        if sample < place:
-            self._sound.seek(0)
+        if sample < place:  # anew: an mp3 that is wound back decodes to other last bits
+            self._sound.close()
+            self._file.seek(0)
+            self._sound = soundfile.SoundFile(self._file)
             place = 0
         while place < sample and (got := len(self._decoded(min(_BLOCK, sample - place)))):
             place += got

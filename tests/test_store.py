@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from sslsim.errors import SslsimError
-from sslsim.store import check_pairable, open_store
+from sslsim.store import check_pairable, description_hash, file_hash, open_store
 
 
 def test_what_is_written_is_read_back(make_store):
@@ -81,7 +82,7 @@ def test_a_store_is_frozen_and_shows_itself(make_store):
         store.n_layers = 4
     page = store._repr_html_()
     assert "&lt;b&gt;" in page
-    assert "0 to 2, pre-norm" in page
+    assert "0 to 2; the last: raw residual stream, a final LayerNorm follows" in page
     assert "57 of 3 utterances" in page
 
 
@@ -89,17 +90,77 @@ def test_ids_come_back_as_text(make_store):
     store = make_store()
     table = (store.root / "index.csv").read_text().replace("u0,s", "007,NA").replace("u1,s", ",s")
     (store.root / "index.csv").write_text(table)
-    description = json.loads((store.root / "store.json").read_text())
-    description["files"]["index.csv"] = len(table)
-    (store.root / "store.json").write_text(json.dumps(description))
+    redescribe(store)
     index = open_store(store.root).index
     assert index["utterance"].tolist() == ["007", "", "u2"]
     assert index["speaker"].tolist() == ["NA", "s", "s"]
 
 
-def _edit(store, **changes):
+def redescribe(store, **changes):
+    """Bring store.json up to what the folder holds, with some changes."""
     path = store.root / "store.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    content = json.loads(path.read_text()) | changes
+    content["files"] |= {name: (store.root / name).stat().st_size for name in content["hashes"]}
+    content["hashes"] = {name: file_hash(store.root / name) for name in content["hashes"]}
+    content["hash"] = description_hash(content)
+    path.write_text(json.dumps(content))
+
+
+def read_all(store):
+    """Map every array file of a store."""
+    return [store.final(), *(store.layer(i) for i in range(3)), *(store.attention(i, 0) for i in (1, 2))]
+
+
+@pytest.mark.parametrize("place", [0, 9, 128, 700, -1])
+@pytest.mark.parametrize(
+    "name",
+    ["layer_00.npy", "layer_02.npy", "final.npy", "attention_02.npy", "index.csv", "skipped.csv", "checksums.npy"],
+)
+def test_a_flipped_byte_is_refused_by_name(make_store, monkeypatch, name, place):
+    store = make_store()
+    monkeypatch.setattr("sslsim.store._VERIFIED", set())
+    path = store.root / name
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(SslsimError, match=rf"store '.*model': {name}"):
+        open_store(store.root).verify()
+    with pytest.raises(SslsimError, match=rf"store '.*model': {name}"):
+        read_all(open_store(store.root))
+
+
+def test_a_flipped_byte_of_the_description_is_refused(make_store):
+    store = make_store()
+    path = store.root / "store.json"
+    content = path.read_bytes()
+    places = range(0, len(content), 7)
+    refused = 0
+    for place in places:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            read = open_store(store.root)
+        except SslsimError as error:
+            assert re.search("store.json is |version", str(error))  # noqa: PT017
+            refused += 1
+        else:  # white space
+            assert read.frame_key == store.frame_key
+    assert refused > 0.8 * len(places)
+
+
+def test_frames_are_kept_evenly_and_pair_only_with_the_same(make_store):
+    store, whole = make_store("some", kept=8, queries=0), make_store("whole", queries=0)
+    assert store.frame_rows(1).tolist() == [2, 7, 12, 17, 22, 27, 32, 37]
+    assert store.index.n_frames.tolist() == [5, 8, 8]
+    assert store.layer(1).shape == (21, 6)
+    with pytest.raises(SslsimError, match="some keeps 8 frames an utterance, whole all; extract both with the same"):
+        check_pairable(store, whole)
+
+
+def test_a_checkpoint_without_heads_has_no_attention(make_store):
+    store = make_store(n_heads=0, queries=4)
+    assert store.attention_layers == 0
+    with pytest.raises(SslsimError, match="model: no attention in this store; the checkpoint has no heads"):
+        store.attention(1, 0)
 
 
 def test_damaged_stores_are_refused_by_name(make_store):
@@ -112,10 +173,10 @@ def test_damaged_stores_are_refused_by_name(make_store):
     (store.root / "layer_01.npy").unlink()
     with pytest.raises(SslsimError, match="layer_01.npy is missing; delete this folder and extract again"):
         open_store(store.root)
-    _edit(store, version=99)
-    with pytest.raises(SslsimError, match=r"store '.*model': version 99, this sslsim reads 1; delete this folder"):
+    redescribe(store, version=99)
+    with pytest.raises(SslsimError, match=r"store '.*model': version 99, this sslsim reads 2; delete this folder"):
         open_store(store.root)
-    for text in ("{", "[]", "{}", '{"version": 1}'):
+    for text in ("{", "[]", "{}", '{"version": 2}'):
         (store.root / "store.json").write_text(text)
         with pytest.raises(SslsimError, match="store.json is damaged; delete this folder and extract again"):
             open_store(store.root)
@@ -172,6 +233,7 @@ def test_files_are_opened_one_at_a_time_however_many_threads_ask(make_store, mon
         inside.pop()
         return load(*arguments, **options)
 
+    read_all(store)
     monkeypatch.setattr(np, "load", watched)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda i: (store.layer(i % 3), store.final(), store.attention(1, 0)), range(12)))
