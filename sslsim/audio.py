@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from sslsim.containers import cut_off
+from sslsim.containers import cut_off, finished, tells_length
 from sslsim.errors import SslsimError
 
 SAMPLE_RATE = 16_000
@@ -26,7 +27,10 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 """What counts as audio when a folder is read; a manifest may name anything libsndfile reads."""
 SILENCE = 2.0**-15
 """A sound that never leaves its mean by more, the last bit of 16 (-90 dB), is silent."""
+LARGEST = 1e12
+"""Floating-point samples beyond it are no sound, and their squares would soon be infinite."""
 _UNKNOWN = 2**48  # libsndfile gives a length beyond any file where a stream does not tell its own
+_REST = 1 << 14  # bytes that may follow the last sample, such as tags
 _BLOCK = 1 << 20  # samples to skip at a time where a format cannot be entered anywhere
 _EXACT = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF"}  # a seek gives the samples that reading on would
 
@@ -74,6 +78,13 @@ def spread(n_items: int, n_wanted: int) -> NDArray[np.int64]:
     return (2 * np.arange(n_wanted) + 1) * n_items // (2 * n_wanted)
 
 
+class _Stream(soundfile.SoundFile):
+    """Only read on, as soundfile does not, which seeks after every read: in an mp3 that changes what comes next."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 class Recording:
     """An open sound, of which any stretch is read, mixed to mono and resampled by itself.
 
@@ -97,28 +108,28 @@ class Recording:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        file = _open(source)
+        self._sound: Any = None
+        self._file = _open(source)
         try:
-            if not file.read(1):
+            if not self._file.read(1):
                 raise AudioError(source, "empty: 0 bytes")
-            fault = cut_off(file)
+            fault = cut_off(self._file)
             if fault:
                 raise AudioError(source, f"cut off: {fault}")
-            file.seek(0)
-            self._sound = soundfile.SoundFile(file)
-        except soundfile.LibsndfileError as error:
-            file.close()
-            raise AudioError(source, f"not audio, or damaged: {error.error_string or 'no reason given'}") from error
+            self._file = finished(self._file)
+            self._exact = True
+            sound = self._begin_again()
+            counted = sound.frames < _UNKNOWN and (sound.format != "MP3" or tells_length(self._file))
+            if not counted or sound.format not in _EXACT or not sound.seekable():
+                self._exact = False
+                sound = self._begin_again()
+            self.rate: int = sound.samplerate
+            self.n: int = sound.frames if counted else self._count()
+            if self.n == 0:
+                raise AudioError(source, "holds no samples")
         except BaseException:
-            file.close()
-            raise
-        self._file = file
-        self.rate: int = self._sound.samplerate
-        self._exact = self._sound.format in _EXACT
-        self.n: int = self._sound.frames if self._sound.frames < _UNKNOWN else self._count()
-        if self.n == 0:
             self.close()
-            raise AudioError(source, "holds no samples")
+            raise
 
     def __enter__(self) -> Recording:
         return self
@@ -128,37 +139,58 @@ class Recording:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._sound.close()
+        if self._sound:
+            self._sound.close()
         self._file.close()
+
+    def _begin_again(self) -> soundfile.SoundFile:
+        if self._sound:
+            self._sound.close()
+        self._file.seek(0)
+        self._place = 0
+        try:
+            self._sound = (soundfile.SoundFile if self._exact else _Stream)(self._file)
+        except soundfile.LibsndfileError as error:
+            raise self._damaged(error) from error
+        return self._sound
+
+    def _damaged(self, error: soundfile.LibsndfileError) -> AudioError:
+        told = error.error_string or "no reason given"
+        if "not a regular file" in told:  # what libsndfile says of a first frame that it cannot read
+            told = "Format not recognised."
+        return AudioError(self.source, f"not audio, or damaged: {told}")
 
     def _count(self) -> int:
         total = 0
-        while got := len(self._decoded(_BLOCK)):
+        while got := len(self._decoded(1 << 13)):  # few at a time: where libsndfile ends, what is left must be seen
             total += got
-        self._sound.seek(0)
+        place = self._file.tell()
+        if self._file.seek(0, os.SEEK_END) - place > _REST:
+            raise AudioError(self.source, "goes on where libsndfile ends, for want of a header with its length")
         return total
 
     def _decoded(self, n: int) -> NDArray[np.float32]:
         try:
-            return self._sound.read(n, dtype="float32", always_2d=True)
+            samples = self._sound.read(n, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise AudioError(self.source, f"not audio, or damaged: {error.error_string}") from error
+            raise self._damaged(error) from error
+        self._place += len(samples)
+        return samples
 
     def _go_to(self, sample: int) -> None:
         """Stand at a sample, so that what is read does not depend on what was read before."""
-        place = self._sound.tell()
-        if place == sample:
+        if self._place == sample:
             return
         if self._exact:
-            self._sound.seek(sample)
+            try:
+                self._place = self._sound.seek(sample)
+            except soundfile.LibsndfileError as error:
+                raise self._damaged(error) from error
             return
-        if sample < place:  # anew: an mp3 that is wound back decodes to other last bits
-            self._sound.close()
-            self._file.seek(0)
-            self._sound = soundfile.SoundFile(self._file)
-            place = 0
-        while place < sample and (got := len(self._decoded(min(_BLOCK, sample - place)))):
-            place += got
+        if sample < self._place:  # anew: an mp3 that is wound back decodes to other last bits
+            self._begin_again()
+        while self._place < sample and len(self._decoded(min(_BLOCK, sample - self._place))):
+            pass
 
     def read(self, begin: int = 0, end: int | None = None) -> NDArray[np.float32]:
         """Return the samples from `begin` to `end`, counted at its own rate, at 16 kHz, shape (n,), float32.
@@ -168,18 +200,27 @@ class Recording:
         Raises
         ------
         AudioError
-            Cut off within the stretch, or a sample that is NaN or infinite (one such sample would make
-            every frame NaN).
+            Cut off within the stretch, or a sample that is NaN, infinite or too large (one such sample would
+            make every frame NaN).
         """
+        return self.resampled(self.mono(begin, end))
+
+    def mono(self, begin: int = 0, end: int | None = None) -> NDArray[np.float32]:
+        """Return the mean of the channels, at its own rate; see `read`."""
         end = self.n if end is None else end
         self._go_to(begin)
         samples = self._decoded(end - begin)
         if len(samples) != end - begin:
             raise AudioError(self.source, f"cut off: {begin + len(samples):,} of {self.n:,} samples can be read")
-        if not np.isfinite(samples).all():
-            bad = begin + int(np.argmin(np.isfinite(samples).all(axis=1)))
-            raise AudioError(self.source, f"sample {bad} is NaN or infinite")
-        waveform = samples.mean(axis=1)
+        good = np.abs(samples) <= LARGEST
+        if not good.all():
+            bad = int(np.argmin(good.all(axis=1)))
+            what = f"larger than {LARGEST:g}" if np.isfinite(samples[bad]).all() else "NaN or infinite"
+            raise AudioError(self.source, f"sample {begin + bad} is {what}")
+        return samples.mean(axis=1)
+
+    def resampled(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return samples of its own rate at 16 kHz."""
         return waveform if self.rate == SAMPLE_RATE else soxr.resample(waveform, self.rate, SAMPLE_RATE)
 
 
@@ -192,8 +233,8 @@ def _open(source: Source) -> BinaryIO:
         raise AudioError(source, "a folder, not a file") from error
     except FileNotFoundError as error:
         raise AudioError(source, "no such file") from error
-    except OSError as error:
-        raise AudioError(source, f"cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a ValueError: a null byte in its name
+        raise AudioError(source, f"cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
 def at_16_khz(n_samples: int, rate: int) -> int:

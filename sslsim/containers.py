@@ -1,12 +1,14 @@
 """Whether an audio file holds less than its own header promises: a copy or download that was cut off.
 
-libsndfile reads such wav, aiff and ogg files short without a word. Formats whose decoder notices (flac, mp3 with a
-header of its length) are not looked at here.
+libsndfile reads such wav, w64, aiff, au, caf, sphere and ogg files short without a word. Formats whose decoder notices
+(flac, mp3 with a header of its length) are not looked at here.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import struct
 from typing import BinaryIO
 
@@ -28,7 +30,88 @@ def cut_off(file: BinaryIO) -> str:
         return _chunks(file, size, ">", b"SSND")
     if head[:4] == b"OggS":
         return _ogg(file, size)
+    if head[:4] == b".snd":
+        start, length = struct.unpack(">II", head[4:].ljust(8, b"\0"))
+        return "" if length in _STREAMED else _missing(length, size - start)
+    if head[:4] == b"caff":
+        return _caf(file, size)
+    if head[:7] == b"NIST_1A":
+        return _sphere(file, size)
+    if head == b"riff.\x91\xcf\x11\xa5\xd6\x28\xdb":  # W64: the length of the whole file, in 64 bits
+        file.seek(16)
+        length = int.from_bytes(file.read(8), "little")
+        return f"{size:,} of {length:,} bytes are there" if size < length < 2**63 else ""
     return ""
+
+
+def tells_length(file: BinaryIO) -> bool:
+    """Return whether an mp3 says how long it is: else libsndfile guesses from the rate of its first frame."""
+    file.seek(0)
+    head = file.read(10)
+    tag = 0
+    if head[:3] == b"ID3" and len(head) == 10:
+        for byte in head[6:]:
+            tag = tag << 7 | byte & 0x7F
+        tag += 10
+    file.seek(tag)
+    first = file.read(1024)
+    return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
+
+
+def finished(file: BinaryIO) -> BinaryIO:
+    """Return the file, or a copy in memory where a wav's writer did not fill in the length of its samples.
+
+    libsndfile understands the length 0xFFFFFFFF, but takes 0 for none.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    order = {b"RIFF": "<", b"RIFX": ">"}.get(head[:4])
+    if order is None or head[8:] != b"WAVE" or struct.unpack(f"{order}I", head[4:8])[0] + 8 == size:
+        return file
+    place = 12
+    while place + 8 <= size:
+        file.seek(place)
+        name, length = struct.unpack(f"{order}4sI", file.read(8))
+        if name == b"data":
+            if length or place + 8 == size:
+                return file
+            file.seek(0)
+            content = bytearray(file.read())
+            content[4:8] = content[place + 4 : place + 8] = b"\xff" * 4
+            file.close()
+            return io.BytesIO(content)
+        place += 8 + length + length % 2
+    return file
+
+
+def _missing(length: int, held: int) -> str:
+    return f"{max(0, held):,} of {length:,} bytes of samples are there" if held < length else ""
+
+
+def _caf(file: BinaryIO, size: int) -> str:
+    place = 8
+    while place + 12 <= size:
+        file.seek(place)
+        name, length = struct.unpack(">4sq", file.read(12))
+        if name == b"data":  # its length is -1 where it reaches to the end
+            return _missing(length, size - place - 12)
+        if length < 0:
+            return ""
+        place += 12 + length
+    return "it ends before its samples"
+
+
+def _sphere(file: BinaryIO, size: int) -> str:
+    """Look at the text at the beginning of a NIST SPHERE file, such as those of TIMIT."""
+    file.seek(0)
+    header = file.read(1024)
+    found = {k: int(v) for k, v in re.findall(rb"\b(sample_count|sample_n_bytes|channel_count) -i (\d+)", header)}
+    start = re.match(rb"NIST_1A\s+(\d+)", header)
+    if start is None or b"-s3 pcm" not in header or not {b"sample_count", b"sample_n_bytes"} <= found.keys():
+        return ""
+    length = found[b"sample_count"] * found[b"sample_n_bytes"] * found.get(b"channel_count", 1)
+    return _missing(length, size - int(start[1]))
 
 
 def _chunks(file: BinaryIO, size: int, order: str, wanted: bytes) -> str:
@@ -38,14 +121,11 @@ def _chunks(file: BinaryIO, size: int, order: str, wanted: bytes) -> str:
         file.seek(place)
         name, length = struct.unpack(f"{order}4sI", file.read(8))
         if name == b"ds64":  # RF64: lengths of 64 bits, the second of which is that of the samples
-            declared64 = struct.unpack("<QQ", file.read(16))[1]
+            declared64 = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
         if name == wanted:
             if length == 0xFFFFFFFF and declared64:
                 length = declared64
-            held = size - place - 8
-            if length in _STREAMED or length <= held:
-                return ""
-            return f"{held:,} of {length:,} bytes of samples are there"
+            return "" if length in _STREAMED else _missing(length, size - place - 8)
         place += 8 + length + length % 2
     return "it ends before its samples"
 

@@ -106,6 +106,8 @@ class Draw:
     def __post_init__(self) -> None:
         for name in ("max_utterances", "per_speaker", "max_seconds"):
             value = getattr(self, name)
+            if name != "max_seconds" and value is not None and type(value) is not int:
+                raise SslsimError(f"{name} is {value!r}; it must be a whole number, or None for all")
             if value is not None and not value >= (1 if name != "max_seconds" else 0.025):
                 least = "1" if name != "max_seconds" else "one frame, 0.025"
                 raise SslsimError(f"{name} is {value}; it must be at least {least}, or None for all")
@@ -121,14 +123,14 @@ class Draw:
             ranked = [u for u in ranked if (met.update([u.speaker]) or met[u.speaker]) <= self.per_speaker]
         ranked = ranked[: self.max_utterances]
         if self.max_seconds is not None:
-            ranked = list(_within(ranked, round(self.max_seconds * SAMPLE_RATE)))
+            ranked = list(_within(ranked, self.max_seconds * SAMPLE_RATE))
             if not ranked:
                 raise SslsimError(f"max_seconds is {self.max_seconds:g}; no utterance is so short, give more")
         chosen = {u.id for u in ranked}
         return [u for u in utterances if u.id in chosen]
 
 
-def _within(ranked: Iterable[Utterance], left: int) -> Iterator[Utterance]:
+def _within(ranked: Iterable[Utterance], left: float) -> Iterator[Utterance]:
     """Yield utterances until the samples are used up; those without a length too, to be reported."""
     misses = 0
     for utterance in ranked:
@@ -230,17 +232,30 @@ def _manifest_table(path: Path) -> pd.DataFrame:
     suffix = path.suffix.lower()
     try:
         if suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            return pd.DataFrame.from_records([json.loads(line) for line in lines if line.strip()])
+            lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold what else counts as a line's end
+            return pd.DataFrame([_object(n, line) for n, line in enumerate(lines, 1) if line.strip()], dtype=object)
         if suffix in (".csv", ".tsv"):
             # every value as written: an id 007 must not become 7, nor a speaker "NA" nothing
             options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-            return pd.read_csv(path, sep="," if suffix == ".csv" else "\t", **options)
+            table = pd.read_csv(path, sep="," if suffix == ".csv" else "\t", **options)
+            if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first for names of the rows
+                raise ValueError("its rows have more values than there are columns")
+            return table
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
-    except (ValueError, AttributeError, TypeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise SslsimError(f"manifest {str(path)!r}: cannot be read: {error}") from error
     raise SslsimError(f"corpus {str(path)!r}: neither a folder nor a manifest (.csv, .tsv, .jsonl)")
+
+
+def _object(number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} is not an object with id and path")
+    return row
 
 
 @dataclass(frozen=True)
@@ -257,6 +272,8 @@ class Row:
     def content(self) -> bytes:
         """Return what a file would hold."""
         cell = self.dataset[self.number]["audio"]
+        if cell is None:
+            raise AudioError(self, "this row has no audio")
         if cell.get("bytes") is not None:
             return cell["bytes"]
         try:
@@ -270,7 +287,10 @@ def _load_dataset(folder: Path) -> Any:
         from datasets import load_from_disk
     except ImportError as error:
         raise SslsimError(f"corpus {str(folder)!r}: a dataset, which needs: pip install 'sslsim[datasets]'") from error
-    return load_from_disk(folder)
+    try:
+        return load_from_disk(folder)
+    except Exception as error:  # JSON, Arrow and the disk fail each in their own way
+        raise SslsimError(f"corpus {str(folder)!r}: a dataset that cannot be read: {error}") from error
 
 
 def _dataset_utterances(dataset: Any) -> list[Utterance]:
@@ -283,11 +303,16 @@ def _dataset_utterances(dataset: Any) -> list[Utterance]:
         raise SslsimError(f"dataset: no column 'audio'{close_match('audio', columns)}; rename_column names it so")
     from datasets import Audio
 
-    encoded = dataset.select_columns("audio").cast_column("audio", Audio(decode=False))  # soundfile decodes, as always
+    try:
+        encoded = dataset.select_columns("audio").cast_column("audio", Audio(decode=False))  # soundfile decodes
+    except Exception as error:  # Arrow's own errors
+        raise SslsimError(f"dataset: column 'audio' holds no audio: {error}") from error
     speaker = next((name for name in ("speaker", "speaker_id") if name in columns), None)
     told = dataset.select_columns([name for name in ("id", speaker, "text") if name in columns])
     utterances = []
     for number, row in enumerate(told if told.column_names else [{}] * len(dataset)):
+        if row.get("id", number) in (None, ""):
+            raise SslsimError(f"dataset: row {number} has no id")
         identity = str(row.get("id", number))
         clip = Row(encoded, number, f"dataset[{number}]")
         who = row.get(speaker) if speaker else None
@@ -336,7 +361,7 @@ class Limits:
 
     def cuts(self, n: int, rate: int) -> list[int]:
         """Return where `n` samples at `rate` are cut: the ends of all pieces, 0 first."""
-        pieces = max(1, -(-n // max(1, int(self.piece_seconds * rate))))
+        pieces = max(1, -(-n // max(1, int(min(self.piece_seconds * rate, n)))))
         return [i * n // pieces for i in range(pieces + 1)]
 
 
@@ -374,6 +399,9 @@ def index_of(
     ):
         rows += [{**row, "recording": first + row["recording"]} for row in good]
         skipped += bad
+    for name, times in Counter(row["utterance"] for row in rows).items():
+        if times > 1:
+            raise SslsimError(f"id {name!r} is that of an utterance and of a piece of another; rename one of the files")
     return pd.DataFrame(rows, columns=list(INDEX)), pd.DataFrame(skipped, columns=["utterance", "path", "reason"])
 
 
@@ -405,9 +433,10 @@ def _check(utterance: Utterance, limits: Limits) -> tuple[list[dict], list[str]]
         cuts = limits.cuts(recording.n, recording.rate)
         rows, silent = [], []
         for number, (begin, end) in enumerate(zip(cuts, cuts[1:], strict=False), 1):
-            waveform = recording.read(begin, end)
+            own = recording.mono(begin, end)
+            waveform = recording.resampled(own)
             name = utterance.id if len(cuts) == 2 else f"{utterance.id}#{number}"
-            if is_silent(waveform):
+            if is_silent(own) or is_silent(waveform):  # a constant rings at its ends once it is resampled
                 silent.append(name)
                 continue
             rows.append(
@@ -449,7 +478,8 @@ class Reader:
             self.__exit__()
             self._open = None
             self._open = row.recording, Recording(self._utterances[row.recording].source)
-        waveform = self._open[1].read(row.begin, row.end)
+        recording = self._open[1]
+        waveform = recording.read(row.begin, min(row.end, recording.n))
         if waveform_fingerprint(waveform) != row.waveform:
-            raise AudioError(self._utterances[row.recording].source, "changed while it was being extracted")
+            raise AudioError(recording.source, "changed while it was being extracted")
         return waveform

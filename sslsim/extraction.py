@@ -132,7 +132,7 @@ def extract(
     missing = [part for part in zip(chosen, prints, roots, strict=True) if not part[2].exists()]
     if missing:
         index, skipped = _look(utterances, limits, executor, progress)
-        _check_skipped(skipped, utterances, strict, progress)
+        _check_skipped(skipped, index.empty, strict, progress)
         request = Request(utterances, audio, _sampled(index, frames, queries), skipped, frames, queries, device, dtype)
         try:
             _extract_missing(missing, request, shard_seconds, executor, progress)
@@ -143,7 +143,7 @@ def extract(
     # names and notes as the lineup has them now: they may have changed since, the content has not
     stores = [replace(open_store(r), checkpoint=c) for c, r in zip(chosen, roots, strict=True)]
     if strict and not missing:
-        _check_skipped(stores[0].skipped, utterances, strict, progress)
+        _check_skipped(stores[0].skipped, False, strict, progress)
     return stores
 
 
@@ -185,7 +185,7 @@ def _look(
         return index_of(utterances, limits, executor=executor, done=bar.update)
 
 
-def _check_skipped(skipped: pd.DataFrame, utterances: Sequence[Utterance], strict: bool, progress: bool) -> None:
+def _check_skipped(skipped: pd.DataFrame, none_left: bool, strict: bool, progress: bool) -> None:
     if skipped.empty:
         return
     listed = [f"{row.utterance!r}: {row.reason}" for row in skipped.head(_NAMED).itertuples()]
@@ -193,7 +193,7 @@ def _check_skipped(skipped: pd.DataFrame, utterances: Sequence[Utterance], stric
     told = "; ".join(listed) + more
     if strict:
         raise SslsimError(f"{len(skipped):,} of the corpus's sounds cannot be used: {told}; mend them or drop strict")
-    if skipped.utterance.nunique() >= len(utterances) and set(skipped.utterance) >= {u.id for u in utterances}:
+    if none_left:
         raise SslsimError(f"no utterance of the corpus can be used: {told}")
     if progress:
         print(f"left out {len(skipped):,} that cannot be used (skipped.csv in each store): {told}", flush=True)

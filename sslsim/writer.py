@@ -51,6 +51,7 @@ from sslsim.store import (
 
 _PROGRESS, _LOCK, _PLAN = ".progress", "lock", "plan.pickle"
 _POLL = 0.2  # seconds between two looks whether another process is through
+_TRIES = 1000  # of taking a folder that others remove
 
 
 class Arrays(Protocol):
@@ -114,7 +115,7 @@ class Draft:
                 first, part = int(file.stem), np.load(file)
                 sums[first : first + len(part)] = part
                 done[first : first + len(part)] = True
-            except (OSError, ValueError, EOFError):  # lost with the power: its utterances are made again
+            except Exception:  # lost with the power (numpy fails in many ways): its utterances are made again
                 file.unlink(missing_ok=True)
         return done, sums
 
@@ -248,34 +249,38 @@ def drafting(root: Path, plan: Callable[[], tuple[ActivationStore, Any]], made_b
     made_by : object
         Libraries and machine; what others made is not gone on with.
     """
-    folder = root.parent / f".{root.name}.partial"
+    folder, draft = _folder(root), None
     try:
         with _locked(root, folder) as ours:
-            if not ours:
-                yield None
-                return
-            draft = _begin(folder, plan, made_by)
-            try:
-                yield draft
-                draft.finish(root)
-            except BaseException:
-                if folder.is_dir() and not any((folder / _PROGRESS).glob("*.npy")):
-                    shutil.rmtree(folder, ignore_errors=True)
-                raise
-        tidy(root)
+            if ours:
+                try:
+                    draft = _begin(folder, plan, made_by)
+                    yield draft
+                    draft.finish(root)
+                except BaseException:
+                    if folder.is_dir() and not any((folder / _PROGRESS).glob("*.npy")):
+                        shutil.rmtree(folder, ignore_errors=True)
+                    raise
     except OSError as error:
         if not root.exists():  # else another process was first, without a lock that we could see: the same content
             raise SslsimError(f"store {str(root)!r}: cannot be written: {error}") from error
+    tidy(root)
+    if draft is None:
+        yield None
+
+
+def _folder(root: Path) -> Path:
+    return root.parent / f".{root.name}.partial"
 
 
 @contextmanager
 def _locked(root: Path, folder: Path) -> Iterator[bool]:
     """Wait until no other process has the draft; yield whether the store is still to be made."""
-    waited = False
+    waited, gone = False, 0
     while not root.exists():
-        (folder / _PROGRESS).mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / _PROGRESS / _LOCK)
         try:
+            (folder / _PROGRESS).mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=_POLL)
         except filelock.Timeout:
             if not waited:
@@ -285,8 +290,11 @@ def _locked(root: Path, folder: Path) -> Iterator[bool]:
         except NotImplementedError:
             yield True  # no locks on this disk: whoever else writes puts the same bytes in the same places
             return
-        except FileNotFoundError:
-            continue  # it was renamed, or removed, between our two steps
+        except FileNotFoundError:  # it was renamed, or removed, between two of our steps
+            gone += 1
+            if gone == _TRIES:
+                raise
+            continue
         try:
             if (folder / _PROGRESS).is_dir() and not root.exists():
                 yield True
@@ -337,8 +345,9 @@ def _check_space(store: ActivationStore, folder: Path) -> None:
 
 
 def tidy(root: Path) -> None:
-    """Remove what the making of a store leaves in it."""
+    """Remove what the making of a store leaves in it, and beside it what one leaves who came as it was put there."""
     shutil.rmtree(root / _PROGRESS, ignore_errors=True)
+    shutil.rmtree(_folder(root), ignore_errors=True)
 
 
 def remove_stale(out: Path, pattern: str) -> None:

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 import sslsim
 from sslsim import extraction, models, writer
-from sslsim.audio import load_audio, read_corpus
+from sslsim.audio import load_audio
+from sslsim.corpus import read_corpus
 from sslsim.errors import SslsimError
 from sslsim.extraction import extract
 from sslsim.lineup import read_lineup
@@ -57,7 +58,7 @@ def one_thread():
 def test_a_store_holds_what_the_encoder_gives(stores, corpus, one_thread):
     for store in stores:
         encoder = load_encoder(store.checkpoint)
-        assert store.n_layers == encoder.n_layers == 4
+        assert store.n_layers == encoder.anatomy.n_layers == 4
         assert store.n_frames == store.index["n_frames"].sum() == 27 + 36 + 37 + 38
         for u, utterance in enumerate(read_corpus(corpus)):
             rows = store.query_rows(u)
@@ -80,7 +81,7 @@ def content(stores):
 def test_any_number_of_workers_gives_the_same_bytes(stores, checkpoints, corpus, tmp_path):
     call = {"lineup": checkpoints / "lineup.toml", "corpus": corpus, "checkpoints": NAMES, "queries": 8}
     expected = content(stores)
-    assert len(expected) == 4 + 3 + 4 + 3 + 1
+    assert len(expected) == 4 + 3 + 4 + 3 + 1 + 2
     before = torch.get_num_threads()
     try:
         for threads in (1, 3):
@@ -112,12 +113,13 @@ def test_what_fails_on_an_executor_is_raised_here(checkpoints, corpus, tmp_path)
     lineup = [*read_lineup(checkpoints / "lineup.toml")[:1], models.Checkpoint("broken", str(tmp_path))]
     with ThreadPoolExecutor(2) as pool, pytest.raises(SslsimError, match="checkpoint 'broken': .* does not load"):
         extract(lineup, corpus, tmp_path / "out", executor=pool, progress=False)
-    assert len(list((tmp_path / "out").iterdir())) <= 1  # the good one, whole, or not begun
+    assert [path.name[:13] for path in (tmp_path / "out").iterdir()] == ["wav2vec2-post"]  # the good one, whole
 
 
 def test_stores_are_in_lineup_order_and_pair(stores, corpus):
     assert [store.checkpoint.name for store in stores] == NAMES
-    assert [store.pre_norm for store in stores] == [False, True]
+    assert [store.final_norm for store in stores] == [False, True]
+    assert [store.normed for store in stores] == [True, False]
     check_pairable(*stores)
     assert stores[0].index["utterance"].tolist() == ["ann/a", "ann/b", "bob/c", "bob/d"]
     assert stores[0].index["n_samples"].tolist() == [u.n_samples for u in read_corpus(corpus)]
@@ -152,11 +154,18 @@ def test_the_lineup_may_be_renamed_and_annotated_without_extracting(stores, chec
     assert store.checkpoint == annotated
 
 
-def test_max_utterances_are_spread_over_the_corpus(checkpoints, corpus, tmp_path):
-    lineup = checkpoints / "lineup.toml"
-    (store,) = extract(lineup, corpus, tmp_path, checkpoints=["hubert-post"], max_utterances=2, queries=0)
-    assert store.index["utterance"].tolist() == ["ann/b", "bob/d"]
-    assert store.attention_layers == 0
+def test_utterances_are_drawn_by_seed_and_speaker(checkpoints, corpus, tmp_path):
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": corpus, "out": tmp_path, "checkpoints": ["hubert-post"]}
+    drawn = [extract(**call, max_utterances=2, seed=seed, queries=0, progress=False)[0] for seed in range(4)]
+    assert all(len(store.index) == 2 for store in drawn)
+    assert len({store.root for store in drawn}) > 1
+    assert drawn[0].attention_layers == 0
+    (each,) = extract(**call, per_speaker=1, queries=0, progress=False)
+    assert sorted(each.index.speaker) == ["ann", "bob"]
+    (short,) = extract(**call, max_seconds=1.5, queries=0, progress=False)
+    assert short.index.n_samples.sum() <= 24_000
+    (whole,) = extract(**call, queries=0, progress=False)
+    assert extract(**call, queries=0, max_seconds=1_000, progress=False)[0].root == whole.root  # the same is drawn
 
 
 def test_a_changed_file_is_extracted_anew(checkpoints, corpus, tmp_path):
@@ -188,11 +197,14 @@ def test_a_changed_file_is_extracted_anew(checkpoints, corpus, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"this is not audio", r"audio '.*z.wav': not audio, or damaged"),
-        (None, r"audio '.*z.wav': sample 77 is NaN or infinite"),  # found only by decoding
+        (b"this is not audio", r"1 of the corpus's sounds cannot be used: 'z': not audio, or damaged"),
+        (
+            None,
+            r"1 of the corpus's sounds cannot be used: 'z': sample 77 is NaN or infinite; mend them or drop strict",
+        ),  # found only by decoding
     ],
 )
-def test_bad_audio_stops_before_anything_is_loaded_or_written(
+def test_bad_audio_stops_a_strict_run_before_anything_is_loaded_or_written(
     checkpoints, corpus, tmp_path, no_loading, content, message
 ):
     speech, out = tmp_path / "speech", tmp_path / "out"
@@ -204,7 +216,7 @@ def test_bad_audio_stops_before_anything_is_loaded_or_written(
         samples[77] = np.nan
         soundfile.write(speech / "z.wav", samples, 16_000, subtype="FLOAT")
     with pytest.raises(SslsimError, match=message):
-        extract(checkpoints / "lineup.toml", speech, out, progress=False)
+        extract(checkpoints / "lineup.toml", speech, out, strict=True, progress=False)
     assert not out.exists()
 
 
@@ -214,6 +226,9 @@ def test_bad_audio_stops_before_anything_is_loaded_or_written(
         ({"queries": -1}, "queries is -1; it must be 'all' or a number of rows, 0 for no attention"),
         ({"queries": "some"}, "queries is 'some'; it must be 'all'"),
         ({"queries": 2.5}, "queries is 2.5; it must be 'all'"),
+        ({"frames": 0}, "frames is 0; it must be 'all' or a number of frames, 1 or more"),
+        ({"shard_seconds": 0}, "shard_seconds is 0; it must be more than 0"),
+        ({"dtype": "int8"}, "dtype is 'int8'; known: float32, bfloat16, float16"),
         ({"max_utterances": 0}, "max_utterances is 0; it must be at least 1, or None for all"),
         ({"checkpoints": ["huber-pre"]}, "no checkpoint 'huber-pre' in the lineup; did you mean 'hubert-pre'?"),
     ],
@@ -257,16 +272,164 @@ def test_every_array_is_checked(what, make_store, monkeypatch):
         make_store()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError(28, "No space left on device")])
-def test_an_interrupted_extraction_leaves_nothing(checkpoints, corpus, tmp_path, monkeypatch, error):
-    def stop(*_args):
-        raise error
+def everything(stores):
+    """Return a hash of every file of stores, tables and descriptions too."""
+    files = [file for store in stores for file in sorted(store.root.rglob("*"))]
+    return [(f"{file.parent.name}/{file.name}", hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
 
-    monkeypatch.setattr(writer.ArrayFiles, "append", stop)
-    raised = SslsimError if isinstance(error, OSError) else error
-    with pytest.raises(raised, match=None if raised is error else "cannot be written: .*No space left on device"):
-        extract(checkpoints / "lineup.toml", corpus, tmp_path / "out", checkpoints=["hubert-post"], progress=False)
-    assert list((tmp_path / "out").iterdir()) == []
+
+@pytest.mark.parametrize("shard_seconds", [0.01, 60])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError(28, "No space left on device")])
+def test_an_interrupted_extraction_goes_on_to_the_same_bytes(
+    checkpoints, corpus, tmp_path, monkeypatch, error, shard_seconds
+):
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": corpus, "checkpoints": ["hubert-pre"], "progress": False}
+    expected = everything(extract(**call, out=tmp_path / "whole"))
+    write, calls = os.pwrite, []
+
+    def stop(*args):
+        calls.append(args)
+        if len(calls) == 30:
+            raise error
+        return write(args[0], args[1][: max(1, len(args[1]) // 3)], args[2])  # and no more than a part at a time
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.os, "pwrite", stop)
+        raised = SslsimError if isinstance(error, OSError) else error
+        with pytest.raises(raised, match=None if raised is error else "cannot be written: .*No space left on device"):
+            extract(**call, out=tmp_path / "out", shard_seconds=shard_seconds)
+    left = list((tmp_path / "out").iterdir())
+    assert len(left) <= 1  # the draft, if anything of it is complete
+    resumed = extract(**call, out=tmp_path / "out", shard_seconds=0.3)
+    assert everything(resumed) == expected
+    assert list((tmp_path / "out").iterdir()) == [resumed[0].root]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "torn", "other"])
+def test_what_is_damaged_or_made_by_others_is_made_again(checkpoints, corpus, tmp_path, monkeypatch, damage):
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": corpus, "checkpoints": ["hubert-pre"], "progress": False}
+    expected = everything(extract(**call, out=tmp_path / "whole"))
+    real, made = writer.Draft.write, []
+
+    def stop(draft, utterances, arrays):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(list(utterances))
+        return real(draft, utterances, arrays)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as one:
+        patch.setattr(writer.Draft, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            extract(**call, out=tmp_path / "out", shard_seconds=0.01, executor=one)
+    assert made == [[0], [1]]
+    (draft,) = (tmp_path / "out").iterdir()
+    if damage == "flip":
+        content = bytearray((draft / "layer_01.npy").read_bytes())
+        content[300] ^= 1
+        (draft / "layer_01.npy").write_bytes(content)
+    elif damage == "cut":
+        os.truncate(draft / "attention_01.npy", 200)
+    elif damage == "torn":
+        (draft / ".progress" / "1.npy").write_bytes(b"")
+    else:
+        monkeypatch.setattr(extraction, "_made_by", lambda: "another version")
+    again = []
+    monkeypatch.setattr(writer.Draft, "write", lambda d, u, a: (again.extend(u), real(d, u, a))[1])
+    assert everything(extract(**call, out=tmp_path / "out")) == expected
+    wanted = {"flip": [0, 2, 3], "cut": [0, 1, 2, 3], "torn": [1, 2, 3], "other": [0, 1, 2, 3]}
+    assert sorted(again) == wanted[damage]
+
+
+def test_an_utterance_has_its_numbers_whatever_else_is_there(checkpoints, corpus, tmp_path):
+    call = {"lineup": checkpoints / "lineup.toml", "checkpoints": NAMES, "queries": 4, "progress": False}
+    together = extract(**call, corpus=corpus, out=tmp_path / "together")
+    rows = [f"{u.id},{u.path},{u.speaker}" for u in read_corpus(corpus)]
+    (tmp_path / "back.csv").write_text("\n".join(["id,path,speaker", *rows[::-1]]))
+    (tmp_path / "one.csv").write_text("\n".join(["id,path,speaker", rows[2]]))
+    bad = tmp_path / "bad"
+    shutil.copytree(corpus, bad)
+    (bad / "aaa.wav").write_bytes(b"")
+    others = {
+        name: extract(**call, corpus=tmp_path / name, out=tmp_path / "o") for name in ("back.csv", "one.csv", "bad")
+    }
+    assert others["bad"][0].skipped.reason.tolist() == ["empty: 0 bytes"]
+    for name, stores in others.items():
+        for store, expected in zip(stores, together, strict=True):
+            assert len(store.index) == (1 if name == "one.csv" else 4)
+            for u, row in store.index.iterrows():
+                v = expected.index.utterance.tolist().index(row.utterance)
+                place = slice(row.start, row.start + row.n_frames)
+                begin = expected.index.start[v]
+                for layer in range(4):
+                    there = expected.layer(layer)[begin : begin + row.n_frames]
+                    np.testing.assert_array_equal(store.layer(layer)[place], there)
+                np.testing.assert_array_equal(store.attention(2, u), expected.attention(2, v))
+
+
+def test_frames_of_each_utterance_are_those_of_all(checkpoints, corpus, tmp_path):
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": corpus, "checkpoints": NAMES, "progress": False}
+    whole, some = extract(**call, out=tmp_path)[1], extract(**call, out=tmp_path, frames=5)[1]
+    assert some.n_frames == 20
+    for u in range(4):
+        rows = whole.index.start[u] + some.frame_rows(u)
+        np.testing.assert_array_equal(some.layer(2)[5 * u : 5 * u + 5], whole.layer(2)[rows])
+        np.testing.assert_array_equal(some.final()[5 * u : 5 * u + 5], whole.final()[rows])
+        np.testing.assert_array_equal(some.attention(3, u), whole.attention(3, u))
+
+
+def test_log_mel_needs_no_weights_and_long_audio_is_cut(checkpoints, tmp_path):
+    soundfile.write(tmp_path / "long.wav", tone(0, 80_000), 16_000)
+    (tmp_path / "out").mkdir()
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": tmp_path, "out": tmp_path / "out", "progress": False}
+    mel, model = extract(**call, checkpoints=["log-mel", "hubert-post"], piece_seconds=2)
+    check_pairable(mel, model)
+    assert (mel.n_layers, mel.n_neurons, mel.attention_layers) == (1, 80, 0)
+    assert mel.index.utterance.tolist() == ["long#1", "long#2", "long#3"]
+    assert mel.index.begin.tolist() == [0, 26_666, 53_333]
+    encoder = load_encoder(model.checkpoint)
+    piece = load_audio(tmp_path / "long.wav")[26_666:53_333]
+    start, n = model.index[["start", "n_frames"]].iloc[1]
+    np.testing.assert_allclose(model.layer(3)[start : start + n], encoder.encode(piece, []).hidden[3], atol=1e-5)
+
+
+def test_half_precision_is_another_store(stores, checkpoints, corpus, tmp_path):
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": corpus, "checkpoints": NAMES, "queries": 8}
+    half = extract(**call, out=tmp_path, dtype="bfloat16", progress=False)
+    for store, whole in zip(half, stores, strict=True):
+        assert store.dtype == "bfloat16"
+        assert store.root.name != whole.root.name
+        difference = np.abs(store.layer(1) - whole.layer(1)).max() / np.abs(whole.layer(1)).max()
+        assert 0 < difference < 0.1
+
+
+def test_when_nothing_can_be_used_it_is_said(checkpoints, tmp_path, capsys):
+    (tmp_path / "speech").mkdir()
+    soundfile.write(tmp_path / "speech" / "a.wav", np.zeros(9_000), 16_000)
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": tmp_path / "speech", "checkpoints": ["log-mel"]}
+    with pytest.raises(SslsimError, match="no utterance of the corpus can be used: 'a': silent: no sample"):
+        extract(**call, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    soundfile.write(tmp_path / "speech" / "b.wav", tone(0, 9_000), 16_000)
+    extract(**call, out=tmp_path / "out")
+    told = "left out 1 that cannot be used (skipped.csv in each store): 'a': silent"
+    assert told in capsys.readouterr().out
+    with pytest.raises(SslsimError, match="1 of the corpus's sounds cannot be used: 'a'"):
+        extract(**call, out=tmp_path / "out", strict=True)
+
+
+def test_two_processes_on_one_store_leave_one(checkpoints, corpus, tmp_path):
+    code = (
+        "import sslsim\n"
+        f"sslsim.extract({str(checkpoints / 'lineup.toml')!r}, {str(corpus)!r}, {str(tmp_path / 'out')!r},"
+        f" checkpoints={NAMES!r}, queries=8, shard_seconds=0.01, progress=False)\n"
+    )
+    both = [subprocess.Popen([sys.executable, "-W", "error", "-c", code]) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": corpus, "checkpoints": NAMES, "queries": 8}
+    expected = extract(**call, out=tmp_path / "alone", progress=False)
+    made = extract(**call, out=tmp_path / "out", progress=False)
+    assert everything(made) == everything(expected)
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_a_disk_too_small_is_refused_beforehand(make_store, monkeypatch, tmp_path):
@@ -276,39 +439,29 @@ def test_a_disk_too_small_is_refused_beforehand(make_store, monkeypatch, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_cleared_and_a_living_one_is_not(make_store, tmp_path):
+def test_what_a_killed_process_left_is_cleared_and_a_living_one_is_not(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left = tmp_path / f".m-1.{platform.node()}.{dead.pid}.partial"
-    other = tmp_path / f".m-1.{platform.node()}.{os.getppid()}.partial"
-    elsewhere = tmp_path / f".m-1.not-{platform.node()}.{dead.pid}.partial"
+    left = tmp_path / f".pieces.{platform.node()}.{dead.pid}.x"
+    other = tmp_path / f".pieces.{platform.node()}.{os.getppid()}.x"
+    elsewhere = tmp_path / f".pieces.not-{platform.node()}.{dead.pid}.x"
     for folder in (left, other, elsewhere):
         folder.mkdir()
-    make_store()
+    writer.remove_stale(tmp_path, ".pieces.*")
     assert not left.exists()
     assert other.exists()
     assert elsewhere.exists()
 
 
-def test_when_another_process_was_first_its_store_stays(tmp_path):
-    root = tmp_path / "store"
-    with writer.temporary(root) as folder:
-        (folder / "file").write_text("ours")
-        root.mkdir()
-        (root / "file").write_text("theirs")
-    assert [path.name for path in tmp_path.iterdir()] == ["store"]
-    assert (root / "file").read_text() == "theirs"
-
-
 def test_audio_that_changes_meanwhile_is_noticed(checkpoints, corpus, tmp_path, monkeypatch):
-    real = extraction._index
+    real = extraction.index_of
 
-    def index_then_change(*args):
-        index = real(*args)
+    def index_then_change(*args, **options):
+        index, skipped = real(*args, **options)
         index.loc[1, "waveform"] = "0"
-        return index
+        return index, skipped
 
-    monkeypatch.setattr(extraction, "_index", index_then_change)
+    monkeypatch.setattr(extraction, "index_of", index_then_change)
     with pytest.raises(SslsimError, match=r"audio '.*b.flac': changed while it was being extracted"):
         extract(checkpoints / "lineup.toml", corpus, tmp_path, checkpoints=["hubert-post"], progress=False)
 
@@ -323,8 +476,89 @@ def test_the_bar_names_the_checkpoint_and_counts_audio(checkpoints, corpus, tmp_
 
 def test_the_store_tells_its_rules(stores):
     description = json.loads((stores[0].root / "store.json").read_text())
-    assert description["version"] == 1
+    assert description["version"] == 2
     assert description["frame_rule"] == "frame i covers samples [320 i, 320 i + 400) at 16000 Hz"
-    assert "T <= queries" in description["row_rule"]
+    assert "all T frames of an utterance where T <= N" in description["sample_rule"]
     assert description["checkpoint"]["name"] == "wav2vec2-post"
     assert sslsim.open(stores[0].root).frame_key == stores[0].frame_key
+
+
+def test_every_way_of_working_ends_in_the_same_store(checkpoints, corpus, tmp_path):
+    """To the byte and in every file, the description too."""
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": corpus, "checkpoints": NAMES, "queries": 4}
+    ways = {
+        f"{threads} threads, {shard_seconds} s": {
+            "executor": ThreadPoolExecutor(threads) if threads else None,
+            "shard_seconds": shard_seconds,
+        }
+        for threads, shard_seconds in ((0, 60), (1, 0.01), (1, 1), (3, 0.01), (3, 1_000))
+    }
+    made = [everything(extract(**call, **way, out=tmp_path / name, progress=False)) for name, way in ways.items()]
+    assert len(made[0]) == 4 + 3 + 4 + 3 + 1 + 2 * 4
+    assert all(files == made[0] for files in made)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        processes = extract(**call, executor=pool, shard_seconds=0.01, out=tmp_path / "processes", progress=False)
+    assert everything(processes) == made[0]
+
+
+def test_a_long_file_is_extracted_like_its_pieces(checkpoints, tmp_path):
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    for folder in (whole, pieces):
+        folder.mkdir()
+    soundfile.write(whole / "long.flac", tone(0, 80_000), 16_000)
+    samples = soundfile.read(whole / "long.flac", dtype="int16")[0]
+    for number, (begin, end) in enumerate(((0, 26_666), (26_666, 53_333), (53_333, 80_000)), 1):
+        soundfile.write(pieces / f"long#{number}.wav", samples[begin:end], 16_000)
+    call = {"lineup": checkpoints / "lineup.toml", "checkpoints": NAMES, "queries": 4, "progress": False}
+    cut = extract(**call, corpus=whole, out=tmp_path / "out", piece_seconds=2)
+    apart = extract(**call, corpus=pieces, out=tmp_path / "out")
+    for a, b in zip(cut, apart, strict=True):
+        check_pairable(a, b)
+        assert [a.index.recording.tolist(), b.index.recording.tolist()] == [[0, 0, 0], [0, 1, 2]]
+        names = sorted(file.name for file in a.root.glob("*.npy"))
+        assert [(a.root / n).read_bytes() for n in names] == [(b.root / n).read_bytes() for n in names]
+
+
+def test_a_dataset_is_extracted_like_its_files(checkpoints, corpus, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    utterances = read_corpus(corpus)
+    columns = {"id": [u.id for u in utterances], "speaker": [u.speaker for u in utterances]}
+    columns["audio"] = [{"path": u.path.name, "bytes": u.path.read_bytes()} for u in utterances]
+    made = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio(decode=False))
+    made.save_to_disk(tmp_path / "saved")
+    call = {"lineup": checkpoints / "lineup.toml", "checkpoints": NAMES[:1], "queries": 4, "progress": False}
+    expected = everything(extract(**call, corpus=corpus, out=tmp_path / "files"))
+    for number, sounds in enumerate((made, tmp_path / "saved")):
+        assert everything(extract(**call, corpus=sounds, out=tmp_path / f"{number}")) == expected
+
+
+def test_when_all_pieces_are_silent_it_is_said(checkpoints, tmp_path):
+    (tmp_path / "speech").mkdir()
+    soundfile.write(tmp_path / "speech" / "a.wav", np.zeros(80_000), 16_000)
+    with pytest.raises(SslsimError, match="no utterance of the corpus can be used: 'a#1': silent: .*'a#3': silent"):
+        extract(checkpoints / "lineup.toml", tmp_path / "speech", tmp_path / "out", piece_seconds=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_left_out_is_listed_in_the_store(checkpoints, corpus, tmp_path):
+    bad = tmp_path / "bad"
+    shutil.copytree(corpus, bad)
+    (bad / "aaa.wav").write_bytes(b"")
+    (bad / "ann" / "a.wav").write_bytes((corpus / "ann" / "a.wav").read_bytes()[:9_000])
+    soundfile.write(bad / "short.wav", tone(0, 399), 16_000)
+    call = {"lineup": checkpoints / "lineup.toml", "corpus": bad, "out": tmp_path / "out", "checkpoints": NAMES[:1]}
+    (store,) = extract(**call, progress=False)
+    assert store.index.utterance.tolist() == ["ann/b", "bob/c", "bob/d"]
+    assert store.skipped.utterance.tolist() == ["aaa", "ann/a", "short"]
+    assert store.skipped.path.tolist() == [str(bad / name) for name in ("aaa.wav", "ann/a.wav", "short.wav")]
+    assert store.skipped.reason[0] == "empty: 0 bytes"
+    assert store.skipped.reason[1].startswith("cut off: ")
+    assert store.skipped.reason[2] == "399 samples at 16 kHz, shorter than one frame (400 samples)"
+    told = (
+        r"3 of the corpus's sounds cannot be used: 'aaa': empty: 0 bytes; 'ann/a': cut off: .*; 'short': 399 samples "
+        r"at 16 kHz, shorter than one frame \(400 samples\); mend them or drop strict$"
+    )
+    for out in (tmp_path / "out", tmp_path / "other"):  # of a store that is there, and of one that is not
+        with pytest.raises(SslsimError, match=told):
+            extract(**{**call, "out": out}, strict=True, progress=False)
+    assert not (tmp_path / "other").exists()

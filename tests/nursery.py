@@ -1,0 +1,100 @@
+"""Extractions in children of one process that has imported everything, killed at random moments.
+
+python nursery.py LINEUP CORPUS FOLDER TRIALS prints what happened, a JSON list with an entry a trial.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers  # noqa: F401  as the libraries are, so is the moment of a kill spread over the work, not the imports
+
+import sslsim
+from sslsim import extraction, models  # noqa: F401
+
+LINEUP, CORPUS, FOLDER = (Path(argument) for argument in sys.argv[1:4])
+TRIALS = int(sys.argv[4])
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+
+
+def begin(out: Path) -> int:
+    """Extract in a child; this process computes nothing, so that a fork is safe."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        torch.set_num_threads(1)
+        options = {"checkpoints": ["hubert-pre", "log-mel"], "queries": 4, "shard_seconds": 0.01, "progress": False}
+        sslsim.extract(LINEUP, CORPUS, out, **options)
+        os._exit(0)
+    except BaseException as error:  # noqa: BLE001
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        os._exit(1)
+
+
+def finish(out: Path) -> None:
+    assert os.waitstatus_to_exitcode(os.waitpid(begin(out), 0)[1]) == 0
+
+
+def killed(out: Path, after: float, what: int) -> None:
+    child = begin(out)
+    time.sleep(after)
+    os.kill(child, what)
+    os.waitpid(child, 0)
+
+
+def shards(out: Path) -> int:
+    """Shards that are said to be complete, of stores and drafts; a complete store counts a hundred."""
+    return len(list(out.glob(".*/.progress/*.npy"))) + 100 * len(list(out.glob("[!.]*/store.json")))
+
+
+def spoil(out: Path, rng: random.Random) -> bool:
+    """Do to a draft what a loss of power may: bytes that were not written, files that are short."""
+    files = [file for file in sorted(out.glob(".*.partial/**/*.npy")) if file.stat().st_size]
+    if not files:
+        return False
+    file = rng.choice(files)
+    content = bytearray(file.read_bytes())
+    if rng.random() < 0.5:
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    else:
+        del content[rng.randrange(len(content)) :]
+    file.write_bytes(content)
+    return True
+
+
+def content(out: Path) -> list[tuple[str, str]]:
+    files = [file for file in sorted(out.rglob("*")) if file.is_file()]
+    return [(str(file.relative_to(out)), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+
+
+def main() -> None:
+    start = time.monotonic()
+    finish(FOLDER / "whole")
+    duration = time.monotonic() - start
+    expected, rng, found = content(FOLDER / "whole"), random.Random(0), []
+    for trial in range(TRIALS):
+        out = FOLDER / str(trial)
+        what, after = SIGNALS[trial % len(SIGNALS)], rng.uniform(0, duration)
+        killed(out, after, what)
+        states = [shards(out)]
+        spoilt = trial % 4 == 3 and spoil(out, rng)
+        if trial % 3 == 2:
+            killed(out, rng.uniform(0, duration), what)
+            states.append(shards(out))
+        finish(out)
+        found.append(
+            {"after": after, "signal": what, "shards": states, "spoilt": spoilt, "same": content(out) == expected}
+        )
+    print(json.dumps({"duration": duration, "files": len(expected), "trials": found}))
+
+
+main()
