@@ -230,6 +230,8 @@ def _extract_together(
     progress: bool,
 ) -> None:
     """Make some stores, their shards in one row."""
+    own = executor is None or isinstance(executor, ThreadPoolExecutor)
+    threads = _threads(executor) if own else 1
     title = missing[0][0].name if len(missing) == 1 else f"{len(missing)} checkpoints"
     samples = request.index["n_samples"].to_numpy()  # whole numbers, whose sum is the total
     options: dict[str, Any] = {"bar_format": _BAR, "unit_scale": 1 / SAMPLE_RATE, "file": sys.stdout, "mininterval": 1}
@@ -244,13 +246,19 @@ def _extract_together(
             draft = stack.enter_context(drafting(part[2], partial(_plan, *part[:2], request, executor), _made_by()))
             left = draft.missing() if draft else []
             bar.update(int(samples.sum() - samples[left].sum()))
-            shards += [(draft, some) for some in _cut(left, samples / SAMPLE_RATE, shard_seconds)] if draft else []
-        own = executor is None or isinstance(executor, ThreadPoolExecutor)
+            most = min(shard_seconds, samples[left].sum() / SAMPLE_RATE / threads)  # something for each of them
+            shards += [(draft, some) for some in _cut(left, samples / SAMPLE_RATE, most)] if draft else []
         tick = (lambda u: bar.update(int(samples[u]))) if own else None
         shard = partial(_shard, stop=stop, tick=tick) if own else _shard
         done = (lambda _: None) if own else (lambda i: bar.update(int(samples[shards[i][1]].sum())))
         for _ in results(shard, shards, executor=executor, stop=stop, done=done):
             pass
+
+
+def _threads(executor: Executor | None) -> int:
+    import torch
+
+    return executor._max_workers if isinstance(executor, ThreadPoolExecutor) else torch.get_num_threads()
 
 
 def _made_by() -> dict[str, Any]:

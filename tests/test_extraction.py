@@ -99,7 +99,7 @@ def test_a_dask_cluster_of_processes_gives_the_same_bytes(stores, checkpoints, c
     import distributed  # its import alone takes seconds
 
     call = {"lineup": checkpoints / "lineup.toml", "corpus": corpus, "checkpoints": NAMES, "queries": 8}
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "local_directory": tmp_path / "dask"}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "local_directory": tmp_path / "dask"}
     with distributed.LocalCluster(**options) as cluster:
         where = executor(scheduler=cluster.scheduler_address)
         made = extract(**call, out=tmp_path / "cluster", executor=where, progress=False)

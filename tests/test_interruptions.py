@@ -49,7 +49,8 @@ def test_fifty_kills_at_random_moments(checkpoints, many, tmp_path):
 MEASURE = """
 import sys, sslsim
 from pathlib import Path
-sslsim.extract(sys.argv[1], sys.argv[2], sys.argv[3], checkpoints=["hubert-post"], frames=8, queries=2, progress=False)
+sslsim.extract(sys.argv[1], sys.argv[2], sys.argv[3], checkpoints=["hubert-post"], frames=8, queries=2,
+    piece_seconds=10, progress=False)
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))
 """
 
@@ -60,12 +61,12 @@ def test_an_hour_takes_the_memory_of_a_minute(checkpoints, tmp_path):
     minute, hour, one = (tmp_path / name for name in ("minute", "hour", "one"))
     for folder in (minute, hour, one):
         folder.mkdir()
-    sound = tone(0, 30 * 16_000)
-    for number in range(120):
-        for folder in (hour, minute) if number < 2 else (hour,):
+    sound = tone(0, 10 * 16_000)
+    for number in range(360):
+        for folder in (hour, minute) if number < 6 else (hour,):
             soundfile.write(folder / f"{number}.wav", sound[number:], 16_000)
     with soundfile.SoundFile(one / "x.wav", "w", 16_000, 1) as file:
-        for _ in range(120):
+        for _ in range(360):
             file.write(sound)
     peaks = {}
     for folder in (minute, hour, one):

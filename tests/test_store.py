@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
+from sslsim import store as store_module
 from sslsim.errors import SslsimError
 from sslsim.store import check_pairable, description_hash, file_hash, open_store
 
@@ -127,6 +128,61 @@ def test_a_flipped_byte_is_refused_by_name(make_store, monkeypatch, name, place)
         open_store(store.root).verify()
     with pytest.raises(SslsimError, match=rf"store '.*model': {name}"):
         read_all(open_store(store.root))
+
+
+def test_every_byte_of_every_array_file_is_under_a_checksum(make_store, monkeypatch):
+    store = make_store(frames=(1, 3), queries=2, n_neurons=2)
+    names = [f"{name}.npy" for name in ("layer_00", "layer_01", "layer_02", "final", "attention_01", "attention_02")]
+    assert sorted(names) == sorted({path.name for path in store.root.glob("*.npy")} - {"checksums.npy"})
+    monkeypatch.setattr("sslsim.store._VERIFIED", set())
+    store.verify()
+    for number, name in enumerate(names):
+        content = (store.root / name).read_bytes()
+        for place in range(number, len(content), 1 if number in (0, 5) else 7):
+            flipped = content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+            (store.root / name).write_bytes(flipped)
+            with pytest.raises(SslsimError, match=rf"store '.*model': {name}"):
+                store.verify()
+        (store.root / name).write_bytes(content)
+    store.verify()
+
+
+def test_the_damaged_utterance_is_named(make_store, monkeypatch):
+    store = make_store()
+    monkeypatch.setattr("sslsim.store._VERIFIED", set())
+    with (store.root / "layer_01.npy").open("r+b") as file:
+        file.seek(-12 * 6 * 4, 2)
+        file.write(b"?")
+    with pytest.raises(SslsimError, match="layer_01.npy: the bytes of utterance 'u2' are not those written; delete"):
+        store.layer(1)
+    store.layer(0)
+
+
+def test_bytes_are_checked_once_and_again_when_the_file_changes(make_store, monkeypatch):
+    store, checked = make_store(), []
+    monkeypatch.setattr("sslsim.store._VERIFIED", set())
+    real = store_module.checksums
+    monkeypatch.setattr(store_module, "checksums", lambda *args: (checked.append(args[1]), real(*args))[1])
+    for _ in range(3):
+        open_store(store.root).layer(1)
+    assert checked == ["layer_01.npy"]
+    path = store.root / "layer_01.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.with_suffix(".new").write_bytes(content)
+    path.with_suffix(".new").replace(path)
+    with pytest.raises(SslsimError, match="layer_01.npy: the bytes of utterance 'u2' are not those written"):
+        store.layer(1)
+
+
+def test_a_store_of_version_1_is_refused_by_name(make_store):
+    store = make_store()
+    content = json.loads((store.root / "store.json").read_text())
+    for key in ("hash", "hashes", "frames", "dtype"):  # what it did not have
+        del content[key]
+    (store.root / "store.json").write_text(json.dumps(content | {"version": 1}))
+    with pytest.raises(SslsimError, match=r"store '.*model': version 1, this sslsim reads 2; delete this folder and"):
+        open_store(store.root)
 
 
 def test_a_flipped_byte_of_the_description_is_refused(make_store):

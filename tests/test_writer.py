@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -365,3 +371,80 @@ def test_without_locks_the_first_to_finish_stays(small, whole, tmp_path, monkeyp
         draft.write([2], lambda u: arrays_of(small, u))
     assert files(root) == whole
     assert not draft_folder(root).exists()
+
+
+STEPS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "shutil.rmtree")
+
+
+def killed_at(k, root, small):
+    """Write a store in a child that is killed before its k-th step on the disk; return how many steps it took."""
+    reader, told = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(told)
+        with open(reader, "rb") as steps:
+            taken = len(steps.read())
+        os.waitpid(child, 0)
+        return taken
+    steps = 0
+
+    def step():
+        nonlocal steps
+        steps += 1
+        os.write(told, b".")
+        if steps == k:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def audit(event, args):
+        if event in STEPS and args and isinstance(args[0], str) and "out" in args[0]:
+            step()
+
+    def torn(file, content, place, write=os.pwrite):
+        step()
+        return write(file, content[: -(-len(content) // 2)], place)
+
+    try:
+        writer.os.pwrite, writer._sync = torn, lambda _path: step()
+        sys.addaudithook(audit)
+        write(root, small)
+    finally:
+        os._exit(0)
+
+
+def state_of(root):
+    if root.exists():
+        return "in place, not tidy" if (root / ".progress").exists() else "complete"
+    if not draft_folder(root).exists():
+        return "nothing"
+    finishing = ", finishing" if (draft_folder(root) / "index.csv").exists() else ""
+    return f"{len(list((draft_folder(root) / '.progress').glob('*.npy')))} of 3{finishing}"
+
+
+def kill_everywhere(folder, again):
+    """Kill at every step, and the resumed one at some; print the states that were met and what came out otherwise."""
+    folder, rng = Path(folder), random.Random(0)
+    small, whole = open_store(folder / "small"), files(folder / "whole")
+    root, states, wrong = folder / "out", Counter(), []
+    last = killed_at(0, root, small)
+    for k in range(1, last + 1):
+        shutil.rmtree(root, ignore_errors=True)
+        for kill in [k, *(rng.randint(1, last) for _ in range(int(again)))]:
+            killed_at(kill, root, small)
+            states[state_of(root)] += 1
+        killed_at(0, root, small)
+        writer.tidy(root)  # as the next extraction does
+        if files(root) != whole or draft_folder(root).exists():
+            wrong.append(k)
+    print(json.dumps({"steps": last, "states": states, "wrong": wrong}))
+
+
+@pytest.mark.parametrize("again", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_at_any_step_on_the_disk_it_ends_in_the_same_bytes(small, whole, tmp_path, again):
+    code = f"import test_writer; test_writer.kill_everywhere({str(tmp_path)!r}, {again})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, check=True)
+    found = json.loads(done.stdout)
+    print(found)
+    assert found["steps"] > 60
+    assert found["wrong"] == []
+    met = {"nothing", "0 of 3", "1 of 3", "2 of 3", "3 of 3", "3 of 3, finishing", "in place, not tidy"}
+    assert met <= set(found["states"])
