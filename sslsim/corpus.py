@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,17 @@ class Draw:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_utterances", "per_speaker", "max_seconds"):
+        for name in ("max_utterances", "per_speaker"):
             value = getattr(self, name)
-            if name != "max_seconds" and value is not None and type(value) is not int:
+            if value is not None and not isinstance(value, Integral):
                 raise SslsimError(f"{name} is {value!r}; it must be a whole number, or None for all")
-            if value is not None and not value >= (1 if name != "max_seconds" else 0.025):
-                least = "1" if name != "max_seconds" else "one frame, 0.025"
-                raise SslsimError(f"{name} is {value}; it must be at least {least}, or None for all")
+            if value is not None and not int(value) >= 1:
+                raise SslsimError(f"{name} is {value}; it must be at least 1, or None for all")
+        seconds = self.max_seconds
+        if seconds is not None and not isinstance(seconds, Real):
+            raise SslsimError(f"max_seconds is {seconds!r}; it must be a number, or None for all")
+        if seconds is not None and not seconds >= 0.025:
+            raise SslsimError(f"max_seconds is {seconds}; it must be at least one frame, 0.025, or None for all")
 
     def of(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Return those drawn, in the corpus's order."""
@@ -353,6 +358,9 @@ class Limits:
     longest_seconds: float = 3600.0
 
     def __post_init__(self) -> None:
+        for name in ("piece_seconds", "longest_seconds"):
+            if not isinstance(getattr(self, name), Real):
+                raise SslsimError(f"{name} is {getattr(self, name)!r}; it must be a number")
         if not 0.1 <= self.piece_seconds <= self.longest_seconds:
             raise SslsimError(
                 f"piece_seconds is {self.piece_seconds:g} and longest_seconds {self.longest_seconds:g}; "

@@ -166,8 +166,8 @@ def _check_options(frames: int | str, queries: int | str, shard_seconds: float, 
         raise SslsimError(f"frames is {frames!r}; it must be 'all' or a number of frames, 1 or more")
     if queries != "all" and not (type(queries) is int and queries >= 0):
         raise SslsimError(f"queries is {queries!r}; it must be 'all' or a number of rows, 0 for no attention")
-    if not shard_seconds > 0:
-        raise SslsimError(f"shard_seconds is {shard_seconds}; it must be more than 0")
+    if not isinstance(shard_seconds, int | float) or not shard_seconds > 0:
+        raise SslsimError(f"shard_seconds is {shard_seconds!r}; it must be a number above 0")
     if dtype not in models.DTYPES:
         raise SslsimError(f"dtype is {dtype!r}; known: {', '.join(models.DTYPES)}")
 

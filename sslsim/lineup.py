@@ -92,9 +92,11 @@ def read_lineup(path: str | Path) -> list[Checkpoint]:
     """
     path = find_lineup(path)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("checkpoint", [])
-    except OSError as error:
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("checkpoint", [])
+    except FileNotFoundError as error:
         raise SslsimError(f"lineup {str(path)!r}: no such file") from error
+    except OSError as error:
+        raise SslsimError(f"lineup {str(path)!r}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise SslsimError(f"lineup {str(path)!r}: not TOML: {error}") from error
     if not isinstance(tables, list) or not tables:
@@ -165,7 +167,15 @@ def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoin
     ``untrained:NAME`` is the architecture of NAME with random weights of seed 0, ``untrained:NAME:SEED`` of
     another seed; their checkpoints are called ``untrained-NAME-SEED``. ``log-mel`` needs no place in the lineup.
     """
-    known = {checkpoint.name: checkpoint for checkpoint in lineup}
+    if isinstance(names, str):
+        raise SslsimError(f"checkpoints is {names!r}; give a list of names")
+    lineup = list(lineup)
+    if not lineup:
+        raise SslsimError("the lineup is empty; give at least one checkpoint")
+    known: dict[str, Checkpoint] = {}
+    for checkpoint in lineup:
+        if known.setdefault(checkpoint.name, checkpoint) != checkpoint:
+            raise SslsimError(f"{checkpoint.name!r} occurs twice in the lineup; give each its own name")
     chosen = list(dict.fromkeys(_named(name, known) for name in names)) if names else list(known.values())
     for checkpoint in chosen:
         if known.get(checkpoint.name, checkpoint) != checkpoint and known[checkpoint.name] in chosen:

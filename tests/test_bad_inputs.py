@@ -307,7 +307,7 @@ CALLS = [
         options(longest_seconds=9),
         "^piece_seconds is 30 and longest_seconds 9; 0.1 <= piece_seconds <",
     ),
-    ("no shards", options(shard_seconds=0), "^shard_seconds is 0; it must be more than 0$"),
+    ("no shards", options(shard_seconds=0), "^shard_seconds is 0; it must be a number above 0$"),
     ("whole numbers", options(dtype="int8"), "^dtype is 'int8'; known: float32, bfloat16, float16$"),
     ("no such device", options(device="abacus"), "^device 'abacus' cannot be used: "),
     (

@@ -140,6 +140,9 @@ def test_seconds_are_drawn_within_the_limit(tmp_path):
     [
         (lambda: Draw(max_utterances=0), "max_utterances is 0; it must be at least 1, or None for all"),
         (lambda: Draw(max_utterances=2.0), "max_utterances is 2.0; it must be a whole number, or None for all"),
+        (lambda: Draw(max_seconds="9"), "max_seconds is '9'; it must be a number, or None for all"),
+        (lambda: Limits("30"), "piece_seconds is '30'; it must be a number"),
+        (lambda: Limits(longest_seconds=None), "longest_seconds is None; it must be a number"),
         (lambda: Draw(per_speaker="2"), "per_speaker is '2'; it must be a whole number, or None for all"),
         (lambda: Draw(max_seconds=float("nan")), "max_seconds is nan; it must be at least one frame, 0.025, or None"),
         (lambda: Limits(float("nan")), "0.1 <= piece_seconds <= longest_seconds must hold"),
@@ -239,6 +242,10 @@ def test_a_draw_keeps_the_order_of_the_corpus_and_smaller_ones_are_parts_of_larg
         assert chosen == [u for u in utterances if u in chosen]
         assert before <= {u.id for u in chosen}
         before = {u.id for u in chosen}
+
+
+def test_numbers_of_numpy_will_do():
+    assert len(Draw(max_utterances=np.int64(3)).of(a_corpus(9))) == 3
 
 
 def test_seeds_draw_all_alike():

@@ -227,7 +227,7 @@ def test_bad_audio_stops_a_strict_run_before_anything_is_loaded_or_written(
         ({"queries": "some"}, "queries is 'some'; it must be 'all'"),
         ({"queries": 2.5}, "queries is 2.5; it must be 'all'"),
         ({"frames": 0}, "frames is 0; it must be 'all' or a number of frames, 1 or more"),
-        ({"shard_seconds": 0}, "shard_seconds is 0; it must be more than 0"),
+        ({"shard_seconds": 0}, "shard_seconds is 0; it must be a number above 0"),
         ({"dtype": "int8"}, "dtype is 'int8'; known: float32, bfloat16, float16"),
         ({"max_utterances": 0}, "max_utterances is 0; it must be at least 1, or None for all"),
         ({"checkpoints": ["huber-pre"]}, "no checkpoint 'huber-pre' in the lineup; did you mean 'hubert-pre'?"),

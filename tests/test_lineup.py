@@ -290,3 +290,24 @@ print(load_encoder(Checkpoint("x", "org/tiny")).encode(np.ones(4_000, "f4"), [])
         [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, timeout=120
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "(4, 12, 24)\n", "")
+
+
+def test_names_and_lineups_that_cannot_be_chosen_from(tmp_path):
+    one = Checkpoint("x", "somewhere")
+    for lineup, names, message in (
+        ([one], "x", "checkpoints is 'x'; give a list of names"),
+        ([], [], "the lineup is empty; give at least one checkpoint"),
+        ([one, Checkpoint("x", "elsewhere")], [], "'x' occurs twice in the lineup; give each its own name"),
+    ):
+        with pytest.raises(SslsimError, match=message):
+            select(lineup, names)
+    with pytest.raises(SslsimError, match="cannot be read: Is a directory"):
+        read_lineup(tmp_path)
+
+
+def test_the_papers_lineup_comes_along(tmp_path, monkeypatch):
+    names = [checkpoint.name for checkpoint in read_lineup("paper")]
+    assert len(names) == 7
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "paper").write_text('[[checkpoint]]\nname = "own"\nsource = "log-mel"\n')
+    assert [checkpoint.name for checkpoint in read_lineup("paper")] == ["own"]  # a file of the name is what is meant
