@@ -398,6 +398,8 @@ def _tried(encoder: Encoder, blocks: Any) -> Encoder:
 def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
     # else transformers asks the hub, in a thread of its own, to convert pickled weights
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    # else oneDNN keeps what it compiles for every length of utterance: 100 MB more after an hour of them
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
     import torch
 
     with warnings.catch_warnings():

@@ -105,7 +105,7 @@ def test_wide_layers_give_the_same_bits_too(make_store, monkeypatch):
 def test_a_dask_cluster_gives_the_same_bits(stores, tmp_path):
     import distributed  # its import alone takes seconds
 
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "local_directory": tmp_path / "dask"}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "local_directory": tmp_path / "dask"}
     with distributed.LocalCluster(**options) as cluster:
         assert bits(stores, executor=sslsim.executor(scheduler=cluster.scheduler_address)) == bits(stores)
 
