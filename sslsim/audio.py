@@ -40,7 +40,10 @@ class AudioError(SslsimError):
 
     def __init__(self, source: Source, reason: str) -> None:
         super().__init__(f"audio {str(source)!r}: {reason}")
-        self.reason = reason
+        self.source, self.reason = source, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.source, self.reason)  # it may come from another process
 
 
 class Clip(Protocol):

@@ -111,8 +111,9 @@ class Encoder:
     ) -> Encoded:
         """Run one utterance.
 
-        One at a time, so that there is no padding: padding changes what group-norm models make of
-        every frame, even with a mask.
+        One at a time, so that there is no padding: padding changes what models with group norm, data2vec and
+        conformers make of every frame, even with a mask, by a tenth and more. Batches of equal lengths would be
+        exact to 1e-6, but not to the bit, and a CPU gains nothing by them.
 
         Parameters
         ----------

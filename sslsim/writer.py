@@ -70,13 +70,24 @@ class Arrays(Protocol):
         """Rows of every map, (L, n_heads, n_rows, T)."""
 
 
+class Unwritable(SslsimError):
+    """A store, or the draft of one, that the disk does not take."""
+
+    def __init__(self, root: Path, error: OSError) -> None:
+        super().__init__(f"store {str(root)!r}: cannot be written: {error}")
+        self.root, self.error = root, error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root, self.error)  # it may come from another process
+
+
 class Draft:
     """A store that is being written.
 
     Parameters
     ----------
     folder : path
-        Where it grows; see `begin` for how it comes to be.
+        Where it grows; see `drafting` for how it comes to be.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -98,7 +109,7 @@ class Draft:
 
     @property
     def work(self) -> Any:
-        """What `begin` was given for the workers."""
+        """What `drafting` was given for the workers."""
         return self._content[1]
 
     def missing(self) -> list[int]:
@@ -149,8 +160,14 @@ class Draft:
         Raises
         ------
         SslsimError
-            A value that is not finite.
+            A value that is not finite, or a disk that is full.
         """
+        try:
+            self._write(utterances, arrays)
+        except OSError as error:  # said here, where it is known which of several stores it was
+            raise Unwritable(_root(self.folder), error) from error
+
+    def _write(self, utterances: Sequence[int], arrays: Callable[[int], Arrays]) -> None:
         store = self.store
         names = array_files(store)
         sums = np.zeros((len(utterances), len(names)), np.uint32)
@@ -261,9 +278,12 @@ def drafting(root: Path, plan: Callable[[], tuple[ActivationStore, Any]], made_b
                     if folder.is_dir() and not any((folder / _PROGRESS).glob("*.npy")):
                         shutil.rmtree(folder, ignore_errors=True)
                     raise
+    except Unwritable as error:
+        if error.root != root or not root.exists():
+            raise
     except OSError as error:
         if not root.exists():  # else another process was first, without a lock that we could see: the same content
-            raise SslsimError(f"store {str(root)!r}: cannot be written: {error}") from error
+            raise Unwritable(root, error) from error
     tidy(root)
     if draft is None:
         yield None
@@ -271,6 +291,10 @@ def drafting(root: Path, plan: Callable[[], tuple[ActivationStore, Any]], made_b
 
 def _folder(root: Path) -> Path:
     return root.parent / f".{root.name}.partial"
+
+
+def _root(folder: Path) -> Path:
+    return folder.parent / folder.name.removeprefix(".").removesuffix(".partial")
 
 
 @contextmanager

@@ -1,16 +1,20 @@
 """Calls spread over workers: in order, all accounted for, and failures not hidden."""
 
+import pickle
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
 from sslsim import parallel
+from sslsim.audio import AudioError
 from sslsim.errors import SslsimError
 from sslsim.parallel import executor, results
+from sslsim.writer import Unwritable
 
 
 def test_results_come_in_the_order_of_the_calls():
@@ -94,3 +98,13 @@ def test_a_scheduler_that_does_not_answer_or_has_no_address(monkeypatch):
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         with pytest.raises(SslsimError, match=f"no dask scheduler at '{address}': "):
             executor(scheduler=address)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AudioError(Path("a.wav"), "no such file"), Unwritable(Path("out/m-1"), OSError(28, "No space left on device"))],
+)
+def test_errors_come_back_whole_from_another_process(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
