@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,23 +18,17 @@ RECIPE = (
 )
 
 
-def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the log-mel spectrogram of a waveform at 16 kHz, (T, 80) float32, as ``RECIPE`` says."""
+@lru_cache(maxsize=1)
+def _filters() -> NDArray[np.float64]:
     from transformers.audio_utils import mel_filter_bank
 
-    shape: dict[str, Any] = {
-        "num_frequency_bins": _FFT // 2 + 1,
-        "num_mel_filters": BANDS,
-        "sampling_rate": SAMPLE_RATE,
-    }
-    scale: dict[str, Any] = {
-        "min_frequency": 0.0,
-        "max_frequency": SAMPLE_RATE / 2,
-        "norm": "slaney",
-        "mel_scale": "slaney",
-    }
-    filters = mel_filter_bank(**shape, **scale)
+    top = SAMPLE_RATE / 2
+    return mel_filter_bank(_FFT // 2 + 1, BANDS, 0.0, top, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+
+
+def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the log-mel spectrogram of a waveform at 16 kHz, (T, 80) float32, as ``RECIPE`` says."""
     window = np.hanning(WINDOW + 1)[:-1]
     frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
     power = np.abs(np.fft.rfft(frames * window, _FFT)) ** 2
-    return np.log(np.maximum(power @ filters, _FLOOR)).astype("f4")
+    return np.log(np.maximum(power @ _filters(), _FLOOR)).astype("f4")

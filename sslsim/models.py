@@ -57,7 +57,7 @@ _HEADS = re.compile(
     r"|masked_spec_embed))\b|feature_extractor\.(weight|bias)$"
 )
 _DECODER = re.compile(r"(model\.)?decoder\.")
-_TRIAL = 9_919  # samples of the sound that an encoder is tried on: 30 frames, and as much as can be left over
+_TRIAL = 9_999  # samples of the sound that an encoder is tried on: 30 frames, and as much as can be left over
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,15 @@ class Grid:
         The encoder's own frame that is frame 0.
     most : int or None
         Most frames that it can take.
+    beyond : int
+        Most frames that it gives after those of the sound.
     """
 
     lead: int = 0
     tail: int = 0
     first: int = 0
     most: int | None = None
+    beyond: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +160,7 @@ class Encoder:
         wanted = torch.as_tensor(rows + grid.first, device=self.device)
         with torch.inference_mode(), _exact_products(self.device), self._heard.listening(wanted) as (states, maps):
             last = self._model(**inputs).last_hidden_state[0]
-            if len(last) < part.stop or len(last) - part.stop > (1 if grid.most is None else grid.most):
+            if not 0 <= len(last) - part.stop <= grid.beyond:
                 raise problem(
                     self.checkpoint,
                     f"gave {len(last)} frames where {length} were expected "
@@ -454,9 +457,10 @@ def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> Grid:
     if kind == "Wav2Vec2FeatureExtractor":
         return Grid()
     if kind == "WhisperFeatureExtractor":  # its frame j is centred on sample 320 j, and 30 s are always heard
-        return Grid(lead=120, first=1, most=model.config.max_source_positions - 1)
+        most = model.config.max_source_positions - 1
+        return Grid(lead=120, first=1, most=most, beyond=most)
     if kind == "SeamlessM4TFeatureExtractor":  # frame j covers samples [320 j, 320 j + 560), in two windows
-        return Grid(lead=80, tail=80)
+        return Grid(lead=80, tail=80, beyond=1)
     raise problem(checkpoint, f"has a preprocessor {kind}, whose frames are not known here")
 
 

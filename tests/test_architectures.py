@@ -531,6 +531,11 @@ def test_adapters_are_refused(name, tmp_path):
     refused(tmp_path, r"has an adapter that shortens its output \(add_adapter\), which is not supported")
 
 
+def test_frames_of_a_shorter_window_are_refused(tmp_path):
+    save(build("Wav2Vec2", conv_kernel=[10, 3, 3, 3, 3, 2, 1]), preprocessor("Wav2Vec2", False), tmp_path)
+    refused(tmp_path, "gave 31 frames where 30 were expected .* this architecture is not supported")
+
+
 def test_sew_is_refused(tmp_path):
     model = build("SEW", conv_dim=[12] * 13)
     refused(
