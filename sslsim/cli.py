@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sslsim import DATA, __version__
 from sslsim.errors import SslsimError
-from sslsim.lineup import find_lineup
 
 if TYPE_CHECKING:
     from sslsim.plan import Job
@@ -150,13 +149,19 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
 
 def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
     parser.description = "Load each checkpoint of a lineup and show its sizes, and a hash of its content."
-    parser.add_argument("--lineup", type=find_lineup, default=LINEUP, help=f"{_LINEUP}; default the embedded one")
+    parser.add_argument("--lineup", type=_lineup, default=LINEUP, help=f"{_LINEUP}; default the embedded one")
     parser.set_defaults(command=_checkpoints)
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--lineup", type=find_lineup, default=LINEUP, help=f"{_LINEUP}; default the embedded one")
+    parser.add_argument("--lineup", type=_lineup, default=LINEUP, help=f"{_LINEUP}; default the embedded one")
     parser.add_argument("--corpus", type=Path, default=CORPUS, help=f"{_CORPUS}; default the embedded one")
+
+
+def _lineup(text: str) -> Path:
+    from sslsim.lineup import find_lineup
+
+    return find_lineup(text)
 
 
 def _names(text: str) -> list[str]:
@@ -262,24 +267,9 @@ def _extract(arguments: argparse.Namespace) -> int:
     from sslsim.extraction import extract
     from sslsim.parallel import executor
 
-    stores = extract(
-        arguments.lineup,
-        arguments.corpus,
-        arguments.out,
-        checkpoints=arguments.checkpoints,
-        max_utterances=arguments.max_utterances,
-        max_seconds=arguments.max_seconds,
-        per_speaker=arguments.per_speaker,
-        seed=arguments.seed,
-        piece_seconds=arguments.piece_seconds,
-        longest_seconds=arguments.longest_seconds,
-        strict=arguments.strict,
-        frames=arguments.frames,
-        queries=arguments.queries,
-        executor=executor(scheduler=arguments.scheduler),
-        device=arguments.device,
-        dtype=arguments.dtype,
-    )
+    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "scheduler")}
+    paths = [options.pop(name) for name in ("lineup", "corpus", "out")]
+    stores = extract(*paths, executor=executor(scheduler=arguments.scheduler), **options)
     for store in stores:
         print(f"{store.checkpoint.name}: {store.n_layers} layers, {store.n_frames:,} frames, {store.root}")
     return 0

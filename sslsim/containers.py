@@ -10,6 +10,7 @@ import io
 import os
 import re
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO
 
 _STREAMED = (0, 0xFFFFFFFF)  # lengths that a program writes which cannot go back to fill them in
@@ -69,20 +70,26 @@ def finished(file: BinaryIO) -> BinaryIO:
     order = {b"RIFF": "<", b"RIFX": ">"}.get(head[:4])
     if order is None or head[8:] != b"WAVE" or struct.unpack(f"{order}I", head[4:8])[0] + 8 == size:
         return file
+    start, length = next(
+        ((start, length) for name, length, start in _walk(file, size, order) if name == b"data"), (0, 1)
+    )
+    if length or start == size:
+        return file
+    file.seek(0)
+    content = bytearray(file.read())
+    content[4:8] = content[start - 4 : start] = b"\xff" * 4
+    file.close()
+    return io.BytesIO(content)
+
+
+def _walk(file: BinaryIO, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, length and beginning of each chunk of a RIFF or FORM file."""
     place = 12
     while place + 8 <= size:
         file.seek(place)
         name, length = struct.unpack(f"{order}4sI", file.read(8))
-        if name == b"data":
-            if length or place + 8 == size:
-                return file
-            file.seek(0)
-            content = bytearray(file.read())
-            content[4:8] = content[place + 4 : place + 8] = b"\xff" * 4
-            file.close()
-            return io.BytesIO(content)
+        yield name, length, place + 8
         place += 8 + length + length % 2
-    return file
 
 
 def _missing(length: int, held: int) -> str:
@@ -115,18 +122,13 @@ def _sphere(file: BinaryIO, size: int) -> str:
 
 
 def _chunks(file: BinaryIO, size: int, order: str, wanted: bytes) -> str:
-    """Walk the chunks of a file until the one with the samples."""
-    place, declared64 = 12, None
-    while place + 8 <= size:
-        file.seek(place)
-        name, length = struct.unpack(f"{order}4sI", file.read(8))
+    declared64 = None
+    for name, length, start in _walk(file, size, order):
         if name == b"ds64":  # RF64: lengths of 64 bits, the second of which is that of the samples
             declared64 = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
         if name == wanted:
-            if length == 0xFFFFFFFF and declared64:
-                length = declared64
-            return "" if length in _STREAMED else _missing(length, size - place - 8)
-        place += 8 + length + length % 2
+            told = declared64 if length == 0xFFFFFFFF and declared64 else length
+            return "" if told in _STREAMED else _missing(told, size - start)
     return "it ends before its samples"
 
 

@@ -477,14 +477,17 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._open:
             self._open[1].close()
+        self._open = None
 
     def read(self, row: Any) -> NDArray[np.float32]:
         """Return the waveform of a row of the index, and raise if it is no longer what the index was made of."""
         if self._open is None or self._open[0] != row.recording:
-            self.__exit__()
-            self._open = None
+            self._close()
             self._open = row.recording, Recording(self._utterances[row.recording].source)
         recording = self._open[1]
         if row.end <= recording.n:

@@ -134,8 +134,10 @@ def extract(
         index, skipped = _look(utterances, limits, executor, progress)
         _check_skipped(skipped, index.empty, strict, progress)
         request = Request(utterances, audio, _sampled(index, frames, queries), skipped, frames, queries, device, dtype)
-        try:
-            _extract_missing(missing, request, shard_seconds, executor, progress)
+        threads = _threads(executor)
+        try:  # in threads one checkpoint after another, so that one is in memory at a time
+            for together in [[part] for part in missing] if threads else [missing]:
+                _extract_together(together, request, shard_seconds, executor, threads, progress)
         finally:
             _encoder.cache_clear()
     for root in roots:
@@ -208,30 +210,15 @@ def _sampled(index: pd.DataFrame, frames: int | str, queries: int | str) -> pd.D
     return index
 
 
-def _extract_missing(
-    missing: Sequence[tuple[Checkpoint, str, Path]],
-    request: Request,
-    shard_seconds: float,
-    executor: Executor | None,
-    progress: bool,
-) -> None:
-    if executor is None or isinstance(executor, ThreadPoolExecutor):  # one checkpoint in memory at a time
-        for part in missing:
-            _extract_together([part], request, shard_seconds, executor, progress)
-    else:
-        _extract_together(missing, request, shard_seconds, executor, progress)
-
-
 def _extract_together(
     missing: Sequence[tuple[Checkpoint, str, Path]],
     request: Request,
     shard_seconds: float,
     executor: Executor | None,
+    threads: int,
     progress: bool,
 ) -> None:
     """Make some stores, their shards in one row."""
-    own = executor is None or isinstance(executor, ThreadPoolExecutor)
-    threads = _threads(executor) if own else 1
     title = missing[0][0].name if len(missing) == 1 else f"{len(missing)} checkpoints"
     samples = request.index["n_samples"].to_numpy()  # whole numbers, whose sum is the total
     options: dict[str, Any] = {"bar_format": _BAR, "unit_scale": 1 / SAMPLE_RATE, "file": sys.stdout, "mininterval": 1}
@@ -246,19 +233,23 @@ def _extract_together(
             draft = stack.enter_context(drafting(part[2], partial(_plan, *part[:2], request, executor), _made_by()))
             left = draft.missing() if draft else []
             bar.update(int(samples.sum() - samples[left].sum()))
-            most = min(shard_seconds, samples[left].sum() / SAMPLE_RATE / threads)  # something for each of them
+            most = min(shard_seconds, samples[left].sum() / SAMPLE_RATE / max(threads, 1))  # something for each of them
             shards += [(draft, some) for some in _cut(left, samples / SAMPLE_RATE, most)] if draft else []
-        tick = (lambda u: bar.update(int(samples[u]))) if own else None
-        shard = partial(_shard, stop=stop, tick=tick) if own else _shard
-        done = (lambda _: None) if own else (lambda i: bar.update(int(samples[shards[i][1]].sum())))
-        for _ in results(shard, shards, executor=executor, stop=stop, done=done):
-            pass
+        if threads:  # of this process: they tell of every utterance, and can be told to stop
+            shard = partial(_shard, stop=stop, tick=lambda u: bar.update(int(samples[u])))
+            list(results(shard, shards, executor=executor, stop=stop))
+        else:
+            sizes = [int(samples[numbers].sum()) for _, numbers in shards]
+            list(results(_shard, shards, executor=executor, done=lambda i: bar.update(sizes[i])))
 
 
 def _threads(executor: Executor | None) -> int:
+    """Return how many threads of this process do the work, 0 if it is done elsewhere."""
+    if executor is not None and not isinstance(executor, ThreadPoolExecutor):
+        return 0
     import torch
 
-    return executor._max_workers if isinstance(executor, ThreadPoolExecutor) else torch.get_num_threads()
+    return executor._max_workers if executor else torch.get_num_threads()
 
 
 def _made_by() -> dict[str, Any]:

@@ -45,6 +45,7 @@ def compare_heads(
     check_names(measures)
     for name in measures:
         attention.check_head_measure(name)
+    stores = with_attention(stores)
     means, labels = _mean_scores(stores, measures, executor, device, progress)
     return square_table(means, labels, ["model", "layer", "head"]).assign(n_frames=_query_rows(stores))
 
@@ -72,6 +73,7 @@ def compare_attention(
     for name in measures:
         if name not in attention.LAYER_MEASURES:
             attention.check_head_measure(name)
+    stores = with_attention(stores)
     means, labels = _mean_scores(stores, measures, executor, device, progress)
     grids = {
         name: (_cka if name in attention.LAYER_MEASURES else _best_match)(values, labels)
@@ -115,14 +117,13 @@ def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
 
 
 def _query_rows(stores: Sequence[ActivationStore]) -> int:
-    return int(with_attention(stores)[0].index.n_rows.sum())
+    return int(stores[0].index.n_rows.sum())
 
 
 def _mean_scores(
     stores: Sequence[ActivationStore], measures: Sequence[str], executor: Executor | None, device: str, progress: bool
 ) -> tuple[dict[str, np.ndarray], list[Label]]:
     """Mean score (for attention_cka covariance) of every pair of heads, (heads, heads) a measure, and the heads."""
-    stores = with_attention(stores)
     labels = [
         (s.checkpoint.name, layer, head)
         for s in stores

@@ -143,9 +143,8 @@ class Draft:
             return
         for file in (self.folder / _PROGRESS).glob("*.npy"):
             file.unlink()
-        for run in np.split(np.flatnonzero(good), np.flatnonzero(np.diff(np.flatnonzero(good)) > 1) + 1):
-            if len(run):
-                self._mark(int(run[0]), sums[run])
+        for u in np.flatnonzero(good).tolist():
+            self._mark(u, sums[u : u + 1])
 
     def write(self, utterances: Sequence[int], arrays: Callable[[int], Arrays]) -> None:
         """Write a run of utterances, and then that they are there.

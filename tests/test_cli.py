@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from sslsim.errors import SslsimError
 from sslsim.lineup import Checkpoint
 from sslsim.plan import plan
 
-HEAVY = ("torch", "transformers", "pandas", "matplotlib", "nbconvert", "papermill")
+HEAVY = ("torch", "transformers", "numpy", "soundfile", "pandas", "matplotlib", "nbconvert", "papermill")
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,14 @@ def test_extract_hands_its_options_on_and_says_what_is_there(
     options |= {"strict": True, "frames": 7, "dtype": "bfloat16"}
     assert calls == [{"paths": (Path("l"), Path("c"), Path("s")), **options}]
     assert capsys.readouterr().out == "w2v: 7 layers, 12,345 frames, store/w2v\n"
+
+
+def test_the_command_and_the_function_extract_have_the_same_defaults() -> None:
+    declared = {name: p.default for name, p in inspect.signature(extraction.extract).parameters.items()}
+    given = vars(cli._parser().parse_args(["extract"]))
+    shared = set(given) - {"command", "scheduler", "lineup", "corpus", "out", "checkpoints"}
+    assert {name: given[name] for name in shared} == {name: declared[name] for name in shared}
+    assert set(declared) - set(given) == {"shard_seconds", "executor", "progress"}
 
 
 def test_checkpoints_shows_sizes_and_hash(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
