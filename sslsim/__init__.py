@@ -34,11 +34,14 @@ _HOME = {
     "compare_attention": "heads",
     "describe_heads": "heads",
     "compare_neurons": "grid",
+    "evidence": "controlled",
+    "neuron_evidence": "controlled",
+    "attention_evidence": "controlled",
     "executor": "parallel",
     "Outputs": "outputs",
     "SslsimError": "errors",
 }
-_MODULES = ("plots", "readings")
+_MODULES = ("controls", "plots", "readings", "verdicts")
 __all__ = ["DATA", "NOTEBOOKS", "__version__", *_HOME, *_MODULES]
 
 

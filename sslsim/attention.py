@@ -43,13 +43,17 @@ class Sums:
         """Merge with the sums of other utterances."""
         return Sums(self.total + other.total, self.weight + other.weight)
 
+    def __sub__(self, other: Sums) -> Sums:
+        """Leave out some of the utterances."""
+        return Sums(self.total - other.total, self.weight - other.weight)
+
     @property
     def mean(self) -> Tensor:
         """Mean score of every pair of heads; NaN where no row could be scored."""
         return self.total / self.weight
 
 
-def _correlations(a: Tensor, b: Tensor) -> Sums:
+def _correlations(a: Tensor, b: Tensor, half: bool) -> Sums:
     """Sum over query rows of the correlation of the two heads' rows; rows without variance are left out of the mean."""
     unit_a = _unit_rows(a)
     unit_b = unit_a if b is a else _unit_rows(b)
@@ -57,12 +61,12 @@ def _correlations(a: Tensor, b: Tensor) -> Sums:
     return Sums(multiply(unit_a.flatten(1), unit_b.flatten(1).T).double(), weight.double())
 
 
-def _js(a: Tensor, b: Tensor) -> Sums:
+def _js(a: Tensor, b: Tensor, half: bool) -> Sums:
     """Sum over query rows of one minus the Jensen-Shannon divergence over ln 2, in [0, 1]."""
     rows = a.shape[1]
     own = (_neg_entropy(a)[:, None] + _neg_entropy(b)[None]) / 2
     mass = (a.sum((1, 2), dtype=torch.float64)[:, None] + b.sum((1, 2), dtype=torch.float64)[None]) / 2
-    mixed = _sum_entropy(a.flatten(1), b.flatten(1), symmetric=a is b) / 2 - LOG_2 * mass
+    mixed = _sum_entropy(a.flatten(1), b.flatten(1), symmetric=a is b or half) / 2 - LOG_2 * mass
     total = rows - (own - mixed) / LOG_2
     return Sums(total, torch.full_like(total, rows))
 
@@ -89,7 +93,7 @@ def _log(x: Tensor) -> Tensor:
     return torch.from_numpy(np.log(x.numpy())) if x.device.type == "cpu" else x.log()
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Sums:
+def _squared_distances(a: Tensor, b: Tensor, half: bool) -> Sums:
     """Squared Frobenius distance over the rows given of every pair of heads; float64, for heads nearly alike."""
     flat_a = a.flatten(1).double()
     flat_b = flat_a if b is a else b.flatten(1).double()
@@ -98,7 +102,7 @@ def _squared_distances(a: Tensor, b: Tensor) -> Sums:
     return Sums(total, torch.full_like(total, a.shape[1]))
 
 
-def _covariances(a: Tensor, b: Tensor) -> Sums:
+def _covariances(a: Tensor, b: Tensor, half: bool) -> Sums:
     """Covariance of the heads over all (query, key) cells, each row centred at 1 / T, for `attention_cka`."""
     centred_a = a.flatten(1) - 1 / a.shape[2]
     centred_b = centred_a if b is a else b.flatten(1) - 1 / b.shape[2]
@@ -132,12 +136,13 @@ class HeadMeasure:
     Attributes
     ----------
     rows : callable
-        ``rows(a, b) -> Sums`` of maps (heads, rows, T), such that sums over blocks of query rows add up.
+        ``rows(a, b, half) -> Sums`` of maps (heads, rows, T), such that sums over blocks of query rows add up; with
+        `half` only pairs j >= i are wanted.
     of_utterance : callable
         ``of_utterance(sums, T) -> Sums``: what the sums over all rows of an utterance come to.
     """
 
-    rows: Callable[[Tensor, Tensor], Sums]
+    rows: Callable[[Tensor, Tensor, bool], Sums]
     of_utterance: Callable[[Sums, int], Sums] = _as_it_is
 
 
@@ -285,6 +290,7 @@ def utterance_sums(
     *,
     names: tuple[str, str] = ("a", "b"),
     utterance: int = 0,
+    half: bool = False,
     device: str,
 ) -> dict[str, Sums]:
     """Score every head of `a` with every head of `b` on one utterance.
@@ -299,6 +305,8 @@ def utterance_sums(
         What errors call the two.
     utterance : int
         Its number, for errors.
+    half : bool
+        Only the pairs of head i of `a` with heads i and on of `b` are wanted; the rest need not mean anything.
     device : str
         Where to compute.
     """
@@ -317,7 +325,7 @@ def utterance_sums(
         y = x if b is a else check_maps(b[:, part], names[1], utterance).to(device)
         if x.dtype != y.dtype:
             x, y = x.double(), y.double()
-        return {name: score.rows(x, y) for name, score in scores.items()}
+        return {name: score.rows(x, y, half) for name, score in scores.items()}
 
     parts = list(chunks(rows, max(1, ROW_CELLS // (max(a.shape[0], b.shape[0]) * keys))))
     alone = len(parts) == 1 or torch.get_num_threads() == 1 or torch.device(device).type != "cpu"

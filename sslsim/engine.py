@@ -35,6 +35,7 @@ from sslsim.moments import Marginal, Moments
 from sslsim.neurons import best_partners
 from sslsim.parallel import results
 from sslsim.products import Means, Products, Side, Utterances, cross_products
+from sslsim.rotations import rotated_correlation, shared, shared_without
 from sslsim.sampled import sample_frames
 from sslsim.states import State, utterances_of
 from sslsim.writer import remove_stale
@@ -78,9 +79,29 @@ class Found:
         (whether on sampled frames, layer) to its number of neurons that never vary.
     partners : dict
         (i, checkpoint) to the best partner of every neuron of layer i in that checkpoint: layer, neuron, correlation.
+    left_out : dict
+        (job, i, j) to the scores without each group of utterances.
+    rotated : dict
+        (job, side, i, j) to the scores with the neurons of that side, 'x' for i and 'y' for j, in random bases.
+    rotated_out : dict
+        The same without each group of utterances, in the first few bases: a list a group.
+    shared : dict
+        (i, j) to the share of the neurons of layer i matched in layer j beyond random bases (`rotations.shared`), and
+        that of each basis.
+    shared_out : dict
+        The same share without each group of utterances.
+    rotated_partners : dict
+        (i, checkpoint) to the best absolute correlation of every neuron of layer i with one of that checkpoint in a
+        random basis of its layer, (bases, n_neurons).
     """
 
     values: dict[tuple[Job, int, int], float] = field(default_factory=dict)
+    left_out: dict[tuple[Job, int, int], list[float]] = field(default_factory=dict)
+    rotated: dict[tuple[Job, str, int, int], list[float]] = field(default_factory=dict)
+    rotated_out: dict[tuple[Job, str, int, int], list[list[float]]] = field(default_factory=dict)
+    shared: dict[tuple[int, int], tuple[float, np.ndarray]] = field(default_factory=dict)
+    shared_out: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    rotated_partners: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
     ranks: dict[tuple[Job, int, int], tuple[int, int]] = field(default_factory=dict)
     constant: dict[tuple[bool, int], int] = field(default_factory=dict)
     partners: dict[tuple[int, str], tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
@@ -88,15 +109,27 @@ class Found:
     def add(self, other: Found) -> None:
         """Take in what another piece found."""
         self.values |= other.values
+        self.left_out |= other.left_out
+        self.rotated |= other.rotated
+        self.rotated_out |= other.rotated_out
+        self.shared |= other.shared
+        self.shared_out |= other.shared_out
         self.ranks |= other.ranks
         self.constant |= other.constant
         for key, partners in other.partners.items():
             self._add_partners(key, *partners)
+        for key, rotated in other.rotated_partners.items():
+            self.add_rotated_partners(*key, rotated)
 
     def add_partners(self, i: int, other: State, pair: Moments) -> None:
         """Take in the best partners of layer i in another layer."""
         neuron, r = best_partners(pair)
         self._add_partners((i, other.label[0]), np.full(len(neuron), other.layer), neuron, r)
+
+    def add_rotated_partners(self, i: int, model: str, best: np.ndarray) -> None:
+        """Take in the best correlations of layer i with one more layer of another checkpoint, by basis."""
+        known = self.rotated_partners.get((i, model))
+        self.rotated_partners[i, model] = best if known is None else np.fmax(known, best)
 
     def _add_partners(self, key: tuple[int, str], layer: np.ndarray, neuron: np.ndarray, r: np.ndarray) -> None:
         if key in self.partners:
@@ -104,6 +137,31 @@ class Found:
             better = np.abs(r) > np.abs(known[2])  # of equals the first stays: pieces come in a fixed order
             layer, neuron, r = (np.where(better, new, old) for new, old in zip((layer, neuron, r), known, strict=True))
         self.partners[key] = layer, neuron, r
+
+
+@dataclass(frozen=True)
+class Control:
+    """What else to compute of every pair, as controls of its scores (see `sslsim.controlled`).
+
+    Attributes
+    ----------
+    others : list of State, optional
+        The same layers on other frames, to stand on the y side: pairs are of layer i and others[j], i up to j.
+    groups : Utterances, optional
+        Score without each of its groups too, for measures of moments.
+    rotations : int
+        Random bases of each side to score measures of single neurons in.
+    rotations_out : int
+        The same without each group.
+    seed : int
+        Of the bases.
+    """
+
+    others: list[State] | None = None
+    groups: Utterances | None = None
+    rotations: int = 0
+    rotations_out: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,14 +176,16 @@ class Work:
     utterances: Utterances | None
     partners: bool
     device: str
+    control: Control
 
-    def own(self, k: int) -> Path:
-        """File of the moments of the layers of a block."""
-        return self.folder / f"own-{k}.pickle"
+    def own(self, k: int, side: str = "x") -> Path:
+        """File of the moments of the layers of a block, on one side of the pairs."""
+        return self.folder / f"own-{side if self.control.others else 'x'}-{k}.pickle"
 
-    def block(self, k: int) -> list[State]:
-        """Layers of a block."""
-        return [self.states[i] for i in self.blocks[k]]
+    def block(self, k: int, side: str = "x") -> list[State]:
+        """Layers of a block, on the frames of one side of the pairs."""
+        states = self.states if side == "x" else self.control.others or self.states
+        return [states[i] for i in self.blocks[k]]
 
     def wants(self, k: int, m: int) -> bool:
         """Whether the checkpoints of two blocks are to be compared."""
@@ -139,7 +199,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Own:
-    """One layer's own moments, with what is computed from them, and its squared frame norms by scaling."""
+    """One layer's own moments, with what is computed from them.
+
+    `norms` by scaling are the squared norms of the frames: a row for all of them and a row without each group.
+    """
 
     marginal: Marginal
     norms: dict[bool, Tensor]
@@ -152,6 +215,7 @@ def score_pairs(
     *,
     sample: int,
     partners: bool = False,
+    control: Control | None = None,
     executor: Executor | None = None,
     device: str = "cpu",
     progress: bool = True,
@@ -170,6 +234,8 @@ def score_pairs(
         At most so many frames for measures that compare every frame with every other.
     partners : bool
         Find each neuron's best partner in every other checkpoint too.
+    control : Control, optional
+        Other frames, groups to leave out, random bases.
     executor : Executor, optional
         Where pieces run, see `parallel.results`; its workers must see the folder of the stores.
     device : str
@@ -177,6 +243,7 @@ def score_pairs(
     progress : bool
         Show a bar.
     """
+    control = control or Control()
     rows = sample_frames(states[0], sample)
     used = frozenset().union(*between)
     runs = [run for run in _runs(states) if states[run[0]].label[0] in used]
@@ -184,18 +251,27 @@ def score_pairs(
     found = Found()
     of_moments, of_frames = ([j for j in jobs if bool(MEASURES[j.name].prepare) is frames] for frames in (False, True))
     if of_moments or partners:
-        utterances = utterances_of(states) if any(MEASURES[job.name].utterances for job in jobs) else None
+        utterances = utterances_of(states) if any(MEASURES[job.name].utterances for job in jobs) else control.groups
         neurons = BLOCK_NEURONS if torch.device(device).type == "cpu" else GPU_BLOCK_NEURONS
         blocks = _blocks(runs, lambda state: neurons // state.shape[1], states)
-        with _work_in_scratch(states, blocks, of_moments, between, utterances, partners, device) as work:
-            _run(found, work, _own_block, [(k, k) for k in range(len(blocks))], "layers, each", **options)
-            _run(found, work, _block_pair, work.pairs(diagonal=False), "layers, in pairs", **options)
+        with _work_in_scratch(states, blocks, of_moments, between, utterances, partners, device, control) as work:
+            sides = range(2 if control.others else 1)
+            _run(
+                found, work, _own_block, [(k, s) for s in sides for k in range(len(blocks))], "layers, each", **options
+            )
+            _run(found, work, _block_pair, work.pairs(diagonal=bool(control.others)), "layers, in pairs", **options)
     if of_frames:
-        few = [replace(s, frames=rows if s.frames is None else s.frames[rows]) for s in states]
+        few, others = ([_only(rows, state) for state in side] for side in (states, control.others or []))
         blocks = _blocks(runs, lambda _: BLOCK_LAYERS, states)
-        with _work_in_scratch(few, blocks, of_frames, between, None, False, device) as work:
+        control = replace(control, others=others or None)
+        with _work_in_scratch(few, blocks, of_frames, between, None, False, device, control) as work:
             _run(found, work, _sampled_pair, work.pairs(diagonal=True), "sampled frames", **options)
     return found
+
+
+def _only(rows: np.ndarray, state: State) -> State:
+    """Take a layer on some of its chosen frames."""
+    return replace(state, frames=rows if state.frames is None else state.frames[rows])
 
 
 def _runs(states: list[State]) -> list[list[int]]:
@@ -221,7 +297,8 @@ def _run(
     progress: bool,
 ) -> None:
     """Run pieces and add what they find, in order."""
-    sizes = [len(work.blocks[k]) * len(work.blocks[m]) for k, m in pairs]
+    alone = piece is _own_block  # of one block; the second number is the side
+    sizes = [len(work.blocks[k]) * (1 if alone else len(work.blocks[m])) for k, m in pairs]
     with tqdm(total=sum(sizes), desc=what, disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
         calls = [(work.folder, k, m) for k, m in pairs]
         workers = None if torch.device(work.device).type == "cpu" else GPU_WORKERS
@@ -274,10 +351,10 @@ def _load(path: Path) -> Any:
         return pickle.load(file)
 
 
-def _own_block(folder: Path, k: int, _: int) -> Found:
+def _own_block(folder: Path, k: int, s: int) -> Found:
     """Make and leave in the scratch folder the moments of every layer of a block, and score pairs within the block."""
-    work, states = _work(folder), _work(folder).block(k)
-    means = []
+    work, side = _work(folder), "xy"[s]
+    states, means = work.block(k, side), []
     for state in states:
         with _named(state):
             means.append(Means.of(state, work.utterances, work.device))
@@ -286,8 +363,9 @@ def _own_block(folder: Path, k: int, _: int) -> Found:
     for state, mean, row in zip(states, means, products, strict=True):
         with _named(state):
             owns.append(_own(work, state, mean, row[0]))
-    _save(owns, work.own(k))
-    found = _scores(work, k, k, owns, owns, products) if work.wants(k, k) else Found()
+    _save(owns, work.own(k, side))
+    within = not work.control.others and work.wants(k, k)
+    found = _scores(work, k, k, owns, owns, products) if within else Found()
     found.constant = {(False, i): own.marginal.n_constant for i, own in zip(work.blocks[k], owns, strict=True)}
     return found
 
@@ -295,25 +373,34 @@ def _own_block(folder: Path, k: int, _: int) -> Found:
 def _own(work: Work, state: State, means: Means, products: Products) -> Own:
     """Return a layer's own moments with all that the measures need of it alone; an error if no neuron varies."""
     own = Own(moments.marginal(means, products, len(state), torch.finfo(DTYPE).eps), {})
-    own.marginal.alive  # noqa: B018  raises where no neuron varies
+    every = [own.marginal, *(own.marginal.without(g) for g in range(len(_groups(work))))]
+    for marginal in every:
+        marginal.alive  # noqa: B018  raises where no neuron varies
     for job in work.jobs:
         measure = MEASURES[job.name]
-        if measure.norms:
-            own.norms[job.standardize] = moments.squared_norms(state, own.marginal, **job.options)
+        if measure.norms and job.standardize not in own.norms:
+            own.norms[job.standardize] = moments.squared_norms(state, *every, **job.options)
         if measure.own:
-            measure.own(own.marginal, **job.options)
+            for marginal in every:
+                measure.own(marginal, **job.options)
     return own
+
+
+def _groups(work: Work) -> list[list[slice]]:
+    """Frames of the groups to leave out, one after another."""
+    return work.control.groups.groups if work.control.groups else []
 
 
 def _block_pair(folder: Path, k: int, m: int) -> Found:
     """Score every layer of one block with every layer of another."""
     work = _work(folder)
-    left, right = (_load(work.own(block)) for block in (k, m))
+    left, right = _load(work.own(k, "x")), _load(work.own(m, "y"))
     side_x, side_y = (
-        Side(work.block(block), [own.marginal.means for own in owns], DTYPE) for block, owns in ((k, left), (m, right))
+        Side(work.block(block, side), [own.marginal.means for own in owns], DTYPE)
+        for block, side, owns in ((k, "x", left), (m, "y", right))
     )
     products = cross_products(side_x, side_y, len(work.states[0]), work.utterances)
-    return _scores(work, k, m, left, right, products)
+    return _scores(work, k, m, left, right, [row[a:] if k == m else row for a, row in enumerate(products)])
 
 
 def _scores(work: Work, k: int, m: int, left: list[Own], right: list[Own], products: list[list[Products]]) -> Found:
@@ -326,26 +413,105 @@ def _scores(work: Work, k: int, m: int, left: list[Own], right: list[Own], produ
     }
     if torch.device(work.device).type != "cpu" and any(MEASURES[job.name].canonical for job in work.jobs):
         moments.decompose(list(pairs.values()))
+    kept = [_without(group, len(work.states[0])) for group in _groups(work)]
     while pairs:
         a, b = next(iter(pairs))
         pair, i, j = pairs.pop((a, b)), work.blocks[k][a], work.blocks[m][b]
-        norms = {job: [own.norms[job.standardize] for own in (left[a], right[b])] for job in work.jobs if job.norms}
+        norms = {scaled: (left[a].norms[scaled], right[b].norms[scaled]) for scaled in left[a].norms}
+        found.values |= _both_ways(work, pair, i, j, {s: (x[0], y[0]) for s, (x, y) in norms.items()})
+        found.rotated |= (turned := _rotated(work, pair, i, j, work.control.rotations)).scores
+        found.shared |= {key: shared(*best) for key, best in turned.best.items()}
         for job in work.jobs:
-            found.values[job, i, j] = MEASURES[job.name].score(pair, *norms.get(job, ()), **job.options)
             if count := MEASURES[job.name].ranks:
                 ranks = count(pair, **job.options)
                 found.ranks[job, i, j], found.ranks[job, j, i] = ranks, ranks[::-1]
-        swapped = pair.swapped  # with what the scores have computed
-        for job in work.jobs if i != j else []:
-            found.values[job, j, i] = (
-                found.values[job, i, j]
-                if MEASURES[job.name].symmetric
-                else MEASURES[job.name].score(swapped, *norms.get(job, ())[::-1], **job.options)
-            )
         if work.partners and work.states[i].label[0] != work.states[j].label[0]:
             found.add_partners(i, work.states[j], pair)
-            found.add_partners(j, work.states[i], swapped)
+            found.add_partners(j, work.states[i], pair.swapped)
+            for (x, y), (_, rotated) in turned.best.items():
+                found.add_rotated_partners(x, work.states[y].label[0], rotated)
+        for g, rows in enumerate(kept):
+            fewer = pair.without(g)
+            norms_out = {s: (x[g + 1, rows], y[g + 1, rows]) for s, (x, y) in norms.items()}
+            scores = _both_ways(work, fewer, i, j, norms_out)
+            for key, value in scores.items():
+                found.left_out.setdefault(key, []).append(value)
+            turned_out = _rotated(work, fewer, i, j, work.control.rotations_out)
+            for turning, values in turned_out.scores.items():
+                found.rotated_out.setdefault(turning, []).append(values)
+            for two, best in turned_out.best.items():
+                found.shared_out.setdefault(two, []).append(shared_without(*best, turned.best[two][1]))
     return found
+
+
+def _both_ways(
+    work: Work, pair: Moments, i: int, j: int, norms: dict[bool, tuple[Tensor, Tensor]]
+) -> dict[tuple[Job, int, int], float]:
+    """Score layer i in layer j and layer j in layer i."""
+    values, swapped = {}, None
+    for job in work.jobs:
+        measure = MEASURES[job.name]
+        of_frames = norms[job.standardize] if measure.norms else ()
+        values[job, i, j] = measure.score(pair, *of_frames, **job.options)
+        if measure.symmetric:
+            values[job, j, i] = values[job, i, j]
+        elif i != j:
+            swapped = swapped or pair.swapped  # with what the scores have computed
+            values[job, j, i] = measure.score(swapped, *of_frames[::-1], **job.options)
+    return values
+
+
+@dataclass(frozen=True)
+class Turned:
+    """Scores of a pair both ways with the neurons of each side in random bases.
+
+    Attributes
+    ----------
+    scores : dict
+        (job, side, i, j) to the score in each basis.
+    best : dict
+        (i, j) to the best absolute correlation of every neuron of layer i with layer j, (n_neurons,), and with layer j
+        in each random basis, (bases, n_neurons); NaN for neurons that do not vary.
+    """
+
+    scores: dict[tuple[Job, str, int, int], list[float]] = field(default_factory=dict)
+    best: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+
+def _rotated(work: Work, pair: Moments, i: int, j: int, draws: int) -> Turned:
+    """Score both ways in random bases."""
+    out = Turned()
+    jobs = [(job, matching) for job in work.jobs if (matching := MEASURES[job.name].matching)]
+    for side, other in (("y", "x"), ("x", "y")) if draws and jobs else ():
+        along, own = (1, pair.x) if side == "y" else (0, pair.y)  # the neurons that stay as they are
+        best = []
+        for draw in range(draws):
+            r = rotated_correlation(pair, side, draw, work.control.seed)
+            best.append(_spread(r.amax(along), own))
+            for job, matching in jobs:
+                there = matching(r)
+                out.scores.setdefault((job, side, i, j), []).append(there)
+                if i != j:
+                    back = there if MEASURES[job.name].symmetric else matching(r.T)
+                    out.scores.setdefault((job, other, j, i), []).append(back)
+        as_it_is = _spread(pair.correlation.abs().amax(along), own)
+        out.best.setdefault((i, j) if side == "y" else (j, i), (as_it_is, np.stack(best)))
+    return out
+
+
+def _spread(values: Tensor, own: Marginal) -> np.ndarray:
+    """Put values of the varying neurons at their places among all, NaN elsewhere."""
+    every = np.full(len(own.alive), np.nan)
+    every[own.alive.cpu().numpy()] = values.cpu().numpy()
+    return every
+
+
+def _without(group: list[slice], n: int) -> Tensor:
+    """Return a mask (n,) of the frames that are not of a group."""
+    kept = torch.ones(n, dtype=torch.bool)
+    for span in group:
+        kept[span] = False
+    return kept
 
 
 def _sampled_pair(folder: Path, k: int, m: int) -> Found:
@@ -355,8 +521,9 @@ def _sampled_pair(folder: Path, k: int, m: int) -> Found:
         found.constant = {(True, i): int((np.ptp(work.states[i][:], axis=0) == 0).sum()) for i in work.blocks[k]}
     for job in work.jobs:
         measure = MEASURES[job.name]
-        left = [_prepared(work, i, job) for i in work.blocks[k]]
-        right = left if k == m else [_prepared(work, i, job) for i in work.blocks[m]]
+        left = [_prepared(work, state, job) for state in work.block(k, "x")]
+        same = k == m and not work.control.others
+        right = left if same else [_prepared(work, state, job) for state in work.block(m, "y")]
         for a, i in enumerate(work.blocks[k]):
             for b, j in enumerate(work.blocks[m]):
                 if i <= j:
@@ -364,11 +531,11 @@ def _sampled_pair(folder: Path, k: int, m: int) -> Found:
     return found
 
 
-def _prepared(work: Work, i: int, job: Job) -> Tensor:
+def _prepared(work: Work, state: State, job: Job) -> Tensor:
     prepare = MEASURES[job.name].prepare
     assert prepare
-    with _named(work.states[i]):
-        return prepare(work.states[i], device=work.device, **job.options)
+    with _named(state):
+        return prepare(state, device=work.device, **job.options)
 
 
 @contextmanager

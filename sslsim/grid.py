@@ -45,7 +45,7 @@ def compare(
         Z-score neurons first; ``(True, False)`` gives both. Measures that do not depend on scale, and attention, have
         one set of rows, under True.
     frames : int, optional
-        Use that many evenly spaced frames (query rows of attention are not affected); all by default.
+        Use at most so many evenly spaced frames (query rows of attention are not affected); all by default.
     between : pairs of checkpoint names, optional
         Compare only these checkpoints with each other, in both directions; the rest costs nothing (for attention it
         costs as much). All pairs by default.
@@ -81,9 +81,9 @@ def compare(
     options: dict[str, Any] = {"executor": executor, "device": device, "progress": progress}
     tables = []
     if wanted:
-        states, jobs = states_of(stores, frames), _jobs(wanted, scalings)
+        states, jobs = states_of(stores, frames), jobs_of(wanted, scalings)
         found = score_pairs(states, jobs, chosen, sample=sample, **options)
-        tables.append(_table(states, jobs, found, sample))
+        tables.append(scores_table(states, jobs, found, sample))
     if heads:
         tables.append(compare_attention(stores, heads, **options)[0])
     table = pd.concat(tables, ignore_index=True)
@@ -117,18 +117,19 @@ def compare_neurons(
     for name in measures:
         measure_named(name)
     check_stores(stores)
-    states, jobs = states_of(stores, frames), _jobs(measures, [True])
+    states, jobs = states_of(stores, frames), jobs_of(measures, [True])
     everything = check_between(None, stores)
     options: dict[str, Any] = {"executor": executor, "device": device, "progress": progress}
     found = score_pairs(states, jobs, everything, sample=SAMPLE, partners=True, **options)
-    return _table(states, jobs, found, SAMPLE), _partners(states, found)
+    return scores_table(states, jobs, found, SAMPLE), partners_table(states, found)
 
 
-def _jobs(measures: Sequence[str], scalings: Sequence[bool]) -> list[Job]:
+def jobs_of(measures: Sequence[str], scalings: Sequence[bool]) -> list[Job]:
+    """Return every measure under every scaling that makes a difference to it."""
     return [Job(name, scaled) for name in measures for scaled in (scalings if MEASURES[name].scaling else [True])]
 
 
-def _table(states: list[State], jobs: list[Job], found: Found, sample: int) -> pd.DataFrame:
+def scores_table(states: list[State], jobs: list[Job], found: Found, sample: int) -> pd.DataFrame:
     """One row a measure, scaling and ordered pair, with ranks and counts of constant neurons."""
     tables, n = [], len(states)
     for job in jobs:
@@ -148,7 +149,7 @@ def _table(states: list[State], jobs: list[Job], found: Found, sample: int) -> p
     return pd.concat(tables, ignore_index=True)
 
 
-def _partners(states: list[State], found: Found) -> pd.DataFrame:
+def partners_table(states: list[State], found: Found) -> pd.DataFrame:
     """One row a neuron that varies and other checkpoint: its best partner there."""
     columns = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "value"]
     models = list(dict.fromkeys(state.label[0] for state in states))

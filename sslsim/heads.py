@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +18,7 @@ from sslsim import attention
 from sslsim.errors import SslsimError
 from sslsim.parallel import results
 from sslsim.states import check_names, check_stores
-from sslsim.store import ActivationStore
+from sslsim.store import ActivationStore, sampled
 from sslsim.tables import square_table
 
 Label = tuple[str, int, int]  # model, layer, head
@@ -45,9 +48,9 @@ def compare_heads(
     check_names(measures)
     for name in measures:
         attention.check_head_measure(name)
-    stores = with_attention(stores)
-    means, labels = _mean_scores(stores, measures, executor, device, progress)
-    return square_table(means, labels, ["model", "layer", "head"]).assign(n_frames=_query_rows(stores))
+    scores, _ = head_scores(stores, measures, rows_of(stores), executor=executor, device=device, progress=progress)
+    table = square_table(scores.means, scores.labels, ["model", "layer", "head"])
+    return table.assign(n_frames=scores.n_rows)
 
 
 def compare_attention(
@@ -70,20 +73,16 @@ def compare_attention(
         heads, head and other checkpoint: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, value.
     """
     check_names(measures)
+    check_attention_measures(measures)
+    scores, _ = head_scores(stores, measures, rows_of(stores), executor=executor, device=device, progress=progress)
+    return scores.layers(), scores.best().dropna(subset="value").reset_index(drop=True)
+
+
+def check_attention_measures(measures: Sequence[str]) -> None:
+    """Raise unless every name is a measure of heads or of the attention of layers."""
     for name in measures:
         if name not in attention.LAYER_MEASURES:
             attention.check_head_measure(name)
-    stores = with_attention(stores)
-    means, labels = _mean_scores(stores, measures, executor, device, progress)
-    grids = {
-        name: (_cka if name in attention.LAYER_MEASURES else _best_match)(values, labels)
-        for name, values in means.items()
-    }
-    table = square_table(grids, [*dict.fromkeys(label[:2] for label in labels)], ["model", "layer"])
-    table.insert(1, "standardize", True)
-    best = [_best_heads(name, means[name], labels) for name in measures if name in attention.MEASURES]
-    empty = pd.DataFrame(columns=["measure", *_COLUMNS])
-    return table.assign(n_frames=_query_rows(stores)), pd.concat(best, ignore_index=True) if best else empty
 
 
 def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
@@ -116,56 +115,183 @@ def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     return found
 
 
-def _query_rows(stores: Sequence[ActivationStore]) -> int:
-    return int(stores[0].index.n_rows.sum())
+def rows_of(stores: Sequence[ActivationStore], rows: int | None = None) -> list[np.ndarray]:
+    """Return which of the stored query rows of each utterance to compare: all, or so many at most, evenly spaced."""
+    index = with_attention(stores)[0].index
+    if rows is not None and rows < 1:
+        raise SslsimError(f"rows is {rows}; give at least 1 query row of each utterance, or None for all stored")
+    return [sampled(int(stored), rows or "all") for stored in index.n_rows]
 
 
-def _mean_scores(
-    stores: Sequence[ActivationStore], measures: Sequence[str], executor: Executor | None, device: str, progress: bool
-) -> tuple[dict[str, np.ndarray], list[Label]]:
-    """Mean score (for attention_cka covariance) of every pair of heads, (heads, heads) a measure, and the heads."""
+@dataclass(frozen=True)
+class HeadScores:
+    """Scores of every head with every other.
+
+    Attributes
+    ----------
+    means : dict of ndarray of shape (heads, heads)
+        Mean score by measure; of attention_cka the covariance.
+    labels : list
+        Model, layer and head of each.
+    n_rows : int
+        Query rows compared.
+    """
+
+    means: dict[str, np.ndarray]
+    labels: list[Label]
+    n_rows: int
+
+    def layers(self) -> pd.DataFrame:
+        """Scores of layers, a row a measure and ordered pair."""
+        grids = {
+            name: (_cka if name in attention.LAYER_MEASURES else _best_match)(values, self.labels)
+            for name, values in self.means.items()
+        }
+        table = square_table(grids, [*dict.fromkeys(label[:2] for label in self.labels)], ["model", "layer"])
+        table.insert(1, "standardize", True)
+        return table.assign(n_frames=self.n_rows)
+
+    def best(self) -> pd.DataFrame:
+        """Best match of every head in every other model; its value is NaN where no row could be scored."""
+        of_heads = [name for name in self.means if name in attention.MEASURES]
+        best = [_best_heads(name, self.means[name], self.labels) for name in of_heads]
+        return pd.concat(best, ignore_index=True) if best else pd.DataFrame(columns=["measure", *_COLUMNS])
+
+
+def head_scores(
+    stores: Sequence[ActivationStore],
+    measures: Sequence[str],
+    rows: list[np.ndarray],
+    groups: Sequence[Sequence[int]] = (),
+    *,
+    partner: np.ndarray | None = None,
+    executor: Executor | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> tuple[HeadScores, list[HeadScores]]:
+    """Score every pair of heads, and once more without each of some groups of utterances.
+
+    Parameters
+    ----------
+    stores, measures, executor, device, progress
+        See `compare_attention`.
+    rows : list of arrays
+        Which stored query rows of each utterance to compare (`rows_of`).
+    groups : sequence of lists of int
+        Utterances to leave out, one list after another; together all.
+    partner : array of int, optional
+        Utterance that stands on the other side for each: pairs are then of head i on its utterance with head j on the
+        partner, i up to j, and the other half their mirror image.
+    """
+    chosen = with_attention(stores)
     labels = [
         (s.checkpoint.name, layer, head)
-        for s in stores
+        for s in chosen
         for layer in range(1, s.attention_layers + 1)
         for head in range(s.n_heads)
     ]
-    n = len(stores[0].index)
-    calls = [(list(stores), list(measures), range(u, min(u + UTTERANCES, n)), device) for u in range(0, n, UTTERANCES)]
-    sums: dict[str, attention.Sums] = {}
-    with tqdm(total=n, desc="attention", disable=not progress, file=sys.stdout, unit="utt", mininterval=1.0) as bar:
-        for part in results(
-            _sum_utterances, calls, executor=executor, ahead=AHEAD, done=lambda i: bar.update(len(calls[i][2]))
+    members = groups or [range(len(chosen[0].index))]
+    calls, group_of = [], []
+    for g, group in enumerate(members):
+        for k in range(0, len(group), UTTERANCES):
+            some = list(group[k : k + UTTERANCES])
+            others = some if partner is None else [int(partner[u]) for u in some]
+            calls.append(
+                (chosen, list(measures), [(u, v, rows[u], rows[v]) for u, v in zip(some, others, strict=True)])
+            )
+            group_of.append(g)
+    sums: list[dict[str, attention.Sums]] = [{} for _ in members]
+    count = sum(len(group) for group in members)
+    with tqdm(total=count, desc="attention", disable=not progress, file=sys.stdout, unit="utt", mininterval=1.0) as bar:
+        options: dict[str, Any] = {"executor": executor, "ahead": AHEAD}
+        work = partial(_sum_utterances, device)
+        for g, part in zip(
+            group_of, results(work, calls, done=lambda i: bar.update(len(calls[i][2])), **options), strict=True
         ):
-            sums = {name: sums[name] + part[name] for name in measures} if sums else part
-    return {name: total.mean.cpu().numpy() for name, total in sums.items()}, labels
+            sums[g] = {name: sums[g][name] + part[name] for name in measures} if sums[g] else part
+    total = {name: reduce(operator.add, (each[name] for each in sums)) for name in measures}
+    sizes = [sum(len(rows[u]) for u in group) for group in members]
+
+    def scores(of: dict[str, attention.Sums], size: int) -> HeadScores:
+        means = {name: one.mean.cpu().numpy() for name, one in of.items()}
+        if partner is not None:
+            means = {name: np.triu(mean) + np.triu(mean, 1).T for name, mean in means.items()}
+        return HeadScores(means, labels, size)
+
+    without = [{name: total[name] - each[name] for name in measures} for each in sums] if groups else []
+    left_out = [scores(of, sum(sizes) - size) for of, size in zip(without, sizes, strict=bool(groups))]
+    return scores(total, sum(sizes)), left_out
 
 
 def _sum_utterances(
-    stores: list[ActivationStore], measures: list[str], utterances: range, device: str
+    device: str,
+    stores: list[ActivationStore],
+    measures: list[str],
+    utterances: list[tuple[int, int, np.ndarray, np.ndarray]],
 ) -> dict[str, attention.Sums]:
-    """Sum of the scores of every pair of heads over some utterances."""
+    """Sum of the scores of every pair of heads over some utterances and their partners."""
     sums: dict[str, attention.Sums] = {}
-    for u in utterances:
-        stacked = _Stacked([s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)])
-        names = ("attention", "attention")
-        parts = attention.utterance_sums(measures, stacked, stacked, names=names, utterance=u, device=device)
+    for u, v, rows_x, rows_y in utterances:
+        x = y = _stacked(stores, u, rows_x)
+        if u != v:
+            x, y = _aligned(stores, (u, v), (rows_x, rows_y))
+        names, half = ("attention", "attention"), u != v
+        parts = attention.utterance_sums(measures, x, y, names=names, utterance=u, half=half, device=device)
         sums = {name: sums[name] + part for name, part in parts.items()} if sums else parts
     return sums
 
 
 @dataclass(frozen=True)
 class _Stacked:
-    """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read."""
+    """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read.
+
+    Attributes
+    ----------
+    maps : list of arrays of shape (heads, stored rows, T)
+        Of each layer.
+    rows : ndarray
+        Which rows.
+    start, width : ndarray of shape (rows,), int
+        First key of each row, and how many: rows are cropped and brought to sum 1 again.
+    """
 
     maps: list[np.ndarray]
+    rows: np.ndarray
+    start: np.ndarray | None = None
+    width: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (sum(len(m) for m in self.maps), *self.maps[0].shape[1:])
+        return (sum(len(m) for m in self.maps), len(self.rows), self.width or self.maps[0].shape[2])
 
     def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
-        return np.concatenate([m[part] for m in self.maps])
+        heads, some = part
+        whole = np.concatenate([m[heads, self.rows[some]] for m in self.maps])
+        if self.start is None:
+            return whole
+        keys = self.start[some][:, None] + np.arange(self.width)
+        cropped = np.take_along_axis(whole, keys[None], axis=2)
+        mass = cropped.sum(2, keepdims=True)
+        return np.where(mass > 1e-6, cropped / np.maximum(mass, 1e-6), np.float32(1 / self.width))
+
+
+def _stacked(stores: list[ActivationStore], u: int, rows: np.ndarray) -> _Stacked:
+    return _Stacked([s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)], rows)
+
+
+def _aligned(
+    stores: list[ActivationStore], pair: tuple[int, int], rows: tuple[np.ndarray, np.ndarray]
+) -> tuple[_Stacked, _Stacked]:
+    """Crop the maps of two utterances to a common length, the query frames of their rows at one place."""
+    count = min(map(len, rows))
+    sides = [_stacked(stores, u, kept[sampled(len(kept), count)]) for u, kept in zip(pair, rows, strict=True)]
+    query = [stores[0].query_rows(u)[side.rows] for u, side in zip(pair, sides, strict=True)]
+    left = np.minimum(*query)
+    right = np.minimum(*(side.maps[0].shape[2] - q for side, q in zip(sides, query, strict=True)))
+    width = int((left + right).min())
+    before = np.clip(width * left // (left + right), width - right, left)
+    x, y = (replace(side, start=q - before, width=width) for side, q in zip(sides, query, strict=True))
+    return x, y
 
 
 def _starts(labels: list, depth: int) -> np.ndarray:
@@ -201,7 +327,7 @@ def _best_heads(name: str, values: np.ndarray, labels: list[Label]) -> pd.DataFr
         rows += [
             (name, *label, *labels[place[i]], values[i, place[i]])
             for i, label in enumerate(labels)
-            if label[0] != model and np.isfinite(values[i, place[i]])
+            if label[0] != model
         ]
     order = {label: i for i, label in enumerate(labels)}
     rows.sort(key=lambda row: order[row[1:4]])

@@ -42,6 +42,9 @@ class Measure:
     prepare : callable, optional
         For a measure that needs the frames: ``score(prepare(x_frames, **options), prepare(y_frames, **options))`` takes
         the place of a score of moments.
+    matching : callable, optional
+        The score as a function of the absolute correlations (n_neurons_x, n_neurons_y): it speaks of single neurons, so
+        that a random basis is its control.
     """
 
     level: str
@@ -54,6 +57,7 @@ class Measure:
     own: Callable[..., Any] | None = None
     utterances: bool = False
     prepare: Callable[..., Tensor] | None = None
+    matching: Callable[[Tensor], float] | None = None
 
 
 def _components(own: Marginal, **_: bool) -> None:
@@ -65,10 +69,11 @@ def _scaled_components(own: Marginal, standardize: bool) -> None:
 
 
 MEASURES: dict[str, Measure] = {
-    "max_corr": Measure("neuron", neurons.max_corr, symmetric=False, scaling=False),
-    "matched_corr": Measure("neuron", neurons.matched_corr, symmetric=True, scaling=False),
+    "max_corr": Measure("neuron", neurons.max_corr, symmetric=False, scaling=False, matching=neurons.best_match),
+    "matched_corr": Measure("neuron", neurons.matched_corr, symmetric=True, scaling=False, matching=neurons.one_to_one),
     "soft_matched_corr": Measure("neuron", neurons.soft_matched_corr, symmetric=True, scaling=False),
     "linreg": Measure("neuron", neurons.linreg, symmetric=False, scaling=False, own=_components),
+    "linreg_r2": Measure("neuron", neurons.linreg_r2, symmetric=False, scaling=False, own=_components),
     "linreg_heldout": Measure(
         "neuron", heldout.linreg_heldout, symmetric=False, scaling=False, own=heldout.prepare_fits, utterances=True
     ),
@@ -162,7 +167,7 @@ def similarity(
         m = moments(x, y, utterances=utterances if chosen.utterances else None, device=device)
         norms: list[Tensor] = []
         if chosen.norms:
-            norms = [squared_norms(side, own, standardize=standardize) for side, own in ((x, m.x), (y, m.y))]
+            norms = [squared_norms(side, own, standardize=standardize)[0] for side, own in ((x, m.x), (y, m.y))]
         return chosen.score(m, *norms, **options)
     except TypeError as error:
         if "unexpected keyword" in str(error):

@@ -12,10 +12,9 @@ where it would not and float64 costs little, stay float64.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -77,7 +76,9 @@ class Marginal:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is quickly made again: moments are kept on disk between pieces of work."""
-        return {name: value for name, value in vars(self).items() if name not in ("correlation", "covariance")}
+        return {
+            name: value for name, value in vars(self).items() if name not in ("correlation", "covariance", "turned")
+        }
 
     @cached_property
     def alive(self) -> Tensor:
@@ -87,6 +88,11 @@ class Marginal:
         if not alive.any():
             raise SslsimError(f"none of {len(alive)} neurons varies over {self.n:,} frames; nothing to compare")
         return alive
+
+    @cached_property
+    def turned(self) -> dict[tuple[int, int], Tensor]:
+        """What `sslsim.rotations` has computed of random bases of this layer."""
+        return {}
 
     @cached_property
     def _merged(self) -> dict[tuple[int, ...], Marginal]:
@@ -106,9 +112,19 @@ class Marginal:
     def without(self, *left_out: int) -> Marginal:
         """Moments of all groups but some; kept, with what is computed from them, for the next time."""
         if left_out not in self._merged:
-            kept = (group for g, group in enumerate(self.groups) if g not in left_out)
-            self._merged[left_out] = reduce(operator.add, kept)
+            self._merged[left_out] = self.weighted([g not in left_out for g in range(len(self.groups))])
         return self._merged[left_out]
+
+    def weighted(self, counts: Sequence[int]) -> Marginal:
+        """Moments of the groups with each taken so many times."""
+        taken = [(int(count), group) for count, group in zip(counts, self.groups, strict=True) if count]
+        n = sum(count * group.n for count, group in taken)
+        shift = sum(count * group.n * (group.mean - self.mean) for count, group in taken) / n
+        mean, scatter = self.mean + shift, torch.zeros_like(self.scatter)
+        for count, group in taken:
+            away = group.mean - mean
+            scatter.add_(group.scatter, alpha=count).addr_(away, away, alpha=count * group.n)
+        return Marginal(n, mean, scatter, self.eps)
 
     @cached_property
     def n_constant(self) -> int:
@@ -252,11 +268,19 @@ class Moments:
 
     def without(self, *left_out: int) -> Moments:
         """Moments of all groups of utterances but some."""
-        x, y = self.x.without(*left_out), self.y.without(*left_out)
+        counts = [g not in left_out for g in range(len(self.groups))]
+        return self._weighted(counts, self.x.without(*left_out), self.y.without(*left_out))
+
+    def weighted(self, counts: Sequence[int]) -> Moments:
+        """Moments of the groups of utterances with each taken so many times."""
+        return self._weighted(counts, self.x.weighted(counts), self.y.weighted(counts))
+
+    def _weighted(self, counts: Sequence[int], x: Marginal, y: Marginal) -> Moments:
         cross = torch.zeros_like(self.cross)
-        for g, (a, b) in enumerate(zip(self.x.groups, self.y.groups, strict=True)):
-            if g not in left_out:
-                cross += self.groups[g] + a.n * torch.outer(a.mean - x.mean, b.mean - y.mean)
+        for count, group, a, b in zip(counts, self.groups, self.x.groups, self.y.groups, strict=True):
+            if count:
+                cross.add_(group, alpha=int(count))
+                cross.addr_(a.mean - x.mean, b.mean - y.mean, alpha=int(count) * a.n)
         return Moments(x, y, cross)
 
     @cached_property
@@ -432,22 +456,25 @@ def check_pair(x: Array, y: Array) -> torch.dtype:
     return dtype
 
 
-def squared_norms(x: Array, marginal: Marginal, *, standardize: bool) -> Tensor:
-    """Squared norm of every centred frame, (n_frames,) float64: what debiased CKA needs beside the moments.
+def squared_norms(x: Array, *marginals: Marginal, standardize: bool) -> Tensor:
+    """Squared norms of every centred frame, (marginals, n_frames) float64: what debiased CKA needs beside the moments.
 
     Parameters
     ----------
     x : array of shape (n_frames, n_neurons)
-        The activations that `marginal` was computed from.
-    marginal : Marginal
-        Their moments.
+        The activations that the marginals were computed from, from all of them or from some frames.
+    *marginals : Marginal
+        Their moments: each has the means and scales of one row of norms.
     standardize : bool
         Divide every varying neuron by its root sum of squares, as in `Marginal.correlation`.
     """
-    scale = torch.zeros_like(marginal.mean)
-    scale[marginal.alive] = marginal.scale.reciprocal() if standardize else 1.0
+    origin = marginals[0].mean
+    weight = torch.zeros(len(origin), len(marginals), dtype=torch.float64, device=origin.device)
+    for one, column in zip(marginals, weight.T, strict=True):
+        column[one.alive] = one.scale.square().reciprocal() if standardize else 1.0
+    shift = torch.stack([one.mean - origin for one in marginals], 1)  # small: the means of nearly the same frames
     parts = []
     for rows in chunks(len(x)):
-        frames = block(x[rows], torch.float64, marginal.mean.device) - marginal.mean
-        parts.append(frames.mul_(scale).square_().sum(1))
-    return torch.cat(parts)
+        frames = block(x[rows], torch.float64, origin.device) - origin
+        parts.append(frames.square() @ weight - 2 * frames @ (weight * shift) + (weight * shift.square()).sum(0))
+    return torch.cat(parts).T.contiguous()

@@ -19,7 +19,12 @@ def max_corr(m: Moments) -> float:
 
     Directional, in [0, 1]. Positive by chance: it is a maximum over many neurons.
     """
-    return float(m.correlation.abs().amax(1).mean())
+    return best_match(m.correlation.abs())
+
+
+def best_match(r: Tensor) -> float:
+    """Mean over rows of the largest of absolute correlations (p, q)."""
+    return float(r.amax(1).mean())
 
 
 def best_partners(m: Moments) -> tuple[np.ndarray, np.ndarray]:
@@ -45,8 +50,13 @@ def matched_corr(m: Moments) -> float:
 
     Unlike `max_corr` no neuron of y can serve two of x. Li et al. 2016 (arXiv 1511.07543).
     """
-    r = m.correlation.abs().cpu().numpy()
-    return float(r[linear_sum_assignment(r, maximize=True)].mean())
+    return one_to_one(m.correlation.abs())
+
+
+def one_to_one(r: Tensor) -> float:
+    """Mean of absolute correlations (p, q) under the best one-to-one assignment."""
+    size = r.cpu().numpy()
+    return float(size[linear_sum_assignment(size, maximize=True)].mean())
 
 
 def soft_matched_corr(m: Moments) -> float:
@@ -83,3 +93,12 @@ def linreg(m: Moments) -> float:
     independent data reach about sqrt(n_neurons_y / n_frames).
     """
     return float(multiple_corr(m).mean())
+
+
+def linreg_r2(m: Moments) -> float:
+    """Mean over the neurons of x of R2, in sample, of a linear regression on all neurons of y; directional, in [0, 1].
+
+    The share of the variance of z-scored x that lies in the subspace of y, and by chance about n_neurons_y / n_frames
+    of what does not.
+    """
+    return float(multiple_corr(m).square().mean())

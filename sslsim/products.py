@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,22 +53,47 @@ class Utterances:
     n_groups : int
         Groups are runs of whole utterances of about the same length together, so that speakers who stand together stay
         together; at most this many.
+    labels : tuple of int, optional
+        Group of each utterance, in place of such runs.
     """
 
     lengths: tuple[int, ...]
     n_groups: int = 5
+    labels: tuple[int, ...] | None = None
 
     @cached_property
     def groups(self) -> list[list[slice]]:
         """Frames of every utterance, by group; as many groups as asked for where there are as many utterances."""
         ends = np.cumsum(self.lengths)
-        spans = [slice(int(e - n), int(e)) for e, n in zip(ends, self.lengths, strict=True) if n]
+        every = [slice(int(e - n), int(e)) for e, n in zip(ends, self.lengths, strict=True)]
+        spans = [span for span in every if span.stop > span.start]
+        if self.labels is not None:
+            by_label: dict[int, list[slice]] = {label: [] for label in sorted(set(self.labels))}
+            for span, label in zip(every, self.labels, strict=True):
+                by_label[label] += [span] if span.stop > span.start else []
+            return [group for group in by_label.values() if group]
         count, total = min(self.n_groups, len(spans)), int(ends[-1]) if len(ends) else 0
         cuts = [0]
         for g in range(1, count):  # where the cut is nearest, with an utterance at least for each group
             room = range(cuts[-1] + 1, len(spans) - count + g + 1)
             cuts.append(min(room, key=lambda cut: abs(spans[cut].start * count - total * g)))
         return [spans[a:b] for a, b in pairwise([*cuts, len(spans)])] if spans else []
+
+    @property
+    def joined(self) -> Utterances:
+        """The same groups with what follows within a group as one utterance, where no utterance is looked at."""
+        group = {span.start: g for g, spans in enumerate(self.groups) for span in spans}
+        spans = sorted((span for spans in self.groups for span in spans), key=lambda span: span.start)
+        runs = [
+            (g, sum(s.stop - s.start for s in run)) for g, run in groupby(spans, key=lambda span: group[span.start])
+        ]
+        labels, lengths = zip(*runs, strict=True)
+        return Utterances(lengths, labels=labels)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Frames of each group."""
+        return tuple(sum(span.stop - span.start for span in group) for group in self.groups)
 
 
 @dataclass(frozen=True)
@@ -84,9 +109,11 @@ class Means:
         if utterances is None:
             whole = mean(x).to(device)
             return cls(whole, (whole,))
-        runs = [slice(run[0].start, run[-1].stop) for run in utterances.groups]
-        groups = [mean(x, run) for run in runs]
-        sizes = torch.tensor([run.stop - run.start for run in runs], dtype=torch.float64)
+        sizes = torch.tensor(utterances.sizes, dtype=torch.float64)
+        groups = [
+            sum((run.stop - run.start) * mean(x, run) for run in _runs(group)) / size
+            for group, size in zip(utterances.groups, sizes, strict=True)
+        ]
         whole = sizes @ torch.stack(groups) / len(x)
         return cls(whole.to(device), tuple(group.to(device) for group in groups))
 
@@ -212,7 +239,7 @@ def _strips(
             for strip in sums:
                 strip.end_utterance(span.stop - span.start, origin_x, origin_y)
         for strip in sums:
-            strip.end_group(g, run[-1].stop - run[0].start, origin_x, origin_y)
+            strip.end_group(g, sum(span.stop - span.start for span in run), origin_x, origin_y)
     return [strip.products for strip in sums]
 
 
@@ -336,6 +363,15 @@ def mean(x: Array, rows: slice = slice(None)) -> Tensor:
             raise SslsimError(f"frame {bad} holds NaN or infinity; drop such frames before comparing")
         total += subtotal
     return total / (stop - start)
+
+
+def _runs(spans: list[slice]) -> Iterator[slice]:
+    """Join spans of frames that follow one another."""
+    start = 0
+    for i, span in enumerate(spans):
+        if i + 1 == len(spans) or spans[i + 1].start != span.stop:
+            yield slice(spans[start].start, span.stop)
+            start = i + 1
 
 
 def chunks(n: int, size: int = CHUNK) -> Iterator[slice]:

@@ -91,6 +91,19 @@ def _origin(name: str, parents: Mapping[str, str | None]) -> str:
     return seen[-1]
 
 
+def aligned(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.Series:
+    """Say which rows of a table are of layers at the same relative depth: each x with the nearest layer of y."""
+    depth = {s.checkpoint.name: max(1, s.n_layers - 1) for s in stores}
+    nearest = np.floor(table.layer_x * table.model_y.map(depth) / table.model_x.map(depth) + 0.5)
+    return nearest.clip(upper=table.model_y.map({s.checkpoint.name: s.n_layers - 1 for s in stores})) == table.layer_y
+
+
+def apart(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
+    """Return the stores whose models were trained apart: all but those finetuned from another one."""
+    names = {s.checkpoint.name for s in stores}
+    return [s for s in stores if s.checkpoint.finetuned_from not in names]
+
+
 def within_and_across(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """Similarity of each layer to the rest of its own model (intra) and to the layers of others, by relation (inter).
 
@@ -164,8 +177,7 @@ def finetuning(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.Dat
         other_seed and other_family (means over the checkpoints of that relation; NaN if there is none).
     """
     depth = {s.checkpoint.name: s.n_layers - 1 for s in stores}
-    same_depth = np.floor(table.layer_x * table.model_y.map(depth) / table.model_x.map(depth) + 0.5)
-    near = relate(table[same_depth == table.layer_y], stores)
+    near = relate(table[aligned(table, stores)], stores)
     yardsticks = near.pivot_table(index=[*KEYS, "model_x", "layer_x"], columns="relation", values="value")
     yardsticks = yardsticks.reindex(columns=["other seed", "other family"]).set_axis(
         ["other_seed", "other_family"], axis=1

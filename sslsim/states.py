@@ -58,14 +58,13 @@ def check_stores(stores: Sequence[ActivationStore]) -> None:
 
 
 def states_of(stores: Sequence[ActivationStore], frames: int | None) -> list[State]:
-    """All layers of all stores, on all frames or on that many evenly spaced ones (None or 0: all)."""
+    """All layers of all stores, on all frames or on that many evenly spaced ones at most (None or 0: all)."""
     total, chosen = stores[0].n_frames, None
     if frames:
-        if not 2 <= frames <= total:
-            raise SslsimError(
-                f"frames = {frames:,} cannot be sampled from {total:,} stored frames; give 2 to {total:,}, or 0 for all"
-            )
-        chosen = (np.arange(frames) * total + total // 2) // frames
+        if frames < 2:
+            raise SslsimError(f"frames is {frames}; give at least 2 of the {total:,} stored frames, or 0 for all")
+        if frames < total:
+            chosen = (np.arange(frames) * total + total // 2) // frames
     return [State(store, layer, chosen) for store in stores for layer in range(store.n_layers)]
 
 

@@ -153,18 +153,17 @@ class ActivationStore:
         self._check(u, "utterance", 0, len(self.index) - 1)
         flat = self._array(attention_file(layer))
         start, stop = self._attention_offsets[u : u + 2]
-        rows, length = self.index[["n_rows", "length"]].iloc[u]
-        return flat[start:stop].reshape(self.n_heads, rows, length)
+        return flat[start:stop].reshape(self.n_heads, -1, self._lengths[u])
 
     def query_rows(self, u: int) -> NDArray[np.int64]:
         """Return the frame numbers, within utterance ``u``, of the attention rows kept."""
         self._check(u, "utterance", 0, len(self.index) - 1)
-        return sampled(int(self.index["length"].iloc[u]), self.queries)
+        return sampled(int(self._lengths[u]), self.queries)
 
     def frame_rows(self, u: int) -> NDArray[np.int64]:
         """Return the frame numbers, within utterance ``u``, of the frames kept."""
         self._check(u, "utterance", 0, len(self.index) - 1)
-        return sampled(int(self.index["length"].iloc[u]), self.frames)
+        return sampled(int(self._lengths[u]), self.frames)
 
     def verify(self) -> None:
         """Read every byte and raise if one is not what was written."""
@@ -174,6 +173,10 @@ class ActivationStore:
     @cached_property
     def _attention_offsets(self) -> NDArray[np.int64]:
         return attention_offsets(self.index, self.n_heads)
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        return self.index["length"].to_numpy(np.int64)  # a data frame takes longer to look up than a map to read
 
     @cached_property
     def _checksums(self) -> NDArray[np.uint32]:

@@ -19,6 +19,8 @@ MAY_IMPORT |= {
     "products": {"errors"},
     "moments": {"errors", "products"},
     "neurons": {"errors", "moments"},
+    "rotations": {"moments"},
+    "controls": {"errors", "products", "moments", "measures"},
     "layers": {"errors", "moments", "products"},
     "attention": {"errors", "products", "parallel"},
     "heldout": {"errors", "moments"},
@@ -29,9 +31,11 @@ MAY_IMPORT |= {
 MAY_IMPORT["parallel"] = {"errors"}
 MAY_IMPORT["states"] = {"errors", "products", "store"}
 MAY_IMPORT["heads"] = {"errors", "tables", "attention", "states", "store", "parallel"}
-MAY_IMPORT["engine"] = MAY_IMPORT["measures"] | {"measures", "states", "store", "parallel", "writer"}
+MAY_IMPORT["engine"] = MAY_IMPORT["measures"] | {"measures", "states", "store", "parallel", "writer", "rotations"}
 MAY_IMPORT["grid"] = MAY_IMPORT["engine"] | {"engine", "tables", "heads"}
+MAY_IMPORT["controlled"] = MAY_IMPORT["grid"] | {"grid", "controls"}
 MAY_IMPORT["readings"] = {"errors", "tables", "measures", "store"}
+MAY_IMPORT["verdicts"] = {"errors", "tables", "store", "controls", "controlled", "readings"}
 MAY_IMPORT["plots"] = {"errors", "tables"}  # knows only tables
 # the reports know nothing of the science
 REPORTS = ["errors", "files", "quick", "markup", "outputs", "parameters", "provenance", "render"]
