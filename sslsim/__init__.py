@@ -41,7 +41,7 @@ _HOME = {
     "Outputs": "outputs",
     "SslsimError": "errors",
 }
-_MODULES = ("controls", "plots", "readings", "verdicts")
+_MODULES = ("controls", "findings", "plots", "readings", "verdicts")
 __all__ = ["DATA", "NOTEBOOKS", "__version__", *_HOME, *_MODULES]
 
 

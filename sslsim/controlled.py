@@ -246,6 +246,7 @@ def neuron_evidence(
     measures: Sequence[str] = ("max_corr", "matched_corr", "linreg"),
     *,
     frames: int | None = None,
+    between: Iterable[Sequence[str]] | None = None,
     draws: int = DRAWS,
     groups: int = GROUPS,
     unit: str = "utterance",
@@ -267,7 +268,7 @@ def neuron_evidence(
         those.
     """
     return _evidence(
-        stores, measures, True, frames, None, draws, groups, unit, SAMPLE, seed, True,
+        stores, measures, True, frames, between, draws, groups, unit, SAMPLE, seed, True,
         {"executor": executor, "device": device}, progress,
     )  # fmt: skip
 

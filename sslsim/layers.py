@@ -14,6 +14,7 @@ from sslsim.moments import Components, Moments, varying
 from sslsim.products import multiply
 
 VARIANCE = 0.99  # share of the variance that SVCCA keeps
+DROPPED = 3  # neurons of largest variance that linear_cka_dropped leaves out
 
 
 def cca(m: Moments) -> float:
@@ -82,6 +83,16 @@ def linear_cka_biased(m: Moments, *, standardize: bool = True) -> float:
     """
     norm_x, norm_y = _own_norms(m, standardize)
     return float(_cross(m, standardize).norm() ** 2 / (norm_x * norm_y))
+
+
+def linear_cka_dropped(m: Moments, *, drop: int = DROPPED) -> float:
+    """Biased linear CKA of the neurons in their own units, without the `drop` of largest variance on each side.
+
+    Beside the raw and the standardised score it tells whether few neurons make the difference. Symmetric, in [0, 1].
+    """
+    x, y = (side.scale.argsort(descending=True)[min(drop, len(side.scale) - 1) :] for side in (m.x, m.y))
+    own_x, own_y = m.x.covariance[x][:, x].norm(), m.y.covariance[y][:, y].norm()
+    return float(m.covariance[x][:, y].norm() ** 2 / (own_x * own_y))
 
 
 def linear_cka_debiased(m: Moments, norms_x: Tensor, norms_y: Tensor, *, standardize: bool = True) -> float:

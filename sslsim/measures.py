@@ -93,6 +93,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "pwcca": Measure("layer", layers.pwcca, symmetric=False, scaling=True, own=_components, canonical=True),
     "linear_cka_biased": Measure("layer", layers.linear_cka_biased, symmetric=True, scaling=True),
+    "linear_cka_dropped": Measure("layer", layers.linear_cka_dropped, symmetric=True, scaling=False),
     "linear_cka_debiased": Measure("layer", layers.linear_cka_debiased, symmetric=True, scaling=True, norms=True),
     "between_utterance_cka": Measure(
         "layer", layers.between_utterance_cka, symmetric=True, scaling=True, utterances=True

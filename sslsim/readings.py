@@ -104,6 +104,16 @@ def apart(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     return [s for s in stores if s.checkpoint.finetuned_from not in names]
 
 
+def with_trained(stores: Sequence[ActivationStore]) -> list[tuple[str, str]]:
+    """Return the pairs of checkpoints, each with itself too, of which one at least was trained.
+
+    Baselines among themselves (random weights, the spectrogram) need no controls.
+    """
+    trained = {s.checkpoint.name: s.checkpoint.weights == "trained" for s in stores}
+    pairs = itertools.combinations_with_replacement(trained, 2)
+    return [(x, y) for x, y in pairs if trained[x] or trained[y]]
+
+
 def within_and_across(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """Similarity of each layer to the rest of its own model (intra) and to the layers of others, by relation (inter).
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from sslsim.controlled import Evidence, Reading
 from sslsim.controls import ALPHA
 from sslsim.errors import SslsimError
-from sslsim.readings import SEPARATE, aligned, finetuned_pairs, relate
+from sslsim.findings import aligned_cells
+from sslsim.readings import SEPARATE, finetuned_pairs, relate
 from sslsim.store import ActivationStore
-from sslsim.tables import RELATIONS
 
 COLUMNS = ["claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds"]
 CLOSE = 0.1  # how far raw and standardised scores may lie apart and still say the same
@@ -79,7 +79,7 @@ def layers(
         some = evidence.only((evidence.cells.measure == name) & (evidence.cells.standardize == scaled))
         if some.cells.empty:
             continue
-        known = _masks(some, stores)
+        known = aligned_cells(some, stores)
         for relation in [r for r in SEPARATE if r in known]:
             reading = some.only(known[relation]).reading()
             rows.append(_above_chance("layers alike above chance", relation, name, reading))
@@ -101,7 +101,7 @@ def attention(evidence: Evidence, stores: Sequence[ActivationStore], measure: st
     """
     rows = []
     some = _of(evidence, measure)
-    known = _masks(some, stores)
+    known = aligned_cells(some, stores)
     for relation in [r for r in SEPARATE if r in known]:
         reading = some.only(known[relation]).reading()
         rows.append(_above_chance("heads agree on what is said, beyond position", relation, measure, reading))
@@ -153,46 +153,9 @@ def finetuning(
     return _table(rows, "finetuned counterparts, and " + " or ".join(measures))
 
 
-def best_layers(
-    evidence: Evidence, stores: Sequence[ActivationStore], measure: str, standardize: bool = True
-) -> pd.DataFrame:
-    """Find the best-matching pair of layers of every two checkpoints, with the chance level of the search.
-
-    Returns
-    -------
-    DataFrame
-        model_x, model_y, relation, layer_x, layer_y, value, ci_low, ci_high, chance, threshold, p, calibrated: chance
-        is the best layer pair of each mismatch, whichever that is.
-    """
-    some = evidence.only((evidence.cells.measure == measure) & (evidence.cells.standardize == standardize))
-    related = relate(some.cells, stores)
-    rows = []
-    for (x, y), group in related[related.model_x != related.model_y].groupby(["model_x", "model_y"], sort=False):
-        part = some.only(related.index.isin(group.index))
-        place = group.value.to_numpy().argmax()
-        reading = part.reading(lambda v: v.max(-1))
-        at = group.iloc[place]
-        rows.append(
-            {"model_x": x, "model_y": y, "relation": at.relation, "layer_x": at.layer_x, "layer_y": at.layer_y}
-            | {"value": reading.value, "ci_low": reading.low, "ci_high": reading.high, "chance": reading.chance}
-            | {"threshold": reading.threshold, "p": reading.p, "calibrated": reading.calibrated}
-        )
-    return pd.DataFrame(rows)
-
-
 def _by_relation(evidence: Evidence, stores: Sequence[ActivationStore]) -> Iterable[tuple[str, Evidence]]:
-    known = _masks(evidence, stores)
+    known = aligned_cells(evidence, stores)
     return [(relation, evidence.only(known[relation])) for relation in SEPARATE if relation in known]
-
-
-def _masks(evidence: Evidence, stores: Sequence[ActivationStore]) -> dict[str, NDArray[np.bool_]]:
-    """Return which cells are of layers at the same relative depth, by relation."""
-    related = relate(evidence.cells, stores)
-    near = aligned(evidence.cells, stores).to_numpy()
-    masks = {relation: near & (related.relation == relation).to_numpy() for relation in RELATIONS}
-    trained = {s.checkpoint.name for s in stores if s.checkpoint.weights == "trained"}
-    one = related.model_x.isin(trained).to_numpy() | related.model_y.isin(trained).to_numpy()
-    return {relation: mask & one for relation, mask in masks.items() if (mask & one).any()}
 
 
 def _of(evidence: Evidence, *measures: str) -> Evidence:

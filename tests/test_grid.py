@@ -35,7 +35,7 @@ def quiet(stores, *args, **options):
 def test_equals_similarity_of_every_ordered_pair(stores):
     table = quiet(stores, list(MEASURES), standardize=(True, False))
     by_name = {s.checkpoint.name: s for s in stores}
-    assert len(table) == (9 * 2 + 6) * 9 * 9  # nine measures depend on scale, six do not
+    assert len(table) == (9 * 2 + 8) * 9 * 9  # nine measures depend on scale, eight do not
     for row in table.itertuples():
         x, y = by_name[row.model_x].layer(row.layer_x), by_name[row.model_y].layer(row.layer_y)
         known = {"utterances": FRAMES} if MEASURES[row.measure].utterances else {}

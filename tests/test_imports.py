@@ -35,7 +35,8 @@ MAY_IMPORT["engine"] = MAY_IMPORT["measures"] | {"measures", "states", "store", 
 MAY_IMPORT["grid"] = MAY_IMPORT["engine"] | {"engine", "tables", "heads"}
 MAY_IMPORT["controlled"] = MAY_IMPORT["grid"] | {"grid", "controls"}
 MAY_IMPORT["readings"] = {"errors", "tables", "measures", "store"}
-MAY_IMPORT["verdicts"] = {"errors", "tables", "store", "controls", "controlled", "readings"}
+MAY_IMPORT["findings"] = MAY_IMPORT["controlled"] | {"controlled", "readings"}
+MAY_IMPORT["verdicts"] = {"errors", "tables", "store", "controls", "controlled", "readings", "findings"}
 MAY_IMPORT["plots"] = {"errors", "tables"}  # knows only tables
 # the reports know nothing of the science
 REPORTS = ["errors", "files", "quick", "markup", "outputs", "parameters", "provenance", "render"]
