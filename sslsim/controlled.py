@@ -24,7 +24,7 @@ from sslsim.engine import Control, Found, Job, score_pairs
 from sslsim.errors import SslsimError
 from sslsim.grid import jobs_of, partners_table, scores_table
 from sslsim.heads import HeadScores, check_attention_measures, head_scores, rows_of
-from sslsim.measures import MEASURES, measure_named
+from sslsim.measures import MEASURES
 from sslsim.products import Utterances
 from sslsim.sampled import SAMPLE
 from sslsim.states import State, check_between, check_names, check_stores, states_of, utterances_of
@@ -34,6 +34,7 @@ DRAWS = 20  # mismatches and random bases: the smallest p is then 1 / 21
 GROUPS = 10  # of utterances, left out one after another
 ROTATIONS_OUT = 1  # bases in which the groups are left out: a mean over neurons hardly depends on the basis
 ROTATIONS_CHANCE = 1  # bases of each mismatch
+ROTATE_CHANCE = ("max_corr",)  # what is scored in them: an assignment takes ten times as long
 UNITS = ("utterance", "speaker")
 
 
@@ -89,7 +90,7 @@ class Evidence:
         random bases of either side, ``max_corr_excess_x`` and ``max_corr_excess_y``, and those of ``neurons_shared``
         (`rotations.shared`).
     null : ndarray of shape (K, n_cells)
-        The scores of every mismatch of utterances, the same for all cells of a draw.
+        The scores of every mismatch of utterances, the same for all cells of a draw; NaN for excesses of matched_corr.
     left_out : ndarray of shape (G, n_cells)
         The scores without every group of utterances.
     sizes : tuple of int
@@ -123,6 +124,7 @@ class Evidence:
             out["z"] = _z(value, self.null)
             out["p"] = controls.p_value(value, self.null)
             out["calibrated"] = controls.calibrated(value, self.null)
+            out.loc[out.chance.isna(), ["threshold", "p", "calibrated"]] = np.nan
         if np.isfinite(self.turned).any():
             out["p_rotation"] = np.where(
                 np.isfinite(self.turned).all(0), controls.p_value(value, np.nan_to_num(self.turned)), np.nan
@@ -157,7 +159,7 @@ class Evidence:
             found["low"], found["high"] = controls.jackknife_interval(value, left, self.sizes, level)
             found["error"] = controls.jackknife_error(value, left, self.sizes)
             found["p_zero"] = 2 * stats.t.sf(abs(value) / max(found["error"], np.finfo(float).tiny), len(left) - 1)
-        if len(null):
+        if len(null) and np.isfinite(null).all():
             found["chance"], found["threshold"] = null.mean(), controls.threshold(value, null)
             found["z"], found["p"] = _z(value, null), controls.p_value(value, null)
             found["calibrated"] = controls.calibrated(value, null)
@@ -208,6 +210,7 @@ def evidence(
     measures: Sequence[str],
     *,
     standardize: bool | Sequence[bool] = True,
+    raw: Sequence[str] = (),
     frames: int | None = None,
     between: Iterable[Sequence[str]] | None = None,
     draws: int = DRAWS,
@@ -223,7 +226,7 @@ def evidence(
 
     Parameters
     ----------
-    stores, measures, standardize, frames, between, sample, executor, device, progress
+    stores, measures, standardize, raw, frames, between, sample, executor, device, progress
         See `sslsim.compare`; measures of layers and neurons.
     draws : int
         Mismatches of utterances, the same for all layers, and random bases; 0 for no chance levels. Each costs about
@@ -235,8 +238,9 @@ def evidence(
     seed : int
         Of mismatches and bases.
     """
+    check_names(measures)
     return _evidence(
-        stores, measures, standardize, frames, between, draws, groups, unit, sample, seed, False,
+        stores, jobs_of(measures, standardize, raw), frames, between, draws, groups, unit, sample, seed, False,
         {"executor": executor, "device": device}, progress,
     )[0]  # fmt: skip
 
@@ -267,16 +271,16 @@ def neuron_evidence(
         correlation when every layer of the other checkpoint is in a random basis, and rotated_high, the largest of
         those.
     """
+    check_names(measures)
     return _evidence(
-        stores, measures, True, frames, between, draws, groups, unit, SAMPLE, seed, True,
+        stores, jobs_of(measures), frames, between, draws, groups, unit, SAMPLE, seed, True,
         {"executor": executor, "device": device}, progress,
     )  # fmt: skip
 
 
 def _evidence(
     stores: Sequence[ActivationStore],
-    measures: Sequence[str],
-    standardize: bool | Sequence[bool],
+    jobs: list[Job],
     frames: int | None,
     between: Iterable[Sequence[str]] | None,
     draws: int,
@@ -288,14 +292,10 @@ def _evidence(
     options: dict[str, Any],
     progress: bool,
 ) -> tuple[Evidence, pd.DataFrame]:
-    check_names(measures)
-    for name in measures:
-        measure_named(name)
     check_stores(stores)
     if draws < 0:
         raise SslsimError(f"draws is {draws}; give a number of mismatches, or 0 for none")
-    scalings = [standardize] if isinstance(standardize, bool) else list(dict.fromkeys(standardize))
-    states, jobs = states_of(stores, frames), jobs_of(measures, scalings)
+    states = states_of(stores, frames)
     lengths = utterances_of(states).lengths
     left = groups_of(stores[0].index, lengths, groups, unit) if groups else None
     wrong = controls.Mismatches.of(lengths, draws, seed) if draws else None
@@ -321,7 +321,7 @@ def _evidence(
         if wrong:
             rows = _cropped(states, lengths, wrong.lengths)
             cropped = [replace(state, frames=rows) for state in states]
-            control = Control(rotations=min(turns, ROTATIONS_CHANCE), seed=seed)
+            control = Control(rotations=min(turns, ROTATIONS_CHANCE), rotate=ROTATE_CHANCE, single=True, seed=seed)
             for partner in (None, *wrong.partners):
                 if partner is not None:
                     control = replace(control, others=_repaired(states, rows, wrong.lengths, partner))

@@ -151,8 +151,12 @@ class Control:
         Score without each of its groups too, for measures of moments.
     rotations : int
         Random bases of each side to score measures of single neurons in.
+    rotate : tuple of str, optional
+        Which of these measures; all by default.
     rotations_out : int
-        The same without each group.
+        The number of bases without each group.
+    single : bool
+        Compute in float32 what of narrow layers is otherwise float64 (`Marginal.dtype`).
     seed : int
         Of the bases.
     """
@@ -160,7 +164,9 @@ class Control:
     others: list[State] | None = None
     groups: Utterances | None = None
     rotations: int = 0
+    rotate: tuple[str, ...] | None = None
     rotations_out: int = 0
+    single: bool = False
     seed: int = 0
 
 
@@ -372,7 +378,8 @@ def _own_block(folder: Path, k: int, s: int) -> Found:
 
 def _own(work: Work, state: State, means: Means, products: Products) -> Own:
     """Return a layer's own moments with all that the measures need of it alone; an error if no neuron varies."""
-    own = Own(moments.marginal(means, products, len(state), torch.finfo(DTYPE).eps), {})
+    marginal = moments.marginal(means, products, len(state), torch.finfo(DTYPE).eps)
+    own = Own(replace(marginal, wide=0) if work.control.single else marginal, {})
     every = [own.marginal, *(own.marginal.without(g) for g in range(len(_groups(work))))]
     for marginal in every:
         marginal.alive  # noqa: B018  raises where no neuron varies
@@ -481,7 +488,8 @@ class Turned:
 def _rotated(work: Work, pair: Moments, i: int, j: int, draws: int) -> Turned:
     """Score both ways in random bases."""
     out = Turned()
-    jobs = [(job, matching) for job in work.jobs if (matching := MEASURES[job.name].matching)]
+    wanted = [job for job in work.jobs if work.control.rotate is None or job.name in work.control.rotate]
+    jobs = [(job, matching) for job in wanted if (matching := MEASURES[job.name].matching)]
     for side, other in (("y", "x"), ("x", "y")) if draws and jobs else ():
         along, own = (1, pair.x) if side == "y" else (0, pair.y)  # the neurons that stay as they are
         best = []

@@ -26,6 +26,7 @@ def compare(
     measures: Sequence[str] = ("max_corr", "linreg", "svcca", "linear_cka_debiased"),
     *,
     standardize: bool | Sequence[bool] = True,
+    raw: Sequence[str] = (),
     frames: int | None = None,
     between: Iterable[Sequence[str]] | None = None,
     sample: int = SAMPLE,
@@ -44,6 +45,8 @@ def compare(
     standardize : bool or sequence of bool
         Z-score neurons first; ``(True, False)`` gives both. Measures that do not depend on scale, and attention, have
         one set of rows, under True.
+    raw : sequence of str
+        Of the measures, those to score with the neurons in their own units too, beside `standardize`.
     frames : int, optional
         Use at most so many evenly spaced frames (query rows of attention are not affected); all by default.
     between : pairs of checkpoint names, optional
@@ -67,13 +70,9 @@ def compare(
         svcca), constant_x and constant_y (neurons left out because they do not vary).
     """
     check_names(measures)
-    scalings = [standardize] if isinstance(standardize, bool) else list(dict.fromkeys(standardize))
-    if not scalings:
-        raise SslsimError("standardize is empty; give True, False or both")
     heads = [m for m in measures if m in attention.MEASURES or m in attention.LAYER_MEASURES]
     wanted = [m for m in measures if m not in heads]
-    for name in wanted:
-        measure_named(name)
+    jobs = jobs_of(wanted, standardize, raw)
     check_stores(stores)
     if heads:
         with_attention(stores)
@@ -81,7 +80,7 @@ def compare(
     options: dict[str, Any] = {"executor": executor, "device": device, "progress": progress}
     tables = []
     if wanted:
-        states, jobs = states_of(stores, frames), jobs_of(wanted, scalings)
+        states = states_of(stores, frames)
         found = score_pairs(states, jobs, chosen, sample=sample, **options)
         tables.append(scores_table(states, jobs, found, sample))
     if heads:
@@ -114,19 +113,28 @@ def compare_neurons(
         Neurons without variance have no row.
     """
     check_names(measures)
-    for name in measures:
-        measure_named(name)
+    jobs = jobs_of(measures)
     check_stores(stores)
-    states, jobs = states_of(stores, frames), jobs_of(measures, [True])
+    states = states_of(stores, frames)
     everything = check_between(None, stores)
     options: dict[str, Any] = {"executor": executor, "device": device, "progress": progress}
     found = score_pairs(states, jobs, everything, sample=SAMPLE, partners=True, **options)
     return scores_table(states, jobs, found, SAMPLE), partners_table(states, found)
 
 
-def jobs_of(measures: Sequence[str], scalings: Sequence[bool]) -> list[Job]:
-    """Return every measure under every scaling that makes a difference to it."""
-    return [Job(name, scaled) for name in measures for scaled in (scalings if MEASURES[name].scaling else [True])]
+def jobs_of(measures: Sequence[str], standardize: bool | Sequence[bool] = True, raw: Sequence[str] = ()) -> list[Job]:
+    """Return every measure under every scaling that makes a difference to it, and those of `raw` unscaled too."""
+    scalings = [standardize] if isinstance(standardize, bool) else list(dict.fromkeys(standardize))
+    if not scalings:
+        raise SslsimError("standardize is empty; give True, False or both")
+    for name in measures:
+        measure_named(name)
+    for name in raw:
+        if name not in measures or not measure_named(name).scaling:
+            known = ", ".join(m for m in measures if MEASURES[m].scaling) or "none"
+            raise SslsimError(f"raw names {name!r}; of the measures chosen these depend on scale: {known}")
+    every = {name: list(dict.fromkeys([*scalings, *([False] if name in raw else [])])) for name in measures}
+    return [Job(name, scaled) for name in measures for scaled in (every[name] if MEASURES[name].scaling else [True])]
 
 
 def scores_table(states: list[State], jobs: list[Job], found: Found, sample: int) -> pd.DataFrame:

@@ -56,6 +56,8 @@ class Marginal:
         Sum over utterances u of the squares of ``sum_{t in u} (x_t - mean)(x_t - mean)'``, float64.
     groups : tuple of Marginal
         The moments of groups of utterances, which together are all frames; empty if no utterances were given.
+    wide : int
+        Varying neurons from which what is computed from the components runs in the dtype of the products.
     """
 
     n: int
@@ -64,6 +66,7 @@ class Marginal:
     eps: float = torch.finfo(torch.float64).eps
     within: Tensor | None = None
     groups: tuple[Marginal, ...] = ()
+    wide: int = WIDE
 
     def __add__(self, other: Marginal) -> Marginal:
         """Merge with the moments of other frames of the same layer (Chan, Golub & LeVeque 1983).
@@ -101,7 +104,7 @@ class Marginal:
     @cached_property
     def dtype(self) -> torch.dtype:
         """What is computed from the components runs in it: float32 for a wide layer of float32 products."""
-        single = len(self.scale) >= WIDE and self.eps >= torch.finfo(torch.float32).eps
+        single = len(self.scale) >= self.wide and self.eps >= torch.finfo(torch.float32).eps
         return torch.float32 if single else torch.float64
 
     @property

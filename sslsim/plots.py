@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,12 +11,22 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError, close_match
 from sslsim.tables import RELATIONS
 
+EXCESSES = {  # over random bases: chance is near 0
+    "neurons_shared": "neurons_shared: neurons with a partner of their own",
+    "max_corr_excess_x": "max_corr_excess_x: best neuron, beyond bases of x",
+    "max_corr_excess_y": "max_corr_excess_y: best neuron, beyond bases of y",
+    "matched_corr_excess_x": "matched_corr_excess_x: one-to-one, beyond bases of x",
+    "matched_corr_excess_y": "matched_corr_excess_y: one-to-one, beyond bases of y",
+}
 NAMES = {
     "max_corr": "max_corr: best single neuron",
     "matched_corr": "matched_corr: one-to-one neurons",
@@ -39,6 +50,7 @@ NAMES = {
     "frobenius": "frobenius, bounded",
     "frobenius_published": "frobenius, as published",
     "attention_cka": "attention_cka: all heads together",
+    **EXCESSES,
 }
 SCALE_FREE = {
     "max_corr",
@@ -54,6 +66,7 @@ SCALE_FREE = {
     "frobenius",
     "frobenius_published",
     "attention_cka",
+    *EXCESSES,
 }
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -69,6 +82,11 @@ STYLE: dict[Any, Any] = {
 }
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p"]
 COLOURS = [*sns.color_palette("colorblind", 10), "black", "0.6"]  # one more than markers: no pair comes twice soon
+_PALETTE = dict(zip(RELATIONS, [9, 1, 2, 0, 3, 5, 4, 7], strict=True))
+# of a relation, whichever others are drawn; "same model" and baselines least like the rest
+RELATION_LOOKS = {relation: (COLOURS[c], MARKERS[i]) for i, (relation, c) in enumerate(_PALETTE.items())}
+ALPHA = 0.05  # what chance may explain
+DEPTH = "relative depth"
 CROWDED = 40  # layers along an axis from which only the first and middle of each model are numbered
 
 
@@ -98,18 +116,45 @@ def heatmap(
         Where to draw.
     """
     grid = matrix(table, measure, standardize=standardize)
+    low = _floor(np.nanmin(grid.to_numpy())) if vmin is None else vmin
     with plt.rc_context(STYLE):
-        ax = ax or plt.subplots(figsize=(7.4, 6.4))[1]
-        low = _floor(np.nanmin(grid.to_numpy())) if vmin is None else vmin
-        step = 0.25 * np.ceil((vmax - low) / 1.5)
-        # not seaborn's heatmap: for every panel it draws the whole figure to see whether tick labels overlap
-        mesh = ax.pcolormesh(grid.to_numpy(), vmin=low, vmax=vmax, cmap="viridis", rasterized=True)
-        ax.figure.colorbar(mesh, ax=ax, label="similarity", shrink=0.8, ticks=np.arange(vmax, low - 1e-9, -step))
-        ax.set_aspect("equal")
-        ax.invert_yaxis()
-        ax.spines[:].set_visible(False)
-        _label_blocks(ax, grid)
-        ax.set_title(_title(measure, standardize))
+        return _mesh(ax, grid, (low, vmax), _title(measure, standardize), "similarity")
+
+
+def above_chance(table: pd.DataFrame, measure: str, *, standardize: bool = True, ax: Axes | None = None) -> Axes:
+    """Draw what of a `heatmap` is above chance, and strike through every cell that chance explains.
+
+    The colours are those of `heatmap` for similarity less chance, from 0 to 1; what is below chance has the colour of
+    0. A cell is struck through unless its value is above its threshold. A measure that is an excess over random bases
+    (`EXCESSES`) is shown as it is, on a scale that ends above 95 % of the cells of two models; its cells are struck
+    through unless p and p_rotation are 0.05 at most. Pairs that were not computed are grey.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From the ``table()`` of `sslsim.evidence`, with its columns chance and threshold; of an excess p and p_rotation.
+    measure : str
+        Which of its measures.
+    standardize : bool
+        Which scaling, where the table has both.
+    ax : Axes, optional
+        Where to draw.
+    """
+    excess = measure in EXCESSES
+    _need(table, ["p", "p_rotation"] if excess else ["chance", "threshold"], "from sslsim.evidence, draws above 0")
+    chosen = _chosen(table, measure, standardize)
+    if excess:
+        above, convinces = chosen.value, chosen[["p", "p_rotation"]].le(ALPHA).all(axis=1)
+        label = f"excess\nstruck through: chance or a random basis explains it (p > {ALPHA})"
+    else:
+        above, convinces = chosen.value - chosen.chance, chosen.value > chosen.threshold
+        label = f"similarity above chance\nstruck through: chance explains it (p > {ALPHA})"
+    grid = _wide(chosen.assign(value=above), "value")
+    struck = _wide(chosen.assign(struck=(above.notna() & ~convinces).astype(float)), "struck").to_numpy() == 1
+    scale = (0.0, _round_top(grid) if excess else 1.0)
+    with plt.rc_context(STYLE):
+        ax = _mesh(ax, grid, scale, _title(measure, standardize), label, open_ends=True)
+        _strike(ax, struck, grid.to_numpy() > 0.6 * scale[1])
     return ax
 
 
@@ -129,19 +174,22 @@ def heatmaps(
     columns : int
         Panels in a row.
     """
-    scalings = [standardize] if isinstance(standardize, bool) else list(standardize)
-    panels = [(m, s) for m in measures for s in (scalings[:1] if m in SCALE_FREE else scalings)]
-    if not panels:
-        raise SslsimError("no measure to draw; give a list of at least one")
-    rows = -(-len(panels) // columns)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(6.8 * columns, 6.0 * rows), squeeze=False)
-        figure.subplots_adjust(hspace=0.25, wspace=0.3)
-    for ax, (measure, scaled) in zip(axes.flat, panels, strict=False):
-        heatmap(table, measure, standardize=scaled, ax=ax)
-    for ax in axes.flat[len(panels) :]:
-        ax.remove()
-    return figure
+    return _tiled(heatmap, table, measures, standardize, columns)
+
+
+def companions(
+    table: pd.DataFrame, measures: Sequence[str], *, standardize: bool | Sequence[bool] = True, columns: int = 2
+) -> Figure:
+    """Draw one `above_chance` a measure (and scaling, where it matters), in the places of `heatmaps`.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From the ``table()`` of `sslsim.evidence`.
+    measures, standardize, columns
+        See `heatmaps`.
+    """
+    return _tiled(above_chance, table, measures, standardize, columns)
 
 
 def pair_heatmaps(
@@ -173,11 +221,7 @@ def pair_heatmaps(
 
 def matrix(table: pd.DataFrame, measure: str, *, standardize: bool = True) -> pd.DataFrame:
     """Square frame of one measure: rows (model_x, layer_x), columns (model_y, layer_y), in the order of the table."""
-    chosen = _chosen(table, measure, standardize)
-    x = pd.MultiIndex.from_frame(chosen[["model_x", "layer_x"]]).unique()
-    y = pd.MultiIndex.from_frame(chosen[["model_y", "layer_y"]]).unique()
-    wide = chosen.pivot(index=["model_x", "layer_x"], columns=["model_y", "layer_y"], values="value")
-    return wide.reindex(index=x, columns=y)
+    return _wide(_chosen(table, measure, standardize), "value")
 
 
 def readings(
@@ -199,14 +243,10 @@ def readings(
         Where to draw, one a relation of the table, in the order of `sslsim.tables.RELATIONS`.
     """
     chosen = _chosen(table, measure, standardize)
-    relations = [relation for relation in RELATIONS if relation in set(chosen.relation)]
+    relations = _relations(chosen)
     models = list(dict.fromkeys(chosen.model))
     with plt.rc_context(STYLE):
-        figure = None
-        if axes is None:
-            figure, axes = _panels(len(relations), 3, (3.3, 2.9), sharex=True, sharey=True)
-        if len(axes) != len(relations):
-            raise SslsimError(f"{len(axes)} axes for {len(relations)} relations: {', '.join(relations)}")
+        figure, axes = _taken(axes, relations, "relations", (3.3, 2.9), sharex=True, sharey=True)
         for ax, relation in zip(axes, relations, strict=True):
             rows = chosen[chosen.relation == relation]
             _lines(ax, rows, "mean", models)
@@ -214,10 +254,7 @@ def readings(
             ax.set(xlabel="layer", ylabel="similarity", title=relation)
             ax.label_outer()
         _fit_unit(axes, chosen[["mean", "best"]].min().min())
-        handles, labels = axes[0].get_legend_handles_labels()
-        title = f"{_title(measure, standardize)}; solid mean, dashed best"
-        place: dict[str, Any] = {"loc": "outside upper center", "ncols": min(5, len(models))} if figure else {}
-        (figure or axes[-1]).legend(handles, labels, title=title, **place)
+        _legend(figure, axes, f"{_title(measure, standardize)}; solid mean, dashed best")
     return axes
 
 
@@ -233,12 +270,9 @@ def best_matches(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax : Axes, optional
         Where to draw.
     """
-    if table.empty:
-        raise SslsimError(
-            "no best matches to draw; compare at least two checkpoints, by a measure of neurons or of heads"
-        )
+    _check_matches(table)
     sizes = table.assign(value=table.value.abs()) if "neuron_x" in table else table
-    order = [relation for relation in RELATIONS if relation in set(sizes.relation)]
+    order = _relations(sizes)
     medians = sizes.groupby(["model_x", "relation"], sort=False).value.median().reset_index()
     with plt.rc_context(STYLE):
         ax = ax or plt.subplots(figsize=(8.6, 3.6), layout="constrained")[1]
@@ -292,6 +326,247 @@ def finetuning(table: pd.DataFrame, measures: Sequence[str], *, standardize: boo
     return figure
 
 
+def along_depth(table: pd.DataFrame, measure: str, *, standardize: bool = True, ax: Axes | None = None) -> Axes:
+    """Draw similarity at equal relative depth: a line a relation with its interval as a band, and chance dotted.
+
+    Parameters
+    ----------
+    table : DataFrame
+        relation, measure, standardize, depth (0 the first layer, 1 the last), value, ci_low, ci_high, chance.
+    measure : str
+        Which measure.
+    standardize : bool
+        Which scaling, where the table has both.
+    ax : Axes, optional
+        Where to draw.
+    """
+    _need(table, ["relation", "depth", "value", "ci_low", "ci_high", "chance"], "a row a relation and depth")
+    chosen = _chosen(table, measure, standardize).sort_values("depth")
+    with plt.rc_context(STYLE):
+        ax = ax or plt.subplots(figsize=(6.4, 3.8), layout="constrained")[1]
+        for relation in _relations(chosen):
+            rows, look = chosen[chosen.relation == relation], RELATION_LOOKS[relation]
+            _banded(ax, rows, "depth", "value", ("ci_low", "ci_high"), look, relation)
+            ax.plot(rows.depth, rows.chance, color=look[0], linestyle=":", linewidth=1.0)
+        ax.set(xlabel=DEPTH, ylabel="similarity", title=_title(measure, standardize), xlim=(-0.03, 1.03))
+        _fit_unit([ax], chosen[["value", "chance"]].min().min())
+        ax.legend(title="band: interval\ndotted: chance", loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def partners_against_null(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw every neuron's best match in other checkpoints beside what the same neurons find by chance, by relation.
+
+    Three shapes a relation, each with its quartiles: the sizes of the best correlations; those in random bases of the
+    other checkpoint, which is what sharing a subspace brings about; those on mismatched utterances.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Best partners of `sslsim.neuron_evidence` with the column of `sslsim.readings.relate`: model_x, layer_x,
+        neuron_x, model_y, relation, value, rotated, chance.
+    ax : Axes, optional
+        Where to draw.
+    """
+    _check_matches(table)
+    _need(table, ["relation", "value", "rotated", "chance"], "from sslsim.neuron_evidence, draws above 0, with relate")
+    kinds = {"best match": table.value.abs(), "in random bases": table.rotated, "on wrong utterances": table.chance}
+    sizes = pd.concat([pd.DataFrame({"relation": table.relation, "size": v, "kind": k}) for k, v in kinds.items()])
+    with plt.rc_context(STYLE):
+        ax = ax or plt.subplots(figsize=(8.6, 3.8), layout="constrained")[1]
+        look = {"cut": 0, "inner": "quart", "density_norm": "width", "linewidth": 0.8, "gap": 0.1}
+        palette = dict(zip(kinds, [COLOURS[9], COLOURS[1], "0.8"], strict=True))
+        order = _relations(table)
+        sns.violinplot(sizes.dropna(), x="relation", y="size", hue="kind", order=order, palette=palette, ax=ax, **look)
+        ax.set(xlabel="best match sought in a model that is ...", ylabel="absolute correlation")
+        _fit_unit([ax], 0.0)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(kinds))
+    return ax
+
+
+def layer_map(
+    table: pd.DataFrame,
+    measure: str,
+    *,
+    standardize: bool = True,
+    baselines: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw all layers as points of a plane, near where alike, the layers of a model joined from first to last.
+
+    Classical scaling of the distance sqrt(2 - 2 s), that of unit vectors whose cosine is the similarity s, after both
+    directions of a pair were averaged. The title gives the share of all squared distance that the plane accounts for:
+    its two eigenvalues over the sum of the sizes of all, since a similarity that is no cosine has negative ones too.
+    The first layer is hollow; the name of a model stands at its last.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `sslsim.compare`. Nothing is filled in: a table that lacks a pair of layers is an error.
+    measure : str
+        Which of its measures.
+    standardize : bool
+        Which scaling, where the table has both.
+    baselines : sequence of str, optional
+        Models to draw in grey; by default those of one layer and those whose names begin with untrained.
+    ax : Axes, optional
+        Where to draw.
+    """
+    similarity = _symmetric(matrix(table, measure, standardize=standardize))
+    places, share = _plane(similarity.to_numpy())
+    points = similarity.index.to_frame(index=False).assign(x=places[:, 0], y=places[:, 1])
+    points = points.sort_values("layer", kind="stable")
+    models = list(dict.fromkeys(similarity.index.get_level_values("model")))
+    if baselines is None:
+        baselines = [m for m in models if m.startswith("untrained") or (points.model == m).sum() == 1]
+    for name in baselines:
+        if name not in models:
+            raise SslsimError(f"the table has no model {name!r} to draw as a baseline{close_match(name, models)}")
+    looks = _looks([m for m in models if m not in baselines])
+    looks |= {m: ("0.6", marker) for m, (_, marker) in _looks(baselines).items()}
+    with plt.rc_context(STYLE):
+        ax = ax or plt.subplots(figsize=(7.4, 6.6), layout="constrained")[1]
+        _frame(ax, places)
+        for model in models:
+            _path(ax, points[points.model == model], *looks[model])
+        ends = points.groupby("model", sort=False).tail(1)
+        _name_points(ax, dict(zip(ends.model, ends[["x", "y"]].to_numpy(), strict=True)), places)
+        ax.set(xlabel="first axis", ylabel="second axis")
+        ax.set_title(f"{_title(measure, standardize)}; {share:.0%} of squared distance; hollow: first layer")
+    return ax
+
+
+def best_matching_layers(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """Draw where in other models the best-matching layer is, against the depth of the layer: a panel a relation.
+
+    Lines are means over the other models, small marks each of them; on the diagonal layers match at equal depth.
+
+    Parameters
+    ----------
+    table : DataFrame
+        relation, model, depth (0 the first layer, 1 the last), best_depth: a row each layer and other model.
+    axes : sequence of Axes, optional
+        Where to draw, one a relation of the table, in the order of `sslsim.tables.RELATIONS`.
+    """
+    _need(table, ["relation", "model", "depth", "best_depth"], "a row each layer and other model")
+    relations, models = _relations(table), list(dict.fromkeys(table.model))
+    with plt.rc_context(STYLE):
+        figure, axes = _taken(axes, relations, "relations", (3.0, 3.0), sharex=True, sharey=True)
+        for ax, relation in zip(axes, relations, strict=True):
+            ax.plot([0, 1], [0, 1], color="0.8", linewidth=4, zorder=0, solid_capstyle="butt")
+            for model, (colour, marker) in _looks(models).items():
+                rows = table[(table.relation == relation) & (table.model == model)]
+                ax.plot(rows.depth, rows.best_depth, ".", color=colour, markersize=3, alpha=0.6)
+                mean = rows.groupby("depth").best_depth.mean()
+                ax.plot(mean.index, mean, color=colour, marker=marker, markersize=4, linewidth=1.2, label=model)
+            ax.set(xlabel=DEPTH, ylabel="of its best match", title=relation, aspect="equal")
+            ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+            ax.label_outer()
+        _legend(figure, axes, "mean over the other models; small marks: each; grey: equal depth")
+    return axes
+
+
+def moved(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """Draw how far finetuning moved each layer, in units of the distance between two seeds: a panel a measure.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `sslsim.findings.moved`: pretrained, finetuned, measure, depth, distance (1: as far as another seed),
+        ci_low, ci_high; standardize, where a measure comes under both scalings.
+    axes : sequence of Axes, optional
+        Where to draw, one a measure and scaling of the table, in its order.
+    """
+    _need(table, ["finetuned", "measure", "depth", "distance", "ci_low", "ci_high"], "from sslsim.findings.moved")
+    table = table if "standardize" in table else table.assign(standardize=True)
+    panels = list(dict.fromkeys(zip(table.measure, table.standardize, strict=True)))
+    models = list(dict.fromkeys(table.finetuned))
+    with plt.rc_context(STYLE):
+        figure, axes = _taken(axes, [m for m, _ in panels], "measures", (3.6, 3.0), sharex=True, sharey=True)
+        for ax, (measure, scaled) in zip(axes, panels, strict=True):
+            rows = table[(table.measure == measure) & (table.standardize == scaled)].sort_values("depth")
+            for model, look in _looks(models).items():
+                _banded(ax, rows[rows.finetuned == model], "depth", "distance", ("ci_low", "ci_high"), look, model)
+            ax.axhline(1, color="0.4", linewidth=1.0, linestyle="--", zorder=0)
+            ax.annotate("another seed", (0.01, 1), (0, 2), ax.get_yaxis_transform(), "offset points", fontsize=8)
+            ax.set(xlabel=DEPTH, ylabel="distance from pretrained", title=_title(measure, scaled), xlim=(-0.03, 1.03))
+            ax.label_outer()
+        high = max(1.2, 1.1 * table.distance.max(), min(table.ci_high.max(), 1.5 * table.distance.max()))
+        axes[0].set_ylim(0, high)
+        for ax in axes:
+            ax.set_ylim(0, high)
+        _legend(figure, axes, "distance after finetuning, in units of the distance between two seeds")
+    return axes
+
+
+def plateau(table: pd.DataFrame, measures: Sequence[str], *, standardize: bool = True, columns: int = 3) -> Figure:
+    """Draw scores and their chance levels against the number of frames, to see whether they have settled.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `sslsim.findings.plateau`: measure, standardize, pair, n_frames, value, chance; enough, if there, is the
+        number of frames where a vertical line says that there are ten a neuron.
+    measures : sequence of str
+        One panel each.
+    standardize : bool
+        Which scaling, where the table has both.
+    columns : int
+        Panels in a row.
+    """
+    _check_measures(measures)
+    _need(table, ["pair", "n_frames", "value", "chance"], "from sslsim.findings.plateau")
+    pairs = list(dict.fromkeys(table.pair))
+    with plt.rc_context(STYLE):
+        figure, axes = _panels(len(measures), columns, (3.6, 3.0), sharex=True)
+        for ax, measure in zip(axes, measures, strict=True):
+            chosen = _chosen(table, measure, standardize).sort_values("n_frames")
+            for pair, (colour, marker) in _looks(pairs).items():
+                rows = chosen[chosen.pair == pair]
+                ax.plot(rows.n_frames, rows.value, color=colour, marker=marker, markersize=4, label=pair)
+                ax.plot(rows.n_frames, rows.chance, color=colour, linestyle=":", linewidth=1.2)
+            for enough in sorted(set(chosen.get("enough", []))):
+                ax.axvline(enough, color="0.7", linewidth=1.0, zorder=0)
+            _log_counts(ax)
+            ax.set(xlabel="frames", ylabel="similarity", title=_title(measure, standardize))
+            _fit_unit([ax], chosen[["value", "chance"]].min().min())
+        grey = "; grey: ten frames a neuron of both" if "enough" in table else ""
+        _legend(figure, axes, f"solid: similarity; dotted: chance{grey}", columns=2)
+    return figure
+
+
+def power(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """Draw how often a claim is found to hold against the amount of speech: a panel a claim, a line a kind of effect.
+
+    Horizontal lines are at 0.05, which no effect should reach, and at 0.8, which is usually asked of an effect.
+
+    Parameters
+    ----------
+    table : DataFrame
+        claim, kind, utterances, frames, power, low, high (ends of an interval for the power).
+    axes : sequence of Axes, optional
+        Where to draw, one a claim of the table, in its order.
+    """
+    _need(table, ["claim", "kind", "utterances", "frames", "power", "low", "high"], "a row a claim, kind and amount")
+    claims, kinds = list(dict.fromkeys(table.claim)), list(dict.fromkeys(table.kind))
+    with plt.rc_context(STYLE):
+        figure, axes = _taken(axes, claims, "claims", (3.4, 3.0), sharey=True)
+        for ax, claim in zip(axes, claims, strict=True):
+            rows = table[table.claim == claim].sort_values("utterances")
+            for level in (ALPHA, 0.8):
+                ax.axhline(level, color="0.7", linewidth=1.0, zorder=0)
+            for kind, look in _looks(kinds).items():
+                _banded(ax, rows[rows.kind == kind], "utterances", "power", ("low", "high"), look, kind)
+            amounts = rows.groupby("utterances").frames.mean()
+            ax.set_xscale("log")
+            ax.set_xticks(amounts.index, [f"{n:,}\n{frames:,.0f}" for n, frames in amounts.items()])
+            ax.set_xticks([], minor=True)
+            ax.set(xlabel="utterances, frames below", ylabel="share of trials found", title=fill(claim, 36))
+            ax.set(ylim=(-0.02, 1.02), yticks=[0, ALPHA, 0.2, 0.4, 0.6, 0.8, 1])
+        _legend(figure, axes, "", columns=3)
+    return axes
+
+
 def _panels(count: int, columns: int, size: tuple[float, float], **sharing: Any) -> tuple[Figure, list[Axes]]:
     """Make a figure of panels of one size and return it with its axes, row by row."""
     columns = min(columns, count)
@@ -303,6 +578,221 @@ def _panels(count: int, columns: int, size: tuple[float, float], **sharing: Any)
     for ax in axes.flat[max(0, count - columns) : count]:
         ax.xaxis.set_tick_params(labelbottom=True)  # also above a place that stayed empty
     return figure, list(axes.flat[:count])
+
+
+def _taken(
+    axes: Sequence[Axes] | None, names: Sequence[str], what: str, size: tuple[float, float], **sharing: Any
+) -> tuple[Figure | None, Sequence[Axes]]:
+    """Return the axes given, one a name, with no figure; or new ones, three in a row, with theirs."""
+    if not names:
+        raise SslsimError(f"no {what} to draw; the table is empty")
+    if axes is None:
+        return _panels(len(names), 3, size, **sharing)
+    if len(axes) != len(names):
+        raise SslsimError(f"{len(axes)} axes for {len(names)} {what}: {', '.join(names)}")
+    return None, axes
+
+
+def _legend(figure: Figure | None, axes: Sequence[Axes], title: str, columns: int = 5) -> None:
+    """One legend of what is in any of the axes: above a figure of our own, in the last axes of another."""
+    found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    place: dict[str, Any] = {"loc": "outside upper center", "ncols": min(columns, len(found))} if figure else {}
+    (figure or axes[-1]).legend(list(found.values()), list(found), title=title, **place)
+
+
+def _tiled(
+    draw: Callable[..., Axes],
+    table: pd.DataFrame,
+    measures: Sequence[str],
+    standardize: bool | Sequence[bool],
+    columns: int,
+) -> Figure:
+    """One panel a measure and, where it matters, scaling."""
+    _check_measures(measures)
+    scalings = [standardize] if isinstance(standardize, bool) else list(standardize)
+    panels = [(m, s) for m in measures for s in (scalings[:1] if m in SCALE_FREE else scalings)]
+    rows = -(-len(panels) // columns)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=(6.8 * columns, 6.0 * rows), squeeze=False)
+        figure.subplots_adjust(hspace=0.25, wspace=0.3)
+    for ax, (measure, scaled) in zip(axes.flat, panels, strict=False):
+        draw(table, measure, standardize=scaled, ax=ax)
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    return figure
+
+
+def _mesh(
+    ax: Axes | None,
+    grid: pd.DataFrame,
+    scale: tuple[float, float],
+    title: str,
+    label: str,
+    open_ends: bool = False,
+) -> Axes:
+    """Draw a grid of layers on a fixed scale with its colour bar; with open ends, arrows say that values lie beyond."""
+    ax = ax or plt.subplots(figsize=(7.4, 6.4))[1]
+    (low, high), values = scale, grid.to_numpy()
+    step = 0.25 * np.ceil((high - low) / 1.5) if high - low >= 1 else (high - low) / 5
+    beyond = (np.nanmin(values) < low, np.nanmax(values) > high) if open_ends else (False, False)
+    # not seaborn's heatmap: for every panel it draws the whole figure to see whether tick labels overlap
+    cmap = plt.get_cmap("viridis").with_extremes(bad="0.88")
+    mesh = ax.pcolormesh(np.ma.masked_invalid(values), vmin=low, vmax=high, cmap=cmap, rasterized=True)
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
+    ticks = np.arange(high, low - 1e-9, -step)
+    ax.figure.colorbar(mesh, ax=ax, label=label, shrink=0.8, ticks=ticks, extend=extend)
+    ax.set_aspect("equal")
+    ax.invert_yaxis()
+    ax.spines[:].set_visible(False)
+    _label_blocks(ax, grid)
+    ax.set_title(title)
+    return ax
+
+
+def _strike(ax: Axes, cells: NDArray[np.bool_], bright: NDArray[np.bool_]) -> None:
+    """Draw a diagonal through cells; those of neighbours join into hatching, which stays legible in a large grid."""
+    y, x = np.nonzero(cells)
+    ends = np.stack([np.stack([x, y + 1], axis=1), np.stack([x + 1, y], axis=1)], axis=1)
+    colours = np.where(bright[y, x], "black", "white").tolist()
+    width = min(1.2, 40 / max(cells.shape))
+    ax.add_collection(LineCollection(list(ends), colors=colours, linewidths=width, rasterized=True), autolim=False)
+
+
+def _round_top(grid: pd.DataFrame) -> float:
+    """Return a round number above 95 % of what two models have in common, for the end of a scale."""
+    other = grid.index.get_level_values(0).to_numpy()[:, None] != grid.columns.get_level_values(0).to_numpy()
+    values = grid.to_numpy()[other] if other.any() else grid.to_numpy()
+    top = np.nanquantile(values, 0.95) if np.isfinite(values).any() else 1.0
+    return next((end for end in (0.05, 0.1, 0.2, 0.5) if top <= end), 1.0)
+
+
+def _symmetric(grid: pd.DataFrame) -> pd.DataFrame:
+    """Mean of both directions of every pair of layers; a pair that is missing is an error."""
+    grid = grid.rename_axis(index=["model", "layer"], columns=["model", "layer"])
+    every = grid.index.append(grid.columns).unique()
+    square = grid.reindex(index=every, columns=every)
+    mean = (square + square.T) / 2
+    gaps = np.argwhere(np.triu(mean.isna()))
+    if len(gaps):
+        (x, i), (y, j) = (every[place] for place in gaps[0])
+        more = f" (and of {len(gaps) - 1} more pairs)" if len(gaps) > 1 else ""
+        raise SslsimError(
+            f"the table lacks the similarity of {x} layer {i} and {y} layer {j}{more}; "
+            "a map needs every pair of layers in both directions: compare all models or leave some out"
+        )
+    return mean
+
+
+def _plane(similarity: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Coordinates (n, 2) by classical scaling of sqrt(2 - 2 s), and the share of squared distance they account for."""
+    n = len(similarity)
+    if n < 3:
+        raise SslsimError(f"a map needs at least 3 layers, got {n}")
+    centre = np.eye(n) - 1 / n
+    squared = np.where(np.eye(n), 0, 2 - 2 * similarity)
+    values, vectors = np.linalg.eigh(-0.5 * centre @ squared @ centre)
+    first = np.argsort(values)[::-1][:2]
+    kept = np.maximum(values[first], 0)
+    places = vectors[:, first] * np.sqrt(kept)
+    places *= np.sign(places[np.abs(places).argmax(0), [0, 1]])  # eigenvectors have no sign of their own
+    return places, float(kept.sum() / np.abs(values).sum())
+
+
+def _frame(ax: Axes, places: NDArray[np.float64]) -> None:
+    """Fix limits of one unit on both axes with room for names."""
+    middle = (places.max(0) + places.min(0)) / 2
+    half = 0.6 * max(np.ptp(places, axis=0).max(), 1e-9)
+    ax.set(xlim=middle[0] + np.array([-half, half]), ylim=middle[1] + np.array([-half, half]))
+    ax.set_aspect("equal", adjustable="box")
+
+
+def _path(ax: Axes, rows: pd.DataFrame, colour: Any, marker: str) -> None:
+    """Join the layers of a model; the first hollow, the last large."""
+    ax.plot(rows.x, rows.y, color=colour, marker=marker, markersize=4, linewidth=1.0, alpha=0.9)
+    ax.plot(rows.x[:1], rows.y[:1], marker, color=colour, markerfacecolor="white", markersize=6)
+    if len(rows) > 1:
+        ax.plot(rows.x[-1:], rows.y[-1:], marker, color=colour, markersize=8)
+
+
+def _name_points(ax: Axes, names: Mapping[str, NDArray[np.float64]], points: NDArray[np.float64]) -> None:
+    """Write names beside their points where they cover the fewest points and no other name, with a line if far."""
+    size = 8.0
+    ax.figure.draw_without_rendering()  # places the axes
+    scale = 72 / ax.figure.dpi
+    taken, marks = [], ax.transData.transform(points) * scale
+    box = ax.get_window_extent()
+    for name, place in names.items():
+        at = ax.transData.transform(place) * scale
+        half = np.array([TextPath((0, 0), name, size=size).get_extents().width, size]) / 2 + 1
+        best = None
+        for reach in (7, 16, 28, 42, 60):
+            for angle in np.arange(0, 2 * np.pi, np.pi / 8):
+                offset = np.array([np.cos(angle), np.sin(angle)]) * (reach + half)
+                middle = at + offset
+                cost = (np.abs(marks - middle) < half + 3).all(1).sum() + 0.08 * reach
+                cost += sum(20 * (np.abs(middle - m) < half + h).all() for m, h in taken)
+                inside = (middle - half > np.array(box.min) * scale) & (middle + half < np.array(box.max) * scale)
+                cost += 20 * (not inside.all())
+                if best is None or cost < best[0]:
+                    best = cost, reach, middle, offset
+        assert best
+        taken.append((best[2], half))
+        arrow = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+        ax.annotate(
+            name, place, best[3], textcoords="offset points", ha="center", va="center", fontsize=size,
+            arrowprops=arrow if best[1] > 7 else None,
+        )  # fmt: skip
+
+
+def _banded(
+    ax: Axes, rows: pd.DataFrame, x: str, y: str, ends: tuple[str, str], look: tuple[Any, str], label: str
+) -> None:
+    """One line with its interval as a band."""
+    colour, marker = look
+    ax.fill_between(rows[x], rows[ends[0]], rows[ends[1]], color=colour, alpha=0.15, linewidth=0)
+    ax.plot(rows[x], rows[y], color=colour, marker=marker, markersize=4, label=label)
+
+
+def _log_counts(ax: Axes) -> None:
+    """Put numbers of frames on a log axis, written out."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _relations(table: pd.DataFrame) -> list[str]:
+    """Relations of a table in their order."""
+    for name in dict.fromkeys(table.relation):
+        if name not in RELATIONS:
+            raise SslsimError(f"unknown relation {name!r}{close_match(name, RELATIONS)}")
+    return [relation for relation in RELATIONS if relation in set(table.relation)]
+
+
+def _check_measures(measures: Sequence[str]) -> None:
+    if not measures:
+        raise SslsimError("no measure to draw; give a list of at least one")
+
+
+def _check_matches(table: pd.DataFrame) -> None:
+    if table.empty:
+        raise SslsimError(
+            "no best matches to draw; compare at least two checkpoints, by a measure of neurons or of heads"
+        )
+
+
+def _need(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise SslsimError(f"the table has no column {', '.join(missing)}; give one {source}")
+
+
+def _wide(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Square frame of one column, layers in the order of the rows."""
+    x = pd.MultiIndex.from_frame(rows[["model_x", "layer_x"]]).unique()
+    y = pd.MultiIndex.from_frame(rows[["model_y", "layer_y"]]).unique()
+    wide = rows.pivot(index=["model_x", "layer_x"], columns=["model_y", "layer_y"], values=column)
+    return wide.reindex(index=x, columns=y)
 
 
 def _looks(models: Sequence[str]) -> dict[str, tuple[Any, str]]:
