@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
@@ -82,11 +83,14 @@ STYLE: dict[Any, Any] = {
 }
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p"]
 COLOURS = [*sns.color_palette("colorblind", 10), "black", "0.6"]  # one more than markers: no pair comes twice soon
+COLOURED = [c for i, c in enumerate(COLOURS) if i not in (7, 11)]  # without the greys
 _PALETTE = dict(zip(RELATIONS, [9, 1, 2, 0, 3, 5, 4, 7], strict=True))
 # of a relation, whichever others are drawn; "same model" and baselines least like the rest
 RELATION_LOOKS = {relation: (COLOURS[c], MARKERS[i]) for i, (relation, c) in enumerate(_PALETTE.items())}
 ALPHA = 0.05  # what chance may explain
 DEPTH = "relative depth"
+NAME_SIZE = 8.0  # points
+NEAR_TO_FAR = (7, 16, 28, 42, 60)  # points from a mark to its name
 CROWDED = 40  # layers along an axis from which only the first and middle of each model are numbered
 
 
@@ -145,7 +149,7 @@ def above_chance(table: pd.DataFrame, measure: str, *, standardize: bool = True,
     chosen = _chosen(table, measure, standardize)
     if excess:
         above, convinces = chosen.value, chosen[["p", "p_rotation"]].le(ALPHA).all(axis=1)
-        label = f"excess\nstruck through: chance or a random basis explains it (p > {ALPHA})"
+        label = f"excess over random bases\nstruck through: p > {ALPHA} against them or chance"
     else:
         above, convinces = chosen.value - chosen.chance, chosen.value > chosen.threshold
         label = f"similarity above chance\nstruck through: chance explains it (p > {ALPHA})"
@@ -252,7 +256,7 @@ def readings(
             _lines(ax, rows, "mean", models)
             _lines(ax, rows, "best", models, linestyle="--", linewidth=0.8, markersize=0)
             ax.set(xlabel="layer", ylabel="similarity", title=relation)
-            ax.label_outer()
+        _label_outside(axes)
         _fit_unit(axes, chosen[["mean", "best"]].min().min())
         _legend(figure, axes, f"{_title(measure, standardize)}; solid mean, dashed best")
     return axes
@@ -397,7 +401,8 @@ def layer_map(
     Classical scaling of the distance sqrt(2 - 2 s), that of unit vectors whose cosine is the similarity s, after both
     directions of a pair were averaged. The title gives the share of all squared distance that the plane accounts for:
     its two eigenvalues over the sum of the sizes of all, since a similarity that is no cosine has negative ones too.
-    The first layer is hollow; the name of a model stands at its last.
+    The first layer is hollow; the name of a model stands at its last. All models of the table take part, baselines too:
+    where those lie so far off that the rest crowds together, leave them out of the table.
 
     Parameters
     ----------
@@ -422,17 +427,19 @@ def layer_map(
     for name in baselines:
         if name not in models:
             raise SslsimError(f"the table has no model {name!r} to draw as a baseline{close_match(name, models)}")
-    looks = _looks([m for m in models if m not in baselines])
+    looks = _looks([m for m in models if m not in baselines], COLOURED)
     looks |= {m: ("0.6", marker) for m, (_, marker) in _looks(baselines).items()}
     with plt.rc_context(STYLE):
         ax = ax or plt.subplots(figsize=(7.4, 6.6), layout="constrained")[1]
         _frame(ax, places)
         for model in models:
             _path(ax, points[points.model == model], *looks[model])
-        ends = points.groupby("model", sort=False).tail(1)
-        _name_points(ax, dict(zip(ends.model, ends[["x", "y"]].to_numpy(), strict=True)), places)
         ax.set(xlabel="first axis", ylabel="second axis")
-        ax.set_title(f"{_title(measure, standardize)}; {share:.0%} of squared distance; hollow: first layer")
+        ax.set_title(
+            f"{_title(measure, standardize)}\n{share:.0%} of squared distance in this plane; hollow: first layer"
+        )
+        ends = points.groupby("model", sort=False).tail(1).set_index("model")[["x", "y"]]
+        _name_points(ax, ends, places, {m: colour for m, (colour, _) in looks.items()})
     return ax
 
 
@@ -451,17 +458,17 @@ def best_matching_layers(table: pd.DataFrame, *, axes: Sequence[Axes] | None = N
     _need(table, ["relation", "model", "depth", "best_depth"], "a row each layer and other model")
     relations, models = _relations(table), list(dict.fromkeys(table.model))
     with plt.rc_context(STYLE):
-        figure, axes = _taken(axes, relations, "relations", (3.0, 3.0), sharex=True, sharey=True)
+        figure, axes = _taken(axes, relations, "relations", (3.2, 3.2), sharex=True, sharey=True)
         for ax, relation in zip(axes, relations, strict=True):
             ax.plot([0, 1], [0, 1], color="0.8", linewidth=4, zorder=0, solid_capstyle="butt")
             for model, (colour, marker) in _looks(models).items():
                 rows = table[(table.relation == relation) & (table.model == model)]
-                ax.plot(rows.depth, rows.best_depth, ".", color=colour, markersize=3, alpha=0.6)
+                ax.plot(rows.depth, rows.best_depth, ".", color=colour, markersize=3, alpha=0.5)
                 mean = rows.groupby("depth").best_depth.mean()
                 ax.plot(mean.index, mean, color=colour, marker=marker, markersize=4, linewidth=1.2, label=model)
-            ax.set(xlabel=DEPTH, ylabel="of its best match", title=relation, aspect="equal")
+            ax.set(xlabel=DEPTH, ylabel="of its best match", title=relation)
             ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-            ax.label_outer()
+        _label_outside(axes)
         _legend(figure, axes, "mean over the other models; small marks: each; grey: equal depth")
     return axes
 
@@ -487,14 +494,10 @@ def moved(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> Sequenc
             rows = table[(table.measure == measure) & (table.standardize == scaled)].sort_values("depth")
             for model, look in _looks(models).items():
                 _banded(ax, rows[rows.finetuned == model], "depth", "distance", ("ci_low", "ci_high"), look, model)
-            ax.axhline(1, color="0.4", linewidth=1.0, linestyle="--", zorder=0)
-            ax.annotate("another seed", (0.01, 1), (0, 2), ax.get_yaxis_transform(), "offset points", fontsize=8)
+            ax.axhline(1, color="0.4", linewidth=1.0, linestyle="--", zorder=0, label="another seed")
             ax.set(xlabel=DEPTH, ylabel="distance from pretrained", title=_title(measure, scaled), xlim=(-0.03, 1.03))
-            ax.label_outer()
-        high = max(1.2, 1.1 * table.distance.max(), min(table.ci_high.max(), 1.5 * table.distance.max()))
-        axes[0].set_ylim(0, high)
-        for ax in axes:
-            ax.set_ylim(0, high)
+            ax.set_ylim(0, max(1.2, 1.1 * table.distance.max()))
+        _label_outside(axes)
         _legend(figure, axes, "distance after finetuning, in units of the distance between two seeds")
     return axes
 
@@ -530,6 +533,7 @@ def plateau(table: pd.DataFrame, measures: Sequence[str], *, standardize: bool =
             _log_counts(ax)
             ax.set(xlabel="frames", ylabel="similarity", title=_title(measure, standardize))
             _fit_unit([ax], chosen[["value", "chance"]].min().min())
+        _label_outside(axes, "x")
         grey = "; grey: ten frames a neuron of both" if "enough" in table else ""
         _legend(figure, axes, f"solid: similarity; dotted: chance{grey}", columns=2)
     return figure
@@ -557,12 +561,10 @@ def power(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> Sequenc
                 ax.axhline(level, color="0.7", linewidth=1.0, zorder=0)
             for kind, look in _looks(kinds).items():
                 _banded(ax, rows[rows.kind == kind], "utterances", "power", ("low", "high"), look, kind)
-            amounts = rows.groupby("utterances").frames.mean()
-            ax.set_xscale("log")
-            ax.set_xticks(amounts.index, [f"{n:,}\n{frames:,.0f}" for n, frames in amounts.items()])
-            ax.set_xticks([], minor=True)
+            _log_amounts(ax, rows)
             ax.set(xlabel="utterances, frames below", ylabel="share of trials found", title=fill(claim, 36))
             ax.set(ylim=(-0.02, 1.02), yticks=[0, ALPHA, 0.2, 0.4, 0.6, 0.8, 1])
+        _label_outside(axes, "y")
         _legend(figure, axes, "", columns=3)
     return axes
 
@@ -634,7 +636,8 @@ def _mesh(
     ax = ax or plt.subplots(figsize=(7.4, 6.4))[1]
     (low, high), values = scale, grid.to_numpy()
     step = 0.25 * np.ceil((high - low) / 1.5) if high - low >= 1 else (high - low) / 5
-    beyond = (np.nanmin(values) < low, np.nanmax(values) > high) if open_ends else (False, False)
+    slack = 0.01 * (high - low) if open_ends else np.inf  # what no eye sees
+    beyond = bool(np.nanmin(values) < low - slack), bool(np.nanmax(values) > high + slack)
     # not seaborn's heatmap: for every panel it draws the whole figure to see whether tick labels overlap
     cmap = plt.get_cmap("viridis").with_extremes(bad="0.88")
     mesh = ax.pcolormesh(np.ma.masked_invalid(values), vmin=low, vmax=high, cmap=cmap, rasterized=True)
@@ -714,34 +717,35 @@ def _path(ax: Axes, rows: pd.DataFrame, colour: Any, marker: str) -> None:
         ax.plot(rows.x[-1:], rows.y[-1:], marker, color=colour, markersize=8)
 
 
-def _name_points(ax: Axes, names: Mapping[str, NDArray[np.float64]], points: NDArray[np.float64]) -> None:
-    """Write names beside their points where they cover the fewest points and no other name, with a line if far."""
-    size = 8.0
-    ax.figure.draw_without_rendering()  # places the axes
-    scale = 72 / ax.figure.dpi
-    taken, marks = [], ax.transData.transform(points) * scale
-    box = ax.get_window_extent()
-    for name, place in names.items():
-        at = ax.transData.transform(place) * scale
-        half = np.array([TextPath((0, 0), name, size=size).get_extents().width, size]) / 2 + 1
-        best = None
-        for reach in (7, 16, 28, 42, 60):
+def _name_points(ax: Axes, ends: pd.DataFrame, points: NDArray[np.float64], colours: Mapping[str, Any]) -> None:
+    """Write names beside their points, where they cover fewest points and no other name; with a line where far."""
+    ax.figure.canvas.figure.draw_without_rendering()  # it places the axes
+    to_pt = 72 / ax.figure.dpi
+    frame = np.array(ax.get_window_extent().get_points()) * to_pt
+    marks = ax.transData.transform(points) * to_pt
+    taken: list[tuple[NDArray, NDArray]] = []  # middle and half size of the names so far
+    for name, place in zip(ends.index, ends.to_numpy(), strict=True):
+        at, half = ax.transData.transform(place) * to_pt, _half_size(name)
+        costs: list[tuple[float, int, int, NDArray]] = []
+        for reach in NEAR_TO_FAR:
             for angle in np.arange(0, 2 * np.pi, np.pi / 8):
-                offset = np.array([np.cos(angle), np.sin(angle)]) * (reach + half)
-                middle = at + offset
-                cost = (np.abs(marks - middle) < half + 3).all(1).sum() + 0.08 * reach
-                cost += sum(20 * (np.abs(middle - m) < half + h).all() for m, h in taken)
-                inside = (middle - half > np.array(box.min) * scale) & (middle + half < np.array(box.max) * scale)
-                cost += 20 * (not inside.all())
-                if best is None or cost < best[0]:
-                    best = cost, reach, middle, offset
-        assert best
-        taken.append((best[2], half))
-        arrow = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
-        ax.annotate(
-            name, place, best[3], textcoords="offset points", ha="center", va="center", fontsize=size,
-            arrowprops=arrow if best[1] > 7 else None,
-        )  # fmt: skip
+                middle = at + np.array([np.cos(angle), np.sin(angle)]) * (reach + half)
+                outside = (middle - half < frame[0]).any() or (middle + half > frame[1]).any()
+                hidden = (np.abs(marks - middle) < half + 3).all(axis=1).sum()
+                overlaps = sum((np.abs(middle - other) < half + size).all() for other, size in taken)
+                costs.append((hidden + 20 * (outside + overlaps) + 0.08 * reach, len(costs), reach, middle))
+        *_, reach, middle = min(costs)
+        taken.append((middle, half))
+        dark = tuple(0.65 * part for part in to_rgb(colours[name]))
+        look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": NAME_SIZE, "color": dark}
+        if reach > NEAR_TO_FAR[0]:
+            look["arrowprops"] = {"arrowstyle": "-", "color": dark, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+        ax.annotate(name, tuple(place), tuple(middle - at), textcoords="offset points", **look)
+
+
+def _half_size(name: str) -> NDArray[np.float64]:
+    """Half width and half height of a name in points."""
+    return np.array([TextPath((0, 0), name, size=NAME_SIZE).get_extents().width, NAME_SIZE]) / 2 + 2
 
 
 def _banded(
@@ -759,6 +763,32 @@ def _log_counts(ax: Axes) -> None:
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _log_amounts(ax: Axes, rows: pd.DataFrame) -> None:
+    """Put numbers of utterances, each above its frames, on a log axis; of two that are close the larger."""
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    frames = rows.groupby("utterances").frames.mean().sort_index(ascending=False)
+    apart = 0.17 * np.log(frames.index.max() / frames.index.min())
+    shown: list[int] = []
+    for n in frames.index:
+        if not shown or np.log(shown[-1] / n) > apart:
+            shown.append(n)
+    ax.set_xticks(shown, [f"{n:,}\n{frames[n]:,.0f}" for n in shown])
+
+
+def _label_outside(axes: Sequence[Axes], which: str = "xy") -> None:
+    """Label x below the lowest panel of each column only, y beside the first column only."""
+    specs = [(ax, spec) for ax in axes if (spec := ax.get_subplotspec())]
+    for ax, spec in specs:
+        if "y" in which and not spec.is_first_col():
+            ax.set_ylabel("")
+            ax.tick_params(labelleft=False)
+        lowest = max(other.rowspan.stop for _, other in specs if other.colspan == spec.colspan)
+        if "x" in which:
+            ax.tick_params(labelbottom=spec.rowspan.stop == lowest)
+            ax.set_xlabel(ax.get_xlabel() if spec.rowspan.stop == lowest else "")
 
 
 def _relations(table: pd.DataFrame) -> list[str]:
@@ -795,9 +825,9 @@ def _wide(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return wide.reindex(index=x, columns=y)
 
 
-def _looks(models: Sequence[str]) -> dict[str, tuple[Any, str]]:
+def _looks(models: Sequence[str], colours: Sequence[Any] = COLOURS) -> dict[str, tuple[Any, str]]:
     """Colour and marker of every model, by its place in the list."""
-    return {m: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, m in enumerate(models)}
+    return {m: (colours[i % len(colours)], MARKERS[i % len(MARKERS)]) for i, m in enumerate(models)}
 
 
 def _lines(ax: Axes, table: pd.DataFrame, column: str, models: Sequence[str], **style: Any) -> None:
@@ -810,9 +840,9 @@ def _lines(ax: Axes, table: pd.DataFrame, column: str, models: Sequence[str], **
 
 
 def _fit_unit(axes: Sequence[Axes], smallest: float) -> None:
-    """Fix the similarity axis to 0..1, or from the quarter below the smallest value."""
+    """Fix the similarity axis to 0..1, or from the quarter below the smallest value unless that is all but 0."""
     for ax in axes:
-        ax.set_ylim(_floor(smallest), 1.02)
+        ax.set_ylim(-0.02 if -0.02 < smallest < 0 else _floor(smallest), 1.02)
 
 
 def _floor(smallest: float) -> float:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from sslsim.errors import SslsimError, close_match
 from sslsim.products import Utterances
 from sslsim.store import ActivationStore, check_pairable
+
+SMALL = 2**22  # bytes: chosen frames up to here are kept once read
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +35,20 @@ class State:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Activations of a run of the chosen frames, (n, n_neurons)."""
-        return self.store.layer(self.layer)[rows if self.frames is None else self.frames[rows]]
+        if self.frames is None:
+            return self.store.layer(self.layer)[rows]
+        if 4 * len(self.frames) * self.store.n_neurons > SMALL:
+            return self.store.layer(self.layer)[self.frames[rows]]
+        return self._picked[rows]
+
+    @cached_property
+    def _picked(self) -> np.ndarray:
+        """The chosen frames of a small layer: a comparison reads them once for every block of others."""
+        return self.store.layer(self.layer)[self.frames]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was read."""
+        return {name: value for name, value in vars(self).items() if name != "_picked"}
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -8,21 +8,26 @@ mixtures alone (`World.truth`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.signal import lfilter
 
+from sslsim.controlled import DRAWS, GROUPS, Evidence, evidence
 from sslsim.lineup import Checkpoint
 from sslsim.measures import MEASURES
 from sslsim.moments import Marginal, Moments
-from sslsim.rotations import rotated_correlation
+from sslsim.rotations import rotated_correlation, shared
 
-KINDS = ("independent", "permuted", "rotated", "half", "tenth")
+SHARES = {"independent": 0.0, "permuted": 1.0, "rotated": 1.0, "half": 0.5, "tenth": 0.1}
+KINDS = tuple(SHARES)
+MEASURED = ("max_corr", "linreg_r2", "svcca", "linear_cka_debiased")
 OUTLIER = 30.0  # times the scale of the others
 SLOWEST, FASTEST = 0.97, 0.6  # correlation of a factor with itself a frame later
 
@@ -73,7 +78,17 @@ class World:
     utterances, frames : int
         Utterances, and the mean of their lengths.
     outlier : bool
-        The last neuron of every layer, and in half and tenth only that, is scaled up by `OUTLIER` on both sides.
+        The last neuron of every layer is scaled up by `OUTLIER` on both sides.
+    draw : int
+        Of what is said: worlds of one seed have the same models and lengths of utterances, and other speech.
+    shared : float, optional
+        In half and tenth, the share of the subspace or of the neurons in place of what their names say.
+    noise : float
+        Variance of noise of its own in what y shares with x; the correlation of a shared neuron is sqrt(1 - noise).
+    speakers : int
+        Who take turns at the utterances.
+    offset : float
+        Deviation of what a speaker adds to each factor, against 1 within utterances; neurons keep variance 1.
     """
 
     kind: str
@@ -83,26 +98,47 @@ class World:
     utterances: int = 30
     frames: int = 60
     outlier: bool = False
-    _rng: np.random.Generator = field(init=False, repr=False)
+    draw: int = 0
+    shared: float | None = None
+    noise: float = 0.0
+    speakers: int = 5
+    offset: float = 0.0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_rng", np.random.default_rng([self.seed, KINDS.index(self.kind)]))
+    @property
+    def n_shared(self) -> int:
+        """Dimensions of a layer, or neurons, that the models share."""
+        share = SHARES[self.kind] if self.shared is None else self.shared
+        return round(share * self.neurons)
+
+    @property
+    def share(self) -> float:
+        """True share of the variance of a neuron that the other layer explains."""
+        return self.n_shared / self.neurons * (1 - self.noise)
+
+    @property
+    def evidence_seed(self) -> int:
+        """Seed of mismatches and random bases, of its own for each world and draw."""
+        return 10_000 * self.seed + self.draw
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Frames of each utterance."""
+        return self._rng(0).integers(self.frames // 2, 3 * self.frames // 2, self.utterances)
 
     @cached_property
     def mixtures(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of every layer, factors to neurons of x and of y: (factors, neurons) each; factors of y follow those of x."""
-        d, out = self.neurons, []
+        d, shared, rng, out = self.neurons, self.n_shared, self._rng(1), []
         for _ in range(self.layers):
             x, y = np.zeros((2 * d, d)), np.zeros((2 * d, d))
-            shared = {"independent": 0, "half": d // 2, "tenth": d // 10}.get(self.kind, d)
             x[:d] = np.eye(d)
-            y[:shared, :shared] = np.eye(shared)
-            y[d + shared :, shared:] = np.eye(d - shared)
+            y[:shared, :shared] = np.sqrt(1 - self.noise) * np.eye(shared)
+            y[d:] = np.diag(np.where(np.arange(d) < shared, np.sqrt(self.noise), 1.0))
             if self.kind == "permuted":
-                y = y[:, self._rng.permutation(d)]
+                y = y[:, rng.permutation(d)]
             elif self.kind in ("rotated", "half"):
-                y = y @ _haar(self._rng, d)
-                x = x @ _haar(self._rng, d) if self.kind == "half" else x
+                y = y @ _haar(rng, d)
+                x = x @ _haar(rng, d) if self.kind == "half" else x
             if self.outlier:
                 x[:, -1] *= OUTLIER
                 y[:, -1] *= OUTLIER
@@ -111,22 +147,31 @@ class World:
 
     def models(self, folder: Path) -> list[Model]:
         """Make the two models, as stores of two families."""
-        mixtures, rng = self.mixtures, self._rng
-        lengths = rng.integers(self.frames // 2, 3 * self.frames // 2, self.utterances)
-        index = pd.DataFrame({"utterance": [f"u{u}" for u in range(self.utterances)], "n_frames": lengths})
-        index["speaker"] = [f"s{u % 5}" for u in range(self.utterances)]
+        index = pd.DataFrame({"utterance": [f"u{u}" for u in range(self.utterances)], "n_frames": self.lengths})
+        index["speaker"] = [f"s{u % self.speakers}" for u in range(self.utterances)]
         index["start"] = index.n_frames.cumsum() - index.n_frames
         index["length"] = index.n_frames
-        sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        for mixture in mixtures:
-            factors = _autoregressions(rng, lengths, 2 * self.neurons)
-            for side, matrix in zip(sides, mixture, strict=True):
-                side.append((factors @ matrix).astype("f4"))
         names = (("x", "one"), ("y", "two"))
         return [
-            Model(Checkpoint(name, "made", family=family), side, index, folder / name)
-            for (name, family), side in zip(names, sides, strict=True)
+            Model(Checkpoint(name, "made", family=family), list(side), index, folder / name)
+            for (name, family), side in zip(names, zip(*self.activations(), strict=True), strict=True)
         ]
+
+    def activations(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of every layer, the activations of x and of y, (n_frames, neurons) float32."""
+        speeds, rng, out = self._rng(2), self._rng(3, self.draw), []
+        speaker = np.repeat(np.arange(self.utterances) % self.speakers, self.lengths)
+        for x, y in self.mixtures:
+            rho = speeds.uniform(FASTEST, SLOWEST, 2 * self.neurons)
+            factors = _autoregressions(rng, self.lengths, rho)
+            if self.offset:
+                voices = self.offset * rng.standard_normal((self.speakers, 2 * self.neurons))
+                factors = (factors + voices[speaker]) / np.sqrt(1 + self.offset**2)
+            out.append(((factors @ x).astype("f4"), (factors @ y).astype("f4")))
+        return out
+
+    def _rng(self, *part: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, KINDS.index(self.kind), *part])
 
     def truth(self, measure: str, layer: int, draws: int = 0) -> float:
         """Value of a measure of moments on endless speech; with `draws` its mean excess over bases of both sides."""
@@ -137,6 +182,31 @@ class World:
         matching = MEASURES[measure].matching
         turned = [matching(rotated_correlation(m, side, draw)) for side in "xy" for draw in range(draws)]
         return value - float(np.mean(turned))
+
+    def partners(self, seed: int, bases: int = DRAWS) -> float:
+        """Share of neurons with a partner of their own on endless speech, in the bases of `seed` (`rotations.shared`).
+
+        Mean over layers and both directions. Near its share in tenth; in rotated and half the axes of a world are as
+        near one another as they happen to be.
+        """
+        shares = []
+        for x, y in self.mixtures:
+            for m in (endless(x, y), endless(y, x)):
+                turned = torch.stack([rotated_correlation(m, "y", draw, seed).amax(1) for draw in range(bases)])
+                shares.append(shared(m.correlation.abs().amax(1).numpy(), turned.double().numpy())[0])
+        return float(np.mean(shares))
+
+
+def evidence_of(
+    world: World, measures: Sequence[str] = MEASURED, groups: int = GROUPS, **options: Any
+) -> tuple[Evidence, list[Model]]:
+    """Compare the two models of a world with controls; mismatches and bases are of its seed."""
+    with TemporaryDirectory() as folder:
+        models = world.models(Path(folder))
+        found = evidence(
+            models, measures, between=[("x", "y")], groups=groups, seed=world.evidence_seed, progress=False, **options
+        )
+    return found, models
 
 
 def endless(x: np.ndarray, y: np.ndarray) -> Moments:
@@ -152,11 +222,9 @@ def _haar(rng: np.random.Generator, d: int) -> np.ndarray:
     return q * np.sign(r.diagonal())
 
 
-def _autoregressions(rng: np.random.Generator, lengths: Sequence[int], count: int) -> np.ndarray:
-    """Independent factors (n_frames, count) of variance 1, each utterance anew."""
-    rho = rng.uniform(FASTEST, SLOWEST, count)
-    n, longest = len(lengths), max(lengths)
-    noise = rng.standard_normal((n, longest, count)) * np.sqrt(1 - rho**2)
+def _autoregressions(rng: np.random.Generator, lengths: np.ndarray, rho: np.ndarray) -> np.ndarray:
+    """Independent factors (n_frames, factors) of variance 1, each utterance anew; `rho` from a frame to the next."""
+    noise = rng.standard_normal((len(lengths), max(lengths), len(rho))) * np.sqrt(1 - rho**2)
     noise[:, 0] /= np.sqrt(1 - rho**2)
     out = np.stack([lfilter([1.0], [1.0, -r], noise[:, :, f], axis=1) for f, r in enumerate(rho)], axis=2)
     return np.concatenate([utterance[:length] for utterance, length in zip(out, lengths, strict=True)])
