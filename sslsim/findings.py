@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -35,6 +35,11 @@ def aligned_cells(found: Evidence, stores: Sequence[ActivationStore]) -> dict[st
     near &= related.model_x.isin(trained).to_numpy() | related.model_y.isin(trained).to_numpy()
     masks = {relation: near & (related.relation == relation).to_numpy() for relation in RELATIONS}
     return {relation: mask for relation, mask in masks.items() if mask.any()}
+
+
+def one_table(*several: Evidence) -> pd.DataFrame:
+    """Return the tables of several evidences one below the other."""
+    return pd.concat([one.table() for one in several], ignore_index=True)
 
 
 def along_depth(
@@ -133,7 +138,10 @@ def why_cka_differs(
     kinds = [names.get(key, "") for key in zip(near.measure, near.standardize, strict=True)]
     missing = set(names.values()) - set(kinds)
     if missing:
-        raise SslsimError(f"the table has no {', '.join(sorted(missing))} CKA; compare linear_cka_biased under both ")
+        raise SslsimError(
+            f"the table has no {', '.join(sorted(missing))} CKA; compare linear_cka_biased, in raw= too, and "
+            "linear_cka_dropped"
+        )
     wide = near.assign(kind=kinds).pivot_table(index=["model_x", "layer_x"], columns="kind", values="value", sort=False)
     out = wide[list(names.values())].rename_axis(["model", "layer"]).rename_axis(columns=None).reset_index()
     out.insert(5, "difference", out.raw - out.standardised)
@@ -298,17 +306,17 @@ def one_to_many(partners: pd.DataFrame) -> pd.DataFrame:
     return out.reindex([r for r in RELATIONS if r in out.index]).reset_index()
 
 
-def moved(found: Evidence, stores: Sequence[ActivationStore]) -> pd.DataFrame:
+def moved(stores: Sequence[ActivationStore], *several: Evidence) -> pd.DataFrame:
     """Say how far finetuning moved each layer, in units of the distance between two seeds of the pretrained model.
 
     The distance of two layers is one minus their similarity. Pretrained models without another seed have no unit.
 
     Parameters
     ----------
-    found : Evidence
-        Between each pretrained model, its counterparts and its other seeds.
     stores : sequence of ActivationStore
-        That it was made from.
+        Those that the evidence was made from.
+    *several : Evidence
+        Between each pretrained model, its counterparts and its other seeds.
 
     Returns
     -------
@@ -316,28 +324,26 @@ def moved(found: Evidence, stores: Sequence[ActivationStore]) -> pd.DataFrame:
         measure, standardize, pretrained, finetuned, layer, depth, distance (1: as far as another seed), ci_low,
         ci_high, similarity, of_seeds (similarity of the two seeds in this layer).
     """
+    rows = [row for found in several for row in _distances(found, stores)]
+    if not rows:
+        raise SslsimError("no pretrained model has both a finetuned counterpart and another seed here; add one of each")
+    return pd.DataFrame(rows)
+
+
+def _distances(found: Evidence, stores: Sequence[ActivationStore]) -> Iterator[dict[str, Any]]:
     related = relate(found.cells, stores)
     same_layer = related.layer_x == related.layer_y
-    rows = []
     for before, after in finetuned_pairs(stores):
         here = same_layer & (related.model_x == before.checkpoint.name)
-        for (measure, scaled), group in related[here].groupby(["measure", "standardize"], sort=False):
-            for layer, cells in group.groupby("layer_x"):
-                to = cells.index[cells.model_y == after.checkpoint.name]
-                seeds = cells.index[cells.relation == "other seed"]
-                if not len(to) or not len(seeds):
-                    continue
-                a, b = to[0], seeds.to_numpy()
-                read = found.reading(partial(_in_seeds, a, b))
+        for (measure, scaled, layer), cells in related[here].groupby(["measure", "standardize", "layer_x"], sort=False):
+            to = cells.index[cells.model_y == after.checkpoint.name]
+            seeds = cells.index[cells.relation == "other seed"]
+            if len(to) and len(seeds):
+                read = found.reading(partial(_in_seeds, to[0], seeds.to_numpy()))
                 row = {"measure": measure, "standardize": scaled, "pretrained": before.checkpoint.name}
                 row |= {"finetuned": after.checkpoint.name, "layer": layer, "depth": layer / (before.n_layers - 1)}
                 row |= {"distance": read.value, "ci_low": read.low, "ci_high": read.high}
-                rows.append(row | {"similarity": related.value[a], "of_seeds": related.value[b].mean()})
-    if not rows:
-        raise SslsimError(
-            "no pretrained model here has both a finetuned counterpart and another seed; add one to compare"
-        )
-    return pd.DataFrame(rows)
+                yield row | {"similarity": related.value[to[0]], "of_seeds": related.value[seeds].mean()}
 
 
 def _in_seeds(to: int, seeds: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:

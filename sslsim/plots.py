@@ -131,7 +131,8 @@ def above_chance(table: pd.DataFrame, measure: str, *, standardize: bool = True,
     The colours are those of `heatmap` for similarity less chance, from 0 to 1; what is below chance has the colour of
     0. A cell is struck through unless its value is above its threshold. A measure that is an excess over random bases
     (`EXCESSES`) is shown as it is, on a scale that ends above 95 % of the cells of two models; its cells are struck
-    through unless p and p_rotation are 0.05 at most. Pairs that were not computed are grey.
+    through unless p and p_rotation are 0.05 at most (of matched_corr p_rotation alone, whose p is not computed). Pairs
+    that were not computed are grey.
 
     Parameters
     ----------
@@ -148,13 +149,14 @@ def above_chance(table: pd.DataFrame, measure: str, *, standardize: bool = True,
     _need(table, ["p", "p_rotation"] if excess else ["chance", "threshold"], "from sslsim.evidence, draws above 0")
     chosen = _chosen(table, measure, standardize)
     if excess:
-        above, convinces = chosen.value, chosen[["p", "p_rotation"]].le(ALPHA).all(axis=1)
-        label = f"excess over random bases\nstruck through: p > {ALPHA} against them or chance"
+        above, holds = chosen.value, chosen[["p", "p_rotation"]].max(axis=1) <= ALPHA
+        against = "them or chance" if chosen.p.notna().any() else "them"
+        label = f"excess over random bases\nstruck through: p > {ALPHA} against {against}"
     else:
-        above, convinces = chosen.value - chosen.chance, chosen.value > chosen.threshold
+        above, holds = chosen.value - chosen.chance, chosen.value > chosen.threshold
         label = f"similarity above chance\nstruck through: chance explains it (p > {ALPHA})"
     grid = _wide(chosen.assign(value=above), "value")
-    struck = _wide(chosen.assign(struck=(above.notna() & ~convinces).astype(float)), "struck").to_numpy() == 1
+    struck = _wide(chosen.assign(struck=(above.notna() & ~holds).astype(float)), "struck").to_numpy() == 1
     scale = (0.0, _round_top(grid) if excess else 1.0)
     with plt.rc_context(STYLE):
         ax = _mesh(ax, grid, scale, _title(measure, standardize), label, open_ends=True)
@@ -197,21 +199,29 @@ def companions(
 
 
 def pair_heatmaps(
-    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], measures: Sequence[str], *, standardize: bool = True
+    table: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    measures: Sequence[str],
+    *,
+    standardize: bool = True,
+    companion: bool = False,
 ) -> Figure:
     """Draw the layers of one model (rows) against those of another (columns): a panel a measure and pair of models.
 
     Parameters
     ----------
     table : DataFrame
-        From `sslsim.compare`.
+        From `sslsim.compare`; for companions from the ``table()`` of `sslsim.evidence`.
     pairs : sequence of (model_x, model_y)
         Names of the checkpoints of each column of panels.
     measures : sequence of str
         Measure of each row of panels.
     standardize : bool
         Which scaling, where the table has both.
+    companion : bool
+        Draw `above_chance` in place of `heatmap`.
     """
+    draw = above_chance if companion else heatmap
     with plt.rc_context(STYLE):
         size = (5.4 * len(pairs), 4.4 * len(measures))
         figure, axes = plt.subplots(len(measures), len(pairs), figsize=size, squeeze=False)
@@ -219,7 +229,7 @@ def pair_heatmaps(
     for row, measure in zip(axes, measures, strict=True):
         for ax, (model_x, model_y) in zip(row, pairs, strict=True):
             panel = table[(table.model_x == model_x) & (table.model_y == model_y)]
-            heatmap(panel, measure, standardize=standardize, ax=ax)
+            draw(panel, measure, standardize=standardize, ax=ax)
     return figure
 
 
@@ -374,7 +384,11 @@ def partners_against_null(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     """
     _check_matches(table)
     _need(table, ["relation", "value", "rotated", "chance"], "from sslsim.neuron_evidence, draws above 0, with relate")
-    kinds = {"best match": table.value.abs(), "in random bases": table.rotated, "on wrong utterances": table.chance}
+    kinds = {
+        "best match": table.value.abs(),
+        "in random bases": table.rotated,
+        "on mismatched utterances": table.chance,
+    }
     sizes = pd.concat([pd.DataFrame({"relation": table.relation, "size": v, "kind": k}) for k, v in kinds.items()])
     with plt.rc_context(STYLE):
         ax = ax or plt.subplots(figsize=(8.6, 3.8), layout="constrained")[1]
@@ -435,9 +449,8 @@ def layer_map(
         for model in models:
             _path(ax, points[points.model == model], *looks[model])
         ax.set(xlabel="first axis", ylabel="second axis")
-        ax.set_title(
-            f"{_title(measure, standardize)}\n{share:.0%} of squared distance in this plane; hollow: first layer"
-        )
+        held = f"{100 * share:.0f} % of squared distance in this plane; hollow: first layer"
+        ax.set_title(f"{_title(measure, standardize)}\n{held}")
         ends = points.groupby("model", sort=False).tail(1).set_index("model")[["x", "y"]]
         _name_points(ax, ends, places, {m: colour for m, (colour, _) in looks.items()})
     return ax
@@ -768,14 +781,14 @@ def _log_counts(ax: Axes) -> None:
 def _log_amounts(ax: Axes, rows: pd.DataFrame) -> None:
     """Put numbers of utterances, each above its frames, on a log axis; of two that are close the larger."""
     ax.set_xscale("log")
-    ax.xaxis.set_minor_formatter(NullFormatter())
     frames = rows.groupby("utterances").frames.mean().sort_index(ascending=False)
     apart = 0.17 * np.log(frames.index.max() / frames.index.min())
-    shown: list[int] = []
+    named: list[int] = []
     for n in frames.index:
-        if not shown or np.log(shown[-1] / n) > apart:
-            shown.append(n)
-    ax.set_xticks(shown, [f"{n:,}\n{frames[n]:,.0f}" for n in shown])
+        if not named or np.log(named[-1] / n) > apart:
+            named.append(n)
+    ax.set_xticks(frames.index, [f"{n:,}\n{frames[n]:,.0f}" if n in named else "" for n in frames.index])
+    ax.set_xticks([], minor=True)
 
 
 def _label_outside(axes: Sequence[Axes], which: str = "xy") -> None:

@@ -104,6 +104,21 @@ def apart(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     return [s for s in stores if s.checkpoint.finetuned_from not in names]
 
 
+def finetuned_family(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
+    """Return the stores that say how far finetuning went: pretrained models, their counterparts and other seeds."""
+    chosen = {name for pair in finetuned_pairs(stores) for name in (pair[0].checkpoint.name, pair[1].checkpoint.name)}
+    return [s for s in stores if s.checkpoint.name in chosen or s.checkpoint.seed_of in chosen]
+
+
+def typical_pairs(stores: Sequence[ActivationStore]) -> list[tuple[str, str]]:
+    """Return the first pair of checkpoints of each relation between models trained apart, and one of no training."""
+    names = [s.checkpoint.name for s in stores]
+    pairs = pd.DataFrame(itertools.combinations(names, 2), columns=["model_x", "model_y"])
+    first = relate(pairs, stores).drop_duplicates("relation").set_index("relation")
+    kept = first.loc[[relation for relation in [*SEPARATE, "untrained"] if relation in first.index]]
+    return list(zip(kept.model_x, kept.model_y, strict=True))
+
+
 def with_trained(stores: Sequence[ActivationStore]) -> list[tuple[str, str]]:
     """Return the pairs of checkpoints, each with itself too, of which one at least was trained.
 
@@ -130,6 +145,32 @@ def within_and_across(table: pd.DataFrame, stores: Sequence[ActivationStore]) ->
     out = groups.agg(mean="mean", best="max")
     out[["best_model", "best_layer"]] = best.to_numpy()
     return out.reset_index().rename(columns={"model_x": "model", "layer_x": "layer"})
+
+
+def best_depths(read: pd.DataFrame, stores: Sequence[ActivationStore], measure: str) -> pd.DataFrame:
+    """Where in depth each layer finds its best match.
+
+    Parameters
+    ----------
+    read : DataFrame
+        From `within_and_across`.
+    stores : sequence of ActivationStore
+        That it was made from.
+    measure : str
+        Which of its measures.
+
+    Returns
+    -------
+    DataFrame
+        relation, model, layer, depth (relative, 0 to 1), best_model, best_layer, best_depth, best (its similarity). The
+        spectrogram, which has no depth, is left out.
+    """
+    last = {s.checkpoint.name: s.n_layers - 1 for s in stores}
+    rows = read[(read.measure == measure) & read.standardize]
+    rows = rows[(rows.model.map(last) > 0) & (rows.best_model.map(last) > 0)]
+    depth, best_depth = rows.layer / rows.model.map(last), rows.best_layer / rows.best_model.map(last)
+    columns = ["relation", "model", "layer", "depth", "best_model", "best_layer", "best_depth", "best"]
+    return rows.assign(depth=depth, best_depth=best_depth)[columns].reset_index(drop=True)
 
 
 def summary(readings: pd.DataFrame) -> pd.DataFrame:

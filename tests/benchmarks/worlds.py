@@ -475,7 +475,8 @@ Written by `python tests/benchmarks/worlds.py --worlds {count}`: {date.today()},
 
 Two models of {world.layers} layers of {world.neurons} neurons on {world.utterances} utterances of {world.frames} frames
 on average; correlation from one frame to the next {FASTEST:g} to {SLOWEST:g}. {DRAWS} mismatches and random bases,
-{GROUPS} groups of utterances left out. Seeds 0 to {count - 1} of each kind. In parentheses exact 95 % intervals of rates.
+{GROUPS} groups of utterances left out. Seeds 0 to {count - 1} of each kind. In parentheses: exact 95 % intervals of the
+rates.
 
 ## The five worlds
 
@@ -503,8 +504,8 @@ How often they contain the mean score on other speech of the same amount ({mixtu
 
 {coverage_table(plain[plain.interval == "jackknife, utterance"], "kind", ["of"])}
 
-The bootstrap of one cell by groups of utterances, and the corrected jackknife, against that mean or against the score on
-endless speech.
+The bootstrap of one cell by groups of utterances, and the corrected jackknife, against that mean or against the score
+on endless speech.
 
 {coverage_table(plain[plain.interval != "jackknife, utterance"], "kind", ["interval"])}
 
