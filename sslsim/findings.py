@@ -32,7 +32,7 @@ def aligned_cells(found: Evidence, stores: Sequence[ActivationStore]) -> dict[st
     related = relate(found.cells, stores)
     near = aligned(found.cells, stores).to_numpy()
     trained = {s.checkpoint.name for s in stores if s.checkpoint.weights == "trained"}
-    near &= related.model_x.isin(trained).to_numpy() | related.model_y.isin(trained).to_numpy()
+    near = near & (related.model_x.isin(trained) | related.model_y.isin(trained)).to_numpy()
     masks = {relation: near & (related.relation == relation).to_numpy() for relation in RELATIONS}
     return {relation: mask for relation, mask in masks.items() if mask.any()}
 
@@ -321,8 +321,9 @@ def moved(stores: Sequence[ActivationStore], *several: Evidence) -> pd.DataFrame
     Returns
     -------
     DataFrame
-        measure, standardize, pretrained, finetuned, layer, depth, distance (1: as far as another seed), ci_low,
-        ci_high, similarity, of_seeds (similarity of the two seeds in this layer).
+        measure (excesses over random bases are no similarities and left out), standardize, pretrained, finetuned,
+        layer, depth, distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the
+        two seeds in this layer).
     """
     rows = [row for found in several for row in _distances(found, stores)]
     if not rows:
@@ -332,7 +333,7 @@ def moved(stores: Sequence[ActivationStore], *several: Evidence) -> pd.DataFrame
 
 def _distances(found: Evidence, stores: Sequence[ActivationStore]) -> Iterator[dict[str, Any]]:
     related = relate(found.cells, stores)
-    same_layer = related.layer_x == related.layer_y
+    same_layer = (related.layer_x == related.layer_y) & ~related.measure.str.contains("_excess_")
     for before, after in finetuned_pairs(stores):
         here = same_layer & (related.model_x == before.checkpoint.name)
         for (measure, scaled, layer), cells in related[here].groupby(["measure", "standardize", "layer_x"], sort=False):

@@ -90,7 +90,7 @@ RELATION_LOOKS = {relation: (COLOURS[c], MARKERS[i]) for i, (relation, c) in enu
 ALPHA = 0.05  # what chance may explain
 DEPTH = "relative depth"
 NAME_SIZE = 8.0  # points
-NEAR_TO_FAR = (7, 16, 28, 42, 60)  # points from a mark to its name
+NEAR_TO_FAR = (7, 16, 28, 42, 60, 85, 115, 150)  # points from a mark to its name
 CROWDED = 40  # layers along an axis from which only the first and middle of each model are numbered
 
 
@@ -746,7 +746,7 @@ def _name_points(ax: Axes, ends: pd.DataFrame, points: NDArray[np.float64], colo
                 outside = (middle - half < frame[0]).any() or (middle + half > frame[1]).any()
                 hidden = (np.abs(marks - middle) < half + 3).all(axis=1).sum()
                 overlaps = sum((np.abs(middle - other) < half + size).all() for other, size in taken)
-                costs.append((hidden + 20 * (outside + overlaps) + 0.08 * reach, len(costs), reach, middle))
+                costs.append((2 * hidden + 20 * (outside + overlaps) + 0.08 * reach, len(costs), reach, middle))
         *_, reach, middle = min(costs)
         taken.append((middle, half))
         dark = tuple(0.65 * part for part in to_rgb(colours[name]))

@@ -94,7 +94,7 @@ def links(soup: bs4.BeautifulSoup, out: Path) -> Iterator[str]:
 
 
 def check_tables(out: Path) -> Iterator[str]:
-    """Each CSV equals its Parquet twin, has no NaN among its values, and a grid is complete."""
+    """Each CSV equals its Parquet twin, has no NaN among its values, and a grid is complete; what controls say fits."""
     tables = sorted((out / "tables").glob("*.csv"))
     if not tables:
         yield "no tables"
@@ -105,7 +105,8 @@ def check_tables(out: Path) -> Iterator[str]:
             continue
         frame = pd.read_parquet(twin)
         yield from (
-            f"{path.name}: {problem}" for problem in [*same(pd.read_csv(path), frame), *values(frame), *grid(frame)]
+            f"{path.name}: {problem}"
+            for problem in [*same(pd.read_csv(path), frame), *values(frame), *grid(frame), *evidence(frame)]
         )
 
 
@@ -130,7 +131,7 @@ def grid(frame: pd.DataFrame) -> Iterator[str]:
 
     For every two models where models are compared with themselves, else for each pair that is there at all.
     """
-    if not {*STATES, "value"} <= set(frame.columns) or {"head_x", "neuron_x"} & set(frame.columns):
+    if not {*STATES, "value"} <= set(frame.columns) or {"head_x", "neuron_x", "chance"} & set(frame.columns):
         return
     by = [column for column in ("measure", "standardize") if column in frame] or [lambda _: "all"]
     for key, part in frame.groupby(by, dropna=False):
@@ -145,6 +146,22 @@ def grid(frame: pd.DataFrame) -> Iterator[str]:
         own = part[(part["model_x"] == part["model_y"]) & (part["layer_x"] == part["layer_y"])]["value"]
         if not (own - 1).abs().le(1e-6).all():
             yield f"{label}: the diagonal is off 1 by {(own - 1).abs().max():.3g}"
+
+
+def evidence(frame: pd.DataFrame) -> Iterator[str]:
+    """A value lies in its interval, p is a probability above 0, and only a claim with a p may hold."""
+    value = "value" if "value" in frame else "effect"
+    if {value, "ci_low", "ci_high"} <= set(frame.columns):
+        some = frame.dropna(subset=[value, "ci_low", "ci_high"])
+        outside = (some[value] < some.ci_low - 1e-9) | (some[value] > some.ci_high + 1e-9)
+        if some.empty or outside.any():
+            yield f"{int(outside.sum())} of {len(some)} values lie outside their interval"
+    for column in {"p", "p_rotation"} & set(frame.columns):
+        p = frame[column].dropna()
+        if p.empty or not p.between(0, 1, inclusive="right").all():
+            yield f"{column} is not a probability above 0 everywhere"
+    if "holds" in frame and not set(frame.holds) <= {"yes", "no"}:
+        yield f"claims hold {sorted(set(frame.holds))}"
 
 
 def check_figures(out: Path) -> Iterator[str]:
