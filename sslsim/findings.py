@@ -24,7 +24,7 @@ from sslsim.states import State, check_stores, states_of, utterances_of
 from sslsim.store import ActivationStore
 from sslsim.tables import RELATIONS
 
-PLATEAU = (500, 1000, 2000, 4000, 8000, 16000, 32000)
+PLATEAU = (500, 1500, 4500, 13500)
 
 
 def aligned_cells(found: Evidence, stores: Sequence[ActivationStore]) -> dict[str, NDArray[np.bool_]]:
@@ -157,7 +157,7 @@ def plateau(
     pairs: Sequence[tuple[str, str]],
     *,
     frames: Sequence[int] = PLATEAU,
-    draws: int = 5,
+    draws: int = 2,
     executor: Executor | None = None,
     device: str = "cpu",
     progress: bool = True,

@@ -22,7 +22,7 @@ from sslsim.errors import SslsimError, close_match
 from sslsim.tables import RELATIONS
 
 EXCESSES = {  # over random bases: chance is near 0
-    "neurons_shared": "neurons_shared: neurons with a partner of their own",
+    "neurons_shared": "neurons_shared: partners of their own",
     "max_corr_excess_x": "max_corr_excess_x: best neuron, beyond bases of x",
     "max_corr_excess_y": "max_corr_excess_y: best neuron, beyond bases of y",
     "matched_corr_excess_x": "matched_corr_excess_x: one-to-one, beyond bases of x",

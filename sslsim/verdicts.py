@@ -1,7 +1,7 @@
 """What the evidence says: small tables of claims with effect, interval, p, control, and whether they hold.
 
 A claim holds when its control (chance, random bases, other models) explains it with probability 0.05 at most, and its
-interval lies above 0. Intervals are over speech, with these models and layers as they are: they say nothing about
+interval lies above 0; with fewer than 19 draws none can. Intervals are over speech, with these models and layers as they are: they say nothing about
 other models of the kind. p is of one claim alone, without regard to how many there are.
 """
 
@@ -22,6 +22,7 @@ from sslsim.readings import SEPARATE, finetuned_pairs, relate
 from sslsim.store import ActivationStore
 
 COLUMNS = ["claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds"]
+FEW = "too few draws"
 CLOSE = 0.1  # how far raw and standardised scores may lie apart and still say the same
 
 
@@ -45,12 +46,14 @@ def neurons(evidence: Evidence, stores: Sequence[ActivationStore]) -> pd.DataFra
     """
     rows = []
     for relation, part in _by_relation(evidence, stores):
-        space = _share_of_variance(relation, _of(part, "linreg_r2").reading())
+        draws = len(part.null)
+        space = _drawn(_share_of_variance(relation, _of(part, "linreg_r2").reading()), draws)
         shared = _of(part, "neurons_shared").reading()
         height = _of(part, "max_corr").reading().value - _of(part, "max_corr_excess_y").reading().value
         control = f"random bases, where max_corr is {height:.3f}"
         p = max(shared.p, *(half.reading().p_rotation for half in _directions(part, stores)))
         single = _row("neurons have partners of their own", relation, "neurons_shared", shared, control, p=p)
+        single = _drawn(single, draws)
         rows += [space, single, _same_space_other_axes(relation, space, single)]
     return _table(rows, "models trained apart, and max_corr and linreg_r2")
 
@@ -82,7 +85,8 @@ def layers(
         known = aligned_cells(some, stores)
         for relation in [r for r in SEPARATE if r in known]:
             reading = some.only(known[relation]).reading()
-            rows.append(_above_chance("layers alike above chance", relation, name, reading))
+            above = _above_chance("layers alike above chance", relation, name, reading)
+            rows.append(_drawn(above, len(some.null)))
             rows += _above_others(some, known, relation, name)
         if "same family" in known and "other family" in known:
             claim = "one family more alike than two"
@@ -104,7 +108,8 @@ def attention(evidence: Evidence, stores: Sequence[ActivationStore], measure: st
     known = aligned_cells(some, stores)
     for relation in [r for r in SEPARATE if r in known]:
         reading = some.only(known[relation]).reading()
-        rows.append(_above_chance("heads agree on what is said, beyond position", relation, measure, reading))
+        above = _above_chance("heads agree on what is said, beyond position", relation, measure, reading)
+        rows.append(_drawn(above, len(some.null)))
         rows += _above_others(some, known, relation, measure)
     return _table(rows, f"models trained apart, and {measure}")
 
@@ -173,6 +178,11 @@ def _row(claim: str, between: str, measure: str, reading: Reading, control: str,
     return row | {"holds": "yes" if row["p"] <= ALPHA and row["ci_low"] > 0 else "no"}
 
 
+def _drawn(row: dict[str, Any], draws: int) -> dict[str, Any]:
+    """Say so where too few draws keep a p from falling to `ALPHA`, whatever the effect."""
+    return row | ({"holds": FEW} if 1 / (draws + 1) > ALPHA else {})
+
+
 def _above_chance(claim: str, between: str, measure: str, reading: Reading) -> dict[str, Any]:
     effect, low, high = (number - reading.chance for number in (reading.value, reading.low, reading.high))
     control = f"mismatched utterances: {reading.chance:.3f}"
@@ -202,9 +212,10 @@ def _share_of_variance(between: str, reading: Reading) -> dict[str, Any]:
 
 
 def _same_space_other_axes(between: str, space: dict[str, Any], single: dict[str, Any]) -> dict[str, Any]:
-    holds = space["holds"] == "yes" and single["holds"] == "no"
+    few = FEW in (space["holds"], single["holds"])
+    holds = FEW if few else "yes" if space["holds"] == "yes" and single["holds"] == "no" else "no"
     row = {"claim": "the same subspace, other neurons", "between": between, "measure": "linreg_r2, neurons_shared"}
-    return row | {"control": "the two claims above", "holds": "yes" if holds else "no"}
+    return row | {"control": "the two claims above", "holds": holds}
 
 
 def _above_others(

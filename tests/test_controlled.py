@@ -20,7 +20,7 @@ from sslsim import controls, engine
 from sslsim.attention import attention_cka, attention_similarity
 from sslsim.controlled import Evidence, groups_of
 from sslsim.controls import Mismatches
-from sslsim.heads import HeadScores
+from sslsim.heads import HeadScores, head_scores, rows_of
 from sslsim.measures import MEASURES
 from sslsim.products import Utterances
 from sslsim.rotations import haar, shared
@@ -248,6 +248,14 @@ def test_the_share_of_neurons_is_that_of_the_best_matches(stores, found):
         base = (turned**2).mean(0) + best_of(x, in_basis(y, 0)) ** 2 - turned[0] ** 2
         expected = np.mean((best_of(x, y) ** 2 - base) / (1 - base))
         assert found.left_out[2, k] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.xfail(strict=True, reason="what cropping does is taken from one basis, whose noise all draws then have")
+def test_chance_of_the_share_of_neurons_is_none(tmp_path):
+    for seed in range(3):
+        stores = World("rotated", seed, neurons=20, layers=1, utterances=24, frames=50).models(tmp_path)
+        found = quiet(stores, ["max_corr"], between=[("x", "y")], draws=20, groups=0)
+        assert abs(found.only(found.cells.measure == "neurons_shared").reading().chance) < 0.01
 
 
 def test_only_measures_of_single_neurons_have_random_bases(stores, found):
@@ -819,27 +827,39 @@ def aligned(a, b, q_a, q_b):
     return out
 
 
-def test_attention_chance_is_of_wrong_utterances_with_query_frames_aligned(attending):
-    measures = ["pearson", "js", "frobenius"]
-    layers, heads = quiet_heads(attending, measures)
-    for draw, partner in enumerate(Mismatches.of(list(AUDIO), DRAWS, 0).partners):
-        a, b = [], []
-        for u, v in enumerate(partner):
-            sides = [
-                np.concatenate([store.attention(layer, w) for store in attending for layer in (1, 2)]).astype(float)
-                for w in (u, v)
-            ]
-            x, y = aligned(*sides, attending[0].query_rows(u), attending[0].query_rows(v))
-            a.append(x)
-            b.append(y)
-        for name in measures:
-            means = attention_similarity(name, a, b)
-            means = np.triu(means) + np.triu(means, 1).T  # the side that comes first keeps its utterances
-            labels = [(model, layer, head) for model in "ab" for layer in (1, 2) for head in range(2)]
-            expected = HeadScores({name: means}, labels, 0)
-            of_name = (layers.cells.measure == name).to_numpy(), (heads.cells.measure == name).to_numpy()
-            np.testing.assert_allclose(layers.null[draw, of_name[0]], expected.layers().value, atol=1e-5)
-            np.testing.assert_allclose(heads.null[draw, of_name[1]], expected.best().value, atol=1e-5)
+def mismatched(stores, partner, name):
+    """Score every head on each utterance with every head on its partner, written out."""
+    a, b = [], []
+    for u, v in enumerate(partner):
+        sides = [np.concatenate([s.attention(i, w) for s in stores for i in (1, 2)]).astype(float) for w in (u, v)]
+        x, y = aligned(*sides, stores[0].query_rows(u), stores[0].query_rows(v))
+        a.append(x)
+        b.append(y)
+    means = attention_similarity(name, a, b)
+    means = np.triu(means) + np.triu(means, 1).T  # the side that comes first keeps its utterances
+    return HeadScores({name: means}, [(m, layer, h) for m in "ab" for layer in (1, 2) for h in range(2)], 0)
+
+
+PARTNERS = Mismatches.of(list(AUDIO), DRAWS, 0).partners
+
+
+@pytest.mark.parametrize("name", ["pearson", "js", "frobenius"])
+def test_heads_on_wrong_utterances_are_aligned_at_their_query_frames(attending, name):
+    for partner in PARTNERS:
+        expected = mismatched(attending, partner, name)
+        found, _ = head_scores(attending, [name], rows_of(attending), partner=partner)
+        np.testing.assert_allclose(found.means[name], expected.means[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pearson", "js", "frobenius"])
+def test_attention_chance_is_the_best_match_on_wrong_utterances(make_maps, name):
+    """Where all utterances are of one length, nothing is cropped."""
+    stores = [make_maps(store, looks("content", seed), (30,) * 8) for seed, store in enumerate("ab")]
+    layers, heads = quiet_heads(stores, [name])
+    for draw, partner in enumerate(Mismatches.of([30] * 8, DRAWS, 0).partners):
+        expected = mismatched(stores, partner, name)
+        np.testing.assert_allclose(layers.null[draw], expected.layers().value, atol=1e-5)
+        np.testing.assert_allclose(heads.null[draw], expected.best().value, atol=1e-5)
 
 
 @pytest.mark.parametrize("distance", [0, 1])
