@@ -23,7 +23,7 @@ from sslsim import controls
 from sslsim.engine import Control, Found, Job, score_pairs
 from sslsim.errors import SslsimError
 from sslsim.grid import jobs_of, partners_table, scores_table
-from sslsim.heads import HeadScores, check_attention_measures, head_scores, rows_of
+from sslsim.heads import HeadScores, check_attention_measures, crop_rows, head_scores, rows_of
 from sslsim.measures import MEASURES
 from sslsim.products import Utterances
 from sslsim.sampled import SAMPLE
@@ -230,7 +230,7 @@ def evidence(
         See `sslsim.compare`; measures of layers and neurons.
     draws : int
         Mismatches of utterances, the same for all layers, and random bases; 0 for no chance levels. Each costs about
-        what the comparison itself costs.
+        what the comparison itself costs. At most one less than there are utterances are made.
     groups : int
         Groups of utterances to leave out for the intervals; 0 for none.
     unit : {'utterance', 'speaker'}
@@ -302,6 +302,7 @@ def _evidence(
     by_moments, by_frames = ([j for j in jobs if _of_moments(j) is whether] for whether in (True, False))
     options = options | {"sample": sample, "progress": False}
     chosen = check_between(between, stores)
+    draws = len(wrong.partners) if wrong else 0
     turns = draws if any(MEASURES[job.name].matching for job in jobs) else 0
     steps = 1 + (1 + draws if draws else 0) + (len(left.groups) if left and by_frames else 0)
     with tqdm(total=steps, desc="controls", disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
@@ -321,10 +322,11 @@ def _evidence(
         if wrong:
             rows = _cropped(states, lengths, wrong.lengths)
             cropped = [replace(state, frames=rows) for state in states]
-            control = Control(rotations=min(turns, ROTATIONS_CHANCE), rotate=ROTATE_CHANCE, single=True, seed=seed)
+            control = Control(rotations=turns, rotate=ROTATE_CHANCE, single=True, seed=seed)
             for partner in (None, *wrong.partners):
                 if partner is not None:
-                    control = replace(control, others=_repaired(states, rows, wrong.lengths, partner))
+                    others = _repaired(states, rows, wrong.lengths, partner)
+                    control = replace(control, others=others, rotations=min(turns, ROTATIONS_CHANCE))
                 drawn.append(score_pairs(cropped, jobs, chosen, control=control, partners=partners, **options))
                 bar.update()
     made = _assemble(states, jobs, found, drawn, left, sample)
@@ -415,7 +417,10 @@ def _excess(
     turned = _columns([found.rotated.get(key) for key in chosen], len(drawn) - 1)
     base, value = turned.mean(0), table.value.to_numpy()[rows]
     few = min(len(turned), ROTATIONS_CHANCE)
-    bases = np.array([_columns([draw.rotated.get(key) for key in chosen], few).mean(0) for draw in drawn])
+    counts = [len(turned), *[few] * (len(drawn) - 1)]  # the score on cropped utterances in all bases
+    bases = np.array(
+        [_columns([draw.rotated.get(key) for key in chosen], n).mean(0) for draw, n in zip(drawn, counts, strict=True)]
+    )
     raw = np.array([[draw.values.get(keys[k], np.nan) for k in rows] for draw in drawn])
     cells = table.iloc[rows].reset_index(drop=True)
     cells = cells.assign(value=value - base, measure=cells.measure + f"_excess_{side}")
@@ -465,7 +470,7 @@ def _partners(states: list[State], found: Found, drawn: list[Found]) -> pd.DataF
         size = np.abs(found.partners[key][2])
         alive = np.isfinite(size)
         null = np.array([np.abs(draw.partners[key][2]) for draw in drawn[1:]])[:, alive]
-        turned = found.rotated_partners[key][:, alive]
+        turned = found.rotated_partners.get(key, np.full((1, len(size)), np.nan))[:, alive]
         columns["chance"].append(null.mean(0))
         columns["p"].append(controls.p_value(size[alive], null))
         columns["rotated"].append(turned.mean(0))
@@ -488,8 +493,8 @@ def attention_evidence(
 ) -> tuple[Evidence, Evidence]:
     """Compare attention as `sslsim.compare_attention` does, with chance level and interval of every score.
 
-    Chance is what a head says of another on a wrong utterance of about the same length, rows aligned at their query
-    frames: heads that look at a fixed distance whatever is said agree by chance in this sense.
+    Chance is what a head says of another on a wrong utterance of about the same length, rows cropped alike around their
+    query frames: heads that look at a fixed distance whatever is said agree by chance in this sense.
 
     Parameters
     ----------
@@ -518,32 +523,40 @@ def attention_evidence(
     left = groups_of(index, lengths, groups, unit) if groups else Utterances(tuple(lengths), 1)
     place = {int(start): u for u, start in enumerate(np.cumsum([0, *lengths])[:-1])}
     members = [[place[span.start] for span in group] for group in left.groups]
-    partners = controls.Mismatches.of(index["length"].tolist(), draws, seed).partners if draws else []
+    wrong = controls.Mismatches.of(index["length"].tolist(), draws, seed) if draws else None
+    partners = wrong.partners if wrong else []
     options: dict[str, Any] = {"executor": executor, "device": device}
-    with tqdm(total=1 + draws, desc="controls", disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
+    with tqdm(total=1 + len(partners), desc="controls", disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
         scores, without = head_scores(stores, measures, used, members, **options)
         bar.update()
         null = []
+        crops = crop_rows(stores, used, wrong.strata) if wrong else []
+        cropped = head_scores(stores, measures, used, crops=crops, **options)[0] if crops else scores
         for partner in partners:
-            null.append(head_scores(stores, measures, used, partner=partner, **options)[0])
+            draw = head_scores(stores, measures, used, crops=crops, partner=partner, **options)[0]
+            null.append(replace(draw, own=cropped.means))
             bar.update()
     sizes = left.sizes if groups else ()
     without = without if groups else []
-    layers, heads = (_of_heads(of, scores, null, without, sizes) for of in (HeadScores.layers, HeadScores.best))
+    kinds = (HeadScores.layers, HeadScores.best)
+    layers, heads = (_of_heads(of, scores, cropped, null, without, sizes) for of in kinds)
     return layers, heads
 
 
 def _of_heads(
     of: Callable[[HeadScores], pd.DataFrame],
     scores: HeadScores,
+    cropped: HeadScores,
     null: list[HeadScores],
     without: list[HeadScores],
     sizes: tuple[int, ...],
 ) -> Evidence:
     cells = of(scores)
     null_values, left_out = (
-        np.array([of(one).value.to_numpy() for one in draws]).reshape(-1, len(cells)) for draws in (null, without)
+        np.array([of(one).value for one in draws], dtype=np.float64).reshape(len(draws), len(cells))
+        for draws in ([cropped, *null] if null else [], without)
     )
+    null_values = _shifted(null_values, cells.value.to_numpy(np.float64), cells.index)
     whole = Evidence(cells, null_values, left_out, sizes, np.full((len(null), len(cells)), np.nan))
     scored = cells.value.notna() & np.isfinite(null_values).all(0) & np.isfinite(left_out).all(0)
     return whole.only(scored)

@@ -21,7 +21,6 @@ from sslsim.products import Array, block
 
 ALPHA = 0.05
 LEVEL = 0.95
-STRATUM = 5  # utterances of about one length among which partners are drawn
 LAGS = 100  # frames, 2 s: beyond, the correlation of neurons of speech with themselves is noise
 
 
@@ -29,42 +28,51 @@ LAGS = 100  # frames, 2 s: beyond, the correlation of neurons of speech with the
 class Mismatches:
     """Wrong partners for utterances: chance is what a measure says of x on one utterance and of y on another.
 
-    Partners are drawn among utterances of about the same length, in a random cycle, so that no utterance keeps its own.
-    All of such a stratum are cropped to its shortest, in the score that chance is compared with too: the draws then
-    differ from it in nothing but the pairing. Frames are never shuffled: neurons of speech change slowly, and shuffled
+    Utterances of about the same length form a stratum, are cropped to its shortest, in the score that chance is
+    compared with too, and stand in a random circle; each draw shifts the circle by another step. Score and draws are
+    then a group of pairings, no two of which have a pair in common, so that p is exact whatever the number of draws
+    (Hemerik & Goeman 2018). Partners drawn anew each time would agree with one another more than with the score, and
+    chance would be found significant too often. Frames are never shuffled: neurons of speech change slowly, and shuffled
     frames would make pure noise significant.
 
     Attributes
     ----------
     lengths : ndarray of shape (n_utterances,)
         Frames that are left of each utterance.
+    strata : list of ndarray
+        Numbers of the utterances of each stratum.
     partners : list of ndarray of shape (n_utterances,)
         Of every draw, the number of the partner of each utterance.
     """
 
     lengths: NDArray[np.int64]
+    strata: list[NDArray[np.int64]]
     partners: list[NDArray[np.int64]]
 
     @classmethod
     def of(cls, lengths: Sequence[int], draws: int, seed: int = 0) -> Mismatches:
-        """Draw so many sets of partners for utterances of these lengths; those without frames keep themselves."""
+        """Draw partners for utterances of these lengths; those without frames keep themselves.
+
+        As many draws as there are other utterances, where those are fewer than asked for.
+        """
         full = np.asarray(lengths, dtype=np.int64)
         order = np.argsort(full, kind="stable")[(full == 0).sum() :]
         if len(order) < 2:
             raise SslsimError(f"a chance level needs at least 2 utterances to mismatch, got {len(order)}; give more")
         rng = np.random.default_rng(seed)
-        strata = np.array_split(order, max(1, len(order) // STRATUM))
+        strata = np.array_split(order, max(1, len(order) // (draws + 1)))
+        circles = [rng.permutation(stratum) for stratum in strata]
+        steps = 1 + rng.permutation(min(map(len, strata)) - 1)[:draws]
         partners = []
-        for _ in range(draws):
+        for step in steps:
             partner = np.arange(len(full))
-            for stratum in strata:
-                cycle = rng.permutation(stratum)
-                partner[cycle] = np.roll(cycle, -1)
+            for circle in circles:
+                partner[circle] = np.roll(circle, -step)
             partners.append(partner)
         common = full.copy()
         for stratum in strata:
             common[stratum] = full[stratum].min()
-        return cls(common, partners)
+        return cls(common, strata, partners)
 
 
 def p_value(observed: ArrayLike, null: ArrayLike) -> NDArray[np.float64]:
@@ -78,7 +86,7 @@ def p_value(observed: ArrayLike, null: ArrayLike) -> NDArray[np.float64]:
         The same under chance. Valid at any K, never below 1 / (K + 1) (Phipson & Smyth 2010).
     """
     null = np.asarray(null, dtype=np.float64)
-    return (1 + (null >= np.asarray(observed)).sum(0)) / (len(null) + 1)
+    return (1 + (~(null < np.asarray(observed))).sum(0)) / (len(null) + 1)  # a draw without a score counts as large
 
 
 def threshold(observed: ArrayLike, null: ArrayLike, alpha: float = ALPHA) -> NDArray[np.float64]:
@@ -99,8 +107,8 @@ def calibrated(observed: ArrayLike, null: ArrayLike, alpha: float = ALPHA, best:
     reading over several layers give the reading of each draw, so that the search is in the null too.
     """
     tau = threshold(observed, null, alpha)
-    room = np.maximum(best - tau, np.finfo(np.float64).tiny)
-    return np.clip((np.asarray(observed) - tau) / room, 0.0, 1.0)
+    above = np.maximum(np.asarray(observed) - tau, 0.0)
+    return np.minimum(above / np.where(best > tau, best - tau, np.inf), 1.0)
 
 
 def jackknife_error(value: ArrayLike, left_out: ArrayLike, sizes: Sequence[int]) -> NDArray[np.float64]:
@@ -118,7 +126,7 @@ def jackknife_error(value: ArrayLike, left_out: ArrayLike, sizes: Sequence[int])
         Frames of each group.
     """
     pseudo, weight = _pseudo_values(value, left_out, sizes)
-    mean = pseudo.mean(0)
+    mean = (pseudo / weight).sum(0)
     return np.sqrt((((pseudo - mean) ** 2) / (weight - 1)).mean(0))
 
 
@@ -137,8 +145,7 @@ def jackknife_interval(
         Put the middle where the jackknife expects the score of endless speech: scores that fit noise, such as linreg
         and cca, fall with more frames.
     """
-    if not 0 < level < 1:
-        raise SslsimError(f"level is {level}; give the coverage of the interval, above 0 and below 1")
+    _check_level(level)
     middle = np.asarray(value, dtype=np.float64)
     if correct:
         share = np.asarray(sizes, dtype=np.float64) / np.sum(sizes)
@@ -146,6 +153,11 @@ def jackknife_interval(
         middle = len(left) * middle - np.tensordot(1 - share, left, 1)
     half = stats.t.ppf((1 + level) / 2, len(np.asarray(left_out)) - 1) * jackknife_error(value, left_out, sizes)
     return middle - half, middle + half
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise SslsimError(f"level is {level}; give the coverage of the interval, above 0 and below 1")
 
 
 def _pseudo_values(value: ArrayLike, left_out: ArrayLike, sizes: Sequence[int]) -> tuple[NDArray, NDArray]:
@@ -183,6 +195,9 @@ def bootstrap(
     """
     score = _of_moments(measure)
     count = len(m.groups)
+    _check_level(level)
+    if draws < 1:
+        raise SslsimError(f"draws is {draws}; a bootstrap needs at least 1")
     if count < 2:
         raise SslsimError(f"a bootstrap needs at least 2 groups of utterances, got {count}; give moments utterances=")
     rng = np.random.default_rng(seed)
@@ -215,14 +230,18 @@ def autocorrelation(x: Array, lengths: Sequence[int], lags: int = LAGS) -> NDArr
         Most frames later; what no utterance is long enough for is 0.
     """
     frames = block(x[:], torch.float64).numpy()
-    frames = frames - frames.mean(0)
+    if sum(lengths) != len(frames):
+        raise SslsimError(f"utterances have {sum(lengths):,} frames together, x {len(frames):,}; give those of each")
+    mean = frames.mean(0)
+    frames = frames - mean
     starts = np.cumsum([0, *lengths])
     products = np.zeros((lags + 1, frames.shape[1]))
     for start, stop in zip(starts, starts[1:], strict=False):
         part = frames[start:stop]
         for lag in range(min(lags + 1, len(part))):
             products[lag] += np.einsum("tn,tn->n", part[: len(part) - lag], part[lag:])
-    return products / np.where(products[0] > 0, products[0], 1.0)
+    varies = products[0] > len(frames) * (1e-12 * mean) ** 2
+    return np.where(varies, products / np.where(varies, products[0], 1.0), 0.0)
 
 
 def effective_frames(x: NDArray, y: NDArray, n: int) -> NDArray[np.float64]:
@@ -242,7 +261,7 @@ def effective_frames(x: NDArray, y: NDArray, n: int) -> NDArray[np.float64]:
 
 
 def chance_max_corr(n_eff: ArrayLike, neurons: int) -> NDArray[np.float64]:
-    """Return the expected largest absolute correlation of a neuron with `neurons` unrelated ones over `n_eff` frames.
+    """Return the likeliest largest absolute correlation of a neuron with `neurons` unrelated ones over `n_eff` frames.
 
     ``sqrt(2 ln 2d / n_eff) (1 - ln(4 pi ln 2d) / (4 ln 2d))``: extreme values of 2d normal variables.
     """

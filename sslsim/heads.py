@@ -6,7 +6,7 @@ import operator
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
 
@@ -124,6 +124,45 @@ def rows_of(stores: Sequence[ActivationStore], rows: int | None = None) -> list[
 
 
 @dataclass(frozen=True)
+class Crop:
+    """What to compare of one utterance's maps.
+
+    Attributes
+    ----------
+    rows : ndarray
+        Which stored query rows.
+    start : ndarray of shape (rows,), int, optional
+        First key of each row: rows are cropped and brought to sum 1 again.
+    width : int
+        Keys of each row.
+    """
+
+    rows: np.ndarray
+    start: np.ndarray | None = None
+    width: int = 0
+
+
+def crop_rows(stores: Sequence[ActivationStore], rows: list[np.ndarray], strata: Sequence[np.ndarray]) -> list[Crop]:
+    """Crop the maps of the utterances of each stratum alike, so that any can stand for any other.
+
+    The query frames of their rows then stand at one place, with as many keys before and after as all of them have.
+    """
+    store = with_attention(stores)[0]
+    crops = [Crop(kept) for kept in rows]
+    for stratum in strata:
+        count = min(len(rows[u]) for u in stratum)
+        kept = {int(u): rows[u][sampled(len(rows[u]), count)] for u in stratum}
+        query = {u: store.query_rows(u)[some] for u, some in kept.items()}
+        left = np.min([query[u] for u in kept], axis=0)
+        right = np.min([int(store.index["length"].iloc[u]) - query[u] for u in kept], axis=0)
+        width = int((left + right).min())
+        before = np.clip(width * left // (left + right), width - right, left)
+        for u, some in kept.items():
+            crops[u] = Crop(some, query[u] - before, width)
+    return crops
+
+
+@dataclass(frozen=True)
 class HeadScores:
     """Scores of every head with every other.
 
@@ -135,16 +174,21 @@ class HeadScores:
         Model, layer and head of each.
     n_rows : int
         Query rows compared.
+    own : dict of ndarray, optional
+        `means` of every utterance with itself, where these are of two: what attention_cka is divided by.
     """
 
     means: dict[str, np.ndarray]
     labels: list[Label]
     n_rows: int
+    own: dict[str, np.ndarray] | None = None
 
     def layers(self) -> pd.DataFrame:
         """Scores of layers, a row a measure and ordered pair."""
         grids = {
-            name: (_cka if name in attention.LAYER_MEASURES else _best_match)(values, self.labels)
+            name: _cka(values, (self.own or self.means)[name], self.labels)
+            if name in attention.LAYER_MEASURES
+            else _best_match(values, self.labels)
             for name, values in self.means.items()
         }
         table = square_table(grids, [*dict.fromkeys(label[:2] for label in self.labels)], ["model", "layer"])
@@ -164,6 +208,7 @@ def head_scores(
     rows: list[np.ndarray],
     groups: Sequence[Sequence[int]] = (),
     *,
+    crops: Sequence[Crop] = (),
     partner: np.ndarray | None = None,
     executor: Executor | None = None,
     device: str = "cpu",
@@ -179,6 +224,8 @@ def head_scores(
         Which stored query rows of each utterance to compare (`rows_of`).
     groups : sequence of lists of int
         Utterances to leave out, one list after another; together all.
+    crops : sequence of Crop
+        What to compare of each utterance (`crop_rows`); whole maps by default.
     partner : array of int, optional
         Utterance that stands on the other side for each: pairs are then of head i on its utterance with head j on the
         partner, i up to j, and the other half their mirror image.
@@ -191,14 +238,14 @@ def head_scores(
         for head in range(s.n_heads)
     ]
     members = groups or [range(len(chosen[0].index))]
+    used = crops or [Crop(kept) for kept in rows]
     calls, group_of = [], []
     for g, group in enumerate(members):
         for k in range(0, len(group), UTTERANCES):
             some = list(group[k : k + UTTERANCES])
             others = some if partner is None else [int(partner[u]) for u in some]
-            calls.append(
-                (chosen, list(measures), [(u, v, rows[u], rows[v]) for u, v in zip(some, others, strict=True)])
-            )
+            pairs = [(u, v, used[u], used[v]) for u, v in zip(some, others, strict=True)]
+            calls.append((chosen, list(measures), pairs))
             group_of.append(g)
     sums: list[dict[str, attention.Sums]] = [{} for _ in members]
     count = sum(len(group) for group in members)
@@ -227,14 +274,14 @@ def _sum_utterances(
     device: str,
     stores: list[ActivationStore],
     measures: list[str],
-    utterances: list[tuple[int, int, np.ndarray, np.ndarray]],
+    utterances: list[tuple[int, int, Crop, Crop]],
 ) -> dict[str, attention.Sums]:
     """Sum of the scores of every pair of heads over some utterances and their partners."""
     sums: dict[str, attention.Sums] = {}
-    for u, v, rows_x, rows_y in utterances:
-        x = y = _stacked(stores, u, rows_x)
+    for u, v, crop_x, crop_y in utterances:
+        x = y = _stacked(stores, u, crop_x)
         if u != v:
-            x, y = _aligned(stores, (u, v), (rows_x, rows_y))
+            y = _stacked(stores, v, crop_y)
         names, half = ("attention", "attention"), u != v
         parts = attention.utterance_sums(measures, x, y, names=names, utterance=u, half=half, device=device)
         sums = {name: sums[name] + part for name, part in parts.items()} if sums else parts
@@ -249,49 +296,30 @@ class _Stacked:
     ----------
     maps : list of arrays of shape (heads, stored rows, T)
         Of each layer.
-    rows : ndarray
-        Which rows.
-    start, width : ndarray of shape (rows,), int
-        First key of each row, and how many: rows are cropped and brought to sum 1 again.
+    crop : Crop
+        What of them.
     """
 
     maps: list[np.ndarray]
-    rows: np.ndarray
-    start: np.ndarray | None = None
-    width: int = 0
+    crop: Crop
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (sum(len(m) for m in self.maps), len(self.rows), self.width or self.maps[0].shape[2])
+        return (sum(len(m) for m in self.maps), len(self.crop.rows), self.crop.width or self.maps[0].shape[2])
 
     def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
-        heads, some = part
-        whole = np.concatenate([m[heads, self.rows[some]] for m in self.maps])
-        if self.start is None:
+        (heads, some), crop = part, self.crop
+        whole = np.concatenate([m[heads, crop.rows[some]] for m in self.maps])
+        if crop.start is None:
             return whole
-        keys = self.start[some][:, None] + np.arange(self.width)
+        keys = crop.start[some][:, None] + np.arange(crop.width)
         cropped = np.take_along_axis(whole, keys[None], axis=2)
         mass = cropped.sum(2, keepdims=True)
-        return np.where(mass > 1e-6, cropped / np.maximum(mass, 1e-6), np.float32(1 / self.width))
+        return np.where(mass > 1e-6, cropped / np.maximum(mass, 1e-6), np.float32(1 / crop.width))
 
 
-def _stacked(stores: list[ActivationStore], u: int, rows: np.ndarray) -> _Stacked:
-    return _Stacked([s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)], rows)
-
-
-def _aligned(
-    stores: list[ActivationStore], pair: tuple[int, int], rows: tuple[np.ndarray, np.ndarray]
-) -> tuple[_Stacked, _Stacked]:
-    """Crop the maps of two utterances to a common length, the query frames of their rows at one place."""
-    count = min(map(len, rows))
-    sides = [_stacked(stores, u, kept[sampled(len(kept), count)]) for u, kept in zip(pair, rows, strict=True)]
-    query = [stores[0].query_rows(u)[side.rows] for u, side in zip(pair, sides, strict=True)]
-    left = np.minimum(*query)
-    right = np.minimum(*(side.maps[0].shape[2] - q for side, q in zip(sides, query, strict=True)))
-    width = int((left + right).min())
-    before = np.clip(width * left // (left + right), width - right, left)
-    x, y = (replace(side, start=q - before, width=width) for side, q in zip(sides, query, strict=True))
-    return x, y
+def _stacked(stores: list[ActivationStore], u: int, crop: Crop) -> _Stacked:
+    return _Stacked([s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)], crop)
 
 
 def _starts(labels: list, depth: int) -> np.ndarray:
@@ -308,12 +336,14 @@ def _best_match(values: np.ndarray, labels: list[Label]) -> np.ndarray:
         return np.add.reduceat(np.where(scored, best, 0.0), starts) / np.add.reduceat(scored.astype(int), starts)
 
 
-def _cka(covariance: np.ndarray, labels: list[Label]) -> np.ndarray:
-    """Linear CKA of every pair of layers from the covariance of all heads, (layers, layers)."""
+def _cka(covariance: np.ndarray, own: np.ndarray, labels: list[Label]) -> np.ndarray:
+    """Linear CKA of every pair of layers from the covariance of all heads, and of all with themselves."""
     starts = _starts(labels, 2)
-    squares = np.add.reduceat(np.add.reduceat(covariance**2, starts, axis=0), starts, axis=1)
+    squares, norms = (
+        np.add.reduceat(np.add.reduceat(each**2, starts, axis=0), starts, axis=1) for each in (covariance, own)
+    )
     with np.errstate(invalid="ignore"):
-        return squares / np.sqrt(np.outer(squares.diagonal(), squares.diagonal()))
+        return squares / np.sqrt(np.outer(norms.diagonal(), norms.diagonal()))
 
 
 def _best_heads(name: str, values: np.ndarray, labels: list[Label]) -> pd.DataFrame:

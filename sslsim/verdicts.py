@@ -1,8 +1,9 @@
 """What the evidence says: small tables of claims with effect, interval, p, control, and whether they hold.
 
 A claim holds when its control (chance, random bases, other models) explains it with probability 0.05 at most, and its
-interval lies above 0; with fewer than 19 draws none can. Intervals are over speech, with these models and layers as they are: they say nothing about
-other models of the kind. p is of one claim alone, without regard to how many there are.
+interval lies above 0; with fewer than 19 draws no p can be that small. Intervals are over speech, with these models and
+layers as they are: they say nothing about other models of the kind. p is of one claim alone, without regard to how
+many there are.
 """
 
 from __future__ import annotations

@@ -413,14 +413,11 @@ def test_intervals_hold_the_score_of_endless_speech():
     inside, widths = np.zeros(2), []
     for seed in range(150):
         m = mixed(rng, mixtures)
-        options = {"standardize": False}
-        value, left_out = (
-            MEASURES["linear_cka_biased"].score(m, **options),
-            controls.leave_out("linear_cka_biased", m, **options),
-        )
+        name, options = "linear_cka_biased", {"standardize": False}
+        value, left_out = MEASURES[name].score(m, **options), controls.leave_out(name, m, **options)
         ends = (
             controls.jackknife_interval(value, left_out, [80] * 5),
-            controls.bootstrap("linear_cka_biased", m, 60, seed=seed, **options),
+            controls.bootstrap(name, m, 60, seed=seed, **options),
         )
         inside += [low < truth < high for low, high in ends]
         error = controls.jackknife_error(value, left_out, [80] * 5)

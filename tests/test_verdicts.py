@@ -420,16 +420,27 @@ def test_a_claim_needs_its_interval_above_zero_too():
     assert table.holds.tolist() == ["no"]
 
 
-def test_claims_without_draws_or_groups_do_not_hold():
+def test_claims_without_an_interval_do_not_hold():
     stores = lineup("a", "b")
     found = made(stores, [("svcca", True)], lambda *_: 0.9)
-    for bare in (
-        replace(found, null=found.null[:0], turned=found.turned[:0]),
-        replace(found, left_out=found.left_out[:0], sizes=()),
-    ):
-        table = verdicts.layers(bare, stores)
-        assert table[["ci_low", "p"]].isna().any(axis=None)
-        assert table.holds.tolist() == ["no"]
+    table = verdicts.layers(replace(found, left_out=found.left_out[:0], sizes=()), stores)
+    assert table.ci_low.isna().all()
+    assert table.holds.tolist() == ["no"]
+
+
+@pytest.mark.parametrize("draws", [0, 18, 19])
+def test_fewer_than_nineteen_draws_cannot_judge_what_chance_explains(draws):
+    stores = lineup("a", "b", "twin")
+    names = ["max_corr", "linreg_r2", "max_corr_excess_y", "neurons_shared", "svcca", "pearson"]
+    found = made(stores, [(name, True) for name in names], lambda name, *_: 0.3 if name == names[2] else 0.9)
+    few = replace(found, null=found.null[:draws], turned=found.turned[:draws])
+    enough = draws >= 19
+    assert verdicts.neurons(few, stores).holds.tolist() == (["yes", "yes", "no"] if enough else [verdicts.FEW] * 3)
+    for of in (verdicts.layers, verdicts.attention):
+        table = of(few, stores)
+        assert table.holds.tolist() == ["yes" if enough else verdicts.FEW, "no"]  # the contrast needs no draws
+        assert table.control[1].startswith("untrained")
+        assert np.isfinite(table.p[1])
 
 
 def test_the_order_of_cells_does_not_matter():

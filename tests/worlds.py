@@ -95,7 +95,7 @@ class World:
     seed: int
     neurons: int = 30
     layers: int = 2
-    utterances: int = 30
+    utterances: int = 42
     frames: int = 60
     outlier: bool = False
     draw: int = 0
@@ -123,7 +123,7 @@ class World:
     @cached_property
     def lengths(self) -> np.ndarray:
         """Frames of each utterance."""
-        return self._rng(0).integers(self.frames // 2, 3 * self.frames // 2, self.utterances)
+        return self._rng(0).integers(4 * self.frames // 5, 6 * self.frames // 5 + 1, self.utterances)
 
     @cached_property
     def mixtures(self) -> list[tuple[np.ndarray, np.ndarray]]:

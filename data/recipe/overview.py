@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
 from sslsim import DATA, plots, read_lineup, readings, tables
@@ -40,11 +39,13 @@ def results(reports: Path) -> str:
     grid = pd.concat(grids, ignore_index=True)
     grid = grid[grid.standardize & grid.measure.isin(ROWS)].drop_duplicates(["measure", *tables.SIDES])
     lineup = {c.name: c for c in read_lineup(DATA / "lineup.toml")}
-    depth = grid.groupby("model_x").layer_x.max()
-    near = np.floor(grid.layer_x * grid.model_y.map(depth) / grid.model_x.map(depth) + 0.5) == grid.layer_y
-    pretrained = [name for name, c in lineup.items() if not c.finetuned_from]
-    pairs = grid[near & grid.model_x.isin(pretrained) & grid.model_y.isin(pretrained)]
-    pairs = readings.relate(pairs, [SimpleNamespace(checkpoint=c) for c in lineup.values()])
+    layers = grid.groupby("model_x").layer_x.max() + 1
+    stores = [SimpleNamespace(checkpoint=c, n_layers=int(layers.get(name, 1))) for name, c in lineup.items()]
+    apart = [name for name, c in lineup.items() if not c.finetuned_from]
+    trained = [name for name in apart if lineup[name].weights == "trained"]
+    pairs = grid[readings.aligned(grid, stores) & grid.model_x.isin(apart) & grid.model_y.isin(apart)]
+    pairs = pairs[pairs.model_x.isin(trained) | pairs.model_y.isin(trained)]
+    pairs = readings.relate(pairs, stores)
     means = pairs.groupby(["measure", "relation"]).value.mean()
     tuned = pd.read_parquet(reports / "tables" / "finetuning-by-layer.parquet")
     lines = [
@@ -60,7 +61,19 @@ def results(reports: Path) -> str:
     return "\n".join(lines)
 
 
+def claims(reports: Path) -> str:
+    """Return Markdown: the verdicts of the four notebooks, claims that say the same of relations in one place."""
+    lines = ["| claim | between | effect (95 % interval) | p | control | holds |", "|---|---|---|---|---|---|"]
+    for name in ("neurons", "layers", "attention", "finetuning"):
+        for row in pd.read_parquet(reports / "tables" / f"{name}-verdict.parquet").itertuples():
+            effect = "" if pd.isna(row.effect) else f"{row.effect:.3f} ({row.ci_low:.3f} to {row.ci_high:.3f})"
+            p = "" if pd.isna(row.p) else f"{row.p:.2g}"
+            cells = [f"{row.claim} (`{row.measure}`)", row.between, effect, p, row.control, row.holds]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "reports")
     draw(folder)
-    print(results(folder))
+    print(results(folder), claims(folder), sep="\n\n")

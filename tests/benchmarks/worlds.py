@@ -430,6 +430,7 @@ def calibration(count: int, workers: int, out: Path) -> None:
         label = f"independent, {speakers} speakers"
         jobs += [(World("independent", seed, speakers=speakers, offset=offset), label) for seed in range(count // 2)]
     judged_worlds = over_all(judged, jobs, workers, "verdicts")
+    print(main_table(judged_worlds), rates_table(judged_worlds), sep="\n\n", flush=True)
 
     mixtures = min(MIXTURES, count)
     models = [World(kind, seed) for kind in KINDS for seed in range(mixtures)]
