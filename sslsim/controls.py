@@ -32,8 +32,8 @@ class Mismatches:
     compared with too, and stand in a random circle; each draw shifts the circle by another step. Score and draws are
     then a group of pairings, no two of which have a pair in common, so that p is exact whatever the number of draws
     (Hemerik & Goeman 2018). Partners drawn anew each time would agree with one another more than with the score, and
-    chance would be found significant too often. Frames are never shuffled: neurons of speech change slowly, and shuffled
-    frames would make pure noise significant.
+    chance would be found significant too often. Frames are never shuffled: neurons of speech change slowly, and
+    shuffled frames would make pure noise significant.
 
     Attributes
     ----------

@@ -343,6 +343,8 @@ def finetuning(table: pd.DataFrame, measures: Sequence[str], *, standardize: boo
 def along_depth(table: pd.DataFrame, measure: str, *, standardize: bool = True, ax: Axes | None = None) -> Axes:
     """Draw similarity at equal relative depth: a line a relation with its interval as a band, and chance dotted.
 
+    The similarity axis is fixed, but for an excess over random bases (`EXCESSES`), whose values are small.
+
     Parameters
     ----------
     table : DataFrame
@@ -363,7 +365,11 @@ def along_depth(table: pd.DataFrame, measure: str, *, standardize: bool = True, 
             _banded(ax, rows, "depth", "value", ("ci_low", "ci_high"), look, relation)
             ax.plot(rows.depth, rows.chance, color=look[0], linestyle=":", linewidth=1.0)
         ax.set(xlabel=DEPTH, ylabel="similarity", title=_title(measure, standardize), xlim=(-0.03, 1.03))
-        _fit_unit([ax], chosen[["value", "chance"]].min().min())
+        if measure in EXCESSES:
+            ax.set_ylabel("excess over random bases")
+            ax.axhline(0, color="0.7", linewidth=1.0, zorder=0)
+        else:
+            _fit_unit([ax], chosen[["value", "chance"]].min().min())
         ax.legend(title="band: interval\ndotted: chance", loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
@@ -459,12 +465,14 @@ def layer_map(
 def best_matching_layers(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
     """Draw where in other models the best-matching layer is, against the depth of the layer: a panel a relation.
 
-    Lines are means over the other models, small marks each of them; on the diagonal layers match at equal depth.
+    On the diagonal layers match at equal depth. Where a layer has a row for each of several other models, lines are
+    means over these and small marks each of them.
 
     Parameters
     ----------
     table : DataFrame
-        relation, model, depth (0 the first layer, 1 the last), best_depth: a row each layer and other model.
+        From `sslsim.readings.best_depths`, or of the kind: relation, model, depth (0 the first layer, 1 the last) and
+        best_depth.
     axes : sequence of Axes, optional
         Where to draw, one a relation of the table, in the order of `sslsim.tables.RELATIONS`.
     """
@@ -482,7 +490,9 @@ def best_matching_layers(table: pd.DataFrame, *, axes: Sequence[Axes] | None = N
             ax.set(xlabel=DEPTH, ylabel="of its best match", title=relation)
             ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
         _label_outside(axes)
-        _legend(figure, axes, "mean over the other models; small marks: each; grey: equal depth")
+        several = table.duplicated(["relation", "model", "depth"]).any()
+        of = "mean over the other models; small marks: each" if several else "best match in any of the other models"
+        _legend(figure, axes, f"{of}; grey: equal depth")
     return axes
 
 

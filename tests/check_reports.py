@@ -149,7 +149,7 @@ def grid(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def evidence(frame: pd.DataFrame) -> Iterator[str]:
-    """A value lies in its interval, p is a probability above 0, and only a claim with a p may hold."""
+    """Compare values with their intervals; p is a probability above 0, and a claim holds or not."""
     value = "value" if "value" in frame else "effect"
     if {value, "ci_low", "ci_high"} <= set(frame.columns):
         some = frame.dropna(subset=[value, "ci_low", "ci_high"])

@@ -166,15 +166,17 @@ def strata(made, full):
 @pytest.mark.parametrize("count", [2, 3, 9, 10, 11, 14, 23, 61])
 def test_partners_are_of_about_one_length_and_never_an_utterance_itself(count):
     full = np.random.default_rng(count).integers(1, 400, count)
-    made = Mismatches.of(full, 60, seed=1)
+    made = Mismatches.of(full, 9, seed=1)
     every = np.arange(count)
     for partner in made.partners:
         assert sorted(partner) == every.tolist()
         assert (partner != every).all()
         assert (made.lengths[partner] == made.lengths).all()  # so that cropped pairs have frames alike in number
     found = strata(made, full)
-    assert min(map(len, found)) >= min(count, controls.STRATUM)
-    assert max(map(len, found)) < 2 * controls.STRATUM
+    assert len(made.partners) == min(9, min(map(len, made.strata)) - 1)
+    assert min(map(len, made.strata)) >= min(count, 10)  # room for so many draws that have no pair in common
+    pairings = np.array([every, *made.partners])
+    assert all(len(set(column)) == len(pairings) for column in pairings.T)
     for stratum in found:
         assert (made.lengths[stratum] == full[stratum].min()).all()
         low, high = full[stratum].min(), full[stratum].max()
@@ -199,9 +201,8 @@ def test_draws_go_by_the_seed_alone():
         return np.array(Mismatches.of(full.tolist(), count, seed).partners)
 
     assert (draws(6) == draws(6)).all()
-    assert (draws(6) == draws(9)[:6]).all()
     assert (draws(6) != draws(6, 1)).any()
-    assert len(np.unique(draws(50), axis=0)) == 50
+    assert len(np.unique(draws(50), axis=0)) == 29  # no more than there are other utterances
     assert Mismatches.of(full, 0).partners == []
 
 
@@ -243,7 +244,6 @@ def false_alarms(utterances, repeats=1500, draws=20):
 
 
 @pytest.mark.parametrize("utterances", [3, 5, 20])
-@pytest.mark.xfail(strict=True, reason="draws share partners with one another and none with the score")
 def test_unrelated_layers_are_significant_no_more_often_than_p_says(utterances):
     assert false_alarms(utterances) < 1 / 21 + 0.02
 
@@ -275,7 +275,7 @@ def busing(value, left_out, sizes):
     return middle, variance
 
 
-UNEQUAL = pytest.param((40, 5, 10, 2, 3), marks=pytest.mark.xfail(strict=True, reason="centred at the plain mean"))
+UNEQUAL = (40, 5, 10, 2, 3)
 
 
 @pytest.mark.parametrize("sizes", [(12, 12, 12, 12, 12), UNEQUAL])
@@ -498,7 +498,6 @@ def test_autocorrelation_knows_no_scale_and_nothing_longer_than_an_utterance():
     assert (found[:, 2] == 0).all()
 
 
-@pytest.mark.xfail(strict=True, reason="what rounding leaves of a constant counts as signal")
 def test_a_constant_neuron_whose_mean_is_rounded_has_no_autocorrelation():
     assert (controls.autocorrelation(np.full((1001, 1), 0.1), [1001], 3) == 0).all()
 

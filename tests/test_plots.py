@@ -219,7 +219,7 @@ def test_above_chance_shows_an_excess_as_it_is_on_a_scale_of_its_own():
     cells, colours = struck(ax)
     assert cells == [(0, 0), (0, 2), (1, 2), (1, 3)]  # p unknown: p_rotation decides; both unknown: struck
     assert [mpl.colors.to_hex(c) for c in colours] == ["#000000"] + ["#ffffff"] * 3  # legible on bright cells too
-    assert ax.get_title(loc="left") == "neurons_shared: neurons with a partner of their own"
+    assert ax.get_title(loc="left") == plots.NAMES["neurons_shared"]
     assert "p > 0.05 against them or chance" in mesh.colorbar.ax.get_ylabel()
     table = controlled(value, "matched_corr_excess_y", p=np.nan, p_rotation=rotation)
     label = plots.above_chance(table, "matched_corr_excess_y").collections[0].colorbar.ax.get_ylabel()
@@ -300,6 +300,14 @@ def test_what_along_depth_refuses(depths):
 def test_what_is_all_but_zero_leaves_the_axis_at_zero(depths):
     assert plots.along_depth(depths.assign(chance=-0.001), "svcca").get_ylim() == (-0.02, 1.02)
     assert plots.along_depth(depths.assign(chance=-0.1), "svcca").get_ylim() == (-0.25, 1.02)
+
+
+def test_an_excess_along_depth_has_an_axis_of_its_own(depths):
+    table = depths.assign(measure="neurons_shared", **{c: depths[c] / 10 for c in ("value", "ci_low", "ci_high")})
+    ax = plots.along_depth(table.assign(chance=-0.001), "neurons_shared")
+    assert ax.get_ylim()[1] < 0.12
+    assert ax.get_ylabel() == "excess over random bases"
+    assert ax.get_title(loc="left") == plots.NAMES["neurons_shared"]
 
 
 def test_partners_stand_beside_what_the_same_neurons_find_by_chance():
@@ -438,6 +446,9 @@ def test_best_matching_layers_draws_means_over_other_models():
     np.testing.assert_allclose(mean.get_xydata(), [[0, 0.3], [1, 0.75]])
     (legend,) = left.figure.legends
     assert [t.get_text() for t in legend.get_texts()] == ["alpha", "beta"]
+    assert legend.get_title().get_text() == "mean over the other models; small marks: each; grey: equal depth"
+    single = plots.best_matching_layers(table[table.best_model == "beta"])[0].figure.legends[0]
+    assert single.get_title().get_text() == "best match in any of the other models; grey: equal depth"
     with pytest.raises(sslsim.SslsimError, match="no column best_depth; give one a row each layer and other model"):
         plots.best_matching_layers(table.drop(columns="best_depth"))
     with pytest.raises(sslsim.SslsimError, match="no relations to draw; the table is empty"):
