@@ -38,7 +38,7 @@ RESULTS = Path(__file__).with_name("worlds.md")
 BOOTSTRAPPED = ("max_corr", "linreg_r2", "svcca")  # functions of moments alone
 VALUES = [(name, True) for name in MEASURED] + [("svcca", False), ("linear_cka_debiased", False)]
 MIXTURES = 10  # models among which the worlds of a kind are divided where scores are held against other speech
-OTHER_SPEECH = 200  # draws of other speech of each, whose mean score is the truth
+OTHER_SPEECH = 100  # draws of other speech of each, whose mean score is the truth
 ROUNDING = 1e-6  # an interval of a score of 1 has no width
 SUBSPACE, PARTNERS = "the subspace is shared", "neurons have partners of their own"
 VOICES = [(speakers, 0.5) for speakers in (20, 5)]  # speakers, deviation of their offsets
@@ -445,8 +445,9 @@ def calibration(count: int, workers: int, out: Path) -> None:
     )
     keys = ["kind", "speakers", "offset", "seed", "measure", "standardize", "of"]
     truth = speech.groupby(keys).value.mean().rename("mean")
-    jobs = [(replace(w, draw=n), ("utterance",), True) for w in models for n in range(count // mixtures)]
-    jobs += [(replace(w, draw=n), ("utterance", "speaker"), False) for w in voices for n in range(count // mixtures)]
+    each = count // mixtures
+    jobs = [(replace(w, draw=n), ("utterance",), n < (each + 1) // 2) for w in models for n in range(each)]
+    jobs += [(replace(w, draw=n), ("utterance", "speaker"), False) for w in voices for n in range(each)]
     ends = over_all(intervals, jobs, workers, "intervals").join(truth, on=keys)
     ends["truth"] = ends.truth.fillna(ends["mean"])
     few_jobs = [(kind, seed) for kind in KINDS for seed in range(few)]
@@ -505,8 +506,8 @@ How often they contain the mean score on other speech of the same amount ({mixtu
 
 {coverage_table(plain[plain.interval == "jackknife, utterance"], "kind", ["of"])}
 
-The bootstrap of one cell by groups of utterances, and the corrected jackknife, against that mean or against the score
-on endless speech.
+The bootstrap of one cell by groups of utterances (in half of the worlds), and the corrected jackknife, against that
+mean or against the score on endless speech.
 
 {coverage_table(plain[plain.interval != "jackknife, utterance"], "kind", ["interval"])}
 
