@@ -95,11 +95,11 @@ def test_what_is_shared_in_part_is_measured(kind, subspace, neurons):
 def test_shuffled_frames_would_make_noise_significant():
     """The trap that mismatched utterances avoid: frames of speech are alike, shuffled ones are not."""
     wrong, rng = 0, np.random.default_rng(0)
-    for seed in range(20):
+    for seed in range(10):
         ((x, y),) = World("independent", seed, **SMALL).activations()
         score = [sslsim.similarity("linreg_r2", x, y[rng.permutation(len(y))]) for _ in range(20)]
         wrong += controls.p_value(sslsim.similarity("linreg_r2", x, y), np.array(score)) <= controls.ALPHA
-    assert wrong >= 19
+    assert wrong >= 9
     right = judged("independent").loc[SUBSPACE].p <= controls.ALPHA
     assert right.sum() <= at_most(1 / 21, len(right))
 
