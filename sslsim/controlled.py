@@ -22,7 +22,7 @@ from tqdm import tqdm
 from sslsim import controls
 from sslsim.engine import Control, Found, Job, score_pairs
 from sslsim.errors import SslsimError
-from sslsim.grid import jobs_of, partners_table, scores_table
+from sslsim.grid import jobs_of, partner_keys, partners_table, scores_table
 from sslsim.heads import HeadScores, check_attention_measures, crop_rows, head_scores, rows_of
 from sslsim.measures import MEASURES
 from sslsim.products import Utterances
@@ -200,8 +200,8 @@ def groups_of(index: pd.DataFrame, lengths: Sequence[int], groups: int, unit: st
             label[speaker] = int(load.argmin())
             load[label[speaker]] += frames
         made = Utterances(tuple(lengths), labels=tuple(label[speaker] for speaker in index.speaker))
-    if len(made.groups) < 2:
-        raise SslsimError(f"{len(made.groups)} {unit} with frames; an interval needs at least 2")
+    if len(made.members) < 2:
+        raise SslsimError(f"{len(made.members)} {unit} with frames; an interval needs at least 2")
     return made
 
 
@@ -293,8 +293,7 @@ def _evidence(
     progress: bool,
 ) -> tuple[Evidence, pd.DataFrame]:
     check_stores(stores)
-    if draws < 0:
-        raise SslsimError(f"draws is {draws}; give a number of mismatches, or 0 for none")
+    _check_draws(draws)
     states = states_of(stores, frames)
     lengths = utterances_of(states).lengths
     left = groups_of(stores[0].index, lengths, groups, unit) if groups else None
@@ -304,10 +303,10 @@ def _evidence(
     chosen = check_between(between, stores)
     draws = len(wrong.partners) if wrong else 0
     turns = draws if any(MEASURES[job.name].matching for job in jobs) else 0
-    steps = 1 + (1 + draws if draws else 0) + (len(left.groups) if left and by_frames else 0)
+    steps = 1 + (1 + draws if draws else 0) + (len(left.members) if left and by_frames else 0)
     with tqdm(total=steps, desc="controls", disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
-        control = Control(groups=left.joined if left else None, rotations=turns, seed=seed)
-        control = replace(control, rotations_out=min(turns, ROTATIONS_OUT))
+        fewer_turns = min(turns, ROTATIONS_OUT)
+        control = Control(groups=left.joined if left else None, rotations=turns, rotations_out=fewer_turns, seed=seed)
         found = Found()
         if by_moments:
             found.add(score_pairs(states, by_moments, chosen, control=control, partners=partners, **options))
@@ -333,6 +332,11 @@ def _evidence(
     return made, _partners(states, found, drawn) if partners else pd.DataFrame()
 
 
+def _check_draws(draws: int) -> None:
+    if draws < 0:
+        raise SslsimError(f"draws is {draws}; give a number of mismatches, or 0 for none")
+
+
 def _of_moments(job: Job) -> bool:
     """Whether groups can be left out of its moments; what needs the frames is computed anew without them."""
     measure = MEASURES[job.name]
@@ -341,14 +345,8 @@ def _of_moments(job: Job) -> bool:
 
 def _without_each(states: list[State], groups: Utterances) -> Iterator[list[State]]:
     """Yield the layers without each group of utterances."""
-    every = np.arange(len(states[0]))
-    for group in groups.groups:
-        kept = np.setdiff1d(every, np.concatenate([np.arange(span.start, span.stop) for span in group]))
-        yield [_on(state, kept) for state in states]
-
-
-def _on(state: State, rows: NDArray[np.int64]) -> State:
-    return replace(state, frames=rows if state.frames is None else state.frames[rows])
+    for kept in groups.without:
+        yield [state.only(kept) for state in states]
 
 
 def _cropped(states: list[State], lengths: Sequence[int], common: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -377,7 +375,7 @@ def _assemble(
     """
     table, n = scores_table(states, jobs, found, sample), len(states)
     keys = [(job, i, j) for job in jobs for i in range(n) for j in range(n)]
-    count, sizes = (len(left.groups), left.sizes) if left else (0, ())
+    count, sizes = (len(left.members), left.sizes) if left else (0, ())
     value = table.value.to_numpy()
     left_out = _columns([found.left_out.get(key) for key in keys], count)
     null = np.array([[draw.values.get(key, np.nan) for key in keys] for draw in drawn])
@@ -465,8 +463,7 @@ def _partners(states: list[State], found: Found, drawn: list[Found]) -> pd.DataF
     if not drawn or table.empty:
         return table
     columns: dict[str, list[NDArray]] = {"chance": [], "p": [], "rotated": [], "rotated_high": []}
-    models = list(dict.fromkeys(state.label[0] for state in states))
-    for key in sorted(found.partners, key=lambda key: (key[0], models.index(key[1]))):
+    for key in partner_keys(states, found):
         size = np.abs(found.partners[key][2])
         alive = np.isfinite(size)
         null = np.array([np.abs(draw.partners[key][2]) for draw in drawn[1:]])[:, alive]
@@ -514,20 +511,17 @@ def attention_evidence(
         is, so that p allows for the search.
     """
     check_names(measures)
-    if draws < 0:
-        raise SslsimError(f"draws is {draws}; give a number of mismatches, or 0 for none")
+    _check_draws(draws)
     check_attention_measures(measures)
     used = rows_of(stores, rows)
     index = stores[0].index
     lengths = [len(kept) for kept in used]
     left = groups_of(index, lengths, groups, unit) if groups else Utterances(tuple(lengths), 1)
-    place = {int(start): u for u, start in enumerate(np.cumsum([0, *lengths])[:-1])}
-    members = [[place[span.start] for span in group] for group in left.groups]
     wrong = controls.Mismatches.of(index["length"].tolist(), draws, seed) if draws else None
     partners = wrong.partners if wrong else []
     options: dict[str, Any] = {"executor": executor, "device": device}
     with tqdm(total=1 + len(partners), desc="controls", disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
-        scores, without = head_scores(stores, measures, used, members, **options)
+        scores, without = head_scores(stores, measures, used, left.members, **options)
         bar.update()
         null = []
         crops = crop_rows(stores, used, wrong.strata) if wrong else []

@@ -267,17 +267,12 @@ def score_pairs(
             )
             _run(found, work, _block_pair, work.pairs(diagonal=bool(control.others)), "layers, in pairs", **options)
     if of_frames:
-        few, others = ([_only(rows, state) for state in side] for side in (states, control.others or []))
+        few, others = ([state.only(rows) for state in side] for side in (states, control.others or []))
         blocks = _blocks(runs, lambda _: BLOCK_LAYERS, states)
         control = replace(control, others=others or None)
         with _work_in_scratch(few, blocks, of_frames, between, None, False, device, control) as work:
             _run(found, work, _sampled_pair, work.pairs(diagonal=True), "sampled frames", **options)
     return found
-
-
-def _only(rows: np.ndarray, state: State) -> State:
-    """Take a layer on some of its chosen frames."""
-    return replace(state, frames=rows if state.frames is None else state.frames[rows])
 
 
 def _runs(states: list[State]) -> list[list[int]]:
@@ -379,8 +374,9 @@ def _own_block(folder: Path, k: int, s: int) -> Found:
 def _own(work: Work, state: State, means: Means, products: Products) -> Own:
     """Return a layer's own moments with all that the measures need of it alone; an error if no neuron varies."""
     marginal = moments.marginal(means, products, len(state), torch.finfo(DTYPE).eps)
+    groups = work.control.groups
     own = Own(replace(marginal, wide=0) if work.control.single else marginal, {})
-    every = [own.marginal, *(own.marginal.without(g) for g in range(len(_groups(work))))]
+    every = [own.marginal, *(own.marginal.without(g) for g in range(len(groups.members) if groups else 0))]
     for marginal in every:
         marginal.alive  # noqa: B018  raises where no neuron varies
     for job in work.jobs:
@@ -391,11 +387,6 @@ def _own(work: Work, state: State, means: Means, products: Products) -> Own:
             for marginal in every:
                 measure.own(marginal, **job.options)
     return own
-
-
-def _groups(work: Work) -> list[list[slice]]:
-    """Frames of the groups to leave out, one after another."""
-    return work.control.groups.groups if work.control.groups else []
 
 
 def _block_pair(folder: Path, k: int, m: int) -> Found:
@@ -420,7 +411,8 @@ def _scores(work: Work, k: int, m: int, left: list[Own], right: list[Own], produ
     }
     if torch.device(work.device).type != "cpu" and any(MEASURES[job.name].canonical for job in work.jobs):
         moments.decompose(list(pairs.values()))
-    kept = [_without(group, len(work.states[0])) for group in _groups(work)]
+    groups = work.control.groups
+    kept = [torch.from_numpy(mask) for mask in groups.without] if groups else []
     while pairs:
         a, b = next(iter(pairs))
         pair, i, j = pairs.pop((a, b)), work.blocks[k][a], work.blocks[m][b]
@@ -512,14 +504,6 @@ def _spread(values: Tensor, own: Marginal) -> np.ndarray:
     every = np.full(len(own.alive), np.nan)
     every[own.alive.cpu().numpy()] = values.cpu().numpy()
     return every
-
-
-def _without(group: list[slice], n: int) -> Tensor:
-    """Return a mask (n,) of the frames that are not of a group."""
-    kept = torch.ones(n, dtype=torch.bool)
-    for span in group:
-        kept[span] = False
-    return kept
 
 
 def _sampled_pair(folder: Path, k: int, m: int) -> Found:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim import controls
-from sslsim.controlled import GROUPS, Evidence, evidence, groups_of
+from sslsim.controlled import GROUPS, Evidence, Reading, evidence, groups_of
 from sslsim.errors import SslsimError
 from sslsim.moments import moments
-from sslsim.products import Utterances
 from sslsim.readings import SEPARATE, aligned, finetuned_pairs, relate
 from sslsim.states import State, check_stores, states_of, utterances_of
 from sslsim.store import ActivationStore
@@ -88,7 +87,7 @@ def best_layers(
     return pd.DataFrame(rows)
 
 
-def _short(read: Any) -> dict[str, float]:
+def _short(read: Reading) -> dict[str, float]:
     return {"value": read.value, "ci_low": read.low, "ci_high": read.high, "chance": read.chance, "p": read.p}
 
 
@@ -212,15 +211,15 @@ def chance_levels(
     lengths, n = utterances_of(list(states.values())).lengths, len(next(iter(states.values())))
     kept = n / stores[0].n_frames
     lags = max(1, int(50 * seconds * kept))
-    auto = {label: controls.autocorrelation(state, lengths, lags) for label, state in states.items()}
+    auto = cache(lambda label: controls.autocorrelation(states[label], lengths, lags))  # of layers that take part
     rows = []
     for relation, mask in aligned_cells(found, stores).items():
-        part = found.only(mask & found.cells.measure.isin(["max_corr"]).to_numpy())
+        part = found.only(mask & (found.cells.measure == "max_corr").to_numpy())
         if relation not in SEPARATE or part.cells.empty:
             continue
         effective, floors = [], []
         for cell in part.cells.itertuples():
-            x, y = auto[cell.model_x, cell.layer_x], auto[cell.model_y, cell.layer_y]
+            x, y = auto((cell.model_x, cell.layer_x)), auto((cell.model_y, cell.layer_y))
             per_neuron = np.median(controls.effective_frames(x, y, n), axis=1)
             effective.append(np.median(per_neuron))
             floors.append(controls.chance_max_corr(per_neuron, y.shape[1]).mean())
@@ -257,7 +256,7 @@ def with_intervals(
     for row in partners.itertuples():
         x = _neuron(states[row.model_x, row.layer_x], row.neuron_x)
         y = _neuron(states[row.model_y, row.layer_y], row.neuron_y)
-        without = [np.corrcoef(x[kept], y[kept])[0, 1] for kept in _kept(left, len(x))]
+        without = [np.corrcoef(x[kept], y[kept])[0, 1] for kept in left.without]
         ends = controls.jackknife_interval(_z(np.corrcoef(x, y)[0, 1]), _z(np.array(without)), left.sizes)
         low.append(float(np.tanh(ends[0])))
         high.append(float(np.tanh(ends[1])))
@@ -271,17 +270,6 @@ def _z(r: Any) -> Any:
 def _neuron(state: State, neuron: int) -> NDArray[np.float64]:
     rows = slice(None) if state.frames is None else state.frames
     return np.asarray(state.store.layer(state.layer)[rows, neuron], dtype=np.float64)
-
-
-def _kept(left: Utterances, n: int) -> list[NDArray[np.bool_]]:
-    """Return masks (n,) of the frames without each group."""
-    masks = []
-    for group in left.groups:
-        kept = np.ones(n, dtype=bool)
-        for span in group:
-            kept[span] = False
-        masks.append(kept)
-    return masks
 
 
 def one_to_many(partners: pd.DataFrame) -> pd.DataFrame:
@@ -340,15 +328,15 @@ def _distances(found: Evidence, stores: Sequence[ActivationStore]) -> Iterator[d
             to = cells.index[cells.model_y == after.checkpoint.name]
             seeds = cells.index[cells.relation == "other seed"]
             if len(to) and len(seeds):
-                read = found.reading(partial(_in_seeds, to[0], seeds.to_numpy()))
+                read = found.reading(partial(in_seeds, to[0], seeds.to_numpy()))
                 row = {"measure": measure, "standardize": scaled, "pretrained": before.checkpoint.name}
                 row |= {"finetuned": after.checkpoint.name, "layer": layer, "depth": layer / (before.n_layers - 1)}
                 row |= {"distance": read.value, "ci_low": read.low, "ci_high": read.high}
                 yield row | {"similarity": related.value[to[0]], "of_seeds": related.value[seeds].mean()}
 
 
-def _in_seeds(to: int, seeds: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distance of one cell in units of the mean distance of others."""
+def in_seeds(to: int, seeds: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of one cell in units of the mean distance of others, a distance being one minus the similarity."""
     return (1 - values[..., to]) / (1 - values[..., seeds]).mean(-1)
 
 

@@ -157,12 +157,17 @@ def scores_table(states: list[State], jobs: list[Job], found: Found, sample: int
     return pd.concat(tables, ignore_index=True)
 
 
+def partner_keys(states: list[State], found: Found) -> list[tuple[int, str]]:
+    """Return layer and other checkpoint of the best partners found, in the order of `partners_table`."""
+    models = list(dict.fromkeys(state.label[0] for state in states))
+    return sorted(found.partners, key=lambda key: (key[0], models.index(key[1])))
+
+
 def partners_table(states: list[State], found: Found) -> pd.DataFrame:
     """One row a neuron that varies and other checkpoint: its best partner there."""
     columns = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "value"]
-    models = list(dict.fromkeys(state.label[0] for state in states))
     tables = []
-    for i, model in sorted(found.partners, key=lambda key: (key[0], models.index(key[1]))):
+    for i, model in partner_keys(states, found):
         layer, neuron, r = found.partners[i, model]
         keys = {"model_x": states[i].label[0], "layer_x": states[i].layer, "neuron_x": np.arange(len(r))}
         table = pd.DataFrame(keys | {"model_y": model, "layer_y": layer, "neuron_y": neuron, "value": r})

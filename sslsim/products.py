@@ -62,38 +62,47 @@ class Utterances:
     labels: tuple[int, ...] | None = None
 
     @cached_property
-    def groups(self) -> list[list[slice]]:
-        """Frames of every utterance, by group; as many groups as asked for where there are as many utterances."""
-        ends = np.cumsum(self.lengths)
-        every = [slice(int(e - n), int(e)) for e, n in zip(ends, self.lengths, strict=True)]
-        spans = [span for span in every if span.stop > span.start]
+    def members(self) -> list[list[int]]:
+        """Numbers of the utterances of each group; as many groups as asked for where there are as many utterances."""
+        some = [u for u, length in enumerate(self.lengths) if length]
         if self.labels is not None:
-            by_label: dict[int, list[slice]] = {label: [] for label in sorted(set(self.labels))}
-            for span, label in zip(every, self.labels, strict=True):
-                by_label[label] += [span] if span.stop > span.start else []
-            return [group for group in by_label.values() if group]
-        count, total = min(self.n_groups, len(spans)), int(ends[-1]) if len(ends) else 0
+            found = {label: [u for u in some if self.labels[u] == label] for label in sorted(set(self.labels))}
+            return [group for group in found.values() if group]
+        starts = (np.cumsum(self.lengths) - self.lengths).tolist()
+        count, total = min(self.n_groups, len(some)), sum(self.lengths)
         cuts = [0]
         for g in range(1, count):  # where the cut is nearest, with an utterance at least for each group
-            room = range(cuts[-1] + 1, len(spans) - count + g + 1)
-            cuts.append(min(room, key=lambda cut: abs(spans[cut].start * count - total * g)))
-        return [spans[a:b] for a, b in pairwise([*cuts, len(spans)])] if spans else []
+            room = range(cuts[-1] + 1, len(some) - count + g + 1)
+            cuts.append(min(room, key=lambda cut: abs(starts[some[cut]] * count - total * g)))
+        return [some[a:b] for a, b in pairwise([*cuts, len(some)])] if some else []
+
+    @cached_property
+    def groups(self) -> list[list[slice]]:
+        """Frames of every utterance, by group."""
+        ends = np.cumsum(self.lengths).tolist()
+        return [[slice(ends[u] - self.lengths[u], ends[u]) for u in group] for group in self.members]
+
+    @cached_property
+    def without(self) -> list[np.ndarray]:
+        """Masks (n_frames,) of what is left without each group."""
+        masks = np.ones((len(self.groups), sum(self.lengths)), dtype=bool)
+        for mask, group in zip(masks, self.groups, strict=True):
+            for span in group:
+                mask[span] = False
+        return list(masks)
 
     @property
     def joined(self) -> Utterances:
         """The same groups with what follows within a group as one utterance, where no utterance is looked at."""
-        group = {span.start: g for g, spans in enumerate(self.groups) for span in spans}
-        spans = sorted((span for spans in self.groups for span in spans), key=lambda span: span.start)
-        runs = [
-            (g, sum(s.stop - s.start for s in run)) for g, run in groupby(spans, key=lambda span: group[span.start])
-        ]
+        group_of = sorted((u, g) for g, group in enumerate(self.members) for u in group)
+        runs = [(g, sum(self.lengths[u] for u, _ in run)) for g, run in groupby(group_of, key=lambda member: member[1])]
         labels, lengths = zip(*runs, strict=True)
         return Utterances(lengths, labels=labels)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Frames of each group."""
-        return tuple(sum(span.stop - span.start for span in group) for group in self.groups)
+        return tuple(sum(self.lengths[u] for u in group) for group in self.members)
 
 
 @dataclass(frozen=True)
@@ -111,8 +120,8 @@ class Means:
             return cls(whole, (whole,))
         sizes = torch.tensor(utterances.sizes, dtype=torch.float64)
         groups = [
-            sum((run.stop - run.start) * mean(x, run) for run in _runs(group)) / size
-            for group, size in zip(utterances.groups, sizes, strict=True)
+            sum((run.stop - run.start) * mean(x, run) for run in group) / size
+            for group, size in zip(utterances.joined.groups, sizes, strict=True)
         ]
         whole = sizes @ torch.stack(groups) / len(x)
         return cls(whole.to(device), tuple(group.to(device) for group in groups))
@@ -363,15 +372,6 @@ def mean(x: Array, rows: slice = slice(None)) -> Tensor:
             raise SslsimError(f"frame {bad} holds NaN or infinity; drop such frames before comparing")
         total += subtotal
     return total / (stop - start)
-
-
-def _runs(spans: list[slice]) -> Iterator[slice]:
-    """Join spans of frames that follow one another."""
-    start = 0
-    for i, span in enumerate(spans):
-        if i + 1 == len(spans) or spans[i + 1].start != span.stop:
-            yield slice(spans[start].start, span.stop)
-            start = i + 1
 
 
 def chunks(n: int, size: int = CHUNK) -> Iterator[slice]:

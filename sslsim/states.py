@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +40,10 @@ class State:
         if 4 * len(self.frames) * self.store.n_neurons > SMALL:
             return self.store.layer(self.layer)[self.frames[rows]]
         return self._picked[rows]
+
+    def only(self, rows: np.ndarray) -> State:
+        """Return the layer on some of its chosen frames, by their numbers or a mask."""
+        return replace(self, frames=np.arange(len(self))[rows] if self.frames is None else self.frames[rows])
 
     @cached_property
     def _picked(self) -> np.ndarray:

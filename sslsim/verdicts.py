@@ -9,6 +9,7 @@ many there are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from sslsim.controlled import Evidence, Reading
 from sslsim.controls import ALPHA
 from sslsim.errors import SslsimError
-from sslsim.findings import aligned_cells
+from sslsim.findings import aligned_cells, in_seeds
 from sslsim.readings import SEPARATE, finetuned_pairs, relate
 from sslsim.store import ActivationStore
 
@@ -86,11 +87,7 @@ def layers(
         if some.cells.empty:
             continue
         known = aligned_cells(some, stores)
-        for relation in [r for r in SEPARATE if r in known]:
-            reading = some.only(known[relation]).reading()
-            above = _above_chance("layers alike above chance", relation, name, reading)
-            rows.append(_drawn(above, len(some.null)))
-            rows += _above_others(some, known, relation, name)
+        rows += _above_controls(some, known, "layers alike above chance", name)
         if "same family" in known and "other family" in known:
             claim = "one family more alike than two"
             rows.append(_difference(some, known, "same family", "other family", claim, name))
@@ -106,14 +103,9 @@ def attention(evidence: Evidence, stores: Sequence[ActivationStore], measure: st
 
     Chance is a wrong utterance with the rows aligned at their query frames: what is above it depends on what is said.
     """
-    rows = []
     some = _of(evidence, measure)
-    known = aligned_cells(some, stores)
-    for relation in [r for r in SEPARATE if r in known]:
-        reading = some.only(known[relation]).reading()
-        above = _above_chance("heads agree on what is said, beyond position", relation, measure, reading)
-        rows.append(_drawn(above, len(some.null)))
-        rows += _above_others(some, known, relation, measure)
+    claim = "heads agree on what is said, beyond position"
+    rows = _above_controls(some, aligned_cells(some, stores), claim, measure)
     return _table(rows, f"models trained apart, and {measure}")
 
 
@@ -152,12 +144,9 @@ def finetuning(
             between = " to ".join(pair)
             rows.append(_row("the last layer moved further than the first", between, name, reading, "layer 0"))
             if seed.any():
-                away = np.flatnonzero(seed)
-
-                def quotient(v: NDArray, top: int = top, away: NDArray = away) -> NDArray:
-                    return (1 - v[..., top]) / (1 - v[..., away]).mean(-1) - 1
-
-                rows.append(_further_than_seed(between, name, evidence.reading(quotient)))
+                in_units = partial(in_seeds, top, np.flatnonzero(seed))
+                reading = evidence.reading(lambda v, of=in_units: of(v) - 1)  # type: ignore[misc]
+                rows.append(_further_than_seed(between, name, reading))
     return _table(rows, "finetuned counterparts, and " + " or ".join(measures))
 
 
@@ -223,12 +212,17 @@ def _same_space_other_axes(between: str, space: dict[str, Any], single: dict[str
     return row | {"control": f"partners of their own: below {FEW_NEURONS:g}", "holds": holds}
 
 
-def _above_others(
-    evidence: Evidence, known: dict[str, NDArray[np.bool_]], relation: str, measure: str
+def _above_controls(
+    evidence: Evidence, known: dict[str, NDArray[np.bool_]], claim: str, measure: str
 ) -> list[dict[str, Any]]:
-    """Return contrasts of a relation with untrained models and with the spectrogram."""
-    claims = {"untrained": "more alike than with random weights", "spectrogram": "more alike than with the spectrogram"}
-    return [_difference(evidence, known, relation, to, claims[to], measure) for to in claims if to in known]
+    """Judge each relation of models trained apart against chance, untrained models and the spectrogram."""
+    others = {"untrained": "more alike than with random weights", "spectrogram": "more alike than with the spectrogram"}
+    rows = []
+    for relation in [r for r in SEPARATE if r in known]:
+        above = _above_chance(claim, relation, measure, evidence.only(known[relation]).reading())
+        rows.append(_drawn(above, len(evidence.null)))
+        rows += [_difference(evidence, known, relation, to, others[to], measure) for to in others if to in known]
+    return rows
 
 
 def _difference(

@@ -62,7 +62,7 @@ def results(reports: Path) -> str:
 
 
 def claims(reports: Path) -> str:
-    """Return Markdown: the verdicts of the four notebooks, claims that say the same of relations in one place."""
+    """Return Markdown: the verdicts of the four notebooks, one below the other."""
     lines = ["| claim | between | effect (95 % interval) | p | control | holds |", "|---|---|---|---|---|---|"]
     for name in ("neurons", "layers", "attention", "finetuning"):
         for row in pd.read_parquet(reports / "tables" / f"{name}-verdict.parquet").itertuples():
