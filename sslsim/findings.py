@@ -133,7 +133,7 @@ def why_cka_differs(
     near = relate(table[aligned(table, stores)], stores)
     near = near[near.relation.isin(SEPARATE)]
     names = {("linear_cka_biased", False): "raw", ("linear_cka_biased", True): "standardised"}
-    names[("linear_cka_dropped", True)] = "dropped"
+    names[("linear_cka_dropped", False)] = "dropped"
     kinds = [names.get(key, "") for key in zip(near.measure, near.standardize, strict=True)]
     missing = set(names.values()) - set(kinds)
     if missing:

@@ -134,7 +134,8 @@ def jobs_of(measures: Sequence[str], standardize: bool | Sequence[bool] = True, 
             known = ", ".join(m for m in measures if MEASURES[m].scaling) or "none"
             raise SslsimError(f"raw names {name!r}; of the measures chosen these depend on scale: {known}")
     every = {name: list(dict.fromkeys([*scalings, *([False] if name in raw else [])])) for name in measures}
-    return [Job(name, scaled) for name in measures for scaled in (every[name] if MEASURES[name].scaling else [True])]
+    alone = {name: [MEASURES[name].standardize] for name in measures if not MEASURES[name].scaling}
+    return [Job(name, scaled) for name in measures for scaled in (every | alone)[name]]
 
 
 def scores_table(states: list[State], jobs: list[Job], found: Found, sample: int) -> pd.DataFrame:

@@ -29,6 +29,8 @@ class Measure:
         Whether score(x, y) = score(y, x).
     scaling : bool
         Whether raw and z-scored neurons differ, so that `standardize` is an option.
+    standardize : bool
+        What tables say of a measure without that option: False for one of neurons in their own units.
     norms : bool
         Whether the squared norms of the frames are needed beside the moments.
     ranks : callable, optional
@@ -51,6 +53,7 @@ class Measure:
     score: Callable[..., float]
     symmetric: bool
     scaling: bool
+    standardize: bool = True
     norms: bool = False
     ranks: Callable[..., tuple[int, int]] | None = None
     canonical: bool = False
@@ -93,7 +96,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "pwcca": Measure("layer", layers.pwcca, symmetric=False, scaling=True, own=_components, canonical=True),
     "linear_cka_biased": Measure("layer", layers.linear_cka_biased, symmetric=True, scaling=True),
-    "linear_cka_dropped": Measure("layer", layers.linear_cka_dropped, symmetric=True, scaling=False),
+    "linear_cka_dropped": Measure("layer", layers.linear_cka_dropped, symmetric=True, scaling=False, standardize=False),
     "linear_cka_debiased": Measure("layer", layers.linear_cka_debiased, symmetric=True, scaling=True, norms=True),
     "between_utterance_cka": Measure(
         "layer", layers.between_utterance_cka, symmetric=True, scaling=True, utterances=True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
@@ -17,6 +19,7 @@ from sslsim.files import checked_name, replacing
 
 DPI = 150  # a 7-inch figure is 1050 pixels wide: sharp on a dense screen and on paper
 CSS_DPI = 96  # an inch in a browser
+VERDICT = ("claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ class Outputs:
             The name cannot be part of a file name, the columns are not strings, or an index that carries
             labels has no name.
         """
+        self._table(name, frame, {})
+        return frame
+
+    def _table(self, name: str, frame: pd.DataFrame, more: dict[str, Any]) -> None:
         flat = _flat(checked_name(name, "table"), frame)
         files = [f"tables/{self.notebook}-{name}{suffix}" for suffix in (".csv", ".parquet")]
         with replacing(self._path(files[0])) as part:
@@ -72,8 +79,36 @@ class Outputs:
             flat.to_parquet(part, index=False)
         rows = f"{len(flat):,} row{'' if len(flat) == 1 else 's'}"
         text = f"{rows} in {self._path(files[0])} and .parquet"
-        _show({"text/plain": text}, {"sslsim": {"role": "table", "name": name, "files": files, "rows": len(flat)}})
-        return frame
+        mark = {"role": "table", "name": name, "files": files, "rows": len(flat)} | more
+        _show({"text/plain": text}, {"sslsim": mark})
+
+    def verdict(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Write the table of claims that the page begins with and the index shows, and return it in words.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            With the columns of `VERDICT`, a row a claim, as from `sslsim.verdicts`. Files are
+            ``tables/<notebook>-verdict.csv`` and ``.parquet``.
+
+        Returns
+        -------
+        DataFrame
+            Of text, for the notebook to show: effect and interval in one column, three decimals.
+
+        Raises
+        ------
+        SslsimError
+            A column is missing.
+        """
+        missing = [column for column in VERDICT if column not in frame]
+        if missing:
+            raise SslsimError(f"the verdict has no {', '.join(missing)}; give the columns {', '.join(VERDICT)}")
+        rows = [{name: _plain(row[name]) for name in VERDICT} for row in frame.to_dict("records")]
+        rows = [row | {"effect_text": _effect(row)} for row in rows]
+        self._table("verdict", frame, {"verdict": rows})
+        words = frame[["claim", "between", "measure"]].assign(effect=[row["effect_text"] for row in rows])
+        return words.assign(p=[_digits(row["p"]) for row in rows], control=frame.control, holds=frame.holds)
 
     def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "") -> None:
         """Write a figure as PNG and SVG, show it in the notebook and close it.
@@ -121,9 +156,24 @@ class Outputs:
         return Path(self.folder) / file
 
 
+def _effect(row: Mapping[str, Any]) -> str:
+    """Return the effect of a claim with its interval, where it has one."""
+    low, high = _digits(row["ci_low"]), _digits(row["ci_high"])
+    return _digits(row["effect"]) + (f" ({low} to {high})" if low and high else "")
+
+
+def _digits(number: Any) -> str:
+    return "" if number is None else f"{number:.3f}"
+
+
 def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:
     if InteractiveShell.initialized():  # in a plain script, display() would print the PNG's bytes
         display(data, metadata=metadata, raw=True)
+
+
+def _plain(value: Any) -> str | float | None:
+    """Return what JSON knows: text, or a finite number, or None."""
+    return value if isinstance(value, str) else float(value) if np.isfinite(value) else None
 
 
 def _flat(name: str, frame: pd.DataFrame) -> pd.DataFrame:

@@ -913,8 +913,8 @@ def _title(measure: str, standardize: bool) -> str:
 
 
 def _chosen(table: pd.DataFrame, measure: str, standardize: bool) -> pd.DataFrame:
-    """Rows of one measure; a measure that does not depend on scale is found under either scaling."""
-    rows = table[(table.measure == measure) & (table.standardize == (standardize or measure in SCALE_FREE))]
+    """Rows of one measure; a measure without a choice of scaling is found under either."""
+    rows = table[(table.measure == measure) & ((table.standardize == standardize) | (measure in SCALE_FREE))]
     if rows.empty:
         known = sorted({f"{m} ({_scaling(s)})" for m, s in zip(table.measure, table.standardize, strict=True)})
         wanted = f"{measure} ({_scaling(standardize)})"

@@ -54,7 +54,7 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
     headings: list[Heading] = []
     body = _body(notebook, folder, headings)
     template = _environment().get_template("page.html.j2")
-    facts = {"name": name, "entry": entry, "run": run, "results": results(notebook)}
+    facts = {"name": name, "entry": entry, "run": run, "results": results(notebook), "claims": claims(entry)}
     return template.render(**facts, body=body, toc=toc(headings), css=_css())
 
 
@@ -88,6 +88,21 @@ def results(notebook: NotebookNode) -> list[dict[str, Any]]:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     marks = [output.get("metadata", {}).get("sslsim", {}) for output in outputs]
     return list({(mark["role"], mark["name"]): dict(mark) for mark in marks if mark.get("files")}.values())
+
+
+def verdict(notebook: NotebookNode) -> list[dict[str, Any]]:
+    """Return the claims that the notebook left with `Outputs.verdict`."""
+    return next((result["verdict"] for result in results(notebook) if "verdict" in result), [])
+
+
+def claims(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the verdict of an entry of run.json side by side: a row a claim and measure, a column a relation."""
+    rows = entry.get("verdict", [])  # an entry of an earlier version has none
+    between = list(dict.fromkeys(row["between"] for row in rows))
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        cells.setdefault((row["claim"], row["measure"]), {})[row["between"]] = row
+    return {"between": between, "rows": [(*key, [found.get(one) for one in between]) for key, found in cells.items()]}
 
 
 def _body(notebook: NotebookNode, folder: Path, headings: list[Heading]) -> str:
@@ -153,7 +168,13 @@ def _card(name: str, entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     tables = [file for file in entry["files"] if file.endswith(".csv")]
     labels = [Path(file).stem.removeprefix(f"{name}-") for file in tables]
     thumbnail = _thumbnail(folder, entry["files"])
-    return {"name": name, "entry": entry, "thumbnail": thumbnail, "tables": list(zip(labels, tables, strict=True))}
+    return {
+        "name": name,
+        "entry": entry,
+        "thumbnail": thumbnail,
+        "tables": list(zip(labels, tables, strict=True)),
+        "claims": claims(entry),
+    }
 
 
 def _thumbnail(folder: Path, files: Sequence[str]) -> str:
@@ -181,6 +202,7 @@ def _environment() -> jinja2.Environment:
         "duration": _duration,
         "stamp": lambda text: text.replace("T", " ").removesuffix("Z") + " UTC",
         "filled": lambda columns, rows: [c for c in columns if any(row[c] not in (None, "") for row in rows)],
+        "probability": lambda p: "" if p is None else f"p {p:.3f} · " if p >= 0.001 else "p < 0.001 · ",
         "brief": _brief,
         "suffix": lambda file: file.rsplit(".", 1)[-1],
     }

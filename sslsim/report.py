@@ -183,7 +183,7 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], threads: int, label: s
         os._exit(143)
     title, summary = render.title_and_summary(outcome.notebook)
     entry = _entry(job, facts, error=outcome.error, started=outcome.started, seconds=outcome.seconds)
-    entry |= {"title": title, "summary": summary, "page": True}
+    entry |= {"title": title, "summary": summary, "page": True, "verdict": render.verdict(outcome.notebook)}
     entry["files"] = [file for result in render.results(outcome.notebook) for file in result["files"]]
     html = render.page(outcome.notebook, name=job.name, folder=job.path.parent, entry=entry, run=facts)
     write_text(staging / f"{job.name}.html", html)
@@ -205,6 +205,7 @@ def _entry(
         "dirty": facts["dirty"],
         "parameters": job.table,
         "page": False,
+        "verdict": [],
         "files": [],
     }
 

@@ -93,6 +93,27 @@ def links(soup: bs4.BeautifulSoup, out: Path) -> Iterator[str]:
             yield f"link to #{fragment}, which is not there"
 
 
+def check_verdicts(out: Path) -> Iterator[str]:
+    """Each page and the index show what the table of claims says."""
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    index = bs4.BeautifulSoup((out / "index.html").read_text(encoding="utf-8"), "html.parser")
+    for name, entry in run["notebooks"].items():
+        file = out / "tables" / f"{name}-verdict.csv"
+        if not file.is_file():
+            yield f"{name}: no verdict"
+            continue
+        table = pd.read_csv(file)
+        wanted = sorted(f"{row.holds} {row.effect:.3f}" for row in table.itertuples())
+        page = bs4.BeautifulSoup((out / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+        for where, part in ((f"{name}.html", page), ("index.html", index.find(id=name))):
+            cells = part.select("table.verdict td") if part else []
+            texts = sorted(" ".join(cell.get_text(" ").split(" (")[0].split()) for cell in cells if cell.get_text())
+            if texts != wanted:
+                yield f"{where}: claims of {name} are {texts}, its table says {wanted}"
+        if len(entry["verdict"]) != len(table):
+            yield f"run.json: {len(entry['verdict'])} claims of {name}, its table has {len(table)}"
+
+
 def check_tables(out: Path) -> Iterator[str]:
     """Each CSV equals its Parquet twin, has no NaN among its values, and a grid is complete; what controls say fits."""
     tables = sorted((out / "tables").glob("*.csv"))
@@ -182,7 +203,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--browser", type=Path, metavar="SHOTS", help="open each page in Chromium; screenshots go here")
     arguments = parser.parse_args()
-    checks = [check_run, check_pages, check_tables, check_figures]
+    checks = [check_run, check_pages, check_tables, check_figures, check_verdicts]
     problems = [problem for check in checks for problem in check(arguments.out)]
     if arguments.browser:
         from browser import check_browser

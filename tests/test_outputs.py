@@ -58,6 +58,29 @@ def test_a_figure_is_written_twice_and_closed_and_gives_the_same_bytes_again(tmp
     assert "<text" not in svg
 
 
+CLAIMS = pd.DataFrame(
+    {
+        "claim": ["shared", "shared, loosely"],
+        "between": ["<b>seeds</b>", "families"],
+        "measure": "svcca",
+        "effect": [0.81549, -0.2],
+        "ci_low": [0.811, np.nan],
+        "ci_high": [0.8181, np.nan],
+        "p": [1 / 21, np.nan],
+        "control": "mismatches",
+        "holds": ["yes", "no"],
+    }
+)
+
+
+def test_a_verdict_is_written_in_full_and_shown_in_words(tmp_path: Path) -> None:
+    words = Outputs(tmp_path, "layers").verdict(CLAIMS)
+    assert words.columns.tolist() == ["claim", "between", "measure", "effect", "p", "control", "holds"]
+    assert words.effect.tolist() == ["0.815 (0.811 to 0.818)", "-0.200"]
+    assert words.p.tolist() == ["0.048", ""]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tables/layers-verdict.parquet"), CLAIMS)
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -65,6 +88,10 @@ def test_a_figure_is_written_twice_and_closed_and_gives_the_same_bytes_again(tmp
         (
             lambda o: o.figure("a b", figure(), alt="x"),
             "figure 'a b' cannot name a file: use letters and digits joined",
+        ),
+        (
+            lambda o: o.verdict(CLAIMS.drop(columns=["p", "holds"])),
+            "the verdict has no p, holds; give the columns claim, between, measure, effect, ci_low, ci_high, p,",
         ),
         (lambda o: o.table("../x", pd.DataFrame()), "table '../x' cannot name a file"),
         (lambda o: o.table("x", pd.DataFrame({0: [1]})), "table 'x' has the column name 0, which is not a string"),

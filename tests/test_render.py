@@ -194,6 +194,36 @@ def test_title_and_summary(cells: list[str], expected: tuple[str, str]) -> None:
     assert render.title_and_summary(notebook) == expected
 
 
+def claim(between: str, holds: str, p: float | None = 1 / 21, name: str = "<i>shared</i>") -> dict[str, Any]:
+    row = {"claim": name, "between": between, "measure": "svcca", "effect": 0.5, "ci_low": 0.4, "ci_high": 0.6, "p": p}
+    return row | {"control": "untrained: 0.1", "holds": holds, "effect_text": "0.500 (0.400 to 0.600)"}
+
+
+def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) -> None:
+    rows = [claim("seeds", "yes"), claim("families", "no", 1e-5), claim("families", "too few draws", None, "other")]
+    mark = {"role": "table", "name": "verdict", "files": ["tables/some-verdict.csv"], "rows": 3, "verdict": rows}
+    output = new_output("display_data", {"text/plain": "3 rows"}, metadata={"sslsim": mark})
+    notebook = new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("code_here()", outputs=[output])])
+    assert render.verdict(notebook) == rows
+    assert render.verdict(new_notebook()) == []
+
+    entry = {**ENTRY, "verdict": rows}
+    on_page = page(new_markdown_cell("# T"), verdict=rows)
+    text = render.index({**RUN, "notebooks": {"some": entry}}, tmp_path)
+    for soup, control in ((on_page, "untrained: 0.1"), (bs4.BeautifulSoup(text, "html.parser"), "")):
+        table = soup.select("table.verdict")[0]
+        assert [cell.get_text() for cell in table.select("thead th")] == ["claim", "seeds", "families"]
+        first, second = (
+            [cell.get_text(" ", strip=True) for cell in row.select("th, td")] for row in table.select("tbody tr")
+        )
+        ends = [f" p 0.048 · {control}", f" p < 0.001 · {control}", f" {control}"] if control else [""] * 3
+        effect = "0.500 (0.400 to 0.600)"
+        assert first == ["<i>shared</i> svcca", f"yes {effect}{ends[0]}", f"no {effect}{ends[1]}"]
+        assert second == ["other svcca", "", f"too few draws {effect}{ends[2]}"]
+        assert [one.get_text() for one in table.select(".holds.yes")] == ["yes"]
+    assert not page(new_markdown_cell("# T")).select("table.verdict")
+
+
 def test_the_index_shows_status_links_and_facts(tmp_path: Path) -> None:
     failed = {**ENTRY, "status": "failed", "error": "E: <b>", "page": False, "files": [], "run": "earlier", "title": ""}
     run = {**RUN, "status": "failed", "notebooks": {"some": ENTRY, "other": failed}}

@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from importlib.metadata import version
@@ -39,8 +40,15 @@ import sslsim
 from sslsim import engine, extraction, models, moments, products, writer
 from sslsim import layers as layer_measures
 from sslsim.attention import attention_similarity
+from sslsim.controlled import DRAWS, GROUPS, ROTATE_CHANCE, groups_of
+from sslsim.controls import Mismatches
+from sslsim.engine import Control, score_pairs
+from sslsim.grid import jobs_of
+from sslsim.heads import crop_rows, head_scores, rows_of
 from sslsim.lineup import Checkpoint
 from sslsim.products import Means, Side
+from sslsim.sampled import SAMPLE
+from sslsim.states import states_of, utterances_of
 from sslsim.store import ActivationStore, array_files, attention_file, layer_file
 
 RESULTS = Path(__file__).with_name("results.md")
@@ -179,6 +187,67 @@ def bench_frames(device: str) -> Rows:
                 "wanted": "x 8 to x 12, at most +10 %" if len(measures) == 1 else "",
             }
         )
+    return rows
+
+
+def bench_controls(device: str) -> Rows:
+    """Cost of each control of two models, beside that of comparing them, a pair of layers scored both ways.
+
+    Measures of layers and neurons: max_corr, linreg_r2, svcca, linear_cka_debiased, 4,000 frames. Random bases are
+    those of max_corr and of the share of neurons; in a mismatch max_corr is scored in one basis of each side too.
+    Attention: pearson between the two larger embedded models, 4 rows of each of 100 utterances. A report leaves out
+    groups and draws bases once, and makes 20 mismatches.
+    """
+    rows: Rows = []
+    names = ("max_corr", "linreg_r2", "svcca", "linear_cka_debiased")
+    for width in (128, 768):
+        with made.stores(4_000, ("a", width, 6), ("b", width, 6)) as stores:
+            states = states_of(stores, None)
+            known = utterances_of(states).lengths
+            turned = np.concatenate([np.arange(4_000)[made.UTTERANCE :], np.arange(made.UTTERANCE)])
+            ways = {
+                "the comparison": None,
+                f"{GROUPS} groups left out": Control(
+                    groups=groups_of(stores[0].index, known, GROUPS, "utterance").joined
+                ),
+                f"{DRAWS} random bases of both sides": Control(rotations=DRAWS),
+                "a mismatch": Control(
+                    others=[replace(state, frames=turned) for state in states],
+                    rotations=1,
+                    rotate=ROTATE_CHANCE,
+                    single=True,
+                ),
+            }
+            score = partial(score_pairs, states, jobs_of(names), {frozenset("ab")}, sample=SAMPLE, progress=False)
+            found = {name: partial(score, control=control, device=device) for name, control in ways.items()}
+            rows += costs(found, 36, f"layers of {width} neurons")
+    with tempfile.TemporaryDirectory() as out:
+        pair, speech = ["w2v2-large", "hubert-large"], sslsim.DATA / "speech" / "manifest.csv"
+        stores = sslsim.extract(sslsim.DATA / "lineup.toml", speech, out, checkpoints=pair, progress=False)
+        used = rows_of(stores, 4)
+        groups = groups_of(stores[0].index, [len(kept) for kept in used], GROUPS, "utterance")
+        wrong = Mismatches.of(stores[0].index["length"].tolist(), 1, 0)
+        score = partial(head_scores, stores, ["pearson"], used, device=device)
+        crops = crop_rows(stores, used, wrong.strata)
+        found = {
+            "the comparison": score,
+            f"{GROUPS} groups left out": partial(score, groups.members),
+            "a mismatch": partial(score, crops=crops, partner=wrong.partners[0]),
+        }
+        rows += costs(found, 36, "attention of 5 heads")
+    return rows
+
+
+def costs(ways: dict[str, Callable[[], object]], pairs: int, of: str, rounds: int = 5) -> Rows:
+    """Median milliseconds a pair, in turn; what is computed with the comparison counts less the comparison."""
+    taken = [{name: seconds(call) for name, call in ways.items()} for _ in range(rounds + 1)][1:]
+    alone = median(one["the comparison"] for one in taken)
+    rows: Rows = []
+    for name in ways:
+        with_it = name not in ("the comparison", "a mismatch")
+        cost = median(one[name] - (one["the comparison"] if with_it else 0) for one in taken)
+        row = {"what": of, "control": name, "milliseconds a pair of layers": f"{1000 * cost / pairs:.1f}"}
+        rows.append(row | {"of the comparison": f"{cost / alone:.1f}"})
     return rows
 
 
@@ -436,6 +505,7 @@ BENCHMARKS = {
     "pairs": bench_pairs,
     "attention": bench_attention,
     "frames": bench_frames,
+    "controls": bench_controls,
     "grid": bench_grid,
     "extraction": bench_extraction,
 }
