@@ -13,7 +13,9 @@ import pandas as pd
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
+from sslsim.cells import panels
 from sslsim.errors import SslsimError
 from sslsim.files import checked_name, replacing
 
@@ -138,22 +140,31 @@ class Outputs:
             raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")
         files = [f"figures/{self.notebook}-{checked_name(name, 'figure')}{suffix}" for suffix in (".png", ".svg")]
         with plt.rc_context({"svg.hashsalt": "sslsim", "svg.fonttype": "path"}):
+            bounds = _bounds(fig)
+            maps = panels(fig, bounds)
             for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
                 with replacing(self._path(file)) as part:
-                    fig.savefig(part, dpi=DPI, bbox_inches="tight", metadata=metadata)
+                    fig.savefig(part, dpi=DPI, bbox_inches=bounds, metadata=metadata)
         plt.close(fig)
-        self._show_figure(name, files, alt, caption)
+        self._show_figure(name, files, alt, caption, maps)
 
-    def _show_figure(self, name: str, files: list[str], alt: str, caption: str) -> None:
+    def _show_figure(self, name: str, files: list[str], alt: str, caption: str, maps: list[dict[str, Any]]) -> None:
         png = self._path(files[0]).read_bytes()
         width = round(int.from_bytes(png[16:20], "big") * CSS_DPI / DPI)  # pixels, from the PNG header
-        mark = {"role": "figure", "name": name, "files": files, "caption": caption}
+        mark = {"role": "figure", "name": name, "files": files, "caption": caption, "panels": maps}
         _show({"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt, "width": width}, "sslsim": mark})
         if caption:  # JupyterLab shows it; the page sets it under the figure instead
             _show({"text/markdown": caption, "text/plain": caption}, {"sslsim": {"role": "caption"}})
 
     def _path(self, file: str) -> Path:
         return Path(self.folder) / file
+
+
+def _bounds(fig: Figure) -> Bbox:
+    """Return what the figure fills, in inches, as ``bbox_inches="tight"`` finds it."""
+    fig.set_dpi(DPI)
+    fig.draw_without_rendering()
+    return fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
 
 
 def _effect(row: Mapping[str, Any]) -> str:

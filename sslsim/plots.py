@@ -18,6 +18,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
+from sslsim.cells import Cells, attach
 from sslsim.errors import SslsimError, close_match
 from sslsim.tables import RELATIONS
 
@@ -122,7 +123,9 @@ def heatmap(
     grid = matrix(table, measure, standardize=standardize)
     low = _floor(np.nanmin(grid.to_numpy())) if vmin is None else vmin
     with plt.rc_context(STYLE):
-        return _mesh(ax, grid, (low, vmax), _title(measure, standardize), "similarity")
+        ax = _mesh(ax, grid, (low, vmax), _title(measure, standardize), "similarity")
+    _tell(ax, _chosen(table, measure, standardize), "similarity")
+    return ax
 
 
 def above_chance(table: pd.DataFrame, measure: str, *, standardize: bool = True, ax: Axes | None = None) -> Axes:
@@ -161,6 +164,7 @@ def above_chance(table: pd.DataFrame, measure: str, *, standardize: bool = True,
     with plt.rc_context(STYLE):
         ax = _mesh(ax, grid, scale, _title(measure, standardize), label, open_ends=True)
         _strike(ax, struck, grid.to_numpy() > 0.6 * scale[1])
+    _tell(ax, chosen, "excess" if excess else "similarity")
     return ax
 
 
@@ -673,6 +677,20 @@ def _mesh(
     _label_blocks(ax, grid)
     ax.set_title(title)
     return ax
+
+
+def _tell(ax: Axes, chosen: pd.DataFrame, name: str) -> None:
+    """Attach what the page says of each cell: the score and, where there are, its interval, chance level and p."""
+    grid = _wide(chosen, "value")
+    wanted = {name: ["value"], "interval": ["ci_low", "ci_high"], "chance": ["chance"], "p": ["p"]}
+    wanted["p in random bases"] = ["p_rotation"]
+    numbers = {
+        said: tuple(_wide(chosen, column).to_numpy(np.float64) for column in columns)
+        for said, columns in wanted.items()
+        if all(column in chosen and chosen[column].notna().any() for column in columns)
+    }
+    rows, columns = ([f"{model} {layer}" for model, layer in index] for index in (grid.index, grid.columns))
+    attach(ax, Cells(rows, columns, numbers))
 
 
 def _strike(ax: Axes, cells: NDArray[np.bool_], bright: NDArray[np.bool_]) -> None:

@@ -1,12 +1,13 @@
 """Executed notebooks to self-contained pages, and the index over them.
 
-A page asks the network for nothing and runs no script; a content security policy in it holds that even for
-markup that a notebook's outputs bring along.
+A page asks the network for nothing and runs one script of its own, which reads out the cells of heatmaps; a content
+security policy in it holds that even for markup that a notebook's outputs bring along.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import json
@@ -55,7 +56,8 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
     body = _body(notebook, folder, headings)
     template = _environment().get_template("page.html.j2")
     facts = {"name": name, "entry": entry, "run": run, "results": results(notebook), "claims": claims(entry)}
-    return template.render(**facts, body=body, toc=toc(headings), css=_css())
+    script = _script() if "data-cells=" in body else ""
+    return template.render(**facts, body=body, toc=toc(headings), css=_css(), script=script, script_hash=_hash(script))
 
 
 def index(run: Mapping[str, Any], folder: Path) -> str:
@@ -161,6 +163,7 @@ def _picture(output: NotebookNode, mime: str) -> dict[str, Any]:
         "width": own.get("width"),
         "caption": mark.get("caption", ""),
         "files": mark.get("files", []),
+        "panels": [{**panel, "data": json.dumps(panel, separators=(",", ":"))} for panel in mark.get("panels", [])],
     }
 
 
@@ -222,3 +225,13 @@ def _duration(seconds: float) -> str:
 
 def _css() -> str:
     return (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+
+
+def _script() -> str:
+    return (_TEMPLATES / "cells.js").read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """Return how a content security policy names a script, the only one that it then lets run."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"sha256-{digest}" if script else ""

@@ -6,6 +6,8 @@ Prints what it checked; on the first group of problems prints each and exits 1.
 from __future__ import annotations
 
 import argparse
+import base64
+import hashlib
 import itertools
 import json
 import re
@@ -64,7 +66,12 @@ def outside(soup: bs4.BeautifulSoup) -> Iterator[str]:
         yield from (
             f"style sheet fetches {url[:80]}" for url in re.findall(r"@import[^;]*|url\((?!['\"]?data:)[^)]*\)", style)
         )
-    yield from (f"script: {script.get_text()[:60]!r}" for script in soup.find_all("script"))
+    policy = str(soup.select_one("meta[http-equiv=Content-Security-Policy]") or "")
+    for script in soup.find_all("script"):
+        text = str(script.string or "")
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        if f"script-src 'sha256-{digest}'" not in policy:
+            yield f"script that the page's policy does not name: {text[:60]!r}"
 
 
 def content(soup: bs4.BeautifulSoup) -> Iterator[str]:
@@ -201,7 +208,7 @@ def main() -> int:
     """Run the checks and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--browser", type=Path, metavar="SHOTS", help="open each page in Chromium; screenshots go here")
+    parser.add_argument("--browser", type=Path, metavar="SHOTS", help="open each page in Chromium; screenshots and prints go here")
     arguments = parser.parse_args()
     checks = [check_run, check_pages, check_tables, check_figures, check_verdicts]
     problems = [problem for check in checks for problem in check(arguments.out)]

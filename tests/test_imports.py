@@ -37,9 +37,9 @@ MAY_IMPORT["controlled"] = MAY_IMPORT["grid"] | {"grid", "controls"}
 MAY_IMPORT["readings"] = {"errors", "tables", "measures", "store"}
 MAY_IMPORT["findings"] = MAY_IMPORT["controlled"] | {"controlled", "readings"}
 MAY_IMPORT["verdicts"] = {"errors", "tables", "store", "controls", "controlled", "readings", "findings"}
-MAY_IMPORT["plots"] = {"errors", "tables"}  # knows only tables
+MAY_IMPORT["plots"] = {"errors", "tables", "cells"}  # knows only tables
 # the reports know nothing of the science
-REPORTS = ["errors", "files", "quick", "markup", "outputs", "parameters", "provenance", "render"]
+REPORTS = ["errors", "files", "quick", "markup", "cells", "outputs", "parameters", "provenance", "render"]
 REPORTS += ["record", "plan", "execute", "report"]
 MAY_IMPORT |= {module: set(REPORTS[:i]) for i, module in enumerate(REPORTS)}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,24 @@ def test_pictures_keep_alt_text_caption_and_links(tmp_path: Path) -> None:
     assert not soup.select("figcaption b")
     assert "High" not in str(soup.select("main .text"))
     assert [a["href"] for a in soup.select(".results a")] == [*mark["files"], "some.ipynb"]
+
+
+def test_cells_of_a_heatmap_can_be_asked_by_the_one_script_that_the_policy_lets_run() -> None:
+    cells = {"rows": ["<b>x</b> 0"], "columns": ["y' \" 1"], "numbers": []}
+    panel = {"title": "<i>svcca</i>", "box": [0.1, 0.2, 0.5, 0.25], **cells}
+    mark = {"role": "figure", "name": "map", "files": [], "caption": "", "panels": [panel]}
+    output = new_output("display_data", {"image/png": "aaaa"}, metadata={"sslsim": mark})
+    soup = shown(output)
+    (area,) = soup.select("figure .picture .cells")
+    assert area["style"] == "left:10.0%;top:20.0%;width:50.0%;height:25.0%"
+    assert area["aria-label"] == "Heatmap <i>svcca</i>: arrow keys read its cells"
+    assert json.loads(area["data-cells"]) == panel
+    assert area["tabindex"] == "0"
+    assert len(soup.select("script")) == 1
+    assert list(outside(soup)) == []
+    soup.select("script")[0].string = "alert(1)"
+    assert list(outside(soup)) == ["script that the page's policy does not name: 'alert(1)'"]
+    assert not shown(new_output("display_data", {"image/png": "aaaa"})).select("script, .cells")
 
 
 def test_a_picture_without_alt_text_is_found_by_the_check() -> None:

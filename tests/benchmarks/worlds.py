@@ -1,7 +1,7 @@
 """Verdicts and intervals on made worlds, whose truth is known: how often they are right.
 
-python tests/benchmarks/worlds.py              200 worlds a kind, to worlds.md beside this file and data/worlds.csv
-python tests/benchmarks/worlds.py --power      how much speech a weak effect needs, to data/power.csv and power.png
+python tests/benchmarks/worlds.py              200 worlds a kind, to worlds.md and worlds.csv beside this file
+python tests/benchmarks/worlds.py --power      how much speech a weak effect needs, to power.csv and power.png
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from worlds import FASTEST, KINDS, MEASURED, OUTLIER, SLOWEST, World, evidence_of
 
-from sslsim import DATA, controls, findings, verdicts
+from sslsim import controls, findings, verdicts
 from sslsim.controlled import DRAWS, GROUPS, Evidence, Reading
 from sslsim.controls import ALPHA, LEVEL
 from sslsim.measures import MEASURES
@@ -531,7 +531,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=None, help="of each kind; 200, and 60 for the power")
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--out", type=Path, default=DATA, help="folder for tables and figure")
+    parser.add_argument("--out", type=Path, default=RESULTS.parent, help="folder for tables and figure")
     parser.add_argument("--power", action="store_true", help="how much speech a weak effect needs")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,99 @@
+"""What a reader can ask of the cells of a heatmap, by pointing at them or by keyboard.
+
+Whoever draws a heatmap attaches its numbers to the axes; `Outputs.figure` passes them on to the page.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
+
+from sslsim.errors import SslsimError
+
+DECIMALS = 4
+MISSING = np.iinfo(np.int16).min
+_ATTRIBUTE = "sslsim_cells"
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The numbers of a heatmap.
+
+    Attributes
+    ----------
+    rows, columns : sequence of str
+        What each row, from the top, and each column is.
+    numbers : dict of str to arrays
+        What is said of a cell, in this order: a name and one array (n_rows, n_columns), or the two ends of an interval;
+        NaN where there is none.
+    """
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    numbers: dict[str, tuple[NDArray[np.floating], ...]]
+
+    def __post_init__(self) -> None:
+        shape = (len(self.rows), len(self.columns))
+        for name, parts in self.numbers.items():
+            for part in parts:
+                if part.shape != shape:
+                    raise SslsimError(f"{name} has shape {part.shape} for {shape[0]} rows and {shape[1]} columns")
+
+    def packed(self) -> dict[str, Any]:
+        """Return what JSON can hold: numbers rounded to `DECIMALS` places, or fewer where they are large."""
+        packed = [self._number(name, parts) for name, parts in self.numbers.items()]
+        return {"rows": list(self.rows), "columns": list(self.columns), "numbers": packed}
+
+    @staticmethod
+    def _number(name: str, parts: tuple[NDArray[np.floating], ...]) -> dict[str, Any]:
+        finite = [part[np.isfinite(part)] for part in parts]
+        largest = max((float(np.abs(part).max()) for part in finite if part.size), default=0.0)
+        decimals = DECIMALS
+        while largest * 10.0**decimals > np.iinfo(np.int16).max:
+            decimals -= 1
+        data = []
+        for part in parts:
+            whole = np.where(np.isfinite(part), np.round(np.nan_to_num(part) * 10.0**decimals), MISSING)
+            data.append(base64.b64encode(whole.astype("<i2").tobytes()).decode())
+        return {"name": name, "decimals": decimals, "parts": data}
+
+
+def attach(ax: Axes, cells: Cells) -> None:
+    """Keep the numbers of a heatmap with the axes that it fills, from edge to edge."""
+    setattr(ax, _ATTRIBUTE, cells)
+
+
+def panels(figure: Figure, bounds: Bbox) -> list[dict[str, Any]]:
+    """Return the heatmaps of a figure.
+
+    Parameters
+    ----------
+    figure : Figure
+        Drawn, so that its axes are in place.
+    bounds : Bbox
+        Of the picture, in inches.
+
+    Returns
+    -------
+    list of dict
+        title, box (left, top, width, height as shares of the picture) and what `Cells.packed` returns.
+    """
+    found = []
+    for ax in figure.axes:
+        cells = getattr(ax, _ATTRIBUTE, None)
+        if cells is None:
+            continue
+        box = ax.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+        left, top = (box.x0 - bounds.x0) / bounds.width, (bounds.y1 - box.y1) / bounds.height
+        shares = [left, top, box.width / bounds.width, box.height / bounds.height]
+        title = ax.get_title(loc="left") or ax.get_title()
+        found.append({"title": title, "box": [round(float(share), 5) for share in shares], **cells.packed()})
+    return found
