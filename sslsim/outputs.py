@@ -112,7 +112,7 @@ class Outputs:
         words = frame[["claim", "between", "measure"]].assign(effect=[row["effect_text"] for row in rows])
         return words.assign(p=[_digits(row["p"]) for row in rows], control=frame.control, holds=frame.holds)
 
-    def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "") -> None:
+    def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "", table: str = "") -> None:
         """Write a figure as PNG and SVG, show it in the notebook and close it.
 
         Parameters
@@ -125,11 +125,13 @@ class Outputs:
             What the figure shows, for a reader who cannot see it.
         caption : str
             What to look at; Markdown and TeX (``$...$``) are rendered.
+        table : str
+            Name of the table, already written, that the figure draws: the page links its CSV.
 
         Raises
         ------
         SslsimError
-            The name cannot be part of a file name, or `alt` is empty.
+            The name cannot be part of a file name, `alt` is empty, or there is no such table.
 
         Notes
         -----
@@ -138,6 +140,9 @@ class Outputs:
         """
         if not alt.strip():
             raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")
+        drawn = f"tables/{self.notebook}-{table}.csv" if table else ""
+        if drawn and not self._path(drawn).is_file():
+            raise SslsimError(f"figure {name!r} draws the table {table!r}, which is not there: write it first")
         files = [f"figures/{self.notebook}-{checked_name(name, 'figure')}{suffix}" for suffix in (".png", ".svg")]
         with plt.rc_context({"svg.hashsalt": "sslsim", "svg.fonttype": "path"}):
             bounds = _bounds(fig)
@@ -146,12 +151,12 @@ class Outputs:
                 with replacing(self._path(file)) as part:
                     fig.savefig(part, dpi=DPI, bbox_inches=bounds, metadata=metadata)
         plt.close(fig)
-        self._show_figure(name, files, alt, caption, maps)
+        self._show_figure(alt, {"name": name, "files": files, "caption": caption, "panels": maps, "table": drawn})
 
-    def _show_figure(self, name: str, files: list[str], alt: str, caption: str, maps: list[dict[str, Any]]) -> None:
-        png = self._path(files[0]).read_bytes()
+    def _show_figure(self, alt: str, about: dict[str, Any]) -> None:
+        png, caption = self._path(about["files"][0]).read_bytes(), about["caption"]
         width = round(int.from_bytes(png[16:20], "big") * CSS_DPI / DPI)  # pixels, from the PNG header
-        mark = {"role": "figure", "name": name, "files": files, "caption": caption, "panels": maps}
+        mark = {"role": "figure", **about}
         _show({"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt, "width": width}, "sslsim": mark})
         if caption:  # JupyterLab shows it; the page sets it under the figure instead
             _show({"text/markdown": caption, "text/plain": caption}, {"sslsim": {"role": "caption"}})

@@ -163,6 +163,7 @@ def _picture(output: NotebookNode, mime: str) -> dict[str, Any]:
         "width": own.get("width"),
         "caption": mark.get("caption", ""),
         "files": mark.get("files", []),
+        "table": mark.get("table", ""),
         "panels": [{**panel, "data": json.dumps(panel, separators=(",", ":"))} for panel in mark.get("panels", [])],
     }
 

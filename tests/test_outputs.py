@@ -90,6 +90,10 @@ def test_a_verdict_is_written_in_full_and_shown_in_words(tmp_path: Path) -> None
             "figure 'a b' cannot name a file: use letters and digits joined",
         ),
         (
+            lambda o: o.figure("x", figure(), alt="x", table="pairs"),
+            "figure 'x' draws the table 'pairs', which is not there: write it first",
+        ),
+        (
             lambda o: o.verdict(CLAIMS.drop(columns=["p", "holds"])),
             "the verdict has no p, holds; give the columns claim, between, measure, effect, ci_low, ci_high, p,",
         ),

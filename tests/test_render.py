@@ -96,12 +96,13 @@ def test_links_between_notebooks_become_links_between_pages() -> None:
 
 def test_pictures_keep_alt_text_caption_and_links(tmp_path: Path) -> None:
     mark = {"role": "figure", "name": "f", "files": ["figures/a-f.png", "figures/a-f.svg"], "caption": "High $R$ <b>"}
+    mark["table"] = "tables/a-t.csv"
     metadata = {"image/png": {"alt": 'A "line"', "width": 320}, "sslsim": mark}
     caption = new_output("display_data", data={"text/markdown": "High"}, metadata={"sslsim": {"role": "caption"}})
     soup = shown(new_output("display_data", data={"image/png": "aGk="}, metadata=metadata), caption)
     image = soup.select("figure img")[0]
     assert (image["alt"], image["width"], image["src"]) == ('A "line"', "320", "data:image/png;base64,aGk=")
-    assert [a["href"] for a in soup.select("figcaption a")] == mark["files"]
+    assert [a["href"] for a in soup.select("figcaption a")] == [*mark["files"], mark["table"]]
     assert soup.select("figcaption math")
     assert not soup.select("figcaption b")
     assert "High" not in str(soup.select("main .text"))
