@@ -1,4 +1,4 @@
-"""The command line: ``sslsim run``, ``sslsim extract``, ``sslsim checkpoints``.
+"""The command line: ``sslsim run``, ``compare-runs``, ``extract``, ``checkpoints``.
 
 Each command imports what it needs when it is called: ``sslsim --help`` must not wait for torch.
 """
@@ -36,9 +36,11 @@ examples:
   sslsim run layers -p frames=5000                 one notebook, with a parameter
   sslsim run --lineup mine.toml --corpus speech/   your own checkpoints and audio
   sslsim run my-notebook.ipynb -p frames=5000      your own notebook
+  sslsim run --sweep seed=0,1 draws=20,99 --out s  a run for each of four combinations, and an index over them
+  sslsim compare-runs reports other-reports        what differs between two reports folders
   sslsim checkpoints --lineup mine.toml            what a lineup file names
 
-exit status: 0 done; 1 a notebook failed (its page shows where); 2 what was asked for cannot run."""
+exit status: 0 done; 1 a notebook failed (its page shows where), or runs differ; 2 what was asked for cannot run."""
 _LINEUP = (
     "TOML file with [[checkpoint]] tables: name, source (folder or hub id), and if you like revision, family, size, "
     "finetuned_from, seed_of, untrained_seed; or paper, the public checkpoints of the paper"
@@ -82,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sslsim {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="run notebooks and write reports", epilog=_EXAMPLES, **shared))
+    _add_compare(commands.add_parser("compare-runs", help="show what differs between two reports folders", **shared))
     _add_extract(commands.add_parser("extract", help="keep hidden states and attention of a corpus", **shared))
     _add_checkpoints(commands.add_parser("checkpoints", help="show the checkpoints of a lineup", **shared))
     return parser
@@ -105,10 +108,32 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE",
         help="a notebook's parameter, as declared in its parameters cell; lists as a,b,c; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--sweep", nargs="+", action="extend", default=[], metavar="NAME=V,V|FILE.toml",
+        help="a run for every combination of values, in folders of OUT such as frames-5000_seed-0, with one index "
+        "and one store; a file has [[run]] tables: name, notebooks, and parameters with a value or a list of values; "
+        "what is done already is not run again; words here without = and .toml are notebooks",
+    )  # fmt: skip
     parser.add_argument("--strict", action="store_true", help=_STRICT)
     parser.add_argument("--workers", type=int, metavar="N", help="notebooks at a time; default one a processor")
     parser.add_argument("--scheduler", metavar="ADDRESS", help=f"{_SCHEDULER}: -p scheduler=ADDRESS")
     parser.set_defaults(command=_run)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compare what two runs were made from, their verdicts and every table that both have, and write a page.\n"
+        "Exit status: 0 no difference; 1 a difference in results, parameters, checkpoints or speech; 2 an error.\n"
+        "Versions, commit, code and folders are shown too, but do not count."
+    )
+    parser.add_argument("a", type=Path, metavar="A", help="a reports folder")
+    parser.add_argument("b", type=Path, metavar="B", help="another, or one run of a sweep")
+    parser.add_argument("--out", type=Path, metavar="PAGE", help="default B/compare-A.html, with the name of folder A")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-9, metavar="T",
+        help="the largest absolute difference of two numbers that does not count; default %(default)s",
+    )  # fmt: skip
+    parser.set_defaults(command=_compare)
 
 
 def _add_extract(parser: argparse.ArgumentParser) -> None:
@@ -188,25 +213,36 @@ def _assignments(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from sslsim import report
+    from sslsim import report, sweep
 
     parameters = _assignments(arguments.parameters)
     if arguments.scheduler:
         parameters.setdefault("scheduler", arguments.scheduler)
-    return report.run(
-        arguments.notebooks,
-        lineup=arguments.lineup,
-        corpus=arguments.corpus,
-        out=arguments.out,
-        store=arguments.store,
-        parameters=parameters,
-        workers=arguments.workers,
-        prepare=partial(_prepare, strict=arguments.strict),
-    )
+    options = {name: getattr(arguments, name) for name in ("lineup", "corpus", "out", "store", "workers")}
+    prepare = partial(_prepare, strict=arguments.strict)
+    # argparse gives --sweep all words after it, notebooks too
+    swept = [word for word in arguments.sweep if "=" in word or word.endswith(".toml")]
+    notebooks = [*arguments.notebooks, *(word for word in arguments.sweep if word not in swept)]
+    if not arguments.sweep:
+        return report.run(notebooks, parameters=parameters, prepare=prepare, **options)
+    if not swept:
+        raise SslsimError(f"--sweep {' '.join(arguments.sweep)}: expected NAME=VALUE,VALUE or FILE.toml")
+    return sweep.run(swept, notebooks, parameters=parameters, prepare=partial(prepare, opened={}), **options)
 
 
-def _prepare(jobs: list[Job], *, strict: bool = False) -> dict[str, Any]:
-    """Extract what the notebooks will open, once for all of them, and say what it was made from."""
+def _compare(arguments: argparse.Namespace) -> int:
+    from sslsim.compare_runs import compare_runs
+
+    return compare_runs(arguments.a, arguments.b, out=arguments.out, tolerance=arguments.tolerance)
+
+
+def _prepare(
+    jobs: list[Job], *, strict: bool = False, opened: dict[str, list[ActivationStore]] | None = None
+) -> dict[str, Any]:
+    """Extract what the notebooks will open, once for all of them, and say what it was made from.
+
+    What `opened` has, by what was asked for, is not looked at again: checkpoints and speech are read for their hash.
+    """
     from sslsim.extraction import extract
     from sslsim.parallel import executor
 
@@ -219,12 +255,16 @@ def _prepare(jobs: list[Job], *, strict: bool = False) -> dict[str, Any]:
         call |= {"frames": values["frames_each"] or "all"} if "frames_each" in values else {}
         wanted += [call] if call not in wanted else []
     stores: dict[str, ActivationStore] = {}
+    opened = {} if opened is None else opened
     checkpoints: dict[str, dict[str, Any]] = {}
     for call in wanted:
+        key = repr(call)
         paths = [call.pop(name) for name in ("lineup", "corpus", "store")]
-        if scheduler := call.pop("scheduler", ""):
-            call["executor"] = executor(scheduler=scheduler)
-        for store in extract(*paths, **call):
+        if key not in opened:
+            scheduler = call.pop("scheduler", "")
+            call |= {"executor": executor(scheduler=scheduler)} if scheduler else {}
+            opened[key] = extract(*paths, **call)
+        for store in opened[key]:
             stores[str(store.root)] = store
             checkpoints[str(store.root)] = _provenance(store, Path(paths[0]).parent)
     return {"checkpoints": list(checkpoints.values()), "corpus": _corpus(stores)}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,30 @@ from sslsim import render
 from sslsim.files import write_text
 
 FORMAT = 1
+SWEEP = "sweep.json"
 Snapshot = dict[str, tuple[int, int]]
 
 
 def earlier(out: Path) -> dict[str, Any]:
     """Return the notebooks' entries of an earlier run in `out` whose pages are still there."""
+    entries = read(out / "run.json").get("notebooks", {})
+    return {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the content of run.json or sweep.json, or nothing when it is missing, broken or of another format."""
     try:
-        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
-        entries = run["notebooks"] if run["format"] == FORMAT else {}
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return content if content["format"] == FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
+
+
+def code(notebooks: Iterable[Path]) -> str:
+    """Return a hash of this package's files and of the notebooks: what a commit says of a clean checkout only."""
+    package = sorted(path for path in Path(__file__).parent.rglob("*.*") if "__pycache__" not in path.parts)
+    hashes = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in [*package, *notebooks]]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def snapshot(out: Path, name: str, others: Collection[str]) -> Snapshot:

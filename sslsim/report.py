@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sslsim.quick  # noqa: F401  isort: skip  (before anything that imports nbformat)
 
+import math
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,53 @@ from sslsim.errors import SslsimError
 from sslsim.execute import execute
 from sslsim.files import write_text
 from sslsim.plan import NOTEBOOKS, ORDER, Job, plan
+
+
+@dataclass
+class Report:
+    """A reports folder that was asked for and checked, and how far it is.
+
+    `facts` is run.json without its notebooks, `known` their entries from earlier runs in the folder, `done` those of
+    this run; `label` starts what is said of them. `clock` is when it began: with the first notebook, unless told.
+    """
+
+    out: Path
+    jobs: list[Job]
+    facts: dict[str, Any]
+    known: dict[str, dict[str, Any]]
+    label: str = ""
+    clock: float = math.inf
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        """All notebooks whose results may be in the folder."""
+        return {*ORDER, *self.known, *(job.name for job in self.jobs)}
+
+    @property
+    def status(self) -> str:
+        """``ok`` or ``failed``, and ``interrupted`` until the last notebook is through."""
+        failed = any(entry["status"] != "ok" for entry in self.done.values())
+        return "interrupted" if len(self.done) < len(self.jobs) else "failed" if failed else "ok"
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What run.json holds."""
+        found = {**self.known, **self.done}
+        wanted = [*ORDER, *(job.name for job in self.jobs), *sorted(found)]  # the shipped, as asked for, by name
+        entries = {name: found[name] for name in dict.fromkeys(wanted) if name in found}
+        seconds = round(time.monotonic() - self.clock, 2)
+        return {**self.facts, "status": self.status, "seconds": seconds, "notebooks": entries}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One notebook of one report; `before` are its tables and figures of an earlier run."""
+
+    report: Report
+    job: Job
+    staging: Path
+    before: record.Snapshot
 
 
 def run(
@@ -64,19 +113,62 @@ def run(
     SslsimError
         What was asked for cannot run. Nothing was written.
     """
+    most = checked_workers(workers)
+    report = ask(notebooks, out=out, lineup=lineup, corpus=corpus, store=store, parameters=parameters)
+    report.clock = time.monotonic()
+    report.facts |= prepare(report.jobs) if prepare else {}
+    run_all([report], report.out, most)
+    print(f"{report.out / 'index.html'}", flush=True)
+    return 0 if report.status == "ok" else 1
+
+
+def ask(
+    notebooks: Sequence[str],
+    *,
+    out: str | Path,
+    lineup: str | Path,
+    corpus: str | Path,
+    store: str | Path | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    label: str = "",
+) -> Report:
+    """Check what is asked for, as `run` says, and return the report to be; nothing is written."""
     out = Path(out).resolve()
     if out.exists() and not out.is_dir():
         raise SslsimError(f"{out} is a file; give a folder for the reports with --out")
-    if workers is not None and workers < 1:
-        raise SslsimError(f"workers is {workers}; at least 1 is needed")
+    if (out / record.SWEEP).exists():
+        raise SslsimError(f"{out} holds a sweep, whose index one run would replace; give another folder with --out")
     paths = {"lineup": lineup, "corpus": corpus, "store": store or out / "store", "out": out}
     jobs = plan(notebooks, paths=paths, parameters=parameters)
     settings = {**{name: str(Path(path).resolve()) for name, path in paths.items()}, **(parameters or {})}
-    clock = time.monotonic()
-    facts = _facts(settings)
-    facts |= prepare(jobs) if prepare else {}
-    entries = _run_all(jobs, out, facts, min(workers or processors(), len(jobs)), clock)
-    return 1 if any(entry["status"] != "ok" for entry in entries) else 0
+    return Report(out, jobs, _facts(settings, jobs), record.earlier(out), label)
+
+
+def run_all(reports: Sequence[Report], root: Path, workers: int, then: Callable[[], None] = lambda: None) -> None:
+    """Run the notebooks of all reports and write each report as its notebooks end.
+
+    Parameters
+    ----------
+    reports : sequence of Report
+        Of folders in `root`, or `root` itself.
+    root : Path
+        Holds what is unfinished, in a folder that is gone afterwards.
+    workers : int
+        Notebooks at a time, over all reports.
+    then : callable, optional
+        Called when a notebook has ended and its report is written.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".run-", dir=root) as folder:
+        tasks = [task for i, report in enumerate(reports) for task in _tasks(report, Path(folder) / str(i))]
+        _in_processes(tasks, min(workers, len(tasks)), then)
+
+
+def checked_workers(workers: int | None) -> int:
+    """Return how many notebooks run at a time: as many as there are processors unless told."""
+    if workers is not None and workers < 1:
+        raise SslsimError(f"workers is {workers}; at least 1 is needed")
+    return workers or processors()
 
 
 def processors() -> int:
@@ -84,14 +176,15 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _facts(settings: dict[str, Any]) -> dict[str, Any]:
+def _facts(settings: dict[str, Any], jobs: list[Job]) -> dict[str, Any]:
     started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "format": record.FORMAT,
-        "status": "interrupted",  # until the last notebook is through
+        "status": "interrupted",
         "started": started,
         "seconds": 0.0,
         **provenance.commit(NOTEBOOKS.parent),
+        "code": record.code([job.path for job in jobs]),
         "versions": provenance.versions(),
         "settings": settings,
         "checkpoints": [],
@@ -99,37 +192,22 @@ def _facts(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run_all(jobs: list[Job], out: Path, facts: dict[str, Any], workers: int, clock: float) -> list[dict[str, Any]]:
-    out.mkdir(parents=True, exist_ok=True)
-    known = record.earlier(out)
-    names = {*ORDER, *known, *(job.name for job in jobs)}
+def _tasks(report: Report, staging: Path) -> list[_Task]:
+    staging.mkdir()
     # the longest first, by an earlier run: the last to start decides how long processors wait for one another
-    queue = sorted(jobs, key=lambda job: -known.get(job.name, {}).get("seconds", 0.0))
-    before = {job.name: record.snapshot(out, job.name, names) for job in jobs}
-    done: dict[str, dict[str, Any]] = {}
-
-    def finish(job: Job, entry: dict[str, Any]) -> None:
-        after = record.snapshot(out, job.name, names)
-        _move_in(out, staging, job, entry, record.remove_stale(out, before[job.name], after))
-        done[job.name] = entry
-        failed = any(entry["status"] != "ok" for entry in done.values())
-        status = "interrupted" if len(done) < len(jobs) else "failed" if failed else "ok"
-        entries = {name: {**known, **done}[name] for name in _ordered({*known, *done}, jobs)}
-        seconds = round(time.monotonic() - clock, 2)
-        record.publish(out, {**facts, "status": status, "seconds": seconds, "notebooks": entries})
-        print(f"{job.name}: {_summary(out, job.name, entry)}", flush=True)
-
-    with tempfile.TemporaryDirectory(prefix=".run-", dir=out) as folder:
-        staging = Path(folder)
-        _in_processes(queue, staging, facts, workers, finish)
-    print(f"{out / 'index.html'}", flush=True)
-    return list(done.values())
+    queue = sorted(report.jobs, key=lambda job: -report.known.get(job.name, {}).get("seconds", 0.0))
+    return [_Task(report, job, staging, record.snapshot(report.out, job.name, report.names)) for job in queue]
 
 
-def _ordered(names: set[str], jobs: list[Job]) -> list[str]:
-    """Return the shipped notebooks in their order, then the rest as they were asked for, then by name."""
-    wanted = [*ORDER, *(job.name for job in jobs), *sorted(names)]
-    return [name for name in dict.fromkeys(wanted) if name in names]
+def _finish(task: _Task, entry: dict[str, Any]) -> None:
+    report, job = task.report, task.job
+    report.out.mkdir(exist_ok=True)
+    after = record.snapshot(report.out, job.name, report.names)
+    _move_in(report.out, task.staging, job, entry, record.remove_stale(report.out, task.before, after))
+    report.done[job.name] = entry
+    report.clock = min(report.clock, time.monotonic() - entry["seconds"])
+    record.publish(report.out, report.content)
+    print(f"{report.label}{job.name}: {_summary(report.out, job.name, entry)}", flush=True)
 
 
 def _summary(out: Path, name: str, entry: Mapping[str, Any]) -> str:
@@ -138,23 +216,23 @@ def _summary(out: Path, name: str, entry: Mapping[str, Any]) -> str:
     return f"{'ok' if entry['status'] == 'ok' else 'FAILED'} in {entry['seconds']:.1f} s, {where}{error}"
 
 
-def _in_processes(
-    jobs: list[Job],
-    staging: Path,
-    facts: dict[str, Any],
-    workers: int,
-    finish: Callable[[Job, dict[str, Any]], None],
-) -> None:
-    """Run the jobs, `workers` at a time, and call `finish` as each ends; on Ctrl-C end them all."""
+def _in_processes(tasks: list[_Task], workers: int, then: Callable[[], None]) -> None:
+    """Run the tasks, `workers` at a time, and finish each as it ends; on Ctrl-C end them all."""
     strangers = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_obey_parent)
     threads = max(1, processors() // workers)
-    width = max(len(job.name) for job in jobs)
+    labels = [f"{task.report.label}{task.job.name}" for task in tasks]
+    width = max(map(len, labels))
     try:
-        futures = {pool.submit(_work, job, staging, facts, threads, job.name.ljust(width)): job for job in jobs}
+        futures = {
+            pool.submit(_work, task.job, task.staging, task.report.facts, threads, label.ljust(width)): task
+            for task, label in zip(tasks, labels, strict=True)
+        }
         for future in as_completed(futures):
-            finish(futures[future], _entry_of(future, futures[future], facts))
+            task = futures[future]
+            _finish(task, _entry_of(future, task.job, task.report.facts))
+            then()
     except BaseException:
         for child in set(multiprocessing.active_children()) - strangers:
             child.terminate()

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from toys import write_notebook
 
-from sslsim import __version__, cli, extraction, models, parallel, report
+from sslsim import __version__, cli, compare_runs, extraction, models, parallel, report, sweep
 from sslsim.anatomy import Anatomy
 from sslsim.errors import SslsimError
 from sslsim.lineup import Checkpoint
@@ -45,8 +45,9 @@ def store(name: str) -> Any:
 
 def test_help_is_quick_and_names_commands_defaults_and_examples() -> None:
     for arguments, texts in {
-        "": ["run", "extract", "checkpoints", "examples:", "exit status"],
+        "": ["run", "compare-runs", "extract", "checkpoints", "examples:", "exit status"],
         "run": ["NOTEBOOK", "--lineup", "default the embedded one", "default reports", "-p NAME=VALUE", "examples:"],
+        "compare-runs": ["--tolerance", "default 1e-09", "default B/compare-A.html"],
         "extract": ["--queries", "default 16", "--max-utterances"],
         "checkpoints": ["--lineup"],
     }.items():
@@ -80,6 +81,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             "sslsim: error: lineup not found: .*no.toml; give an existing one with --lineup",
         ),
         ("run {nb} --corpus {tmp}/no", "sslsim: error: corpus not found: .*/no; give an existing one with --corpus"),
+        ("run {nb} --sweep cont=1,2", "sslsim: error: run cont-1: unknown parameter 'cont'; did you mean 'count'\\?"),
+        ("run --sweep {nb}", "sslsim: error: --sweep .*some.ipynb: expected NAME=VALUE,VALUE or FILE.toml"),
+        ("run {nb} --sweep count=1 --workers 0", "sslsim: error: workers is 0; at least 1 is needed"),
+        ("compare-runs {tmp} {tmp}", "sslsim: error: .* holds no run.json of this version; name a folder that .*"),
         ("extract --lineup {tmp}/no.toml", "sslsim: error: .*no.toml.*"),
         ("checkpoints --lineup {tmp}/no.toml", "sslsim: error: .*no.toml.*"),
     ],
@@ -150,6 +155,43 @@ def test_run_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+def test_a_sweep_takes_what_has_an_equals_sign_or_is_a_toml_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[tuple, dict[str, Any]]] = []
+    monkeypatch.setattr(sweep, "run", lambda *args, **kwargs: calls.append((args, kwargs)) or 1)
+    for words in (
+        "--sweep frames=5,6 --sweep seed=0 layers",
+        "layers --sweep frames=5,6 seed=0 -p x=1",
+        "--sweep frames=5,6 layers seed=0 -p x=1",
+    ):
+        assert cli.main(["run", *words.split(), "--out", "sweeps"]) == 1
+        (args, kwargs) = calls.pop()
+        assert args == (["frames=5,6", "seed=0"], ["layers"])
+        assert kwargs.pop("prepare").keywords == {"strict": False, "opened": {}}
+        assert kwargs.pop("parameters") == ({"x": "1"} if "-p" in words else {})
+        assert kwargs == {
+            "lineup": cli.LINEUP,
+            "corpus": cli.CORPUS,
+            "out": Path("sweeps"),
+            "store": None,
+            "workers": None,
+        }
+    cli.main(["run", "neurons", "--sweep", "a=b/sweep.toml", "c.ipynb"])
+    assert calls.pop()[0] == (["a=b/sweep.toml"], ["neurons", "c.ipynb"])
+    cli.main(["run", "--sweep", "sweep.toml"])
+    assert calls.pop()[0] == (["sweep.toml"], [])
+
+
+def test_compare_runs_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[tuple, dict[str, Any]]] = []
+    monkeypatch.setattr(compare_runs, "compare_runs", lambda *args, **kwargs: calls.append((args, kwargs)) or 1)
+    assert cli.main(["compare-runs", "a", "b"]) == 1
+    assert cli.main(["compare-runs", "a", "b", "--out", "c.html", "--tolerance", "0.5"]) == 1
+    assert calls == [
+        ((Path("a"), Path("b")), {"out": None, "tolerance": 1e-9}),
+        ((Path("a"), Path("b")), {"out": Path("c.html"), "tolerance": 0.5}),
+    ]
+
+
 def test_run_extracts_once_what_its_notebooks_will_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = "lineup: str = ''\ncorpus: str = ''\nstore: str = ''\ncheckpoints: list = []"
     notebooks = [
@@ -177,6 +219,9 @@ def test_run_extracts_once_what_its_notebooks_will_open(tmp_path: Path, monkeypa
     assert facts["checkpoints"][0]["fingerprint"] == "f00"
     assert facts["corpus"] == {"utterances": 1, "minutes": 1.5, "left out": 0, "fingerprint": "c0"}
     assert cli._prepare(jobs[3:]) == {"checkpoints": [], "corpus": {}}
+    opened: dict[str, list[Any]] = {}
+    assert [cli._prepare(jobs, opened=opened) for _ in range(3)] == [facts] * 3  # as the runs of a sweep do
+    assert len(calls) == 4
 
 
 def test_a_scheduler_is_handed_to_notebooks_and_extraction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,11 +37,15 @@ MAY_IMPORT["controlled"] = MAY_IMPORT["grid"] | {"grid", "controls"}
 MAY_IMPORT["readings"] = {"errors", "tables", "measures", "store"}
 MAY_IMPORT["findings"] = MAY_IMPORT["controlled"] | {"controlled", "readings"}
 MAY_IMPORT["verdicts"] = {"errors", "tables", "store", "controls", "controlled", "readings", "findings"}
+MAY_IMPORT["labels"] = {"errors", "audio", "corpus", "controls", "readings", "states", "store"}
+MAY_IMPORT["listening"] = {"errors", "audio", "labels", "readings", "store"}
 MAY_IMPORT["plots"] = {"errors", "tables", "cells"}  # knows only tables
 # the reports know nothing of the science
 REPORTS = ["errors", "files", "quick", "markup", "cells", "outputs", "parameters", "provenance", "render"]
-REPORTS += ["record", "plan", "execute", "report"]
+REPORTS += ["record", "plan", "execute", "report", "sweep", "compare_runs"]
 MAY_IMPORT |= {module: set(REPORTS[:i]) for i, module in enumerate(REPORTS)}
+MAY_IMPORT["sounds"] = {"audio", "plots", "listening"}  # of listening only the types
+MAY_IMPORT["outputs"] |= {"sounds"}  # only a type
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set()  # it loads names when first used
