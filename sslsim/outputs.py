@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,9 +22,15 @@ from sslsim.cells import panels
 from sslsim.errors import SslsimError
 from sslsim.files import checked_name, replacing
 
+if TYPE_CHECKING:  # the science makes them
+    from sslsim.sounds import Card
+
 DPI = 150  # a 7-inch figure is 1050 pixels wide: sharp on a dense screen and on paper
 CSS_DPI = 96  # an inch in a browser
 VERDICT = ("claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds")
+_GRID = (
+    "display:grid;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));gap:1rem"  # JupyterLab has no CSS of ours
+)
 
 
 @dataclass(frozen=True)
@@ -161,8 +170,53 @@ class Outputs:
         if caption:  # JupyterLab shows it; the page sets it under the figure instead
             _show({"text/markdown": caption, "text/plain": caption}, {"sslsim": {"role": "caption"}})
 
+    def clips(self, name: str, cards: Sequence[Card]) -> None:
+        """Show sounds to be played, each with its picture, in JupyterLab and in the page alike; no file is written.
+
+        Parameters
+        ----------
+        name : str
+            What they are, for a reader who cannot see the page.
+        cards : sequence of `sslsim.sounds.Card`
+            Neighbours of one group and row stand together under its headings. Nothing is shown of none.
+
+        Raises
+        ------
+        SslsimError
+            A card has a picture without alt text, or no title.
+        """
+        for card in cards:
+            if not card.title.strip() or (card.picture and not card.alt.strip()):
+                raise SslsimError(f"clips {name!r}: a card needs a title, and alt text where it has a picture")
+        if cards:
+            data = {"text/html": _clips(name, cards), "text/plain": "\n".join(card.title for card in cards)}
+            _show(data, {"sslsim": {"role": "clips", "name": name}})
+
     def _path(self, file: str) -> Path:
         return Path(self.folder) / file
+
+
+def _clips(name: str, cards: Sequence[Card]) -> str:
+    """Return the markup of cards; every text is escaped."""
+    parts = [f'<section class="clips" aria-label="{html.escape(name)}">']
+    for group, of_group in groupby(cards, lambda card: card.group):
+        parts += [f"<p><strong>{html.escape(group)}</strong></p>"] if group else []
+        for row, of_row in groupby(of_group, lambda card: card.row):
+            parts += [f"<p>{html.escape(row)}</p>"] if row else []
+            parts += [f'<div style="{_GRID}">', *map(_card, of_row), "</div>"]
+    return "\n".join([*parts, "</section>"])
+
+
+def _card(card: Card) -> str:
+    title = html.escape(card.title)
+    picture = f'<img src="{_uri(card.picture, "image/png")}" alt="{html.escape(card.alt)}">' if card.picture else ""
+    source = f'src="{_uri(card.audio, "audio/flac")}"'
+    sound = f'<audio controls preload="none" style="width:100%" aria-label="{title}" {source}></audio>'
+    return f'<figure style="margin:0">{picture}{sound}<figcaption>{title}</figcaption></figure>'
+
+
+def _uri(content: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 
 def _bounds(fig: Figure) -> Bbox:
