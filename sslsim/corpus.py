@@ -34,9 +34,11 @@ from sslsim.audio import (
     waveform_fingerprint,
 )
 from sslsim.errors import SslsimError, close_match
+from sslsim.lineup import as_html
 from sslsim.parallel import results
 
 MISSES = 20  # utterances in a row that are too long for what is left, after which a sample by seconds is full
+SHOWN = 8  # utterances in a notebook
 TOGETHER = 16  # utterances that are checked in one call
 INDEX = ("utterance", "speaker", "recording", "begin", "end", "n_samples", "waveform")
 
@@ -80,6 +82,19 @@ class Utterance:
     def seconds(self) -> float:
         """Length in seconds."""
         return self.n_samples / SAMPLE_RATE
+
+
+class Corpus(list[Utterance]):
+    """The utterances of a corpus in their order; in a notebook a table of the first, with counts."""
+
+    def _repr_html_(self) -> str:
+        speakers = {utterance.speaker for utterance in self} - {""}
+        silent = sum(not utterance.text for utterance in self)
+        told = f"{len(self):,} utterances of {len(speakers):,} named speakers, {len(self) - silent:,} with text"
+        columns = ("id", "speaker", "text", "path")
+        rows = [{column: str(getattr(utterance, column)) for column in columns} for utterance in self[:SHOWN]]
+        more = [dict.fromkeys(columns, "…")] if len(self) > SHOWN else []
+        return as_html(columns, rows + more, told)
 
 
 @dataclass(frozen=True)
@@ -152,7 +167,7 @@ def _within(ranked: Iterable[Utterance], left: float) -> Iterator[Utterance]:
                 return
 
 
-def read_corpus(corpus: str | Path | Any) -> list[Utterance]:
+def read_corpus(corpus: str | Path | Any) -> Corpus:
     """Read the list of utterances of a corpus; no audio is opened.
 
     Parameters
@@ -168,15 +183,15 @@ def read_corpus(corpus: str | Path | Any) -> list[Utterance]:
 
     Returns
     -------
-    list of Utterance
-        In the order of manifest or dataset; a folder's sorted by path.
+    Corpus
+        A list of Utterance in the order of manifest or dataset; a folder's sorted by path.
 
     Raises
     ------
     SslsimError
         Nothing there, a column or id missing, an id twice.
     """
-    utterances = _utterances(corpus)
+    utterances = Corpus(_utterances(corpus))
     name = str(corpus) if isinstance(corpus, str | Path) else "dataset"
     for identity, times in Counter(u.id for u in utterances).items():
         if times > 1:

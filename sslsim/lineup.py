@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 from sslsim import DATA
 from sslsim.audio import content_fingerprint
@@ -59,6 +60,61 @@ class Checkpoint:
         return "trained" if self.untrained_seed is None else f"random, seed {self.untrained_seed}"
 
 
+class Lineup(list[Checkpoint]):
+    """The checkpoints of a lineup in their order; in a notebook a table whose names complete.
+
+    A name stands for its place, ``lineup["my-asr"]``, and as an attribute, with ``_`` for what Python's names may not
+    hold, ``lineup.my_asr``.
+    """
+
+    @overload
+    def __getitem__(self, key: SupportsIndex | str) -> Checkpoint: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[Checkpoint]: ...
+
+    def __getitem__(self, key: SupportsIndex | slice | str) -> Checkpoint | list[Checkpoint]:
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        named = {checkpoint.name: checkpoint for checkpoint in self}
+        if key not in named:
+            raise SslsimError(f"no checkpoint {key!r} in the lineup{close_match(key, named)}")
+        return named[key]
+
+    def __getattr__(self, name: str) -> Checkpoint:
+        for checkpoint in self:
+            if _attribute(checkpoint.name) == name:
+                return checkpoint
+        raise AttributeError(f"no checkpoint {name!r} in the lineup")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(_attribute(checkpoint.name) for checkpoint in self)]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [checkpoint.name for checkpoint in self]
+
+    def _repr_html_(self) -> str:
+        rows = [{**asdict(checkpoint), "weights": checkpoint.weights} for checkpoint in self]
+        return as_html([key for key in (*_KEYS, "weights") if any(row[key] not in (None, "") for row in rows)], rows)
+
+
+def _attribute(name: str) -> str:
+    """Return a name as Python can spell it."""
+    return re.sub(r"\W|^(?=\d)", "_", name)
+
+
+def as_html(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
+    """Return rows as an HTML table, everything escaped; what is None stays empty."""
+    head = "".join(f'<th scope="col">{html.escape(column.replace("_", " "))}</th>' for column in columns)
+    body = "".join(f"<tr>{''.join(_cell(row[column]) for column in columns)}</tr>" for row in rows)
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    return f"<td>{'' if value is None else html.escape(str(value))}</td>"
+
+
 LINEUPS = DATA / "lineups"
 _KEYS = tuple(f.name for f in fields(Checkpoint))
 _RELATIVES = {"finetuned_from": "finetuned from", "seed_of": "another seed of"}
@@ -74,7 +130,7 @@ def find_lineup(name: str | Path) -> Path:
     return shipped if not Path(name).exists() and shipped.is_file() else Path(name)
 
 
-def read_lineup(path: str | Path) -> list[Checkpoint]:
+def read_lineup(path: str | Path) -> Lineup:
     """Read the checkpoints of a lineup file.
 
     Parameters
@@ -84,6 +140,11 @@ def read_lineup(path: str | Path) -> list[Checkpoint]:
         each: ``name``, ``source`` (a folder, relative to this file, a hub id ``org/name``, or ``log-mel``) and
         optionally ``revision``, ``family``, ``size``, ``finetuned_from`` and ``seed_of`` (names of others),
         ``untrained_seed`` (a whole number).
+
+    Returns
+    -------
+    Lineup
+        A list in the order of the file, whose items go by name too: ``read_lineup("paper")["hubert-base"]``.
 
     Raises
     ------
@@ -101,7 +162,7 @@ def read_lineup(path: str | Path) -> list[Checkpoint]:
         raise SslsimError(f"lineup {str(path)!r}: not TOML: {error}") from error
     if not isinstance(tables, list) or not tables:
         raise SslsimError(f"lineup {str(path)!r}: no [[checkpoint]] tables")
-    lineup = [_checkpoint(path, number, table) for number, table in enumerate(tables, 1)]
+    lineup = Lineup(_checkpoint(path, number, table) for number, table in enumerate(tables, 1))
     names = [checkpoint.name for checkpoint in lineup]
     for checkpoint in lineup:
         if names.count(checkpoint.name) > 1:
@@ -119,7 +180,7 @@ def read_lineup(path: str | Path) -> list[Checkpoint]:
     return lineup
 
 
-def _check_circles(path: Path, lineup: list[Checkpoint]) -> None:
+def _check_circles(path: Path, lineup: Lineup) -> None:
     for key, words in _RELATIVES.items():
         parents = {c.name: getattr(c, key) for c in lineup}
         for name in parents:

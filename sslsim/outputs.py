@@ -223,6 +223,7 @@ def _bounds(fig: Figure) -> Bbox:
     """Return what the figure fills, in inches, as ``bbox_inches="tight"`` finds it."""
     fig.set_dpi(DPI)
     fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # a constrained layout would move things again while saving
     return fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
 
 

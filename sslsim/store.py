@@ -207,19 +207,24 @@ class ActivationStore:
             raise SslsimError(f"{self.checkpoint.name}: no {what} {value}; there are {low} to {high}")
 
     def _repr_html_(self) -> str:
-        seconds = self.index["n_samples"].sum() / SAMPLE_RATE
+        checkpoint, seconds = self.checkpoint, self.index["n_samples"].sum() / SAMPLE_RATE
         rows = {
+            "family": " ".join(filter(None, (checkpoint.family, checkpoint.size))) or "not named",
+            "weights": checkpoint.weights,
+            "checkpoint": f"{checkpoint.source} ({self.fingerprint[:12]})",
             "layers": f"0 to {self.n_layers - 1}; the last: {self.last_layer}",
             "audio": ", ".join(f"{key} {value}" for key, value in self.heard.items()),
             "neurons": f"{self.n_neurons:,}",
             "heads": f"{self.n_heads} in each of {self.attention_layers} blocks",
             "query rows": f"{self.queries} an utterance",
-            "frames": f"{self.n_frames:,} of {len(self.index):,} utterances, {seconds / 60:.1f} min",
-            "checkpoint": f"{self.checkpoint.source} ({self.fingerprint[:12]})",
-            "weights": self.checkpoint.weights,
+            "frames": f"{self.n_frames:,} of {len(self.index):,} utterances, {_lasting(seconds)}",
+            "left out": f"{len(self.skipped):,} utterances",
+            "on disk": f"{sum(int(extents(self, name)[-1]) for name in array_files(self)) / 1e6:,.1f} MB",
             "store": str(self.root),
         }
-        cells = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in rows.items())
+        cells = "".join(
+            f'<tr><th scope="row">{key}</th><td>{html.escape(value)}</td></tr>' for key, value in rows.items()
+        )
         return f"<table><caption>{html.escape(self.checkpoint.name)}</caption>{cells}</table>"
 
 
@@ -232,6 +237,10 @@ _AGAIN = "delete this folder and extract again"
 STORE_FILE, INDEX_FILE, SKIPPED_FILE = "store.json", "index.csv", "skipped.csv"
 FINAL_FILE, CHECKSUM_FILE = "final.npy", "checksums.npy"
 TABLES = (INDEX_FILE, SKIPPED_FILE, CHECKSUM_FILE)  # small files, checked when a store is opened
+
+
+def _lasting(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def layer_file(layer: int) -> str:

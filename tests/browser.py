@@ -1,4 +1,4 @@
-"""Open pages in headless Chromium with the network cut, over its debugging protocol."""
+"""Open pages in headless Chromium with the network cut, over its debugging protocol, and say what is wrong."""
 
 from __future__ import annotations
 
@@ -10,13 +10,52 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import websocket  # websocket-client, which JupyterLab brings along
 
+PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (1280, 390)
+MOST_BYTES = 8_000_000  # of a page with all that it embeds
+PAPER = (8.27, 11.69)  # A4, in inches
+MARGIN = 0.4  # of a printed page, in inches
+TALL = 16_000  # pixels; Chromium paints no larger screenshot
+
+AXE = """axe.run(document, {resultTypes: ["violations"], preload: false}).then(found => found.violations.flatMap(
+    rule => rule.nodes.map(node => `${rule.id} (${rule.impact}): ${node.target.join(" ")}: `
+        + `${[...node.any, ...node.all, ...node.none].map(check => check.message).join("; ")}`)))"""
+
+# a sound plays when it has data at its first moment; muted, since no one pressed a key
+SOUNDS = """Promise.all([...document.querySelectorAll("audio")].map(audio => new Promise(resolve => {
+    const told = () => resolve(audio.error ? audio.error.message || `error ${audio.error.code}`
+        : audio.readyState >= 2 && audio.duration > 0 ? "" : `readyState ${audio.readyState}`);
+    for (const event of ["canplay", "error"]) audio.addEventListener(event, told, {once: true});
+    setTimeout(told, 10000);
+    audio.preload = "auto";
+    audio.load();
+})))"""
+
+# what would be cut by the edge of the paper, or by the end of a page: Chromium keeps together what fits on one
+CUT = """(() => {
+    const problems = [], [width, height] = [innerWidth, innerHeight];
+    for (const element of document.querySelectorAll("figure, img, svg, table, pre, math")) {
+        const box = element.getBoundingClientRect();
+        if (!box.width || !box.height) continue;
+        const text = (element.alt || element.textContent).trim().replace(/\\s+/g, " ");
+        const what = `<${element.localName}> ${text.slice(0, 50)}`;
+        if (box.left < -1 || box.right > width + 1)
+            problems.push(`${what}: from ${box.left.toFixed()} to ${box.right.toFixed()} px, the paper has ${width}`);
+        const whole = ["figure", "img", "svg"].includes(element.localName);
+        if (whole && box.height > height + 1)
+            problems.push(`${what}: ${box.height.toFixed()} px tall, a page has ${height}`);
+        const keeps = node => ["avoid", "avoid-page"].includes(getComputedStyle(node).breakInside);
+        if (element.localName === "figure" && !keeps(element)) problems.push(`${what}: may break over two pages`);
+    }
+    return problems;
+})()"""
 
 
 class Page:
@@ -34,7 +73,9 @@ class Page:
         while True:
             message = json.loads(self.socket.recv())
             if message.get("id") == self.number:
-                return message.get("result", {})
+                if "error" in message:
+                    raise RuntimeError(f"{method}: {message['error']['message']}")
+                return message["result"]
             self.events.append(message)
 
     def wait(self, method: str) -> None:
@@ -43,22 +84,34 @@ class Page:
             self.events.append(json.loads(self.socket.recv()))
 
     def value(self, expression: str) -> Any:
-        """Evaluate JavaScript in the page."""
-        return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        """Evaluate JavaScript in the page, whatever the page's policy; of a promise return what it brings."""
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{expression[:60]}: {answer['result'].get('description')}")
+        return answer["result"].get("value")
+
+    def close(self) -> None:
+        """End the connection."""
+        self.socket.close()
+
+    def screenshot(self, path: Path, **options: Any) -> None:
+        """Save what the tab shows as a PNG."""
+        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png", **options)["data"]))
 
 
 @contextmanager
 def chromium() -> Iterator[Page]:
-    """Start a browser that resolves no name, and yield its tab."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not program:
-        raise SystemExit("check_reports: no chromium found")
+    """Start a browser that reaches nothing but this machine, by address, and yield its tab."""
+    if not PROGRAM:
+        raise SystemExit("no chromium found")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0"]
-        options += [f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND", "about:blank"]
-        process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        options += [f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        command = [PROGRAM, *options, "about:blank"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            yield Page(_tab(Path(profile) / "DevToolsActivePort"))
+            with closing(Page(_tab(Path(profile) / "DevToolsActivePort"))) as page:
+                yield page
         finally:
             process.terminate()
             process.wait(20)
@@ -67,43 +120,87 @@ def chromium() -> Iterator[Page]:
 def _tab(port_file: Path) -> str:
     for _ in range(300):
         if port_file.is_file() and "\n" in (text := port_file.read_text()):
-            listing = urllib.request.urlopen(f"http://127.0.0.1:{text.splitlines()[0]}/json/list", timeout=20)
-            return next(tab["webSocketDebuggerUrl"] for tab in json.load(listing) if tab["type"] == "page")
+            with urllib.request.urlopen(f"http://127.0.0.1:{text.splitlines()[0]}/json/list", timeout=20) as listing:
+                return next(tab["webSocketDebuggerUrl"] for tab in json.load(listing) if tab["type"] == "page")
         time.sleep(0.1)
-    raise SystemExit("check_reports: chromium did not start")
+    raise SystemExit("chromium did not start")
+
+
+def axe_source() -> str:
+    """Return the source of axe-core, which axe-playwright-python brings along; of that package nothing is imported."""
+    spec = find_spec("axe_playwright_python")
+    if not spec or not spec.submodule_search_locations:
+        raise SystemExit("no axe-core found: pip install axe-playwright-python")
+    return (Path(spec.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8")
 
 
 def check_browser(pages: Sequence[Path], shots: Path) -> list[str]:
-    """Load each page at each width; return requests, console messages and sideways scrolling as problems."""
+    """Load each page at each width, print it once, and return what is wrong with it; say how long pages took to load.
+
+    Wrong are: requests, console messages, sideways scrolling, pictures that do not load, sounds that do not play,
+    violations of axe-core's rules, what paper would cut, and more than `MOST_BYTES`.
+    """
     shots.mkdir(parents=True, exist_ok=True)
-    problems: list[str] = []
+    problems = [
+        f"{path.name}: {size:,} bytes, at most {MOST_BYTES:,} are wanted"
+        for path in pages
+        if (size := path.stat().st_size) > MOST_BYTES
+    ]
+    loads: list[float] = []
+    axe = axe_source()
     with chromium() as tab:
         for domain in ("Page", "Network", "Runtime", "Log"):
             tab.send(f"{domain}.enable")
         tab.send("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
-        for width in WIDTHS:
-            for path in pages:
-                problems += [f"{path.name} at {width} px: {text}" for text in _open(tab, path, width, shots)]
+        for path in pages:
+            for width in WIDTHS:
+                found, load = _open(tab, path, width, shots, axe)
+                problems += [f"{path.name} at {width} px: {text}" for text in found]
+                loads.append(load)
+            problems += [f"{path.name} printed: {text}" for text in _print(tab, shots / f"{path.stem}.pdf")]
+            n = tab.value("['img', 'audio'].map(name => document.getElementsByTagName(name).length)")
+            times = " and ".join(f"{load:.0f} ms at {width} px" for load, width in zip(loads[-2:], WIDTHS, strict=True))
+            print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {n[0]} pictures, {n[1]} sounds, loads in {times}")
+    print(f"slowest load {max(loads, default=0):.0f} ms, mean {sum(loads) / max(1, len(loads)):.0f} ms")
     return problems
 
 
-def _open(tab: Page, path: Path, width: int, shots: Path) -> Iterator[str]:
+def _open(tab: Page, path: Path, width: int, shots: Path, axe: str) -> tuple[list[str], float]:
+    """Return what is wrong with a page at a width, and the milliseconds from navigation to its load event."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     tab.send("Emulation.setDeviceMetricsOverride", **metrics)
     tab.events.clear()
     tab.send("Page.navigate", url=path.resolve().as_uri())
     tab.wait("Page.loadEventFired")
+    load = tab.value("performance.getEntriesByType('navigation')[0].loadEventStart")
     scroll = tab.value("document.documentElement.scrollWidth")
     broken = tab.value("[...document.images].filter(i => !i.naturalWidth).length")
-    height = min(int(tab.value("document.documentElement.scrollHeight")), 16000)
+    height = min(int(tab.value("document.documentElement.scrollHeight")), TALL)
     clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-    shot = tab.send("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
-    (shots / f"{path.stem}-{width}.png").write_bytes(base64.b64decode(shot["data"]))
-    yield from _problems(tab.events, path)
+    tab.screenshot(shots / f"{path.stem}-{width}.png", captureBeyondViewport=True, clip=clip)
+    problems = [f"a sound does not play: {told}" for told in tab.value(SOUNDS) if told]
+    problems += _problems(tab.events, path)
     if scroll > width:
-        yield f"scrolls sideways: {scroll} px wide"
+        problems.append(f"scrolls sideways: {scroll} px wide")
     if broken:
-        yield f"{broken} pictures do not load"
+        problems.append(f"{broken} pictures do not load")
+    tab.value("document.querySelectorAll('details').forEach(details => details.open = true)")  # code is looked at too
+    tab.value(axe)
+    return problems + [f"axe: {told}" for told in tab.value(AXE)], load
+
+
+def _print(tab: Page, pdf: Path) -> list[str]:
+    """Print the page that is open on A4, and return what the paper would cut."""
+    width, height = (round(96 * (inches - 2 * MARGIN)) for inches in PAPER)
+    tab.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+    tab.send("Emulation.setEmulatedMedia", media="print")
+    problems = tab.value(CUT)
+    tab.send("Emulation.setEmulatedMedia", media="")
+    size = dict(zip(("paperWidth", "paperHeight"), PAPER, strict=True))
+    margins = {f"margin{side}": MARGIN for side in ("Top", "Bottom", "Left", "Right")}
+    content = base64.b64decode(tab.send("Page.printToPDF", printBackground=True, **size, **margins)["data"])
+    pdf.write_bytes(content)
+    return problems if content.startswith(b"%PDF-") else [*problems, "no PDF"]
 
 
 def _problems(events: Sequence[dict[str, Any]], path: Path) -> Iterator[str]:

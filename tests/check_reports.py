@@ -208,7 +208,9 @@ def main() -> int:
     """Run the checks and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--browser", type=Path, metavar="SHOTS", help="open each page in Chromium; screenshots and prints go here")
+    parser.add_argument(
+        "--browser", type=Path, metavar="SHOTS", help="open each page in Chromium; shots and PDFs go here"
+    )
     arguments = parser.parse_args()
     checks = [check_run, check_pages, check_tables, check_figures, check_verdicts]
     problems = [problem for check in checks for problem in check(arguments.out)]

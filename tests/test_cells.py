@@ -91,3 +91,16 @@ def test_other_axes_have_no_cells() -> None:
     ax.plot([0, 1])
     assert panels(figure, _bounds(figure)) == []
     plt.close("all")
+
+
+def test_a_figure_that_lays_itself_out_is_not_cut(tmp_path: Path) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    table = pairs().replace({"a<b>": "a-very-long-name-of-a-model"})
+    for ax in axes:
+        plots.heatmap(table, "svcca", ax=ax)
+    Outputs(tmp_path, "some").figure("map", figure, alt="x")
+    picture = plt.imread(tmp_path / "figures/some-map.png")[..., :3].min(-1)
+    (height, width), ink = picture.shape, np.argwhere(picture < 0.98)
+    margins = [*ink.min(0), height - 1 - ink.max(0)[0], width - 1 - ink.max(0)[1]]
+    assert min(margins) > 10, margins
+    plt.close("all")

@@ -23,6 +23,21 @@ def test_a_folder_is_read_recursively_with_its_speakers(corpus):
     assert utterances[0].seconds == 9_000 / 16_000
 
 
+def test_a_corpus_is_a_list_that_shows_itself(corpus, tmp_path):
+    utterances = read_corpus(corpus)
+    assert isinstance(utterances, list)
+    page = utterances._repr_html_()
+    assert "4 utterances of 2 named speakers, 0 with text" in page
+    assert "<td>bob/d</td><td>bob</td><td></td>" in page
+    rows = "".join(f"<script>{i},a.wav,,<b>&\n" for i in range(30))
+    (tmp_path / "m.csv").write_text(f"id,path,speaker,text\n{rows}")
+    page = read_corpus(tmp_path / "m.csv")._repr_html_()
+    assert "30 utterances of 0 named speakers, 30 with text" in page
+    assert "<td>&lt;script&gt;0</td><td></td><td>&lt;b&gt;&amp;</td>" in page
+    assert page.count("<tr>") == 10  # head, eight utterances, more
+    assert "<script>" not in page
+
+
 def test_librispeech_speakers_and_hidden_files(tmp_path):
     folder = tmp_path / "84" / "121123"
     folder.mkdir(parents=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tone
+from IPython.core.completer import IPCompleter, provisionalcompleter
 from safetensors.torch import load_file
 
 from sslsim.errors import SslsimError
@@ -32,6 +34,37 @@ def test_a_lineup_is_read_in_order(checkpoints):
     assert [c.name for c in lineup][:3] == ["wav2vec2-post", "wav2vec2-post-ctc", "wav2vec2-pre"]
     assert lineup[1].finetuned_from == "wav2vec2-post"
     assert Path(lineup[0].source) == checkpoints / "wav2vec2-post"
+
+
+def test_checkpoints_of_a_lineup_go_by_place_name_and_attribute(tmp_path):
+    lineup = _lineup(tmp_path, TABLE + TABLE.replace('"a"', '"my-asr.2"') + TABLE.replace('"a"', '"2nd"'))
+    assert isinstance(lineup, list)
+    assert lineup[1] == lineup["my-asr.2"] == lineup.my_asr_2
+    assert lineup._2nd == lineup[-1]
+    assert lineup[:1] == [lineup["a"]]
+    assert lineup._ipython_key_completions_() == ["a", "my-asr.2", "2nd"]
+    assert {"a", "my_asr_2", "_2nd", "index"} <= set(dir(lineup))
+    assert pickle.loads(pickle.dumps(lineup)).my_asr_2 == lineup[1]
+    with pytest.raises(SslsimError, match="no checkpoint 'my-asr' in the lineup; did you mean 'my-asr.2'"):
+        lineup["my-asr"]
+    with pytest.raises(AttributeError, match="no checkpoint 'b' in the lineup"):
+        _ = lineup.b
+
+
+def test_a_lineup_shows_itself_with_what_is_filled_in(tmp_path):
+    page = _lineup(tmp_path, TABLE.replace("org/a", "<script>alert(1)") + 'family = "<b>"\n')._repr_html_()
+    assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;b&gt;" in page
+    assert "<script>" not in page
+    heads = [part.split("<")[0] for part in page.split('<th scope="col">')[1:]]
+    assert heads == ["name", "source", "family", "weights"]
+
+
+def test_a_lineup_completes_in_ipython(tmp_path):
+    completer = IPCompleter(namespace={"lineup": _lineup(tmp_path, TABLE.replace('"a"', '"my-asr"'))})
+    with provisionalcompleter():
+        for typed, completed in (("lineup.my", "my_asr"), ('lineup["m', "my-asr")):
+            assert completed in "".join(found.text for found in completer.completions(typed, len(typed)))
 
 
 def test_every_field_of_a_table(tmp_path):

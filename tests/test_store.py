@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import html
 import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -83,8 +84,24 @@ def test_a_store_is_frozen_and_shows_itself(make_store):
         store.n_layers = 4
     page = store._repr_html_()
     assert "&lt;b&gt;" in page
+    assert "<b>" not in page
     assert "0 to 2; the last: raw residual stream, a final LayerNorm follows" in page
-    assert "57 of 3 utterances" in page
+    assert "57 of 3 utterances, 0.0 minutes" in page
+    for name, told in (("weights", "trained"), ("neurons", "6"), ("left out", "0 utterances"), ("store", store.root)):
+        assert f'<th scope="row">{name}</th><td>{html.escape(str(told))}</td>' in page
+    on_disk = sum(file.stat().st_size for file in store.root.glob("[lfa]*.npy"))
+    assert f"{on_disk / 1e6:,.1f} MB" in page
+
+
+def test_everything_that_a_store_shows_is_escaped(make_store):
+    store = make_store()
+    evil = "<script>alert(1)</script>"
+    index = store.index.assign(n_samples=3_600 * 16_000)
+    checkpoint = replace(store.checkpoint, name=evil, family=evil, size=evil, source=evil)
+    page = replace(store, checkpoint=checkpoint, heard={"mask": evil}, index=index)._repr_html_()
+    assert "<script>" not in page
+    assert page.count("&lt;script&gt;") == 5
+    assert "utterances, 3.0 hours" in page
 
 
 def test_ids_come_back_as_text(make_store):
