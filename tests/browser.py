@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import websocket  # websocket-client, which JupyterLab brings along
+
+from sslsim import plots
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (1280, 390)
@@ -56,6 +60,25 @@ CUT = """(() => {
     }
     return problems;
 })()"""
+
+# what is said of a cell, and the cell to begin with
+TOLD = "(tip => tip.hidden ? '' : tip.textContent)(document.querySelector('.tip'))"
+ASK = """(() => {
+  const panel = document.getElementsByClassName('cells')[NUMBER];
+  panel.scrollIntoView({ block: 'center' });
+  const box = panel.getBoundingClientRect();
+  const table = panel.closest('figure').querySelector("a[href$='.csv']");
+  const title = JSON.parse(panel.dataset.cells).title;
+  return [box.left + 0.42 * box.width, box.top + 0.13 * box.height, title, table ? table.getAttribute('href') : ''];
+})()"""
+SAID = {  # columns of the table behind each number
+    "similarity": ["value"],
+    "excess": ["value"],
+    "interval": ["ci_low", "ci_high"],
+    "chance": ["chance"],
+    "p": ["p"],
+    "p in random bases": ["p_rotation"],
+}
 
 
 class Page:
@@ -138,7 +161,8 @@ def check_browser(pages: Sequence[Path], shots: Path) -> list[str]:
     """Load each page at each width, print it once, and return what is wrong with it; say how long pages took to load.
 
     Wrong are: requests, console messages, sideways scrolling, pictures that do not load, sounds that do not play,
-    violations of axe-core's rules, what paper would cut, and more than `MOST_BYTES`.
+    violations of axe-core's rules, cells of heatmaps that say other numbers than the table, what paper would cut, and
+    more than `MOST_BYTES`.
     """
     shots.mkdir(parents=True, exist_ok=True)
     problems = [
@@ -157,10 +181,14 @@ def check_browser(pages: Sequence[Path], shots: Path) -> list[str]:
                 found, load = _open(tab, path, width, shots, axe)
                 problems += [f"{path.name} at {width} px: {text}" for text in found]
                 loads.append(load)
+            tab.send("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+            with_cells = tab.value("document.getElementsByClassName('cells').length")
+            problems += [f"{path.name}: {text}" for k in range(with_cells) for text in _ask(tab, path, k)]
             problems += [f"{path.name} printed: {text}" for text in _print(tab, shots / f"{path.stem}.pdf")]
-            n = tab.value("['img', 'audio'].map(name => document.getElementsByTagName(name).length)")
+            n = tab.value("['img', 'audio'].map(name => document.getElementsByTagName(name).length)") + [with_cells]
             times = " and ".join(f"{load:.0f} ms at {width} px" for load, width in zip(loads[-2:], WIDTHS, strict=True))
-            print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {n[0]} pictures, {n[1]} sounds, loads in {times}")
+            counts = f"{n[0]} pictures, {n[1]} sounds, {n[2]} heatmaps"
+            print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {counts}, loads in {times}")
     print(f"slowest load {max(loads, default=0):.0f} ms, mean {sum(loads) / max(1, len(loads)):.0f} ms")
     return problems
 
@@ -187,6 +215,49 @@ def _open(tab: Page, path: Path, width: int, shots: Path, axe: str) -> tuple[lis
     tab.value("document.querySelectorAll('details').forEach(details => details.open = true)")  # code is looked at too
     tab.value(axe)
     return problems + [f"axe: {told}" for told in tab.value(AXE)], load
+
+
+def _ask(tab: Page, path: Path, k: int) -> Iterator[str]:
+    """Read cells of a heatmap with the mouse and by keyboard, and hold what is said against the table that it draws."""
+    x, y, title, table = tab.value(ASK.replace("NUMBER", str(k)))
+    told = []
+    tab.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    told.append(tab.value(TOLD))
+    tab.value(f"document.getElementsByClassName('cells')[{k}].focus()")
+    for key in ("ArrowLeft", "ArrowDown"):
+        tab.send("Input.dispatchKeyEvent", type="keyDown", key=key, code=key)
+        told.append(tab.value(TOLD))
+    tab.send("Input.dispatchKeyEvent", type="keyDown", key="Escape", code="Escape")
+    if tab.value(TOLD):
+        yield f"{title}: Escape does not close what is said of a cell"
+    if len(set(told)) < 3:
+        yield f"{title}: mouse and arrow keys say {told}"
+    if table:
+        frame = pd.read_csv(path.parent / table)
+        yield from (f"{title}: {text}" for line in told for text in _compare(frame, title, line))
+
+
+def _compare(frame: pd.DataFrame, title: str, line: str) -> Iterator[str]:
+    pair = re.fullmatch(r"(.+) (\d+) in (.+) (\d+): (.+)", line)
+    if not pair:
+        yield f"cannot be understood: {line!r}"
+        return
+    kinds = frame[["measure", "standardize"]].drop_duplicates().itertuples(index=False)
+    measure, scaled = next(kind for kind in kinds if plots._title(*kind) == title)
+    names = [pair[1], int(pair[2]), pair[3], int(pair[4])]
+    rows = frame[(frame[["model_x", "layer_x", "model_y", "layer_y"]] == names).all(axis=1)]
+    rows = rows[(rows.measure == measure) & (rows.standardize == scaled)]
+    if rows.empty and pair[5] == "not compared":
+        return
+    if len(rows) != 1:
+        yield f"{len(rows)} rows of the table are of {line!r}"
+        return
+    for part in pair[5].split(", "):
+        name, *numbers = re.fullmatch(r"(.+?) (-?[\d.]+)(?: to (-?[\d.]+))?", part).groups()
+        for column, number in zip(SAID[name], numbers, strict=False):
+            half = 0.51 * 10.0 ** -len(number.partition(".")[2])
+            if abs(rows[column].iat[0] - float(number)) > half:
+                yield f"{line!r}, but {column} in the table is {rows[column].iat[0]}"
 
 
 def _print(tab: Page, pdf: Path) -> list[str]:

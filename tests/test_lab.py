@@ -2,14 +2,24 @@
 
 import base64
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from browser import PROGRAM, check_browser
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from test_cells import pairs
+from test_render import ENTRY, RUN
+
+from sslsim import plots, render
+from sslsim.cells import panels
+from sslsim.outputs import DPI, _bounds
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="needs chromium")
 
@@ -37,7 +47,7 @@ def test_a_good_page_has_no_problems(tmp_path, capsys):
     sound = f'<audio controls aria-label="a sound" src="data:audio/wav;base64,{wav()}"></audio>'
     assert problems(tmp_path, FIGURE.format(300, 900) + sound) == []
     told = capsys.readouterr().out
-    assert "0 pictures, 1 sounds, loads in" in told
+    assert "0 pictures, 1 sounds, 0 heatmaps, loads in" in told
     assert "slowest load" in told
     assert {file.name for file in (tmp_path / "shots").iterdir()} == {"page-1280.png", "page-390.png", "page.pdf"}
 
@@ -60,6 +70,41 @@ def test_a_good_page_has_no_problems(tmp_path, capsys):
 )
 def test_what_is_wrong_is_named(tmp_path, body, problem):
     assert [told for told in problems(tmp_path, body) if problem in told]
+
+
+def page_of_a_heatmap(tmp_path):
+    """Render a page with one heatmap, as a notebook leaves it, and return it and the table that it draws."""
+    table = pairs()
+    (tmp_path / "tables").mkdir()
+    table.to_csv(tmp_path / "tables/some-pairs.csv", index=False)
+    figure = plots.companions(table, ["svcca"], columns=1)
+    maps = panels(figure, _bounds(figure))
+    figure.savefig(buffer := io.BytesIO(), bbox_inches=_bounds(figure), dpi=DPI)
+    plt.close("all")
+    mark = {"role": "figure", "name": "map", "files": ["figures/some-map.png"], "caption": "x", "panels": maps}
+    mark["table"] = "tables/some-pairs.csv"
+    metadata = {"image/png": {"alt": "x"}, "sslsim": mark}
+    output = new_output("display_data", {"image/png": base64.b64encode(buffer.getvalue()).decode()}, metadata=metadata)
+    notebook = new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("code()", outputs=[output])])
+    text = render.page(notebook, name="some", folder=tmp_path, entry=ENTRY, run=RUN)
+    (tmp_path / "some.html").write_text(text, encoding="utf-8")
+    return tmp_path / "some.html", tmp_path / "tables/some-pairs.csv"
+
+
+def test_cells_of_a_heatmap_say_what_its_table_says(tmp_path):
+    page, _ = page_of_a_heatmap(tmp_path)
+    assert check_browser([page], tmp_path / "shots") == []
+
+
+def test_cells_that_say_something_else_are_named(tmp_path):
+    page, table = page_of_a_heatmap(tmp_path)
+    frame = pd.read_csv(table)
+    frame.assign(ci_high=frame.ci_high + 0.001).to_csv(table, index=False)
+    found = check_browser([page], tmp_path / "shots")
+    assert len(found) == 3, found
+    for told in found:
+        start = re.escape("some.html: svcca: 99 % of variance (standardised): 'a<b> ")
+        assert re.match(start + r"\d in (a<b>|c) \d: similarity .*', but ci_high in the table is", told), told
 
 
 @pytest.mark.slow
