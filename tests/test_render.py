@@ -115,7 +115,7 @@ def test_cells_of_a_heatmap_can_be_asked_by_the_one_script_that_the_policy_lets_
     mark = {"role": "figure", "name": "map", "files": [], "caption": "", "panels": [panel]}
     output = new_output("display_data", {"image/png": "aaaa"}, metadata={"sslsim": mark})
     soup = shown(output)
-    (area,) = soup.select("figure .picture .cells")
+    (area,) = soup.select("figure .sheet .cells")
     assert area["style"] == "left:10.0%;top:20.0%;width:50.0%;height:25.0%"
     assert area["aria-label"] == "Heatmap <i>svcca</i>: arrow keys read its cells"
     assert json.loads(area["data-cells"]) == panel
