@@ -34,7 +34,7 @@ from sslsim.audio import (
     waveform_fingerprint,
 )
 from sslsim.errors import SslsimError, close_match
-from sslsim.lineup import as_html
+from sslsim.names import as_html
 from sslsim.parallel import results
 
 MISSES = 20  # utterances in a row that are too long for what is left, after which a sample by seconds is full

@@ -38,6 +38,7 @@ from sslsim.store import (
     SAMPLE_RULE,
     STORE_VERSION,
     ActivationStore,
+    Stores,
     frame_key,
     open_store,
     sampled,
@@ -70,7 +71,7 @@ def extract(
     device: str = "cpu",
     dtype: str = "float32",
     progress: bool = True,
-) -> list[ActivationStore]:
+) -> Stores:
     """Run checkpoints over a corpus and keep hidden states and rows of every attention map.
 
     An extraction that was interrupted goes on where it stopped, and ends in the same bytes.
@@ -112,7 +113,7 @@ def extract(
 
     Returns
     -------
-    list of ActivationStore
+    Stores
         In lineup order (in the order of ``checkpoints`` when given).
 
     Raises
@@ -143,7 +144,7 @@ def extract(
     for root in roots:
         tidy(root)
     # names and notes as the lineup has them now: they may have changed since, the content has not
-    stores = [replace(open_store(r), checkpoint=c) for c, r in zip(chosen, roots, strict=True)]
+    stores = Stores(replace(open_store(r), checkpoint=c) for c, r in zip(chosen, roots, strict=True))
     if strict and not missing:
         _check_skipped(stores[0].skipped, False, strict, progress)
     return stores

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import Any
 
 from sslsim import DATA
 from sslsim.audio import content_fingerprint
 from sslsim.errors import SslsimError, close_match
 from sslsim.filterbank import RECIPE
+from sslsim.names import Named, as_html
 
 LOG_MEL = "log-mel"
 """Source of the checkpoint that is a spectrogram, and its name where a list of checkpoints asks for it."""
@@ -60,59 +60,19 @@ class Checkpoint:
         return "trained" if self.untrained_seed is None else f"random, seed {self.untrained_seed}"
 
 
-class Lineup(list[Checkpoint]):
-    """The checkpoints of a lineup in their order; in a notebook a table whose names complete.
+class Lineup(Named[Checkpoint]):
+    """The checkpoints of a lineup in their order; in a notebook a table whose names complete."""
 
-    A name stands for its place, ``lineup["my-asr"]``, and as an attribute, with ``_`` for what Python's names may not
-    hold, ``lineup.my_asr``.
-    """
+    PLACE = "the lineup"
 
-    @overload
-    def __getitem__(self, key: SupportsIndex | str) -> Checkpoint: ...
-
-    @overload
-    def __getitem__(self, key: slice) -> list[Checkpoint]: ...
-
-    def __getitem__(self, key: SupportsIndex | slice | str) -> Checkpoint | list[Checkpoint]:
-        if not isinstance(key, str):
-            return super().__getitem__(key)
-        named = {checkpoint.name: checkpoint for checkpoint in self}
-        if key not in named:
-            raise SslsimError(f"no checkpoint {key!r} in the lineup{close_match(key, named)}")
-        return named[key]
-
-    def __getattr__(self, name: str) -> Checkpoint:
-        for checkpoint in self:
-            if _attribute(checkpoint.name) == name:
-                return checkpoint
-        raise AttributeError(f"no checkpoint {name!r} in the lineup")
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *(_attribute(checkpoint.name) for checkpoint in self)]
-
-    def _ipython_key_completions_(self) -> list[str]:
-        return [checkpoint.name for checkpoint in self]
+    @staticmethod
+    def name_of(item: Checkpoint) -> str:
+        """Name in the lineup."""
+        return item.name
 
     def _repr_html_(self) -> str:
         rows = [{**asdict(checkpoint), "weights": checkpoint.weights} for checkpoint in self]
         return as_html([key for key in (*_KEYS, "weights") if any(row[key] not in (None, "") for row in rows)], rows)
-
-
-def _attribute(name: str) -> str:
-    """Return a name as Python can spell it."""
-    return re.sub(r"\W|^(?=\d)", "_", name)
-
-
-def as_html(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
-    """Return rows as an HTML table, everything escaped; what is None stays empty."""
-    head = "".join(f'<th scope="col">{html.escape(column.replace("_", " "))}</th>' for column in columns)
-    body = "".join(f"<tr>{''.join(_cell(row[column]) for column in columns)}</tr>" for row in rows)
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(value: Any) -> str:
-    return f"<td>{'' if value is None else html.escape(str(value))}</td>"
 
 
 LINEUPS = DATA / "lineups"

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from sslsim.audio import HOP, SAMPLE_RATE, WINDOW, spread
 from sslsim.errors import SslsimError
 from sslsim.lineup import Checkpoint
+from sslsim.names import Named, as_html
 
 STORE_VERSION = 2
 """Raised by one whenever the layout or the meaning of a file changes."""
@@ -226,6 +227,29 @@ class ActivationStore:
             f'<tr><th scope="row">{key}</th><td>{html.escape(value)}</td></tr>' for key, value in rows.items()
         )
         return f"<table><caption>{html.escape(self.checkpoint.name)}</caption>{cells}</table>"
+
+
+class Stores(Named[ActivationStore]):
+    """Stores of the same utterances in the order of their lineup; in a notebook a table whose names complete."""
+
+    PLACE = "these stores"
+
+    @staticmethod
+    def name_of(item: ActivationStore) -> str:
+        """Name of the checkpoint."""
+        return item.checkpoint.name
+
+    def _repr_html_(self) -> str:
+        columns = ["name", "family", "size", "weights", "layers", "neurons", "heads", "frames"]
+        rows = [
+            {
+                **{name: getattr(store.checkpoint, name) for name in columns[:4]},
+                **{"layers": store.n_layers, "neurons": store.n_neurons, "heads": store.n_heads},
+                "frames": f"{store.n_frames:,}",
+            }
+            for store in self
+        ]
+        return as_html(columns, rows)
 
 
 _READING = (

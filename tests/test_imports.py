@@ -12,7 +12,19 @@ import sslsim
 MODULES = {path.stem: path for path in Path(sslsim.__file__).parent.glob("*.py")}
 
 # what each module may import of the package, everything below it in its own column included
-SPEECH = ["errors", "containers", "audio", "filterbank", "anatomy", "lineup", "store", "writer", "models", "parallel"]
+SPEECH = [
+    "errors",
+    "containers",
+    "audio",
+    "filterbank",
+    "anatomy",
+    "names",
+    "lineup",
+    "store",
+    "writer",
+    "models",
+    "parallel",
+]
 SPEECH += ["corpus", "extraction"]
 MAY_IMPORT: dict[str, set[str]] = {module: set(SPEECH[:i]) for i, module in enumerate(SPEECH)}
 MAY_IMPORT |= {

@@ -12,7 +12,8 @@ import pytest
 
 from sslsim import store as store_module
 from sslsim.errors import SslsimError
-from sslsim.store import check_pairable, description_hash, file_hash, open_store
+from sslsim.lineup import Checkpoint
+from sslsim.store import Stores, check_pairable, description_hash, file_hash, open_store
 
 
 def test_what_is_written_is_read_back(make_store):
@@ -312,3 +313,18 @@ def test_files_are_opened_one_at_a_time_however_many_threads_ask(make_store, mon
         list(pool.map(lambda i: (store.layer(i % 3), store.final(), store.attention(1, 0)), range(12)))
     assert len(most) == 36
     assert max(most) == 1
+
+
+def test_stores_go_by_place_and_name_and_show_themselves(make_store):
+    first, second = (replace(make_store(name), checkpoint=Checkpoint(name, "x", family="<b>")) for name in ("a-1", "b"))
+    stores = Stores([first, second])
+    assert stores["a-1"] is stores.a_1 is stores[0] is first
+    assert stores[1:] == [second]
+    assert stores._ipython_key_completions_() == ["a-1", "b"]
+    with pytest.raises(SslsimError, match="no checkpoint 'a-2' in these stores; did you mean 'a-1'"):
+        stores["a-2"]
+    with pytest.raises(AttributeError, match="no checkpoint 'c' in these stores"):
+        _ = stores.c
+    page = stores._repr_html_()
+    assert "&lt;b&gt;" in page
+    assert page.count("<tr>") == 3
