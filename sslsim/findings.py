@@ -42,9 +42,9 @@ def one_table(*several: Evidence) -> pd.DataFrame:
 
 
 def along_depth(
-    found: Evidence, stores: Sequence[ActivationStore], measure: str, standardize: bool = True
+    found: Evidence, stores: Sequence[ActivationStore], measures: str | Sequence[str], standardize: bool = True
 ) -> pd.DataFrame:
-    """Similarity of layers at the same relative depth, by relation and depth.
+    """Similarity of layers at the same relative depth, by measure, relation and depth.
 
     Returns
     -------
@@ -52,6 +52,11 @@ def along_depth(
         measure, standardize, relation, depth (relative, of the layer of x, to the nearest fifth), value (mean over the
         layers), ci_low, ci_high, chance, p. Models against themselves are left out.
     """
+    names = [measures] if isinstance(measures, str) else measures
+    return pd.concat([_along_depth(found, stores, name, standardize) for name in names], ignore_index=True)
+
+
+def _along_depth(found: Evidence, stores: Sequence[ActivationStore], measure: str, standardize: bool) -> pd.DataFrame:
     some = found.only((found.cells.measure == measure) & (found.cells.standardize == standardize))
     last = {s.checkpoint.name: max(1, s.n_layers - 1) for s in stores}
     depth = (5 * some.cells.layer_x / some.cells.model_x.map(last)).round() / 5

@@ -361,21 +361,35 @@ def along_depth(table: pd.DataFrame, measure: str, *, standardize: bool = True, 
         Where to draw.
     """
     _need(table, ["relation", "depth", "value", "ci_low", "ci_high", "chance"], "a row a relation and depth")
-    chosen = _chosen(table, measure, standardize).sort_values("depth")
+    chosen = _chosen(table, measure, standardize)
     with plt.rc_context(STYLE):
         ax = ax or plt.subplots(figsize=(6.4, 3.8), layout="constrained")[1]
-        for relation in _relations(chosen):
-            rows, look = chosen[chosen.relation == relation], RELATION_LOOKS[relation]
-            _banded(ax, rows, "depth", "value", ("ci_low", "ci_high"), look, relation)
-            ax.plot(rows.depth, rows.chance, color=look[0], linestyle=":", linewidth=1.0)
-        ax.set(xlabel=DEPTH, ylabel="similarity", title=_title(measure, standardize), xlim=(-0.03, 1.03))
-        if measure in EXCESSES:
-            ax.set_ylabel("excess over random bases")
-            ax.axhline(0, color="0.7", linewidth=1.0, zorder=0)
-        else:
-            _fit_unit([ax], chosen[["value", "chance"]].min().min())
+        _depth_lines(ax, chosen, measure, standardize)
         ax.legend(title="band: interval\ndotted: chance", loc="upper left", bbox_to_anchor=(1, 1))
     return ax
+
+
+def along_depths(table: pd.DataFrame, measures: Sequence[str], *, standardize: bool = True, columns: int = 3) -> Figure:
+    """Draw one `along_depth` a measure, with one legend.
+
+    Parameters
+    ----------
+    table, standardize
+        See `along_depth`.
+    measures : sequence of str
+        One panel each.
+    columns : int
+        Panels in a row.
+    """
+    _check_measures(measures)
+    _need(table, ["relation", "depth", "value", "ci_low", "ci_high", "chance"], "a row a relation and depth")
+    with plt.rc_context(STYLE):
+        figure, axes = _panels(len(measures), columns, (3.4, 3.0), sharex=True)
+        for ax, measure in zip(axes, measures, strict=True):
+            _depth_lines(ax, _chosen(table, measure, standardize), measure, standardize)
+        _label_outside(axes)
+        _legend(figure, axes, "band: interval; dotted: chance")
+    return figure
 
 
 def partners_against_null(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -594,6 +608,21 @@ def power(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> Sequenc
         _label_outside(axes, "y")
         _legend(figure, axes, "", columns=3)
     return axes
+
+
+def _depth_lines(ax: Axes, chosen: pd.DataFrame, measure: str, standardize: bool) -> None:
+    """Draw a line a relation over depth, with its interval as a band, and its chance level dotted."""
+    chosen = chosen.sort_values("depth")
+    for relation in _relations(chosen):
+        rows, look = chosen[chosen.relation == relation], RELATION_LOOKS[relation]
+        _banded(ax, rows, "depth", "value", ("ci_low", "ci_high"), look, relation)
+        ax.plot(rows.depth, rows.chance, color=look[0], linestyle=":", linewidth=1.0)
+    ax.set(xlabel=DEPTH, ylabel="similarity", title=_title(measure, standardize), xlim=(-0.03, 1.03))
+    if measure in EXCESSES:
+        ax.set_ylabel("excess over random bases")
+        ax.axhline(0, color="0.7", linewidth=1.0, zorder=0)
+    else:
+        _fit_unit([ax], chosen[["value", "chance"]].min().min())
 
 
 def _panels(count: int, columns: int, size: tuple[float, float], **sharing: Any) -> tuple[Figure, list[Axes]]:

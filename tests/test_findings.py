@@ -52,6 +52,12 @@ def test_along_depth_reads_the_mean_of_the_layers_at_that_depth(models, found):
     assert row.ci_low < row.value < row.ci_high
 
 
+def test_along_depth_takes_several_measures(models, found):
+    table = findings.along_depth(found, models, ["svcca", "max_corr"])
+    assert table.measure.tolist() == ["svcca"] * 3 + ["max_corr"] * 3
+    pd.testing.assert_frame_equal(table[:3], findings.along_depth(found, models, "svcca"))
+
+
 def test_best_layers_take_the_search_into_the_chance_level(models, found):
     table = findings.best_layers(found, models, "svcca").set_index(["model_x", "model_y"])
     cells = found.cells

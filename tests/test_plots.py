@@ -279,6 +279,18 @@ def test_along_depth_draws_a_line_a_relation_with_its_interval_and_chance(depths
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["other seed", "untrained"]
 
 
+def test_along_depths_draws_a_panel_a_measure_like_along_depth(depths):
+    table = pd.concat([depths, depths.assign(measure="cca", value=depths.value / 2)])
+    figure = plots.along_depths(table, ["cca", "svcca"])
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [plots._title("cca", True), plots._title("svcca", True)]
+    alone = plots.along_depth(depths, "svcca")
+    for mine, its in zip(figure.axes[1].lines, alone.lines, strict=True):
+        np.testing.assert_array_equal(mine.get_xydata(), its.get_xydata())
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["other seed", "untrained"]
+    with pytest.raises(sslsim.SslsimError, match="no measure to draw"):
+        plots.along_depths(table, [])
+
+
 def test_a_relation_looks_the_same_whatever_else_is_drawn(depths):
     alone = plots.along_depth(depths[depths.relation == "untrained"], "svcca").lines[0]
     among = plots.along_depth(depths, "svcca").lines[2]
