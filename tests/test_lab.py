@@ -15,10 +15,12 @@ import soundfile
 from browser import PROGRAM, check_browser
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_cells import pairs
+from test_compare_runs import CLAIM, PAIRS, changed, write
 from test_render import ENTRY, RUN
 
-from sslsim import plots, render
+from sslsim import plots, render, sweep
 from sslsim.cells import panels
+from sslsim.compare_runs import compare_runs
 from sslsim.outputs import DPI, _bounds
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="needs chromium")
@@ -105,6 +107,20 @@ def test_cells_that_say_something_else_are_named(tmp_path):
     for told in found:
         start = re.escape("some.html: svcca: 99 % of variance (standardised): 'a<b> ")
         assert re.match(start + r"\d in (a<b>|c) \d: similarity .*', but ci_high in the table is", told), told
+
+
+def test_pages_of_sweeps_and_comparisons_have_no_problems(tmp_path):
+    row = {"status": "ok", "kept": False, "sweep": "2026-01-02T03:04:05Z", "seconds": 3.0, "values": {"frames": 5}}
+    row["notebooks"] = {"some": ENTRY | {"verdict": [CLAIM]}}
+    rows = {"frames-5": row, "frames-9": row | {"values": {"frames": 9}, "kept": True}}
+    content = {"format": 1, "status": "ok", "started": "2026-01-02T03:04:05Z", "seconds": 6.0, "runs": rows}
+    for name in ("frames-5", "frames-9"):
+        write(tmp_path / name)
+    (tmp_path / "index.html").write_text(sweep.page(content), encoding="utf-8")
+    a = write(tmp_path / "a", changed(holds="no", effect=0.9))
+    b = write(tmp_path / "b", table=PAIRS.assign(value=0.5))
+    compare_runs(a, b, out=tmp_path / "compare.html")
+    assert check_browser([tmp_path / "index.html", tmp_path / "compare.html"], tmp_path / "shots") == []
 
 
 @pytest.mark.slow
