@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -18,8 +17,6 @@ from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError
 
-DECIMALS = 4
-MISSING = np.iinfo(np.int16).min
 _ATTRIBUTE = "sslsim_cells"
 
 
@@ -38,7 +35,7 @@ class Cells:
 
     rows: Sequence[str]
     columns: Sequence[str]
-    numbers: dict[str, tuple[NDArray[np.floating], ...]]
+    numbers: dict[str, tuple[NDArray[Any], ...]]
 
     def __post_init__(self) -> None:
         shape = (len(self.rows), len(self.columns))
@@ -48,22 +45,12 @@ class Cells:
                     raise SslsimError(f"{name} has shape {part.shape} for {shape[0]} rows and {shape[1]} columns")
 
     def packed(self) -> dict[str, Any]:
-        """Return what JSON can hold: numbers rounded to `DECIMALS` places, or fewer where they are large."""
-        packed = [self._number(name, parts) for name, parts in self.numbers.items()]
+        """Return what JSON can hold: numbers in float32, little-endian, in base64."""
+        packed = [
+            {"name": name, "parts": [base64.b64encode(part.astype("<f4").tobytes()).decode() for part in parts]}
+            for name, parts in self.numbers.items()
+        ]
         return {"rows": list(self.rows), "columns": list(self.columns), "numbers": packed}
-
-    @staticmethod
-    def _number(name: str, parts: tuple[NDArray[np.floating], ...]) -> dict[str, Any]:
-        finite = [part[np.isfinite(part)] for part in parts]
-        largest = max((float(np.abs(part).max()) for part in finite if part.size), default=0.0)
-        decimals = DECIMALS
-        while largest * 10.0**decimals > np.iinfo(np.int16).max:
-            decimals -= 1
-        data = []
-        for part in parts:
-            whole = np.where(np.isfinite(part), np.round(np.nan_to_num(part) * 10.0**decimals), MISSING)
-            data.append(base64.b64encode(whole.astype("<i2").tobytes()).decode())
-        return {"name": name, "decimals": decimals, "parts": data}
 
 
 def attach(ax: Axes, cells: Cells) -> None:

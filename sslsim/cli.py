@@ -6,10 +6,11 @@ Each command imports what it needs when it is called: ``sslsim --help`` must not
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -256,6 +257,7 @@ def _prepare(
         wanted += [call] if call not in wanted else []
     stores: dict[str, ActivationStore] = {}
     opened = {} if opened is None else opened
+    corpora = list(dict.fromkeys(call["corpus"] for call in wanted))
     checkpoints: dict[str, dict[str, Any]] = {}
     for call in wanted:
         key = repr(call)
@@ -267,7 +269,7 @@ def _prepare(
         for store in opened[key]:
             stores[str(store.root)] = store
             checkpoints[str(store.root)] = _provenance(store, Path(paths[0]).parent)
-    return {"checkpoints": list(checkpoints.values()), "corpus": _corpus(stores)}
+    return {"checkpoints": list(checkpoints.values()), "corpus": _corpus(stores) | _marks(corpora)}
 
 
 def _provenance(store: ActivationStore, lineup: Path) -> dict[str, Any]:
@@ -278,6 +280,7 @@ def _provenance(store: ActivationStore, lineup: Path) -> dict[str, Any]:
         "family": checkpoint.family,
         "size": checkpoint.size,
         "finetuned_from": checkpoint.finetuned_from,
+        "seed_of": checkpoint.seed_of,
         "weights": checkpoint.weights,
         "layers": store.n_layers,
         "neurons": store.n_neurons,
@@ -301,6 +304,15 @@ def _corpus(stores: dict[str, ActivationStore]) -> dict[str, Any]:
         "left out": len(store.skipped),
         "fingerprint": store.corpus_fingerprint,
     }
+
+
+def _marks(corpora: Iterable[Any]) -> dict[str, str]:
+    """Return a hash of the time marks beside the speech, where there are any."""
+    from sslsim.labels import marks_file
+
+    files = [file for corpus in corpora if (file := marks_file(corpus))]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+    return {"marks": digest} if files else {}
 
 
 def _extract(arguments: argparse.Namespace) -> int:

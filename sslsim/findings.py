@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sslsim import controls
 from sslsim.controlled import GROUPS, Evidence, Reading, evidence, groups_of
 from sslsim.errors import SslsimError
+from sslsim.measures import MEASURES
 from sslsim.moments import moments
 from sslsim.readings import SEPARATE, aligned, finetuned_pairs, relate
 from sslsim.states import State, check_stores, states_of, utterances_of
@@ -57,7 +58,7 @@ def along_depth(
 
 
 def _along_depth(found: Evidence, stores: Sequence[ActivationStore], measure: str, standardize: bool) -> pd.DataFrame:
-    some = found.only((found.cells.measure == measure) & (found.cells.standardize == standardize))
+    some = _of(found, measure, standardize)
     last = {s.checkpoint.name: max(1, s.n_layers - 1) for s in stores}
     depth = (5 * some.cells.layer_x / some.cells.model_x.map(last)).round() / 5
     trained = some.cells.model_x.isin([s.checkpoint.name for s in stores if s.checkpoint.weights == "trained"])
@@ -81,7 +82,7 @@ def best_layers(
         model_x, model_y, relation, layer_x, layer_y, value, ci_low, ci_high, chance, p, calibrated: chance is the best
         layer pair of each mismatch, whichever that is.
     """
-    some = found.only((found.cells.measure == measure) & (found.cells.standardize == standardize))
+    some = _of(found, measure, standardize)
     related = relate(some.cells, stores)
     rows = []
     for (x, y), group in related[related.model_x != related.model_y].groupby(["model_x", "model_y"], sort=False):
@@ -90,6 +91,17 @@ def best_layers(
         place = {"model_x": x, "model_y": y, "relation": at.relation, "layer_x": at.layer_x, "layer_y": at.layer_y}
         rows.append(place | _short(read) | {"calibrated": read.calibrated})
     return pd.DataFrame(rows)
+
+
+def _of(found: Evidence, measure: str, standardize: bool) -> Evidence:
+    """Return the cells of a measure; one without a choice of scaling is found under either."""
+    free = measure in MEASURES and not MEASURES[measure].scaling
+    some = found.only((found.cells.measure == measure) & (free | (found.cells.standardize == standardize)))
+    if some.cells.empty:
+        known = ", ".join(dict.fromkeys(found.cells.measure))
+        scaling = "standardised" if standardize else "raw"
+        raise SslsimError(f"the evidence has no {measure} ({scaling}), only {known}; compute it too")
+    return some
 
 
 def _short(read: Reading) -> dict[str, float]:

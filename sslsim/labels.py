@@ -89,11 +89,22 @@ def _mark(table: pd.DataFrame, row: int) -> str:
 
 def marks_of(corpus: str | Path | Any) -> pd.DataFrame:
     """Return the marks in ``marks.csv`` beside a manifest or in a folder of audio; no rows where there is none."""
-    if isinstance(corpus, str | Path):
-        folder = Path(corpus) if Path(corpus).is_dir() else Path(corpus).parent
-        if (folder / MARKS_FILE).is_file():
-            return read_marks(folder / MARKS_FILE)
-    return pd.DataFrame(columns=list(MARKS))
+    file = marks_file(corpus)
+    return read_marks(file) if file else pd.DataFrame(columns=list(MARKS))
+
+
+def marks_file(corpus: str | Path | Any) -> Path | None:
+    """Return ``marks.csv`` beside a manifest or in a folder of audio, if it is there."""
+    if not isinstance(corpus, str | Path):
+        return None
+    file = (Path(corpus) if Path(corpus).is_dir() else Path(corpus).parent) / MARKS_FILE
+    return file if file.is_file() else None
+
+
+def marked(marks: pd.DataFrame, store: ActivationStore) -> int:
+    """Return how many utterances of a store have marks; preferences need two."""
+    ids = set(marks.id)
+    return sum(name in ids or name.rpartition("#")[0] in ids for name in store.index.utterance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,15 +177,17 @@ def frame_labels(
 
 def origins(index: pd.DataFrame, corpus: str | Path | Any) -> Iterator[tuple[Utterance, float]]:
     """Yield the recording that each utterance of a store is a piece of, and where it begins there, in seconds."""
-    known = {utterance.id: utterance for utterance in read_corpus(corpus)}
+    known, rates = {utterance.id: utterance for utterance in read_corpus(corpus)}, {}
     for row in index.itertuples():
         name = row.utterance if row.utterance in known else row.utterance.rpartition("#")[0]
         if name not in known:
             raise SslsimError(f"no utterance {row.utterance!r} in this corpus; give the one that the store was made of")
         begin = 0.0
         if row.begin:
-            with Recording(known[name].source) as recording:
-                begin = row.begin / recording.rate
+            if name not in rates:  # of some files it is known only when all is decoded
+                with Recording(known[name].source) as recording:
+                    rates[name] = recording.rate
+            begin = row.begin / rates[name]
         yield known[name], begin
 
 

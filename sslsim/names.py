@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, SupportsIndex, TypeVar, overload
+from typing import Any, Self, SupportsIndex, TypeVar, overload
 
 from sslsim.errors import SslsimError, close_match
 
@@ -35,9 +35,11 @@ class Named(list[T]):
     def __getitem__(self, key: SupportsIndex | str) -> T: ...
 
     @overload
-    def __getitem__(self, key: slice) -> list[T]: ...
+    def __getitem__(self, key: slice) -> Self: ...
 
-    def __getitem__(self, key: SupportsIndex | slice | str) -> T | list[T]:
+    def __getitem__(self, key: SupportsIndex | slice | str) -> T | Self:
+        if isinstance(key, slice):
+            return type(self)(super().__getitem__(key))
         if not isinstance(key, str):
             return super().__getitem__(key)
         named = {self.name_of(item): item for item in self}
@@ -46,13 +48,15 @@ class Named(list[T]):
         return named[key]
 
     def __getattr__(self, name: str) -> T:
-        for item in self:
-            if _attribute(self.name_of(item)) == name:
-                return item
+        for spelled in (str, _attribute):  # a name as it is before one that is spelled another way
+            for item in self:
+                if spelled(self.name_of(item)) == name:
+                    return item
         raise AttributeError(f"no checkpoint {name!r} in {self.PLACE}")
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *(_attribute(self.name_of(item)) for item in self)]
+        own = list(super().__dir__())  # a checkpoint called sort goes by its name alone
+        return own + [name for item in self if (name := _attribute(self.name_of(item))) not in own]
 
     def _ipython_key_completions_(self) -> list[str]:
         return [self.name_of(item) for item in self]

@@ -244,7 +244,9 @@ def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:
 
 def _plain(value: Any) -> str | float | None:
     """Return what JSON knows: text, or a finite number, or None."""
-    return value if isinstance(value, str) else float(value) if np.isfinite(value) else None
+    if isinstance(value, str):
+        return value
+    return float(value) if not pd.isna(value) and np.isfinite(float(value)) else None
 
 
 def _flat(name: str, frame: pd.DataFrame) -> pd.DataFrame:

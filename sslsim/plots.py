@@ -387,7 +387,7 @@ def along_depths(table: pd.DataFrame, measures: Sequence[str], *, standardize: b
         figure, axes = _panels(len(measures), columns, (3.4, 3.0), sharex=True)
         for ax, measure in zip(axes, measures, strict=True):
             _depth_lines(ax, _chosen(table, measure, standardize), measure, standardize)
-        _label_outside(axes)
+        _label_outside(axes, "x")
         _legend(figure, axes, "band: interval; dotted: chance")
     return figure
 

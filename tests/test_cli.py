@@ -217,11 +217,18 @@ def test_run_extracts_once_what_its_notebooks_will_open(tmp_path: Path, monkeypa
     ]
     assert [row["name"] for row in facts["checkpoints"]] == ["w2v", "w2v-32", "w2v-4"]
     assert facts["checkpoints"][0]["fingerprint"] == "f00"
+    assert facts["checkpoints"][0]["seed_of"] == store("w2v").checkpoint.seed_of
     assert facts["corpus"] == {"utterances": 1, "minutes": 1.5, "left out": 0, "fingerprint": "c0"}
     assert cli._prepare(jobs[3:]) == {"checkpoints": [], "corpus": {}}
     opened: dict[str, list[Any]] = {}
     assert [cli._prepare(jobs, opened=opened) for _ in range(3)] == [facts] * 3  # as the runs of a sweep do
     assert len(calls) == 4
+    assert cli._prepare(jobs) == facts
+    (tmp_path / "marks.csv").write_text("id,kind,label,start,end\na,phone,x,0,1\n")
+    marks = [cli._prepare(jobs)["corpus"].pop("marks")]
+    (tmp_path / "marks.csv").write_text("id,kind,label,start,end\na,phone,y,0,1\n")
+    marks += [cli._prepare(jobs)["corpus"].pop("marks")]
+    assert len({*marks, ""}) == 3  # another label is another corpus to a run that is taken up again
 
 
 def test_a_scheduler_is_handed_to_notebooks_and_extraction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,16 @@ def test_rows_go_by_the_first_columns_that_tell_them_apart() -> None:
     assert values == [(0.3, 0.0), (4000, 5000), ("b", "a")]
 
 
+def test_whole_numbers_that_changed_are_results_if_other_columns_tell_rows_apart() -> None:
+    best = pd.DataFrame({"layer_y": [3, 5], "model_x": ["a", "b"], "value": [0.1, 0.2]})
+    found = compare_tables(best, best.assign(layer_y=[4, 5]))
+    assert found["keys"] == ["model_x"]
+    assert moved(found) == {"layer_y": (1, 1.0, "model_x a")}
+    assert compare_tables(best, best[::-1]) == {}
+    alone = best.assign(model_x="a")  # here the layer is all that there is to go by
+    assert compare_tables(alone, alone.assign(layer_y=[4, 5]))["only_a"]["examples"] == ["layer_y 3"]
+
+
 def test_rows_and_columns_of_one_table_alone_are_named() -> None:
     found = compare_tables(PAIRS.iloc[:3].drop(columns="best"), PAIRS.iloc[1:].drop(columns="constant"))
     assert found["only_a"] == {"count": 1, "examples": ["measure svcca, model_x a, layer_x 0"]}

@@ -58,6 +58,23 @@ def test_along_depth_takes_several_measures(models, found):
     pd.testing.assert_frame_equal(table[:3], findings.along_depth(found, models, "svcca"))
 
 
+def test_a_measure_without_a_choice_of_scaling_is_found_under_either(models, found):
+    for read in (findings.best_layers, findings.along_depth):
+        pd.testing.assert_frame_equal(
+            read(found, models, "max_corr", standardize=False).drop(columns="standardize", errors="ignore"),
+            read(found, models, "max_corr").drop(columns="standardize", errors="ignore"),
+        )
+
+
+@pytest.mark.parametrize(("measure", "standardize"), [("cca", True), ("svcca", False)])
+def test_a_measure_that_was_not_computed_is_refused(models, found, measure, standardize):
+    scaling = "standardised" if standardize else "raw"
+    text = rf"the evidence has no {measure} \({scaling}\), only max_corr, linreg_r2, svcca, .*; compute it too"
+    for read in (findings.best_layers, findings.along_depth):
+        with pytest.raises(sslsim.SslsimError, match=text):
+            read(found, models, measure, standardize=standardize)
+
+
 def test_best_layers_take_the_search_into_the_chance_level(models, found):
     table = findings.best_layers(found, models, "svcca").set_index(["model_x", "model_y"])
     cells = found.cells

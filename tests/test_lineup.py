@@ -42,6 +42,7 @@ def test_checkpoints_of_a_lineup_go_by_place_name_and_attribute(tmp_path):
     assert lineup[1] == lineup["my-asr.2"] == lineup.my_asr_2
     assert lineup._2nd == lineup[-1]
     assert lineup[:1] == [lineup["a"]]
+    assert lineup[1:]._2nd == lineup[-1]
     assert lineup._ipython_key_completions_() == ["a", "my-asr.2", "2nd"]
     assert {"a", "my_asr_2", "_2nd", "index"} <= set(dir(lineup))
     assert pickle.loads(pickle.dumps(lineup)).my_asr_2 == lineup[1]
@@ -49,6 +50,13 @@ def test_checkpoints_of_a_lineup_go_by_place_name_and_attribute(tmp_path):
         lineup["my-asr"]
     with pytest.raises(AttributeError, match="no checkpoint 'b' in the lineup"):
         _ = lineup.b
+
+
+def test_names_that_python_spells_alike_and_those_of_lists(tmp_path):
+    lineup = _lineup(tmp_path, "".join(TABLE.replace('"a"', f'"{name}"') for name in ("a-b", "a_b", "sort")))
+    assert lineup.a_b == lineup["a_b"] == lineup[1]
+    assert callable(lineup.sort)
+    assert dir(lineup).count("sort") == 1
 
 
 def test_a_lineup_shows_itself_with_what_is_filled_in(tmp_path):

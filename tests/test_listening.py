@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import bs4
@@ -471,3 +472,13 @@ def test_clips_need_words(card, monkeypatch):
         return
     with pytest.raises(SslsimError, match="clips '<all>': a card needs a title, and alt text where it has a picture"):
         show([card], monkeypatch)
+
+
+def test_utterances_with_marks_are_counted_pieces_too(tmp_path: Path) -> None:
+    index = pd.DataFrame({"utterance": ["a", "b#1", "b#2", "c"]})
+    assert labels.marked(pd.DataFrame({"id": ["b", "a", "a", "z"]}), SimpleNamespace(index=index)) == 3
+    assert labels.marked(pd.DataFrame({"id": []}), SimpleNamespace(index=index)) == 0
+    assert labels.marks_file(tmp_path) is None
+    (tmp_path / "marks.csv").write_text("id")
+    assert labels.marks_file(tmp_path / "manifest.csv") == labels.marks_file(tmp_path) == tmp_path / "marks.csv"
+    assert labels.marks_file(["a dataset"]) is None

@@ -1,7 +1,7 @@
 "use strict";
 // Reads out the cells of heatmaps: under the pointer, at a touch, and by arrow keys.
 (() => {
-  const MISSING = -32768;
+  const DECIMALS = 4;
   const tip = document.createElement("div");
   tip.className = "tip";
   tip.setAttribute("role", "status");
@@ -12,7 +12,7 @@
 
   const numbers = text => {
     const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
-    return new Int16Array(bytes.buffer);
+    return new Float32Array(bytes.buffer);
   };
   const unpack = panel => {
     const map = JSON.parse(panel.dataset.cells);
@@ -28,9 +28,9 @@
   const say = (map, row, column) => {
     const place = row * map.columns.length + column;
     const said = map.numbers
-      .map(({ name, decimals, parts }) => [name, parts.map(p => p[place]), decimals])
-      .filter(([, values]) => values.every(v => v !== MISSING))
-      .map(([name, values, decimals]) => name + " " + values.map(v => (v / 10 ** decimals).toFixed(decimals)).join(" to "));
+      .map(({ name, parts }) => [name, parts.map(p => p[place])])
+      .filter(([, values]) => values.every(Number.isFinite))
+      .map(([name, values]) => name + " " + values.map(v => v.toFixed(DECIMALS)).join(" to "));
     return map.rows[row] + " in " + map.columns[column] + ": " + (said.join(", ") || "not compared");
   };
 
