@@ -20,7 +20,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from sslsim import controls
-from sslsim.engine import Control, Found, Job, score_pairs
+from sslsim.engine import Control, Found, Job, score_orders, score_pairs
 from sslsim.errors import SslsimError
 from sslsim.grid import jobs_of, partner_keys, partners_table, scores_table
 from sslsim.heads import HeadScores, check_attention_measures, crop_rows, head_scores, rows_of
@@ -321,12 +321,11 @@ def _evidence(
         if wrong:
             rows = _cropped(states, lengths, wrong.lengths)
             cropped = [replace(state, frames=rows) for state in states]
-            control = Control(rotations=turns, rotate=ROTATE_CHANCE, single=True, seed=seed)
-            for partner in (None, *wrong.partners):
-                if partner is not None:
-                    others = _repaired(states, rows, wrong.lengths, partner)
-                    control = replace(control, others=others, rotations=min(turns, ROTATIONS_CHANCE))
-                drawn.append(score_pairs(cropped, jobs, chosen, control=control, partners=partners, **options))
+            orders = [_order(wrong.lengths, partner) for partner in wrong.partners]
+            chance = min(turns, ROTATIONS_CHANCE)
+            control = Control(rotations=turns, rotations_chance=chance, rotate=ROTATE_CHANCE, single=True, seed=seed)
+            for draw in score_orders(cropped, jobs, chosen, orders, control=control, partners=partners, **options):
+                drawn.append(draw)
                 bar.update()
     made = _assemble(states, jobs, found, drawn, left, sample)
     return made, _partners(states, found, drawn) if partners else pd.DataFrame()
@@ -356,13 +355,10 @@ def _cropped(states: list[State], lengths: Sequence[int], common: NDArray[np.int
     return frames[place < np.repeat(common, lengths)]
 
 
-def _repaired(
-    states: list[State], frames: NDArray[np.int64], common: NDArray[np.int64], partner: NDArray[np.int64]
-) -> list[State]:
-    """Put the layers on the partner of every utterance, as many frames of each."""
+def _order(common: NDArray[np.int64], partner: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the order (n,) of cropped frames that puts those of its partner in the place of every utterance."""
     starts = np.cumsum(common) - common
-    rows = np.concatenate([frames[starts[v] : starts[v] + common[v]] for v in partner])
-    return [replace(state, frames=rows) for state in states]
+    return np.concatenate([np.arange(starts[v], starts[v] + common[v]) for v in partner])
 
 
 def _assemble(

@@ -3,12 +3,15 @@
 Layers are put in blocks; the frames of a block stand side by side, and one matrix product a chunk of frames gives the
 cross moments of all its pairs. A first round makes each layer's own moments and decomposition, once, and leaves them in
 a scratch folder; a second takes blocks two by two. A piece holds two blocks and a chunk of frames, so memory grows
-neither with layers nor with frames.
+neither with layers nor with frames. Mismatched frames are a second round again: another order of the same frames leaves
+a layer's own moments as they are.
 """
 
 from __future__ import annotations
 
+import copyreg
 import itertools
+import math
 import os
 import pickle
 import platform
@@ -19,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +148,6 @@ class Control:
 
     Attributes
     ----------
-    others : list of State, optional
-        The same layers on other frames, to stand on the y side: pairs are of layer i and others[j], i up to j.
     groups : Utterances, optional
         Score without each of its groups too, for measures of moments.
     rotations : int
@@ -155,17 +156,19 @@ class Control:
         Which of these measures; all by default.
     rotations_out : int
         The number of bases without each group.
+    rotations_chance : int
+        The number of bases with the frames of y in another order.
     single : bool
         Compute in float32 what of narrow layers is otherwise float64 (`Marginal.dtype`).
     seed : int
         Of the bases.
     """
 
-    others: list[State] | None = None
     groups: Utterances | None = None
     rotations: int = 0
     rotate: tuple[str, ...] | None = None
     rotations_out: int = 0
+    rotations_chance: int = 0
     single: bool = False
     seed: int = 0
 
@@ -183,21 +186,32 @@ class Work:
     partners: bool
     device: str
     control: Control
+    rows: list[np.ndarray | None]  # of the frames of the states: first those of x, then those of y in every other order
 
-    def own(self, k: int, side: str = "x") -> Path:
-        """File of the moments of the layers of a block, on one side of the pairs."""
-        return self.folder / f"own-{side if self.control.others else 'x'}-{k}.pickle"
+    def own(self, k: int, draw: int = 0) -> Path:
+        """File of the moments of the layers of a block, of x or of y in another order."""
+        return self.folder / f"own-{'y' if draw else 'x'}-{k}.pickle"
 
-    def block(self, k: int, side: str = "x") -> list[State]:
-        """Layers of a block, on the frames of one side of the pairs."""
-        states = self.states if side == "x" else self.control.others or self.states
+    def block(self, k: int, draw: int = 0) -> list[State]:
+        """Layers of a block on the frames of x, or on those of y in another order."""
+        states = _on_rows(self.folder, draw)
         return [states[i] for i in self.blocks[k]]
+
+    @property
+    def of_frames(self) -> bool:
+        """Whether the measures need the frames themselves."""
+        return any(MEASURES[job.name].prepare for job in self.jobs)
+
+    @property
+    def anew(self) -> bool:
+        """Whether another order of the frames changes a layer's own moments: those of utterances and groups."""
+        return self.utterances is not None
 
     def wants(self, k: int, m: int) -> bool:
         """Whether the checkpoints of two blocks are to be compared."""
         return frozenset(self.states[self.blocks[b][0]].label[0] for b in (k, m)) in self.between
 
-    def pairs(self, *, diagonal: bool) -> list[tuple[int, int]]:
+    def pairs(self, *, diagonal: bool) -> list[tuple[int, ...]]:
         """Unordered pairs of blocks whose checkpoints are to be compared; with `diagonal` each with itself too."""
         n = len(self.blocks)
         return [(k, m) for k in range(n) for m in range(k if diagonal else k + 1, n) if self.wants(k, m)]
@@ -212,6 +226,10 @@ class Own:
 
     marginal: Marginal
     norms: dict[bool, Tensor]
+
+    def in_order(self, rows: np.ndarray) -> Own:
+        """Return the moments of the same frames in another order."""
+        return replace(self, norms={scaled: norms[:, rows] for scaled, norms in self.norms.items()})
 
 
 def score_pairs(
@@ -241,7 +259,7 @@ def score_pairs(
     partners : bool
         Find each neuron's best partner in every other checkpoint too.
     control : Control, optional
-        Other frames, groups to leave out, random bases.
+        Groups to leave out, random bases.
     executor : Executor, optional
         Where pieces run, see `parallel.results`; its workers must see the folder of the stores.
     device : str
@@ -249,30 +267,60 @@ def score_pairs(
     progress : bool
         Show a bar.
     """
+    (found,) = score_orders(
+        states, jobs, between, (), sample=sample, partners=partners, control=control, executor=executor,
+        device=device, progress=progress,
+    )  # fmt: skip
+    return found
+
+
+def score_orders(
+    states: list[State],
+    jobs: Sequence[Job],
+    between: set[frozenset[str]],
+    orders: Sequence[np.ndarray],
+    *,
+    sample: int,
+    partners: bool = False,
+    control: Control | None = None,
+    executor: Executor | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Iterator[Found]:
+    """Yield what `score_pairs` returns, and then the same with the frames of y in every one of some other orders.
+
+    Parameters
+    ----------
+    orders : sequence of ndarray of shape (n_frames,)
+        Each has every frame once. Layer i stands on the x side and layer j, i up to j, on the y side, a layer with
+        itself too.
+    """
     control = control or Control()
     rows = sample_frames(states[0], sample)
     used = frozenset().union(*between)
     runs = [run for run in _runs(states) if states[run[0]].label[0] in used]
     options: dict[str, Any] = {"executor": executor, "progress": progress}
-    found = Found()
     of_moments, of_frames = ([j for j in jobs if bool(MEASURES[j.name].prepare) is frames] for frames in (False, True))
-    if of_moments or partners:
-        utterances = utterances_of(states) if any(MEASURES[job.name].utterances for job in jobs) else control.groups
-        neurons = BLOCK_NEURONS if torch.device(device).type == "cpu" else GPU_BLOCK_NEURONS
-        blocks = _blocks(runs, lambda state: neurons // state.shape[1], states)
-        with _work_in_scratch(states, blocks, of_moments, between, utterances, partners, device, control) as work:
-            sides = range(2 if control.others else 1)
-            _run(
-                found, work, _own_block, [(k, s) for s in sides for k in range(len(blocks))], "layers, each", **options
-            )
-            _run(found, work, _block_pair, work.pairs(diagonal=bool(control.others)), "layers, in pairs", **options)
-    if of_frames:
-        few, others = ([state.only(rows) for state in side] for side in (states, control.others or []))
-        blocks = _blocks(runs, lambda _: BLOCK_LAYERS, states)
-        control = replace(control, others=others or None)
-        with _work_in_scratch(few, blocks, of_frames, between, None, False, device, control) as work:
-            _run(found, work, _sampled_pair, work.pairs(diagonal=True), "sampled frames", **options)
-    return found
+    with _scratch(states[0].store.root.parent) as folder:
+        works: list[Work] = []
+        if of_moments or partners:
+            utterances = utterances_of(states) if any(MEASURES[job.name].utterances for job in jobs) else control.groups
+            neurons = BLOCK_NEURONS if torch.device(device).type == "cpu" else GPU_BLOCK_NEURONS
+            blocks = _blocks(runs, lambda state: neurons // state.shape[1], states)
+            of = (states, blocks, of_moments, between, utterances, partners, device, control)
+            works.append(Work(folder / "moments", *of, rows=[None, *orders]))
+        if of_frames:
+            blocks = _blocks(runs, lambda _: BLOCK_LAYERS, states)
+            of = (states, blocks, of_frames, between, None, False, device, control)
+            works.append(Work(folder / "frames", *of, rows=[rows, *(order[rows] for order in orders)]))
+        for work in works:
+            work.folder.mkdir()
+            _save(work, work.folder / "work.pickle")
+        for draw in range(1 + len(orders)):
+            found = Found()
+            for work in works:
+                _run(found, work, draw, **options)
+            yield found
 
 
 def _runs(states: list[State]) -> list[list[int]]:
@@ -288,31 +336,27 @@ def _blocks(runs: Iterable[list[int]], most: Callable[[State], int], states: lis
     return [block.tolist() for blocks in cut for block in blocks]
 
 
-def _run(
-    found: Found,
-    work: Work,
-    piece: Callable[[Path, int, int], Found],
-    pairs: list[tuple[int, int]],
-    what: str,
-    executor: Executor | None,
-    progress: bool,
-) -> None:
-    """Run pieces and add what they find, in order."""
-    alone = piece is _own_block  # of one block; the second number is the side
-    sizes = [len(work.blocks[k]) * (1 if alone else len(work.blocks[m])) for k, m in pairs]
-    with tqdm(total=sum(sizes), desc=what, disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
-        calls = [(work.folder, k, m) for k, m in pairs]
-        workers = None if torch.device(work.device).type == "cpu" else GPU_WORKERS
-        for part in results(piece, calls, executor=executor, workers=workers, done=lambda i: bar.update(sizes[i])):
-            found.add(part)
+def _run(found: Found, work: Work, draw: int, executor: Executor | None, progress: bool) -> None:
+    """Run the pieces of one order of the frames of y and add what they find, in order."""
+    rounds: list[tuple[str, Callable[..., Found], list[tuple[int, ...]]]] = []
+    if work.of_frames:
+        rounds.append(("sampled frames", _sampled_pair, work.pairs(diagonal=True)))
+    else:
+        if not draw or work.anew:
+            rounds.append(("layers, each", _own_block, [(k,) for k in range(len(work.blocks))]))
+        rounds.append(("layers, in pairs", _block_pair, work.pairs(diagonal=bool(draw))))
+    workers = None if torch.device(work.device).type == "cpu" else GPU_WORKERS
+    for what, piece, blocks in rounds:
+        sizes = [math.prod(len(work.blocks[k]) for k in some) for some in blocks]
+        with tqdm(total=sum(sizes), desc=what, disable=not progress, file=sys.stdout, mininterval=1.0) as bar:
+            calls = [(work.folder, draw, *some) for some in blocks]
+            done = partial(_advance, bar, sizes)
+            for part in results(piece, calls, executor=executor, workers=workers, done=done):
+                found.add(part)
 
 
-@contextmanager
-def _work_in_scratch(states: list[State], *rest: Any) -> Iterator[Work]:
-    with _scratch(states[0].store.root.parent) as folder:
-        work = Work(folder, states, *rest)
-        _save(work, folder / "work.pickle")
-        yield work
+def _advance(bar: tqdm, sizes: list[int], i: int) -> None:
+    bar.update(sizes[i])
 
 
 @contextmanager
@@ -335,10 +379,20 @@ def _work(folder: Path) -> Work:
     return _load(folder / "work.pickle")
 
 
+@lru_cache(maxsize=2)
+def _on_rows(folder: Path, draw: int) -> list[State]:
+    """Layers on the frames of x or of y in one order; the same for all pieces, as small layers keep what was read."""
+    work = _work(folder)
+    rows = work.rows[draw]
+    return work.states if rows is None else [state.only(rows) for state in work.states]
+
+
 def _save(value: object, path: Path) -> None:
     try:
         with path.open("wb") as file:
-            pickle.dump(value, file, protocol=5)
+            pickler = pickle.Pickler(file, protocol=5)
+            pickler.dispatch_table = copyreg.dispatch_table | {Tensor: _as_array}
+            pickler.dump(value)
     except OSError as error:
         free = shutil.disk_usage(path.parent).free / 1e9
         raise SslsimError(
@@ -347,15 +401,24 @@ def _save(value: object, path: Path) -> None:
         ) from error
 
 
+def _as_array(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[np.ndarray, torch.device]]:
+    """Return how to make a tensor again: torch's own way opens an archive for each, which takes longer than reading."""
+    return _as_tensor, (tensor.numpy(force=True), tensor.device)
+
+
+def _as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(array).to(device)
+
+
 def _load(path: Path) -> Any:
     with path.open("rb") as file:
         return pickle.load(file)
 
 
-def _own_block(folder: Path, k: int, s: int) -> Found:
+def _own_block(folder: Path, draw: int, k: int) -> Found:
     """Make and leave in the scratch folder the moments of every layer of a block, and score pairs within the block."""
-    work, side = _work(folder), "xy"[s]
-    states, means = work.block(k, side), []
+    work = _work(folder)
+    states, means = work.block(k, draw), []
     for state in states:
         with _named(state):
             means.append(Means.of(state, work.utterances, work.device))
@@ -364,9 +427,8 @@ def _own_block(folder: Path, k: int, s: int) -> Found:
     for state, mean, row in zip(states, means, products, strict=True):
         with _named(state):
             owns.append(_own(work, state, mean, row[0]))
-    _save(owns, work.own(k, side))
-    within = not work.control.others and work.wants(k, k)
-    found = _scores(work, k, k, owns, owns, products) if within else Found()
+    _save(owns, work.own(k, draw))
+    found = _scores(work, draw, k, k, owns, owns, products) if not draw and work.wants(k, k) else Found()
     found.constant = {(False, i): own.marginal.n_constant for i, own in zip(work.blocks[k], owns, strict=True)}
     return found
 
@@ -389,19 +451,24 @@ def _own(work: Work, state: State, means: Means, products: Products) -> Own:
     return own
 
 
-def _block_pair(folder: Path, k: int, m: int) -> Found:
+def _block_pair(folder: Path, draw: int, k: int, m: int) -> Found:
     """Score every layer of one block with every layer of another."""
     work = _work(folder)
-    left, right = _load(work.own(k, "x")), _load(work.own(m, "y"))
+    left = _load(work.own(k))
+    right = _load(work.own(m, draw if work.anew else 0))
+    if draw and not work.anew:
+        right = [own.in_order(work.rows[draw]) for own in right]
     side_x, side_y = (
-        Side(work.block(block, side), [own.marginal.means for own in owns], DTYPE)
-        for block, side, owns in ((k, "x", left), (m, "y", right))
+        Side(states, [own.marginal.means for own in owns], DTYPE)
+        for states, owns in ((work.block(k), left), (work.block(m, draw), right))
     )
     products = cross_products(side_x, side_y, len(work.states[0]), work.utterances)
-    return _scores(work, k, m, left, right, [row[a:] if k == m else row for a, row in enumerate(products)])
+    return _scores(work, draw, k, m, left, right, [row[a:] if k == m else row for a, row in enumerate(products)])
 
 
-def _scores(work: Work, k: int, m: int, left: list[Own], right: list[Own], products: list[list[Products]]) -> Found:
+def _scores(
+    work: Work, draw: int, k: int, m: int, left: list[Own], right: list[Own], products: list[list[Products]]
+) -> Found:
     """Score every pair of layers of two blocks; of a block with itself, every layer with those from itself on."""
     found = Found()
     pairs = {
@@ -412,13 +479,14 @@ def _scores(work: Work, k: int, m: int, left: list[Own], right: list[Own], produ
     if torch.device(work.device).type != "cpu" and any(MEASURES[job.name].canonical for job in work.jobs):
         moments.decompose(list(pairs.values()))
     groups = work.control.groups
+    bases = work.control.rotations_chance if draw else work.control.rotations
     kept = [torch.from_numpy(mask) for mask in groups.without] if groups else []
     while pairs:
         a, b = next(iter(pairs))
         pair, i, j = pairs.pop((a, b)), work.blocks[k][a], work.blocks[m][b]
         norms = {scaled: (left[a].norms[scaled], right[b].norms[scaled]) for scaled in left[a].norms}
         found.values |= _both_ways(work, pair, i, j, {s: (x[0], y[0]) for s, (x, y) in norms.items()})
-        found.rotated |= (turned := _rotated(work, pair, i, j, work.control.rotations)).scores
+        found.rotated |= (turned := _rotated(work, pair, i, j, bases)).scores
         found.shared |= {key: shared(*best) for key, best in turned.best.items()}
         for job in work.jobs:
             if count := MEASURES[job.name].ranks:
@@ -506,16 +574,18 @@ def _spread(values: Tensor, own: Marginal) -> np.ndarray:
     return every
 
 
-def _sampled_pair(folder: Path, k: int, m: int) -> Found:
+def _sampled_pair(folder: Path, draw: int, k: int, m: int) -> Found:
     """Score pairs of layers of two blocks by measures of the sampled frames."""
     work, found = _work(folder), Found()
     if k == m:
-        found.constant = {(True, i): int((np.ptp(work.states[i][:], axis=0) == 0).sum()) for i in work.blocks[k]}
+        found.constant = {
+            (True, i): int((np.ptp(state[:], axis=0) == 0).sum())
+            for i, state in zip(work.blocks[k], work.block(k), strict=True)
+        }
     for job in work.jobs:
         measure = MEASURES[job.name]
-        left = [_prepared(work, state, job) for state in work.block(k, "x")]
-        same = k == m and not work.control.others
-        right = left if same else [_prepared(work, state, job) for state in work.block(m, "y")]
+        left = [_prepared(work, state, job) for state in work.block(k)]
+        right = left if k == m and not draw else [_prepared(work, state, job) for state in work.block(m, draw)]
         for a, i in enumerate(work.blocks[k]):
             for b, j in enumerate(work.blocks[m]):
                 if i <= j:

@@ -163,6 +163,21 @@ def test_chance_is_the_comparison_with_mismatched_utterances(stores, found):
             assert score == pytest.approx(scored(cell, *pair, wrong.lengths) + shift, abs=2e-5), cell
 
 
+def test_moments_of_a_layer_are_made_once_for_all_mismatches(stores, found, monkeypatch):
+    """Other orders of the same frames do not change them, unless utterances or groups are told apart."""
+    made, own = [], engine._own_block
+    monkeypatch.setattr(engine, "_own_block", lambda folder, draw, k: made.append(draw) or own(folder, draw, k))
+    apart = [name for name in MEASURES if not MEASURES[name].utterances]
+    some = quiet(stores, apart, standardize=(True, False))
+    rows = found.cells.measure.isin(set(some.cells.measure))
+    pd.testing.assert_frame_equal(some.cells, found.only(rows).cells, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(some.null, found.only(rows).null, rtol=0, atol=5e-6)
+    assert made == [0, 0, 0, 0]  # the two models, all their frames and cropped
+    made.clear()
+    quiet(stores, ["linreg_heldout"], groups=0)
+    assert made == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def test_a_layer_is_not_its_own_chance(stores, found):
     own = plain(found) & (found.cells.model_x == found.cells.model_y) & (found.cells.layer_x == found.cells.layer_y)
     some = found.only(own & found.cells.measure.isin(["linreg_r2", "linear_cka_debiased", "mutual_knn"]))

@@ -118,7 +118,7 @@ def test_nothing_is_left_in_the_folder_of_the_stores(stores, monkeypatch):
 
     def spied(scratch, *rest):
         seen.append(scratch)
-        assert scratch.parent == folder
+        assert scratch.parent.parent == folder
         return pair(scratch, *rest)
 
     monkeypatch.setattr(engine, "_block_pair", spied)
@@ -137,7 +137,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(stores, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(engine.pickle, "dump", full)
+    monkeypatch.setattr(engine.pickle, "Pickler", full)
     with pytest.raises(
         sslsim.SslsimError, match=r"kept in '.*\.pieces.*', where .* GB are free: No space left on device"
     ):
