@@ -60,7 +60,7 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
     return template.render(**facts, body=body, toc=toc(headings), css=_css(), script=script, script_hash=_hash(script))
 
 
-def index(run: Mapping[str, Any], folder: Path) -> str:
+def index(run: Mapping[str, Any], folder: Path, sweep: bool = False) -> str:
     """Render the index of a reports folder.
 
     Parameters
@@ -69,9 +69,11 @@ def index(run: Mapping[str, Any], folder: Path) -> str:
         The content of run.json.
     folder : Path
         The reports folder: thumbnails are made from its figures, links go to the files that it has.
+    sweep : bool
+        Whether the folder above holds the index of a sweep that this is a run of.
     """
     cards = [_card(name, entry, folder) for name, entry in run["notebooks"].items()]
-    return _environment().get_template("index.html.j2").render(run=run, cards=cards, css=_css())
+    return _environment().get_template("index.html.j2").render(run=run, cards=cards, sweep=sweep, css=_css())
 
 
 def title_and_summary(notebook: NotebookNode) -> tuple[str, str]:

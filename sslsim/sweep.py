@@ -20,20 +20,23 @@ from typing import Any
 from sslsim import record, render, report
 from sslsim.errors import SslsimError
 from sslsim.files import checked_name, write_text
+from sslsim.lineup import find_lineup
 from sslsim.plan import FLAGS, Job, plan
 from sslsim.report import Report
 
 _LONGEST = 100  # characters of a run's name, which is a folder
+_INPUTS = ("lineup", "corpus")  # paths that runs may differ in
 _SAME = ("versions", "code", "checkpoints", "corpus")  # of run.json, for a run to count as done
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: the name of its folder, its notebooks (none: all), the values of its own."""
+    """One run of a sweep: the name of its folder, its notebooks (none: all), the values and paths of its own."""
 
     name: str
     notebooks: list[str]
     values: dict[str, Any]
+    paths: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class _Table:
     values: dict[str, Any]
     name: str = ""
     notebooks: list[str] = field(default_factory=list)
+    folder: Path = Path()  # that paths are relative to
 
 
 def run(
@@ -90,7 +94,7 @@ def run(
     started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     paths = {"lineup": lineup, "corpus": corpus, "store": store or out / "store"}
     asked = runs(sweep, notebooks, paths={**paths, "out": out}, parameters=parameters)
-    reports = {one.name: _ask(one, out, paths, parameters or {}) for one in asked}
+    reports = {one.name: _ask(one, out, {**paths, **one.paths}, parameters or {}) for one in asked}
     _check_different(reports)
     for each in reports.values():
         each.facts |= prepare(each.jobs) if prepare else {}
@@ -108,10 +112,10 @@ def run(
         write_text(out / record.SWEEP, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
         write_text(out / "index.html", page(content))
 
+    out.mkdir(parents=True, exist_ok=True)
+    publish()
     if len(kept) < len(reports):
         report.run_all([each for name, each in reports.items() if name not in kept], out, most, publish)
-    else:
-        publish()
     print(out / "index.html", flush=True)
     return 0 if _status(reports) == "ok" else 1
 
@@ -129,8 +133,9 @@ def runs(
     ----------
     sweep : sequence of str
         ``NAME=VALUE,VALUE`` each, or one TOML file with ``[[run]]`` tables: ``name``, ``notebooks`` (paths are
-        relative to the file), and parameters with a value or a list of values. Of a parameter that is a list
-        itself, a list is one value and a list of lists are several; the command line cannot say that.
+        relative to the file), and parameters with a value or a list of values, ``lineup`` and ``corpus`` among them
+        (paths, relative to the file too). Of a parameter that is a list itself, a list is one value and a list of
+        lists are several; the command line cannot say that.
     notebooks : sequence of str
         For runs that name none.
     paths : mapping
@@ -209,7 +214,7 @@ def _table(file: Path, number: int, table: dict[str, Any]) -> _Table:
     if name:
         checked_name(name, f"{where}: name")
     found = [str(file.parent / each) if each.endswith(".ipynb") else each for each in notebooks]
-    return _Table(where, table, name, found)
+    return _Table(where, table, name, found, file.parent)
 
 
 def _assigned(pairs: Sequence[str]) -> _Table:
@@ -234,14 +239,30 @@ def _combinations(
     for name in table.values:
         if name in parameters:
             raise SslsimError(f"{table.where}: {name} is given with -p too, as {parameters[name]!r}; give it once")
-        if name in FLAGS:
+        if name in FLAGS and name not in _INPUTS:
             raise SslsimError(f"{table.where}: {name} is the same for all runs, set it with {FLAGS[name]}")
         if name in lists and table.where == "--sweep":
             raise SslsimError(f'{table.where}: {name} is a list; write {name} = [["a", "b"], ["c"]] in a file')
     choices = {name: _choices(table.where, name, value, name in lists) for name, value in table.values.items()}
     named = [name for name in choices if not table.name or len(choices[name]) > 1]
     made = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-    return [Run(_name(table, {name: values[name] for name in named}), books, values) for values in made]
+    return [
+        Run(_name(table, {name: values[name] for name in named}), books, values, _paths(table, values))
+        for values in made
+    ]
+
+
+def _paths(table: _Table, values: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the files and folders that a run names; a lineup may be one that comes along."""
+    found = {}
+    for name in _INPUTS:
+        text = values.get(name, "")
+        if not isinstance(text, str):
+            raise SslsimError(f"{table.where}: {name} is {text!r}, not a path")
+        if text:
+            near = table.folder / text
+            found[name] = find_lineup(text) if name == "lineup" and not near.exists() else near
+    return found
 
 
 def _choices(where: str, name: str, value: Any, is_list: bool) -> list[Any]:
@@ -272,7 +293,7 @@ def _slug(text: str) -> str:
 
 
 def _ask(one: Run, out: Path, paths: Mapping[str, str | Path], parameters: Mapping[str, Any]) -> Report:
-    given = {**parameters, **one.values}
+    given = {**parameters, **{name: value for name, value in one.values.items() if name not in one.paths}}
     try:
         return report.ask(
             one.notebooks,
@@ -315,7 +336,11 @@ def _status(reports: Mapping[str, Report]) -> str:
 
 def _row(each: Report, values: Mapping[str, Any], started: str, kept: bool) -> dict[str, Any]:
     """Return what sweep.json says of a run; values as its notebooks get them."""
-    typed = {name: next(job.given[name] for job in each.jobs if name in job.given) for name in values}
+    given = [job.given for job in each.jobs]
+    typed = {
+        name: value if name in _INPUTS else next(known[name] for known in given if name in known)
+        for name, value in values.items()
+    }
     names = ("title", "status", "error", "seconds", "verdict")
     return {
         "status": each.status if each.done else "not run",

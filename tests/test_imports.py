@@ -56,6 +56,7 @@ MAY_IMPORT["plots"] = {"errors", "tables", "cells"}  # knows only tables
 REPORTS = ["errors", "files", "quick", "markup", "cells", "outputs", "parameters", "provenance", "render"]
 REPORTS += ["record", "plan", "execute", "report", "sweep", "compare_runs"]
 MAY_IMPORT |= {module: set(REPORTS[:i]) for i, module in enumerate(REPORTS)}
+MAY_IMPORT["sweep"] |= {"lineup"}  # only where one lies that comes along
 MAY_IMPORT["sounds"] = {"audio", "plots", "listening"}  # of listening only the types
 MAY_IMPORT["outputs"] |= {"sounds"}  # only a type
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

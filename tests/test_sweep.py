@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from toys import write_notebook
 
 from sslsim import record, report, sweep
 from sslsim.errors import SslsimError
+from sslsim.lineup import find_lineup
 from sslsim.sweep import Run, runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,6 +104,14 @@ def test_every_combination_is_a_run_and_a_failed_one_does_not_stop_the_rest(fini
     assert [path for path in (finished / "out").iterdir() if path.name.startswith(".")] == []
 
 
+def test_the_index_of_each_run_leads_up_to_that_of_the_sweep(finished: Path) -> None:
+    for name in read(finished / "out")["runs"]:
+        folder = finished / "out" / name
+        page = bs4.BeautifulSoup((folder / "index.html").read_text(encoding="utf-8"), "html.parser")
+        assert page.select_one("header a")["href"] == "../index.html"
+        assert list(links(page, folder)) == []
+
+
 def test_so_many_notebooks_run_at_a_time_over_all_runs(finished: Path) -> None:
     times = [tuple(map(float, file.read_text().split())) for file in (finished / "out").glob("*.txt")]
     at_once = [sum(begun <= moment <= ended for begun, ended in times) for moment, _ in times]
@@ -125,33 +135,39 @@ def test_the_index_has_parameters_states_links_and_verdicts_side_by_side(finishe
     assert [cell.split(" (")[0] for cell in row[1:]] == ["no 0.300", "no 0.300", "yes 0.500", "yes 0.500"]
 
 
+@pytest.fixture
+def kept(finished: Path) -> Iterator[Path]:
+    """Give the folder of the finished sweep; its index is afterwards what it was."""
+    out = finished / "out"
+    before = {out / name: (out / name).read_bytes() for name in ("sweep.json", "index.html")}
+    yield out
+    for file, content_ in before.items():
+        file.write_bytes(content_)
+
+
 def test_what_is_done_already_is_not_run_again(
-    finished: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
+    finished: Path, kept: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     start(finished, ["frames=3,5", "seed=0,9"])
     assert asked == ["frames-3_seed-9", "frames-5_seed-9"]
-    out = finished / "out/frames-3_seed-0/index.html"
+    out = kept / "frames-3_seed-0/index.html"
     assert f"frames-3_seed-0: done already, {out}\n" in capsys.readouterr().out
 
 
-def test_a_sweep_that_is_done_keeps_the_runs_of_an_earlier_one_in_its_index(finished: Path, asked: list[str]) -> None:
-    out = finished / "out"
-    kept = {name: (out / name).read_bytes() for name in ("sweep.json", "index.html")}
-    try:
-        assert start(finished, ["frames=3", "seed=0"]) == 0
-        assert asked == []
-        found = read(out)
-        assert found["status"] == "ok"
-        assert list(found["runs"])[0] == "frames-3_seed-0"
-        assert {name: run["kept"] for name, run in found["runs"].items() if run["sweep"] == found["started"]} == {
-            "frames-3_seed-0": True
-        }
-        text = (out / "index.html").read_text(encoding="utf-8")
-        assert text.count("done already") == 1
-        assert text.count("from an earlier sweep") == len(found["runs"]) - 1 == 3
-    finally:
-        for name, content_ in kept.items():
-            (out / name).write_bytes(content_)
+def test_a_sweep_that_is_done_keeps_the_runs_of_an_earlier_one_in_its_index(
+    finished: Path, kept: Path, asked: list[str]
+) -> None:
+    assert start(finished, ["frames=3", "seed=0"]) == 0
+    assert asked == []
+    found = read(kept)
+    assert found["status"] == "ok"
+    assert list(found["runs"])[0] == "frames-3_seed-0"
+    assert {name: run["kept"] for name, run in found["runs"].items() if run["sweep"] == found["started"]} == {
+        "frames-3_seed-0": True
+    }
+    text = (kept / "index.html").read_text(encoding="utf-8")
+    assert text.count("done already") == 1
+    assert text.count("from an earlier sweep") == len(found["runs"]) - 1 == 3
 
 
 def test_the_code_of_a_run_is_that_of_the_package_and_of_its_notebooks(tmp_path: Path) -> None:
@@ -167,7 +183,7 @@ def test_the_code_of_a_run_is_that_of_the_package_and_of_its_notebooks(tmp_path:
 
 @pytest.mark.parametrize("change", ["parameter", "checkpoint", "version", "code", "table", "status", "other run"])
 def test_what_was_made_from_something_else_is_run_again(
-    finished: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch, change: str
+    finished: Path, kept: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     options: dict[str, Any] = {}
     file = finished / "out/frames-3_seed-0/run.json"
@@ -271,6 +287,54 @@ def test_a_file_names_runs_notebooks_and_lists(tmp_path: Path) -> None:
     ]
 
 
+def test_runs_may_differ_in_checkpoints_and_speech(
+    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = "lineup: str = ''\ncorpus: str = ''\nseed: int = 0"
+    notebook = str(write_notebook(tmp_path / "books/some.ipynb", ["# Some", ("parameters", known), "1"]))
+    for name in ("a", "b"):
+        (tmp_path / "sweeps/speech" / name).mkdir(parents=True)
+    (tmp_path / "sweeps/mine.toml").write_text("")
+    inputs = {"lineup": tmp_path / "sweeps/mine.toml", "corpus": tmp_path / "sweeps/speech/a"}
+    text = """
+    [[run]]
+    corpus = ["speech/a", "speech/b"]
+
+    [[run]]
+    name = "both"
+    lineup = ["mine.toml", "paper"]
+    seed = 1
+    """
+    (tmp_path / "sweeps/sweep.toml").write_text(text)
+    seen: list[dict[str, Any]] = []
+
+    def prepare(jobs: list[Any]) -> dict[str, Any]:
+        seen.append(jobs[0].given)
+        return dict(MADE_FROM)
+
+    options: dict[str, Any] = {"out": tmp_path / "out", **inputs, "prepare": prepare}
+    sweep.run([str(tmp_path / "sweeps/sweep.toml")], [notebook], **options)
+    assert asked == ["corpus-speech-a", "corpus-speech-b", "both_lineup-mine-toml", "both_lineup-paper"]
+    mine, a, b = (str(tmp_path / "sweeps" / name) for name in ("mine.toml", "speech/a", "speech/b"))
+    paper = str(find_lineup("paper").resolve())
+    assert [(one["lineup"], one["corpus"], one.get("seed")) for one in seen] == [
+        (mine, a, None),
+        (mine, b, None),
+        (mine, a, 1),
+        (paper, a, 1),
+    ]
+    rows = read(tmp_path / "out")["runs"]
+    assert rows["both_lineup-paper"]["values"] == {"lineup": "paper", "seed": 1}
+    assert rows["both_lineup-paper"]["status"] == "not run"  # said before the first notebook ends
+
+    asked.clear()
+    monkeypatch.chdir(tmp_path / "sweeps")
+    sweep.run(["corpus=speech/a,speech/b"], [notebook], **options | {"out": tmp_path / "other"})
+    assert asked == ["corpus-speech-a", "corpus-speech-b"]
+    with pytest.raises(SslsimError, match=r"run corpus-speech-c: corpus not found: .*speech/c; give an existing one"):
+        sweep.run(["corpus=speech/c"], [notebook], **options)
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -309,6 +373,8 @@ def test_a_sweep_that_cannot_run_is_refused(tmp_path: Path, words: list[str], te
         ("[[run]]\nname = 'store'", "run 'store': the activations are kept there; give it another name"),
         ("[[run]]\nnotebooks = 'toy'", r"run 1: notebooks is 'toy', not a list such as \[\"neurons\"\]"),
         ("[[run]]\nname = 'a'\nnotebooks = ['toys']", "unknown notebook 'toys'"),
+        ("[[run]]\ncorpus = 3", "run 1: corpus is 3, not a path"),
+        ("[[run]]\nstore = 'a'", "run 1: store is the same for all runs, set it with --store"),
         ("[[run]]\nframes = []", "run 1: frames has no values; give one or more, or leave it out"),
         ("[[run]]", r"run 1: no values to name it by; give name = \.\.\. in a \[\[run\]\] table"),
         ("[[run]]\nframes = [1.5]", r"run frames-1-5: parameter frames: 1.5 is not an int \(default 3\)"),
