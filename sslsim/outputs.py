@@ -119,7 +119,7 @@ class Outputs:
         rows = [row | {"effect_text": _effect(row)} for row in rows]
         self._table("verdict", frame, {"verdict": rows})
         words = frame[["claim", "between", "measure"]].assign(effect=[row["effect_text"] for row in rows])
-        return words.assign(p=[_digits(row["p"]) for row in rows], control=frame.control, holds=frame.holds)
+        return words.assign(p=[_probability(row["p"]) for row in rows], control=frame.control, holds=frame.holds)
 
     def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "", table: str = "") -> None:
         """Write a figure as PNG and SVG, show it in the notebook and close it.
@@ -235,6 +235,10 @@ def _effect(row: Mapping[str, Any]) -> str:
 
 def _digits(number: Any) -> str:
     return "" if number is None else f"{number:.3f}"
+
+
+def _probability(p: Any) -> str:
+    return "< 0.001" if p is not None and p < 0.001 else _digits(p)  # smaller ones are worth no more
 
 
 def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:

@@ -79,6 +79,7 @@ def test_a_verdict_is_written_in_full_and_shown_in_words(tmp_path: Path) -> None
     assert words.effect.tolist() == ["0.815 (0.811 to 0.818)", "-0.200"]
     assert words.p.tolist() == ["0.048", ""]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tables/layers-verdict.parquet"), CLAIMS)
+    assert Outputs(tmp_path, "layers").verdict(CLAIMS.assign(p=[0.001, 2e-14])).p.tolist() == ["0.001", "< 0.001"]
     for nothing in (None, pd.NA, np.nan, np.inf):
         unknown = CLAIMS.assign(p=pd.Series([0.048, nothing], dtype=object))
         assert Outputs(tmp_path, "layers").verdict(unknown).p.tolist() == ["0.048", ""]
