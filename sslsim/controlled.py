@@ -229,8 +229,8 @@ def evidence(
     stores, measures, standardize, raw, frames, between, sample, executor, device, progress
         See `sslsim.compare`; measures of layers and neurons.
     draws : int
-        Mismatches of utterances, the same for all layers, and random bases; 0 for no chance levels. Each costs about
-        what the comparison itself costs. At most one less than there are utterances are made.
+        Mismatches of utterances, the same for all layers, and random bases; 0 for no chance levels. Each costs
+        something less than the comparison itself. At most one less than there are utterances are made.
     groups : int
         Groups of utterances to leave out for the intervals; 0 for none.
     unit : {'utterance', 'speaker'}
