@@ -145,7 +145,7 @@ def ask(
 
 
 def run_all(reports: Sequence[Report], root: Path, workers: int, then: Callable[[], None] = lambda: None) -> None:
-    """Run the notebooks of all reports and write each report as its notebooks end.
+    """Run the notebooks of all reports that are not done and write each report as its notebooks end.
 
     Parameters
     ----------
@@ -195,7 +195,8 @@ def _facts(settings: dict[str, Any], jobs: list[Job]) -> dict[str, Any]:
 def _tasks(report: Report, staging: Path) -> list[_Task]:
     staging.mkdir()
     # the longest first, by an earlier run: the last to start decides how long processors wait for one another
-    queue = sorted(report.jobs, key=lambda job: -report.known.get(job.name, {}).get("seconds", 0.0))
+    queue = [job for job in report.jobs if job.name not in report.done]
+    queue.sort(key=lambda job: -report.known.get(job.name, {}).get("seconds", 0.0))
     return [_Task(report, job, staging, record.snapshot(report.out, job.name, report.names)) for job in queue]
 
 

@@ -98,9 +98,10 @@ def run(
     _check_different(reports)
     for each in reports.values():
         each.facts |= prepare(each.jobs) if prepare else {}
-    kept = {name: record.read(each.out / "run.json") for name, each in reports.items() if _is_done(each)}
+    for each in reports.values():
+        _take_up(each)
+    kept = {name for name, each in reports.items() if each.status == "ok"}
     for name in kept:
-        reports[name].done = {job.name: reports[name].known[job.name] for job in reports[name].jobs}
         print(f"{name}: done already, {reports[name].out / 'index.html'}", flush=True)
     before = _earlier(out)
 
@@ -317,16 +318,19 @@ def _check_different(reports: Mapping[str, Report]) -> None:
             raise SslsimError(f"runs {other} and {name} are the same notebooks and values; leave one out")
 
 
-def _is_done(each: Report) -> bool:
-    """Return whether the folder holds the very run that is asked for, whole."""
+def _take_up(each: Report) -> None:
+    """Go on with the run in the folder, if it is the one that is asked for: notebooks of it that are whole stay."""
     run = record.read(each.out / "run.json")
-    wanted = {job.name: job.table for job in each.jobs}
-    found = {name: each.known[name] for name in wanted if name in each.known}
-    rows = {name: entry["parameters"] for name, entry in found.items() if entry["run"] == run["started"]}
-    files = [each.out / file for entry in found.values() for file in entry["files"]]
-    asked = json.loads(json.dumps([wanted, *(each.facts[key] for key in _SAME)], default=str))
-    there = run.get("status") == "ok" and all(file.is_file() for file in files)
-    return there and [rows, *(run.get(key) for key in _SAME)] == asked
+    if [run.get(key) for key in _SAME] != json.loads(json.dumps([each.facts[key] for key in _SAME], default=str)):
+        return
+    for job in each.jobs:
+        entry = each.known.get(job.name, {"status": "none"})
+        of_this = entry["status"] == "ok" and entry["run"] == run["started"]
+        same = of_this and entry["parameters"] == json.loads(json.dumps(job.table, default=str))
+        if same and all((each.out / file).is_file() for file in entry["files"]):
+            each.done[job.name] = entry
+    if each.done:
+        each.facts["started"] = run["started"]
 
 
 def _status(reports: Mapping[str, Report]) -> str:

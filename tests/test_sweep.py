@@ -181,6 +181,21 @@ def test_the_code_of_a_run_is_that_of_the_package_and_of_its_notebooks(tmp_path:
     ]  # fmt: skip
 
 
+def test_of_a_failed_run_only_what_failed_is_run_again(finished: Path, kept: Path) -> None:
+    file = kept / "frames-3_seed-9/run.json"
+    before = json.loads(file.read_text(encoding="utf-8"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        assert start(finished, ["frames=3", "seed=9"]) == 1
+    after = json.loads(file.read_text(encoding="utf-8"))
+    assert after["started"] == before["started"]
+    assert after["notebooks"]["plain"] == before["notebooks"]["plain"]
+    assert after["notebooks"]["toy"]["started"] > before["notebooks"]["toy"]["started"]
+    row = read(kept)["runs"]["frames-3_seed-9"]
+    assert (row["kept"], row["status"]) == (False, "failed")
+    assert {name: entry["status"] for name, entry in row["notebooks"].items()} == {"toy": "failed", "plain": "ok"}
+
+
 @pytest.mark.parametrize("change", ["parameter", "checkpoint", "version", "code", "table", "status", "other run"])
 def test_what_was_made_from_something_else_is_run_again(
     finished: Path, kept: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch, change: str
@@ -198,7 +213,8 @@ def test_what_was_made_from_something_else_is_run_again(
     if change == "code":
         monkeypatch.setattr(report.record, "code", lambda _: "another")
     run = json.loads(content_)
-    run |= {"status": {"status": "failed"}, "other run": {"started": "later"}}.get(change, {})
+    run |= {"started": "later"} if change == "other run" else {}
+    run["notebooks"]["toy"] |= {"status": "failed"} if change == "status" else {}
     try:
         file.write_text(json.dumps(run), encoding="utf-8")
         if change == "table":
