@@ -112,8 +112,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sweep", nargs="+", action="extend", default=[], metavar="NAME=V,V|FILE.toml",
         help="a run for every combination of values, in folders of OUT such as frames-5000_seed-0, with one index "
-        "and one store; a file has [[run]] tables: name, notebooks, and parameters with a value or a list of values; "
-        "what is done already is not run again; words here without = and .toml are notebooks",
+        "and one store; a file has [[run]] tables: name, notebooks, and parameters, lineup, corpus, with a value "
+        "or a list of values; what is done already is not run again; words here without = and .toml are notebooks",
     )  # fmt: skip
     parser.add_argument("--strict", action="store_true", help=_STRICT)
     parser.add_argument("--workers", type=int, metavar="N", help="notebooks at a time; default one a processor")

@@ -299,7 +299,7 @@ def _keys(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
     """Return the first columns that tell all rows of both apart, or all that may."""
     shared = [name for name in a.columns if name in b]
     names = [name for name in shared if not _is_float(a[name], b[name])]
-    for name in [n for n in names if _is_number(a[n], b[n]) and set(a[n]) != set(b[n])]:
+    for name in [n for n in reversed(names) if _is_number(a[n], b[n]) and set(a[n]) != set(b[n])]:
         rest = [n for n in names if n != name]  # a result, if the others tell rows apart
         if rest and not any(table.duplicated(rest).any() for table in (a, b)):
             names = rest

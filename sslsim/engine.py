@@ -372,6 +372,8 @@ def _scratch(beside: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _work.cache_clear()
+        _on_rows.cache_clear()  # with what small layers have read
 
 
 @lru_cache(maxsize=2)
@@ -379,12 +381,15 @@ def _work(folder: Path) -> Work:
     return _load(folder / "work.pickle")
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _on_rows(folder: Path, draw: int) -> list[State]:
     """Layers on the frames of x or of y in one order; the same for all pieces, as small layers keep what was read."""
     work = _work(folder)
     rows = work.rows[draw]
-    return work.states if rows is None else [state.only(rows) for state in work.states]
+    if rows is None:
+        return work.states
+    frames = work.states[0].only(rows).frames  # one array for all of them
+    return [replace(state, frames=frames) for state in work.states]
 
 
 def _save(value: object, path: Path) -> None:
@@ -454,7 +459,7 @@ def _own(work: Work, state: State, means: Means, products: Products) -> Own:
 def _block_pair(folder: Path, draw: int, k: int, m: int) -> Found:
     """Score every layer of one block with every layer of another."""
     work = _work(folder)
-    left = _load(work.own(k))
+    left = _load(work.own(k))  # and not the same object as the right: a layer with itself is whitened by nothing
     right = _load(work.own(m, draw if work.anew else 0))
     if draw and not work.anew:
         right = [own.in_order(work.rows[draw]) for own in right]

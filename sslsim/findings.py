@@ -95,13 +95,22 @@ def best_layers(
 
 def _of(found: Evidence, measure: str, standardize: bool) -> Evidence:
     """Return the cells of a measure; one without a choice of scaling is found under either."""
-    free = measure in MEASURES and not MEASURES[measure].scaling
+    free = not _has_scaling(measure)
     some = found.only((found.cells.measure == measure) & (free | (found.cells.standardize == standardize)))
     if some.cells.empty:
-        known = ", ".join(dict.fromkeys(found.cells.measure))
-        scaling = "standardised" if standardize else "raw"
-        raise SslsimError(f"the evidence has no {measure} ({scaling}), only {known}; compute it too")
+        pairs = zip(found.cells.measure, found.cells.standardize, strict=True)
+        known = dict.fromkeys(_with_scaling(name, scaled) for name, scaled in pairs)
+        wanted = _with_scaling(measure, standardize)
+        raise SslsimError(f"the evidence has no {wanted}, only {', '.join(known)}; compute it too")
     return some
+
+
+def _has_scaling(measure: str) -> bool:
+    return measure in MEASURES and MEASURES[measure].scaling
+
+
+def _with_scaling(measure: str, standardize: bool) -> str:
+    return f"{'standardised' if standardize else 'raw'} {measure}" if _has_scaling(measure) else measure
 
 
 def _short(read: Reading) -> dict[str, float]:
@@ -314,7 +323,8 @@ def one_to_many(partners: pd.DataFrame) -> pd.DataFrame:
 def moved(stores: Sequence[ActivationStore], *several: Evidence) -> pd.DataFrame:
     """Say how far finetuning moved each layer, in units of the distance between two seeds of the pretrained model.
 
-    The distance of two layers is one minus their similarity. Pretrained models without another seed have no unit.
+    The distance of two layers is one minus their similarity. Pretrained models without another seed have no unit, and
+    no rows.
 
     Parameters
     ----------
@@ -331,9 +341,8 @@ def moved(stores: Sequence[ActivationStore], *several: Evidence) -> pd.DataFrame
         two seeds in this layer).
     """
     rows = [row for found in several for row in _distances(found, stores)]
-    if not rows:
-        raise SslsimError("no pretrained model has both a finetuned counterpart and another seed here; add one of each")
-    return pd.DataFrame(rows)
+    columns = ["measure", "standardize", "pretrained", "finetuned", "layer", "depth", "distance", "ci_low", "ci_high"]
+    return pd.DataFrame(rows, columns=[*columns, "similarity", "of_seeds"])
 
 
 def _distances(found: Evidence, stores: Sequence[ActivationStore]) -> Iterator[dict[str, Any]]:

@@ -101,10 +101,27 @@ def marks_file(corpus: str | Path | Any) -> Path | None:
     return file if file.is_file() else None
 
 
-def marked(marks: pd.DataFrame, store: ActivationStore) -> int:
-    """Return how many utterances of a store have marks; preferences need two."""
-    ids = set(marks.id)
-    return sum(name in ids or name.rpartition("#")[0] in ids for name in store.index.utterance)
+def marked(marks: pd.DataFrame, store: ActivationStore, kind: str = "") -> int:
+    """Return how many utterances of a store have marks of a kind (see `frame_labels`); preferences need two."""
+    here = _marked_here(marks, store)
+    ids = set(here[here.kind == _kind(here, kind)].id)
+    return sum(not ids.isdisjoint(_recordings(name)) for name in store.index.utterance)
+
+
+def _marked_here(marks: pd.DataFrame, store: ActivationStore) -> pd.DataFrame:
+    names = {name for utterance in store.index.utterance for name in _recordings(utterance)}
+    return marks[marks.id.isin(names)]
+
+
+def _kind(marks: pd.DataFrame, kind: str) -> str:
+    """Return the kind of mark that is asked for; by default phone, or the first where there is no phone."""
+    kinds = list(dict.fromkeys(marks.kind))
+    return kind or ("phone" if "phone" in kinds else next(iter(kinds), ""))
+
+
+def _recordings(utterance: str) -> tuple[str, str]:
+    """Return the names that the recording of an utterance may have: its own, or that without the number of a piece."""
+    return utterance, utterance.rpartition("#")[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +154,7 @@ def frame_labels(
     corpus : path or dataset
         That the store was made of.
     kind : str
-        Which kind of mark; by default phone, or the first where there is no phone.
+        Which kind of mark; by default phone, or the first of these utterances where they have no phone.
     least : int
         Labels that are marked fewer times here cannot be preferred; where all are, all but the most frequent.
 
@@ -147,19 +164,19 @@ def frame_labels(
         No mark of this kind, none in these utterances, or the store is of another corpus.
     """
     kinds = list(dict.fromkeys(marks.kind))
-    kind = kind or ("phone" if "phone" in kinds else next(iter(kinds), ""))
+    kind = _kind(_marked_here(marks, store), kind) or _kind(marks, kind)
     if kind not in kinds:
         raise SslsimError(f"no mark of kind {kind!r}{close_match(kind, kinds)}")
     of = dict(list(marks[marks.kind == kind].groupby("id", sort=False)))
     labels = np.full(store.n_frames, None, dtype=object)
-    marked = np.zeros(store.n_frames, dtype=bool)
+    inside = np.zeros(store.n_frames, dtype=bool)
     met: dict[str, set[tuple[str, float]]] = {}
     for u, (utterance, begin) in enumerate(origins(store.index, corpus)):
         if utterance.id in of:
             own = of[utterance.id]
             rows = rows_of(store, u)
             at = held(own, begin + centres(store.frame_rows(u)))
-            marked[rows] = True
+            inside[rows] = True
             labels[rows] = np.where(at >= 0, own.label.to_numpy(dtype=object)[at], None)
             for mark in own.iloc[np.unique(at[at >= 0])].itertuples():
                 met.setdefault(mark.label, set()).add((utterance.id, mark.start))
@@ -172,15 +189,15 @@ def frame_labels(
     enough = min(least, max(times.values(), default=0))
     names = tuple(sorted(label for label, n in times.items() if n >= enough))
     codes = pd.Index(names, dtype=object).get_indexer(labels)
-    return Labels(names, np.where(marked, codes, -2))
+    return Labels(names, np.where(inside, codes, -2))
 
 
 def origins(index: pd.DataFrame, corpus: str | Path | Any) -> Iterator[tuple[Utterance, float]]:
     """Yield the recording that each utterance of a store is a piece of, and where it begins there, in seconds."""
     known, rates = {utterance.id: utterance for utterance in read_corpus(corpus)}, {}
     for row in index.itertuples():
-        name = row.utterance if row.utterance in known else row.utterance.rpartition("#")[0]
-        if name not in known:
+        name = next((name for name in _recordings(row.utterance) if name in known), "")
+        if not name:
             raise SslsimError(f"no utterance {row.utterance!r} in this corpus; give the one that the store was made of")
         begin = 0.0
         if row.begin:

@@ -84,6 +84,11 @@ _WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
+def shipped_lineups() -> list[str]:
+    """Return the names of the lineups that come with sslsim."""
+    return sorted(path.stem for path in LINEUPS.glob("*.toml"))
+
+
 def find_lineup(name: str | Path) -> Path:
     """Return the file of a lineup that comes with sslsim, given its name, or the path as it is."""
     shipped = LINEUPS / f"{name}.toml"

@@ -68,4 +68,5 @@ def remove_stale(out: Path, before: Snapshot, after: Snapshot) -> list[str]:
 def publish(out: Path, run: Mapping[str, Any]) -> None:
     """Write run.json and the index, each whole or not at all."""
     write_text(out / "run.json", json.dumps(run, indent=1, ensure_ascii=False, default=str) + "\n")
-    write_text(out / "index.html", render.index(run, out, sweep=(out.parent / SWEEP).is_file()))
+    swept = out.name in read(out.parent / SWEEP).get("runs", {})
+    write_text(out / "index.html", render.index(run, out, sweep=swept))

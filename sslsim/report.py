@@ -34,7 +34,8 @@ class Report:
     """A reports folder that was asked for and checked, and how far it is.
 
     `facts` is run.json without its notebooks, `known` their entries from earlier runs in the folder, `done` those of
-    this run; `label` starts what is said of them. `clock` is when it began: with the first notebook, unless told.
+    this run; `label` starts what is said of them. `clock` is when it began: with the first notebook, unless told;
+    `spent` are the seconds before, if it goes on.
     """
 
     out: Path
@@ -43,6 +44,7 @@ class Report:
     known: dict[str, dict[str, Any]]
     label: str = ""
     clock: float = math.inf
+    spent: float = 0.0
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -62,7 +64,7 @@ class Report:
         found = {**self.known, **self.done}
         wanted = [*ORDER, *(job.name for job in self.jobs), *sorted(found)]  # the shipped, as asked for, by name
         entries = {name: found[name] for name in dict.fromkeys(wanted) if name in found}
-        seconds = round(time.monotonic() - self.clock, 2)
+        seconds = round(self.spent + time.monotonic() - self.clock, 2)
         return {**self.facts, "status": self.status, "seconds": seconds, "notebooks": entries}
 
 

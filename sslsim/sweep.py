@@ -20,7 +20,7 @@ from typing import Any
 from sslsim import record, render, report
 from sslsim.errors import SslsimError
 from sslsim.files import checked_name, write_text
-from sslsim.lineup import find_lineup
+from sslsim.lineup import find_lineup, shipped_lineups
 from sslsim.plan import FLAGS, Job, plan
 from sslsim.report import Report
 
@@ -72,7 +72,8 @@ def run(
         Folder of the runs' folders, of index.html, sweep.json and, unless given, the store. Runs of an earlier
         sweep keep their place in the index.
     notebooks, lineup, corpus, store, parameters, prepare
-        As of `sslsim.report.run`, for every run; `prepare` is called once a run, before the first notebook.
+        As of `sslsim.report.run`, for every run that does not name its own; `prepare` is called once a run, before the
+        first notebook.
     workers : int, optional
         Notebooks at a time, over all runs.
 
@@ -100,13 +101,18 @@ def run(
         each.facts |= prepare(each.jobs) if prepare else {}
     for each in reports.values():
         _take_up(each)
-    kept = {name for name, each in reports.items() if each.status == "ok"}
+    kept = [name for name, each in reports.items() if each.status == "ok"]
     for name in kept:
         print(f"{name}: done already, {reports[name].out / 'index.html'}", flush=True)
     before = _earlier(out)
 
     def publish() -> None:
-        found = {one.name: _row(reports[one.name], one.values, started, one.name in kept) for one in asked}
+        found = {
+            one.name: before[one.name]
+            if one.name in before and not reports[one.name].done  # its older pages stand until then
+            else _row(reports[one.name], one.values, started, one.name in kept)
+            for one in asked
+        }
         seconds = round(time.monotonic() - clock, 2)
         facts = {"format": record.FORMAT, "status": _status(reports), "started": started, "seconds": seconds}
         content = {**facts, "runs": {**found, **{name: row for name, row in before.items() if name not in found}}}
@@ -257,12 +263,13 @@ def _paths(table: _Table, values: Mapping[str, Any]) -> dict[str, Path]:
     """Return the files and folders that a run names; a lineup may be one that comes along."""
     found = {}
     for name in _INPUTS:
-        text = values.get(name, "")
-        if not isinstance(text, str):
-            raise SslsimError(f"{table.where}: {name} is {text!r}, not a path")
-        if text:
-            near = table.folder / text
-            found[name] = find_lineup(text) if name == "lineup" and not near.exists() else near
+        if name not in values:
+            continue
+        if not isinstance(values[name], str) or not values[name]:
+            raise SslsimError(f"{table.where}: {name} is {values[name]!r}, not a path")
+        near = table.folder / values[name]
+        shipped = name == "lineup" and not near.exists() and values[name] in shipped_lineups()
+        found[name] = find_lineup(values[name]) if shipped else near
     return found
 
 
@@ -330,7 +337,7 @@ def _take_up(each: Report) -> None:
         if same and all((each.out / file).is_file() for file in entry["files"]):
             each.done[job.name] = entry
     if each.done:
-        each.facts["started"] = run["started"]
+        each.facts["started"], each.spent = run["started"], run["seconds"]
 
 
 def _status(reports: Mapping[str, Report]) -> str:

@@ -115,8 +115,8 @@ def finetuning(
     """Judge how far finetuning moved a model, in units of the distance between two seeds of its recipe.
 
     The distance of two layers is one minus their similarity. For each measure and finetuned model: the last layer moved
-    further than the first; where the pretrained model has another seed, the last layer moved further than that seed is
-    away (a quotient above 1).
+    further than the first compared; where the pretrained model has another seed, the last layer moved further than that
+    seed is away (a quotient above 1).
 
     Parameters
     ----------
@@ -134,15 +134,18 @@ def finetuning(
         for before, after in finetuned_pairs(stores):
             pair = before.checkpoint.name, after.checkpoint.name
             same = of_name & (related.model_x == pair[0]) & (related.layer_x == related.layer_y)
-            moved, last = same & (related.model_y == pair[1]), before.n_layers - 1
+            moved = same & (related.model_y == pair[1])
+            if not moved.any():
+                continue
+            bottom, last = related.layer_x[moved].min(), before.n_layers - 1  # of attention the first is layer 1
             seed = same & (related.relation == "other seed") & (related.layer_x == last)
-            ends = [np.flatnonzero(moved & (related.layer_x == layer)) for layer in (0, last)]
+            ends = [np.flatnonzero(moved & (related.layer_x == layer)) for layer in (bottom, last)]
             if not all(map(len, ends)):
                 continue
             first, top = (int(found[0]) for found in ends)
             reading = evidence.reading(lambda v, a=first, b=top: v[..., a] - v[..., b])  # type: ignore[misc]
             between = " to ".join(pair)
-            rows.append(_row("the last layer moved further than the first", between, name, reading, "layer 0"))
+            rows.append(_row("the last layer moved further than the first", between, name, reading, f"layer {bottom}"))
             if seed.any():
                 in_units = partial(in_seeds, top, np.flatnonzero(seed))
                 reading = evidence.reading(lambda v, of=in_units: of(v) - 1)  # type: ignore[misc]

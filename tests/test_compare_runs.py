@@ -101,6 +101,10 @@ def test_whole_numbers_that_changed_are_results_if_other_columns_tell_rows_apart
     assert found["keys"] == ["model_x"]
     assert moved(found) == {"layer_y": (1, 1.0, "model_x a")}
     assert compare_tables(best, best[::-1]) == {}
+    neurons = pd.DataFrame({"model_x": "a", "neuron_x": [1, 2], "model_y": "b", "neuron_y": [5, 6]})
+    found = compare_tables(neurons, neurons.assign(neuron_x=[1, 3], neuron_y=[7, 6]))
+    assert (found["keys"], found["only_a"]["count"]) == (["model_x", "neuron_x"], 1)
+    assert moved(found) == {"neuron_y": (1, 2.0, "model_x a, neuron_x 1")}
     alone = best.assign(model_x="a")  # here the layer is all that there is to go by
     assert compare_tables(alone, alone.assign(layer_y=[4, 5]))["only_a"]["examples"] == ["layer_y 3"]
 

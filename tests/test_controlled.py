@@ -375,7 +375,7 @@ def test_any_executor_gives_the_same_bits(stores, make_store, monkeypatch):
     heads = [make_store(name, frames=(20, 30, 25), seed=seed) for seed, name in enumerate("ab")]
 
     def everything(executor=None):
-        options = {"executor": executor, "draws": 1, "groups": 2, "progress": False}
+        options = {"executor": executor, "draws": 2, "groups": 2, "progress": False}
         layers, of_heads = sslsim.attention_evidence(heads, **options)
         found = bits(layers) + bits(of_heads) + bits(*sslsim.neuron_evidence(stores, **options))
         return found + bits(sslsim.evidence(stores, FEW[1:], **options))

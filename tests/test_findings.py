@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -59,17 +60,20 @@ def test_along_depth_takes_several_measures(models, found):
 
 
 def test_a_measure_without_a_choice_of_scaling_is_found_under_either(models, found):
-    for read in (findings.best_layers, findings.along_depth):
+    for read, measure in itertools.product(
+        (findings.best_layers, findings.along_depth), ("max_corr", "neurons_shared")
+    ):
         pd.testing.assert_frame_equal(
-            read(found, models, "max_corr", standardize=False).drop(columns="standardize", errors="ignore"),
-            read(found, models, "max_corr").drop(columns="standardize", errors="ignore"),
+            read(found, models, measure, standardize=False).drop(columns="standardize", errors="ignore"),
+            read(found, models, measure).drop(columns="standardize", errors="ignore"),
         )
 
 
-@pytest.mark.parametrize(("measure", "standardize"), [("cca", True), ("svcca", False)])
-def test_a_measure_that_was_not_computed_is_refused(models, found, measure, standardize):
-    scaling = "standardised" if standardize else "raw"
-    text = rf"the evidence has no {measure} \({scaling}\), only max_corr, linreg_r2, svcca, .*; compute it too"
+@pytest.mark.parametrize(
+    ("measure", "standardize", "words"), [("cca", True, "cca"), ("cca", False, "cca"), ("svcca", False, "raw svcca")]
+)
+def test_a_measure_that_was_not_computed_is_refused(models, found, measure, standardize, words):
+    text = f"the evidence has no {words}, only max_corr, linreg_r2, standardised svcca, max_corr_.*; compute it too"
     for read in (findings.best_layers, findings.along_depth):
         with pytest.raises(sslsim.SslsimError, match=text):
             read(found, models, measure, standardize=standardize)
@@ -164,8 +168,10 @@ def test_distance_after_finetuning_is_in_units_of_two_seeds(tuned):
     assert (first.first_layer == 2).all()
     assert (first.furthest_layer == 2).all()
     fewer = evidence.only(evidence.cells.model_y.ne("y") & evidence.cells.model_x.ne("y"))
-    with pytest.raises(sslsim.SslsimError, match="no pretrained model has both a finetuned counterpart and another"):
-        findings.moved([tuned[0], tuned[2]], fewer)
+    nothing = findings.moved([tuned[0], tuned[2]], fewer)
+    assert nothing.empty
+    assert nothing.columns.tolist() == findings.moved(tuned, evidence).columns.tolist()
+    assert findings.first_moved(nothing).empty
 
 
 def test_neurons_are_compared_with_themselves(tuned):

@@ -476,8 +476,12 @@ def test_clips_need_words(card, monkeypatch):
 
 def test_utterances_with_marks_are_counted_pieces_too(tmp_path: Path) -> None:
     index = pd.DataFrame({"utterance": ["a", "b#1", "b#2", "c"]})
-    assert labels.marked(pd.DataFrame({"id": ["b", "a", "a", "z"]}), SimpleNamespace(index=index)) == 3
-    assert labels.marked(pd.DataFrame({"id": []}), SimpleNamespace(index=index)) == 0
+    store = SimpleNamespace(index=index)
+    marks = pd.DataFrame({"id": ["b", "a", "a", "c", "z", "y"], "kind": ["word"] * 4 + ["phone"] * 2})
+    assert labels.marked(marks, store) == 4  # the phones are of other utterances
+    assert labels.marked(marks, store, "phone") == 0
+    assert labels.marked(marks.assign(kind=["phone", *marks.kind[1:]]), store) == 2
+    assert labels.marked(marks[:0], store) == 0
     assert labels.marks_file(tmp_path) is None
     (tmp_path / "marks.csv").write_text("id")
     assert labels.marks_file(tmp_path / "manifest.csv") == labels.marks_file(tmp_path) == tmp_path / "marks.csv"

@@ -189,6 +189,7 @@ def test_of_a_failed_run_only_what_failed_is_run_again(finished: Path, kept: Pat
         assert start(finished, ["frames=3", "seed=9"]) == 1
     after = json.loads(file.read_text(encoding="utf-8"))
     assert after["started"] == before["started"]
+    assert after["seconds"] > before["seconds"]  # of all that was spent on it
     assert after["notebooks"]["plain"] == before["notebooks"]["plain"]
     assert after["notebooks"]["toy"]["started"] > before["notebooks"]["toy"]["started"]
     row = read(kept)["runs"]["frames-3_seed-9"]
@@ -344,7 +345,10 @@ def test_runs_may_differ_in_checkpoints_and_speech(
     assert rows["both_lineup-paper"]["status"] == "not run"  # said before the first notebook ends
 
     asked.clear()
-    monkeypatch.chdir(tmp_path / "sweeps")
+    (tmp_path / "other.toml").write_text('[[run]]\nlineup = "mine.toml"')
+    monkeypatch.chdir(tmp_path / "sweeps")  # where there is one; files count from the file of the sweep
+    with pytest.raises(SslsimError, match=f"lineup not found: {tmp_path / 'mine.toml'}; give an existing one"):
+        sweep.run([str(tmp_path / "other.toml")], [notebook], **options)
     sweep.run(["corpus=speech/a,speech/b"], [notebook], **options | {"out": tmp_path / "other"})
     assert asked == ["corpus-speech-a", "corpus-speech-b"]
     with pytest.raises(SslsimError, match=r"run corpus-speech-c: corpus not found: .*speech/c; give an existing one"):
@@ -390,6 +394,7 @@ def test_a_sweep_that_cannot_run_is_refused(tmp_path: Path, words: list[str], te
         ("[[run]]\nnotebooks = 'toy'", r"run 1: notebooks is 'toy', not a list such as \[\"neurons\"\]"),
         ("[[run]]\nname = 'a'\nnotebooks = ['toys']", "unknown notebook 'toys'"),
         ("[[run]]\ncorpus = 3", "run 1: corpus is 3, not a path"),
+        ("[[run]]\ncorpus = ['a', '']", "run 1: corpus is '', not a path"),
         ("[[run]]\nstore = 'a'", "run 1: store is the same for all runs, set it with --store"),
         ("[[run]]\nframes = []", "run 1: frames has no values; give one or more, or leave it out"),
         ("[[run]]", r"run 1: no values to name it by; give name = \.\.\. in a \[\[run\]\] table"),

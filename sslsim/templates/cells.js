@@ -25,12 +25,13 @@
     return known.get(panel);
   };
 
+  const text = value => value.toFixed(DECIMALS).replace(/^-(0\.0+)$/, "$1"); // no minus before nothing
   const say = (map, row, column) => {
     const place = row * map.columns.length + column;
     const said = map.numbers
       .map(({ name, parts }) => [name, parts.map(p => p[place])])
       .filter(([, values]) => values.every(Number.isFinite))
-      .map(([name, values]) => name + " " + values.map(v => v.toFixed(DECIMALS)).join(" to "));
+      .map(([name, values]) => name + " " + values.map(text).join(" to "));
     return map.rows[row] + " in " + map.columns[column] + ": " + (said.join(", ") || "not compared");
   };
 
