@@ -1,4 +1,4 @@
-"""The one exception that sslsim raises on purpose."""
+"""The exceptions that sslsim raises on purpose."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from difflib import get_close_matches
 
 class SslsimError(ValueError):
     """A problem the user can mend; the message says what failed and what to do."""
+
+
+class Unanswered(SslsimError):
+    """A question that the chosen checkpoints leave open: a notebook ends here, and its run has not failed."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows: the message alone, since there is nothing to mend in the code."""
+        return [str(self)]
 
 
 def close_match(name: str, known: Iterable[str]) -> str:

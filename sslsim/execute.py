@@ -23,6 +23,8 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import Float, Unicode
 from traitlets.config import Config
 
+from sslsim.errors import Unanswered
+
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _QUIET = 2.0  # seconds between two lines of one progress bar
 
@@ -31,9 +33,12 @@ _QUIET = 2.0  # seconds between two lines of one progress bar
 class Outcome:
     """How the run of one notebook ended.
 
-    `error` is empty when it went through; `seconds` is wall time with the start of the kernel; `started` is in UTC.
+    `status` is ``ok``, ``failed``, or ``unanswered`` where the notebook ended because the checkpoints leave its
+    question open (`sslsim.errors.Unanswered`); `error` says why and is empty when it went through. `seconds` is wall
+    time with the start of the kernel; `started` is in UTC.
     """
 
+    status: str
     error: str
     started: str
     seconds: float
@@ -62,17 +67,17 @@ def execute(path: Path, output: Path, values: dict[str, Any], *, threads: int, l
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about types it does not know
     papermill_engines.register("sslsim", _LiveEngine)
     started, clock = datetime.now(UTC), time.monotonic()
-    error = _execute(path, output, values, {"threads": threads, "label": label})
+    status, error = _execute(path, output, values, {"threads": threads, "label": label})
     notebook = nbformat.read(output, as_version=4)
     if error and not _error_outputs(notebook):
         _add_error(notebook, error)
         nbformat.write(notebook, output)
     stamp = started.isoformat(timespec="seconds").replace("+00:00", "Z")
-    return Outcome(error, stamp, round(time.monotonic() - clock, 2), notebook)
+    return Outcome(status, error, stamp, round(time.monotonic() - clock, 2), notebook)
 
 
-def _execute(path: Path, output: Path, values: dict[str, Any], options: dict[str, Any]) -> str:
-    """Run it and return the error in one line, or nothing."""
+def _execute(path: Path, output: Path, values: dict[str, Any], options: dict[str, Any]) -> tuple[str, str]:
+    """Run it and return its status and the error in one line, or nothing."""
     try:
         papermill.execute_notebook(
             _literal(path),
@@ -86,12 +91,14 @@ def _execute(path: Path, output: Path, values: dict[str, Any], options: dict[str
             **options,
         )
     except PapermillExecutionError as error:
-        return f"{error.ename}: {_first_line(error.evalue)}"
+        if error.ename == Unanswered.__name__:
+            return "unanswered", _first_line(error.evalue)
+        return "failed", f"{error.ename}: {_first_line(error.evalue)}"
     except DeadKernelError:
-        return "the kernel died: killed, out of memory, or crashed in native code"
+        return "failed", "the kernel died: killed, out of memory, or crashed in native code"
     except Exception as error:  # noqa: BLE001  a broken start must not end the other notebooks
-        return f"{type(error).__name__}: {_first_line(str(error))}"
-    return ""
+        return "failed", f"{type(error).__name__}: {_first_line(str(error))}"
+    return "ok", ""
 
 
 def _literal(path: Path) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from sslsim.errors import SslsimError
+from sslsim.errors import Unanswered
 from sslsim.measures import level_of
 from sslsim.store import ActivationStore
 from sslsim.tables import RELATIONS
@@ -99,9 +99,21 @@ def aligned(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.Series
 
 
 def apart(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
-    """Return the stores whose models were trained apart: all but those finetuned from another one."""
-    names = {s.checkpoint.name for s in stores}
-    return [s for s in stores if s.checkpoint.finetuned_from not in names]
+    """Return the stores whose models were trained apart: all but those finetuned from another one.
+
+    Raises
+    ------
+    Unanswered
+        If fewer than two of them were trained at all.
+    """
+    names = [s.checkpoint.name for s in stores]
+    found = [s for s in stores if s.checkpoint.finetuned_from not in names]
+    if sum(s.checkpoint.weights == "trained" for s in found) < 2:
+        raise Unanswered(
+            f"no two models trained apart among {', '.join(names)}; "
+            "choose two trained checkpoints, neither of them finetuned from the other"
+        )
+    return found
 
 
 def finetuned_family(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
@@ -192,13 +204,13 @@ def finetuned_pairs(stores: Sequence[ActivationStore]) -> list[tuple[ActivationS
 
     Raises
     ------
-    SslsimError
+    Unanswered
         If no checkpoint names another one of `stores` in `finetuned_from`.
     """
     by_name = {s.checkpoint.name: s for s in stores}
     pairs = [(by_name[s.checkpoint.finetuned_from], s) for s in stores if s.checkpoint.finetuned_from in by_name]
     if not pairs:
-        raise SslsimError(
+        raise Unanswered(
             f"no finetuned counterpart among {', '.join(by_name)}; "
             "choose checkpoints of which one is finetuned_from another"
         )

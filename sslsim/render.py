@@ -24,6 +24,7 @@ from nbconvert.exporters import HTMLExporter
 from nbformat import NotebookNode
 from PIL import Image
 
+from sslsim.errors import Unanswered
 from sslsim.markup import Heading, inline, markdown, tidy_html, toc, without_progress
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -37,7 +38,7 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
     Parameters
     ----------
     notebook : NotebookNode
-        With outputs; a traceback is shown as it stands.
+        With outputs; a traceback is shown as it stands, and nothing after a cell that leaves the question open.
     name : str
         Name of the notebook, shown and linked.
     folder : Path
@@ -142,7 +143,14 @@ def _prepared(notebook: NotebookNode) -> NotebookNode:
 
 
 def _shown(notebook: NotebookNode) -> list[NotebookNode]:
-    return [cell for cell in notebook.cells if not _HIDDEN & set(cell.metadata.get("tags", []))]
+    """Return the cells up to one that leaves the question open; papermill's notes are left out."""
+    shown = [cell for cell in notebook.cells if not _HIDDEN & set(cell.metadata.get("tags", []))]
+    open_at = [i for i, cell in enumerate(shown) if any(_is_unanswered(o) for o in cell.get("outputs", []))]
+    return shown[: open_at[0] + 1] if open_at else shown
+
+
+def _is_unanswered(output: NotebookNode) -> bool:
+    return output.output_type == "error" and output.ename == Unanswered.__name__
 
 
 def _is_dropped(output: NotebookNode) -> bool:

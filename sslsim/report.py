@@ -55,7 +55,7 @@ class Report:
     @property
     def status(self) -> str:
         """``ok`` or ``failed``, and ``interrupted`` until the last notebook is through."""
-        failed = any(entry["status"] != "ok" for entry in self.done.values())
+        failed = any(entry["status"] == "failed" for entry in self.done.values())
         return "interrupted" if len(self.done) < len(self.jobs) else "failed" if failed else "ok"
 
     @property
@@ -108,7 +108,7 @@ def run(
     Returns
     -------
     int
-        0, or 1 when a notebook failed.
+        0, or 1 when a notebook failed; one whose question the checkpoints leave open has not.
 
     Raises
     ------
@@ -216,7 +216,8 @@ def _finish(task: _Task, entry: dict[str, Any]) -> None:
 def _summary(out: Path, name: str, entry: Mapping[str, Any]) -> str:
     where = out / f"{name}.html" if entry["page"] else "no page"
     error = f" ({entry['error']})" if entry["error"] else ""
-    return f"{'ok' if entry['status'] == 'ok' else 'FAILED'} in {entry['seconds']:.1f} s, {where}{error}"
+    status = "FAILED" if entry["status"] == "failed" else entry["status"]
+    return f"{status} in {entry['seconds']:.1f} s, {where}{error}"
 
 
 def _in_processes(tasks: list[_Task], workers: int, then: Callable[[], None]) -> None:
@@ -264,7 +265,13 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], threads: int, label: s
         os._exit(143)
     title, summary = render.title_and_summary(outcome.notebook)
     entry = _entry(job, facts, error=outcome.error, started=outcome.started, seconds=outcome.seconds)
-    entry |= {"title": title, "summary": summary, "page": True, "verdict": render.verdict(outcome.notebook)}
+    entry |= {
+        "status": outcome.status,
+        "title": title,
+        "summary": summary,
+        "page": True,
+        "verdict": render.verdict(outcome.notebook),
+    }
     entry["files"] = [file for result in render.results(outcome.notebook) for file in result["files"]]
     html = render.page(outcome.notebook, name=job.name, folder=job.path.parent, entry=entry, run=facts)
     write_text(staging / f"{job.name}.html", html)

@@ -332,7 +332,7 @@ def _take_up(each: Report) -> None:
         return
     for job in each.jobs:
         entry = each.known.get(job.name, {"status": "none"})
-        of_this = entry["status"] == "ok" and entry["run"] == run["started"]
+        of_this = entry["status"] in ("ok", "unanswered") and entry["run"] == run["started"]
         same = of_this and entry["parameters"] == json.loads(json.dumps(job.table, default=str))
         if same and all((each.out / file).is_file() for file in entry["files"]):
             each.done[job.name] = entry

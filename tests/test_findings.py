@@ -12,6 +12,7 @@ from worlds import World
 
 import sslsim
 from sslsim import findings, readings
+from sslsim.errors import Unanswered
 from sslsim.lineup import Checkpoint
 
 QUIET = {"progress": False}
@@ -203,6 +204,13 @@ def test_one_table_of_several(found):
 
 def test_choices_of_models(tuned, models):
     assert [s.checkpoint.name for s in readings.apart(tuned)] == ["x", "y"]
+    with pytest.raises(
+        Unanswered, match="no two models trained apart among x, x-ctc; choose two trained checkpoints, n"
+    ):
+        readings.apart([tuned[0], tuned[2]])
+    twin = replace(tuned[1], checkpoint=Checkpoint("twin", "made", untrained_seed=0))
+    with pytest.raises(Unanswered, match="among x, twin; "):
+        readings.apart([tuned[0], twin])
     assert [s.checkpoint.name for s in readings.finetuned_family(tuned)] == ["x", "y", "x-ctc"]
     assert readings.typical_pairs(models) == [("x", "y")]
     spectrogram = replace(models[1], checkpoint=Checkpoint("log-mel", "log-mel"))

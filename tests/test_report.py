@@ -16,7 +16,7 @@ from typing import Any
 import bs4
 import pandas as pd
 import pytest
-from check_reports import check_figures, check_pages, check_run, check_tables
+from check_reports import check_figures, check_pages, check_run, check_tables, links
 from toys import BAD, DEAD, GOOD, write_notebook
 
 from sslsim import plan as planning
@@ -132,6 +132,28 @@ def test_a_failed_page_shows_the_traceback_and_what_came_before(finished: Finish
     assert "papermill" not in page.main.get_text() if page.main else False
     assert "the kernel died" in finished.page("dead").select("#failure")[0].get_text()
     assert [pill.get_text() for pill in finished.page("index").select(".pill")] == ["FAILED", "OK", "FAILED", "FAILED"]
+
+
+def test_a_question_that_is_left_open_has_not_failed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    leave = "from sslsim.errors import Unanswered\nraise Unanswered('no <pair> here; choose two')"
+    cells = ["# Pairs?", ("parameters", "count: int = 1"), "'before'", leave, "## After", "'after'"]
+    write_notebook(tmp_path / "notebooks/pairs.ipynb", cells)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        assert run(tmp_path, ["pairs"]) == 0
+    assert "pairs: unanswered in " in (printed := capfd.readouterr().out)
+    assert "(no <pair> here; choose two)" in printed
+    found = json.loads((tmp_path / "re{ports}/run.json").read_text(encoding="utf-8"))
+    entry, out = found["notebooks"]["pairs"], tmp_path / "re{ports}"
+    assert (found["status"], entry["status"], entry["error"]) == ("ok", "unanswered", "no <pair> here; choose two")
+    page, index = (bs4.BeautifulSoup((out / f"{n}.html").read_text(), "html.parser") for n in ("pairs", "index"))
+    assert page.select_one(".pill").get_text() == "UNANSWERED"
+    assert "leave the question open: no <pair> here; choose two." in page.select_one("header p.open").get_text()
+    assert page.select_one("main #open").get_text() == "no <pair> here; choose two"
+    assert "before" in page.main.get_text()
+    assert not {"After", "Traceback", "failed"} & set(page.get_text().split())
+    assert index.select_one("article p.open").get_text() == "no <pair> here; choose two"
+    assert list(links(page, out)) == []
 
 
 def test_the_page_has_title_contents_results_and_provenance(finished: Finished) -> None:
