@@ -31,12 +31,16 @@ _SAME = ("versions", "code", "checkpoints", "corpus")  # of run.json, for a run 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: the name of its folder, its notebooks (none: all), the values and paths of its own."""
+    """One run of a sweep: the name of its folder, its notebooks (none: all), the values and paths of its own.
+
+    `known` are the parameters that its notebooks have.
+    """
 
     name: str
     notebooks: list[str]
     values: dict[str, Any]
     paths: dict[str, Path] = field(default_factory=dict)
+    known: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ def run(
     started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     paths = {"lineup": lineup, "corpus": corpus, "store": store or out / "store"}
     asked = runs(sweep, notebooks, paths={**paths, "out": out}, parameters=parameters)
-    reports = {one.name: _ask(one, out, {**paths, **one.paths}, parameters or {}) for one in asked}
+    common = _common(asked, parameters or {})
+    reports = {one.name: _ask(one, out, {**paths, **one.paths}, common[one.name]) for one in asked}
     _check_different(reports)
     for each in reports.values():
         each.facts |= prepare(each.jobs) if prepare else {}
@@ -148,7 +153,7 @@ def runs(
     paths : mapping
         As for `sslsim.plan.plan`.
     parameters : mapping, optional
-        Values of all runs; none of them may be swept.
+        Values of all runs whose notebooks have them; none of them may be swept.
 
     Raises
     ------
@@ -242,6 +247,7 @@ def _combinations(
 ) -> list[Run]:
     books = table.notebooks or list(notebooks)
     declared = [each for job in plan(books, paths=paths) for each in job.declared.values()]
+    known = frozenset(each.name for each in declared)
     lists = {each.name for each in declared if each.type.startswith("list")}
     for name in table.values:
         if name in parameters:
@@ -254,7 +260,7 @@ def _combinations(
     named = [name for name in choices if not table.name or len(choices[name]) > 1]
     made = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
     return [
-        Run(_name(table, {name: values[name] for name in named}), books, values, _paths(table, values))
+        Run(_name(table, {name: values[name] for name in named}), books, values, _paths(table, values), known)
         for values in made
     ]
 
@@ -271,6 +277,15 @@ def _paths(table: _Table, values: Mapping[str, Any]) -> dict[str, Path]:
         shipped = name == "lineup" and not near.exists() and values[name] in shipped_lineups()
         found[name] = find_lineup(values[name]) if shipped else near
     return found
+
+
+def _common(asked: Sequence[Run], parameters: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return which of the values of all runs go to each: those its notebooks have, and and, an error, what none has."""
+    anywhere = frozenset().union(*(one.known for one in asked))
+    return {
+        one.name: {name: value for name, value in parameters.items() if name in one.known or name not in anywhere}
+        for one in asked
+    }
 
 
 def _choices(where: str, name: str, value: Any, is_list: bool) -> list[Any]:

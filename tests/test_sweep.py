@@ -304,6 +304,25 @@ def test_a_file_names_runs_notebooks_and_lists(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_set_for_all_runs_goes_to_those_that_have_it(tmp_path: Path, asked: list[str]) -> None:
+    text = """
+    [[run]]
+    seed = [1, 2]
+
+    [[run]]
+    name = "plain"
+    notebooks = ["notebooks/plain.ipynb"]
+    """
+    sweep_file, toy = written(tmp_path, text), notebooks(tmp_path)[:1]
+    seen: list[dict[str, Any]] = []
+    options: dict[str, Any] = {"prepare": lambda jobs: seen.append(jobs[0].given) or dict(MADE_FROM), "notebooks": toy}
+    start(tmp_path, sweep_file, parameters={"share": "0.25"}, **options)
+    assert asked == ["seed-1", "seed-2", "plain"]
+    assert [given.get("share") for given in seen] == [0.25, 0.25, None]
+    with pytest.raises(SslsimError, match="run seed-1: unknown parameter 'shore'; did you mean 'share'"):
+        start(tmp_path, sweep_file, parameters={"shore": "0.25"}, **options)
+
+
 def test_runs_may_differ_in_checkpoints_and_speech(
     tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
