@@ -274,8 +274,10 @@ def with_intervals(
     partners : DataFrame
         model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value: few rows, each is read from the stores.
     stores, frames, groups, unit
-        As in the comparison that they come from.
+        As in the comparison that they come from; with groups 0 nothing is added.
     """
+    if not groups:
+        return partners
     states = {state.label: state for state in states_of(stores, frames)}
     left = groups_of(stores[0].index, utterances_of(list(states.values())).lengths, groups, unit)
     low, high = [], []
@@ -428,7 +430,8 @@ def matched_heads(
     Parameters
     ----------
     best : DataFrame
-        Best matches of one measure with `relation`, chance and p, from the heads of `sslsim.attention_evidence`.
+        Best matches of one measure with `relation`, chance and p, and intervals where there are any, from the heads of
+        `sslsim.attention_evidence`.
     profile : DataFrame
         From `sslsim.describe_heads`.
     stores : sequence of ActivationStore
@@ -440,7 +443,8 @@ def matched_heads(
     chosen = chosen[chosen.relation.isin(SEPARATE)].assign(above=lambda t: t.value - t.chance)
     chosen = chosen.sort_values("above", ascending=False).head(n).reset_index(drop=True)
     out = chosen[["relation", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y"]].copy()
-    out[["value", "ci_low", "ci_high", "chance", "p"]] = chosen[["value", "ci_low", "ci_high", "chance", "p"]]
+    numbers = [name for name in ("value", "ci_low", "ci_high", "chance", "p") if name in chosen]
+    out[numbers] = chosen[numbers]
     for side in "xy":
         of = profile[["model", "layer", "head", "distance", "diagonality"]].add_suffix(f"_{side}")
         out = out.merge(of, on=[f"model_{side}", f"layer_{side}", f"head_{side}"], how="left")

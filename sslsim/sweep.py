@@ -280,7 +280,7 @@ def _paths(table: _Table, values: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def _common(asked: Sequence[Run], parameters: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return which of the values of all runs go to each: those its notebooks have, and and, an error, what none has."""
+    """Return which of the values of all runs go to each: those its notebooks have, and, an error, what none has."""
     anywhere = frozenset().union(*(one.known for one in asked))
     return {
         one.name: {name: value for name, value in parameters.items() if name in one.known or name not in anywhere}

@@ -1,9 +1,9 @@
 """What the evidence says: small tables of claims with effect, interval, p, control, and whether they hold.
 
 A claim holds when its control (chance, random bases, other models) explains it with probability 0.05 at most, and its
-interval lies above 0; with fewer than 19 draws no p can be that small. Intervals are over speech, with these models and
-layers as they are: they say nothing about other models of the kind. p is of one claim alone, without regard to how
-many there are.
+interval lies above 0; with fewer than 19 draws no p can be that small, and without groups there is no interval.
+Intervals are over speech, with these models and layers as they are: they say nothing about other models of the kind.
+p is of one claim alone, without regard to how many there are.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sslsim.store import ActivationStore
 
 COLUMNS = ["claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds"]
 FEW = "too few draws"
+NO_INTERVAL = "no interval"
 FEW_NEURONS = 0.1  # share of neurons with partners of their own below which models have other neurons
 CLOSE = 0.1  # how far raw and standardised scores may lie apart and still say the same
 
@@ -170,7 +171,11 @@ def _row(claim: str, between: str, measure: str, reading: Reading, control: str,
     row: dict[str, Any] = {"claim": claim, "between": between, "measure": measure}
     row |= {"effect": reading.value, "ci_low": reading.low}
     row |= {"ci_high": reading.high, "p": reading.p_zero, "control": control} | more
-    return row | {"holds": "yes" if row["p"] <= ALPHA and row["ci_low"] > 0 else "no"}
+    return row | {"holds": _yes_or_no(row["p"] <= ALPHA and row["ci_low"] > 0, row["ci_low"])}
+
+
+def _yes_or_no(holds: bool, low: float) -> str:
+    return NO_INTERVAL if np.isnan(low) else "yes" if holds else "no"
 
 
 def _drawn(row: dict[str, Any], draws: int) -> dict[str, Any]:
@@ -211,7 +216,7 @@ def _same_space_other_axes(between: str, space: dict[str, Any], single: dict[str
     alone = space["holds"] == "yes" and single["ci_high"] < FEW_NEURONS
     row = {"claim": "the same subspace, other neurons", "between": between, "measure": "linreg_r2, neurons_shared"}
     row |= {name: single[name] for name in ("effect", "ci_low", "ci_high")}
-    holds = FEW if space["holds"] == FEW else "yes" if alone else "no"
+    holds = FEW if space["holds"] == FEW else _yes_or_no(alone, single["ci_low"])
     return row | {"control": f"partners of their own: below {FEW_NEURONS:g}", "holds": holds}
 
 
@@ -242,7 +247,7 @@ def _raw_as_standardized(between: str, cka: Evidence) -> dict[str, Any]:
     reading = cka.reading(lambda v: v[..., ~scaled].mean(-1) - v[..., scaled].mean(-1))
     control = f"standardised: {cka.only(scaled).reading().value:.3f}"
     row = _row("raw CKA says what standardised CKA says", between, "linear_cka_debiased", reading, control)
-    return row | {"holds": "yes" if reading.low > -CLOSE and reading.high < CLOSE else "no"}
+    return row | {"holds": _yes_or_no(reading.low > -CLOSE and reading.high < CLOSE, reading.low)}
 
 
 def _further_than_seed(between: str, measure: str, reading: Reading) -> dict[str, Any]:

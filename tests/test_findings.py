@@ -138,6 +138,7 @@ def test_intervals_of_chosen_pairs_of_neurons(models):
     pair = pair.assign(neuron_y=5, value=np.corrcoef(x[:, 3], y[:, 5])[0, 1])
     row = findings.with_intervals(pair, models, groups=4).iloc[0]
     assert -1 < row.ci_low < row.value < row.ci_high < 1
+    pd.testing.assert_frame_equal(findings.with_intervals(pair, models, groups=0), pair)
     own = pair.assign(model_y="x", layer_y=1, neuron_y=3, value=1.0)
     row = findings.with_intervals(own, models, groups=4).iloc[0]
     assert row.ci_low == pytest.approx(1)

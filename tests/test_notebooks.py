@@ -4,10 +4,12 @@ import ast
 import json
 
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
 import sslsim
+from sslsim import sweep
 
 NOTEBOOKS = sorted(sslsim.NOTEBOOKS.glob("*.ipynb"))
 SHARED = ["lineup", "corpus", "checkpoints", "measures", "queries", "store", "out", "workers", "scheduler"]
@@ -69,6 +71,75 @@ def test_shows_figures_with_alt_text_and_writes_every_table(cells):
     code = "\n".join(source(c) for c in cells if c["cell_type"] == "code")
     assert code.count("results.figure(") == code.count("alt=alt") >= 2
     assert code.count("results.table(") >= 2
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Make reports of some choices of measures and checkpoints, on twelve utterances; a summary a run and notebook."""
+    folder = tmp_path_factory.mktemp("sweep")
+    speech = pd.read_csv(sslsim.DATA / "speech/manifest.csv").iloc[::9]
+    speech.assign(path=[str(sslsim.DATA / "speech" / path) for path in speech.path]).to_csv(folder / "few.csv")
+    (folder / "sweep.toml").write_text(CHOICES)
+    options = {"lineup": sslsim.DATA / "lineup.toml", "corpus": folder / "few.csv", "out": folder / "out"}
+    sweep.run([str(folder / "sweep.toml")], parameters={"draws": 2, "frames": 500}, **options)
+    runs = json.loads((folder / "out/sweep.json").read_text(encoding="utf-8"))["runs"]
+    return {f"{run}/{book}": each for run, row in runs.items() for book, each in row["notebooks"].items()}
+
+
+CHOICES = """
+[[run]]
+name = "n"
+notebooks = ["neurons"]
+checkpoints = ["w2v2-small", "hubert-small"]
+measures = [["linreg"], ["soft_matched_corr"]]
+
+[[run]]
+name = "l"
+notebooks = ["layers"]
+checkpoints = ["w2v2-small", "hubert-small"]
+measures = [["cca"], ["linear_cka_debiased", "mutual_knn"]]
+groups = 0
+
+[[run]]
+name = "a"
+notebooks = ["attention"]
+checkpoints = ["w2v2-small", "hubert-small"]
+measures = [["attention_cka"], ["js"]]
+groups = 0
+
+[[run]]
+name = "f"
+notebooks = ["finetuning"]
+checkpoints = ["w2v2-small", "w2v2-small-b", "w2v2-small-ctc"]
+measures = [["svcca"], ["pearson"]]
+groups = 0
+
+[[run]]
+name = "no-other-seed"
+notebooks = ["finetuning"]
+checkpoints = ["w2v2-small", "w2v2-small-ctc", "hubert-large", "hubert-large-ctc"]
+
+[[run]]
+name = "finetuned"
+checkpoints = ["w2v2-small", "w2v2-small-ctc"]
+
+[[run]]
+name = "two"
+notebooks = ["finetuning"]
+checkpoints = ["w2v2-small", "hubert-small"]
+"""
+
+
+@pytest.mark.slow
+def test_any_measures_and_checkpoints_make_a_report(swept):
+    assert {name: each["error"] for name, each in swept.items() if each["status"] == "failed"} == {}
+    left_open = {name: each["error"] for name, each in swept.items() if each["status"] == "unanswered"}
+    apart = "no two models trained apart among w2v2-small, w2v2-small-ctc; choose two trained checkpoints"
+    assert set(left_open) == {"finetuned/neurons", "finetuned/layers", "finetuned/attention", "two/finetuning"}
+    assert all(left_open[f"finetuned/{name}"].startswith(apart) for name in ("neurons", "layers", "attention"))
+    assert left_open["two/finetuning"].startswith("no finetuned counterpart among w2v2-small, hubert-small")
+    assert all(each["verdict"] for name, each in swept.items() if name not in left_open)
+    assert len(swept) == 14
 
 
 @pytest.mark.slow

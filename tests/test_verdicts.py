@@ -45,6 +45,16 @@ def held(tables, claim):
     return sum(table.holds[claim] == "yes" for table in tables)
 
 
+def test_without_groups_there_is_no_interval_to_judge_by(tmp_path):
+    stores = World("permuted", 0, **SMALL).models(tmp_path)
+    measures = ["max_corr", "linreg_r2", "linear_cka_debiased"]
+    found = sslsim.evidence(
+        stores, measures, between=[("x", "y")], draws=20, groups=0, raw=measures[2:], progress=False
+    )
+    for of in (verdicts.neurons, verdicts.layers):
+        assert set(of(found, stores).holds) == {"no interval"}
+
+
 # --- worlds
 
 
@@ -423,12 +433,12 @@ def test_a_claim_needs_its_interval_above_zero_too():
     assert table.holds.tolist() == ["no"]
 
 
-def test_claims_without_an_interval_do_not_hold():
+def test_claims_without_an_interval_are_not_judged():
     stores = lineup("a", "b")
     found = made(stores, [("svcca", True)], lambda *_: 0.9)
     table = verdicts.layers(replace(found, left_out=found.left_out[:0], sizes=()), stores)
     assert table.ci_low.isna().all()
-    assert table.holds.tolist() == ["no"]
+    assert table.holds.tolist() == ["no interval"]
 
 
 @pytest.mark.parametrize("draws", [0, 18, 19])
