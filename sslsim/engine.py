@@ -232,10 +232,20 @@ class Own:
         return replace(self, norms={scaled: norms[:, rows] for scaled, norms in self.norms.items()})
 
 
-def score_pairs(
+def score_pairs(states: list[State], jobs: Sequence[Job], between: set[frozenset[str]], **options: Any) -> Found:
+    """Score every pair of layers of the wanted checkpoints, both ways, each layer with itself included.
+
+    Parameters are those of `score_orders`.
+    """
+    (found,) = score_orders(states, jobs, between, **options)
+    return found
+
+
+def score_orders(
     states: list[State],
     jobs: Sequence[Job],
     between: set[frozenset[str]],
+    orders: Sequence[np.ndarray] = (),
     *,
     sample: int,
     partners: bool = False,
@@ -243,8 +253,8 @@ def score_pairs(
     executor: Executor | None = None,
     device: str = "cpu",
     progress: bool = True,
-) -> Found:
-    """Score every pair of layers of the wanted checkpoints, both ways, each layer with itself included.
+) -> Iterator[Found]:
+    """Yield the scores of every pair of layers, and then the same with the frames of y in each of some other orders.
 
     Parameters
     ----------
@@ -254,6 +264,9 @@ def score_pairs(
         Measures to score.
     between : set of pairs of checkpoint names
         Which checkpoints to compare.
+    orders : sequence of ndarray of shape (n_frames,)
+        Each has every frame once. Layer i stands on the x side and layer j, i up to j, on the y side, a layer with
+        itself too.
     sample : int
         At most so many frames for measures that compare every frame with every other.
     partners : bool
@@ -266,34 +279,6 @@ def score_pairs(
         Where a piece computes.
     progress : bool
         Show a bar.
-    """
-    (found,) = score_orders(
-        states, jobs, between, (), sample=sample, partners=partners, control=control, executor=executor,
-        device=device, progress=progress,
-    )  # fmt: skip
-    return found
-
-
-def score_orders(
-    states: list[State],
-    jobs: Sequence[Job],
-    between: set[frozenset[str]],
-    orders: Sequence[np.ndarray],
-    *,
-    sample: int,
-    partners: bool = False,
-    control: Control | None = None,
-    executor: Executor | None = None,
-    device: str = "cpu",
-    progress: bool = True,
-) -> Iterator[Found]:
-    """Yield what `score_pairs` returns, and then the same with the frames of y in every one of some other orders.
-
-    Parameters
-    ----------
-    orders : sequence of ndarray of shape (n_frames,)
-        Each has every frame once. Layer i stands on the x side and layer j, i up to j, on the y side, a layer with
-        itself too.
     """
     control = control or Control()
     rows = sample_frames(states[0], sample)
