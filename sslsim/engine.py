@@ -366,7 +366,7 @@ def _work(folder: Path) -> Work:
     return _load(folder / "work.pickle")
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _on_rows(folder: Path, draw: int) -> list[State]:
     """Layers on the frames of x or of y in one order; the same for all pieces, as small layers keep what was read."""
     work = _work(folder)

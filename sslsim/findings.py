@@ -19,7 +19,7 @@ from sslsim.controlled import GROUPS, Evidence, Reading, evidence, groups_of
 from sslsim.errors import SslsimError
 from sslsim.measures import MEASURES
 from sslsim.moments import moments
-from sslsim.readings import SEPARATE, aligned, finetuned_pairs, relate
+from sslsim.readings import SEPARATE, aligned, finetuned_pairs, relate, under
 from sslsim.states import State, check_stores, states_of, utterances_of
 from sslsim.store import ActivationStore
 from sslsim.tables import RELATIONS
@@ -94,9 +94,7 @@ def best_layers(
 
 
 def _of(found: Evidence, measure: str, standardize: bool) -> Evidence:
-    """Return the cells of a measure; one without a choice of scaling is found under either."""
-    free = not _has_scaling(measure)
-    some = found.only((found.cells.measure == measure) & (free | (found.cells.standardize == standardize)))
+    some = found.only(under(found.cells, measure, standardize))
     if some.cells.empty:
         pairs = zip(found.cells.measure, found.cells.standardize, strict=True)
         known = dict.fromkeys(_with_scaling(name, scaled) for name, scaled in pairs)
@@ -105,12 +103,9 @@ def _of(found: Evidence, measure: str, standardize: bool) -> Evidence:
     return some
 
 
-def _has_scaling(measure: str) -> bool:
-    return measure in MEASURES and MEASURES[measure].scaling
-
-
 def _with_scaling(measure: str, standardize: bool) -> str:
-    return f"{'standardised' if standardize else 'raw'} {measure}" if _has_scaling(measure) else measure
+    scaling = "standardised " if standardize else "raw "
+    return (scaling if measure in MEASURES and MEASURES[measure].scaling else "") + measure
 
 
 def _short(read: Reading) -> dict[str, float]:

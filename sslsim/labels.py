@@ -101,18 +101,6 @@ def marks_file(corpus: str | Path | Any) -> Path | None:
     return file if file.is_file() else None
 
 
-def marked(marks: pd.DataFrame, store: ActivationStore, kind: str = "") -> int:
-    """Return how many utterances of a store have marks of a kind (see `frame_labels`); preferences need two."""
-    here = _marked_here(marks, store)
-    ids = set(here[here.kind == _kind(here, kind)].id)
-    return sum(not ids.isdisjoint(_recordings(name)) for name in store.index.utterance)
-
-
-def _marked_here(marks: pd.DataFrame, store: ActivationStore) -> pd.DataFrame:
-    names = {name for utterance in store.index.utterance for name in _recordings(utterance)}
-    return marks[marks.id.isin(names)]
-
-
 def _kind(marks: pd.DataFrame, kind: str) -> str:
     """Return the kind of mark that is asked for; by default phone, or the first where there is no phone."""
     kinds = list(dict.fromkeys(marks.kind))
@@ -164,32 +152,62 @@ def frame_labels(
         No mark of this kind, none in these utterances, or the store is of another corpus.
     """
     kinds = list(dict.fromkeys(marks.kind))
-    kind = _kind(_marked_here(marks, store), kind) or _kind(marks, kind)
-    if kind not in kinds:
+    if (kind or _kind(marks, "")) not in kinds:
         raise SslsimError(f"no mark of kind {kind!r}{close_match(kind, kinds)}")
-    of = dict(list(marks[marks.kind == kind].groupby("id", sort=False)))
+    found = _labelled(marks, store, corpus, kind)
+    if not found.times:
+        raise SslsimError(
+            f"the marks are of none of the {len(store.index)} utterances of {store.checkpoint.name}, such as "
+            f"{store.index.utterance.iat[0]!r}; their ids must be those of the corpus, and a mark must hold a frame"
+        )
+    return found.often(least)
+
+
+def labels_if_any(marks: pd.DataFrame, store: ActivationStore, corpus: str | Path | Any) -> Labels | None:
+    """Return `frame_labels`, or nothing where fewer than two utterances have any: preferences need two."""
+    found = _labelled(marks, store, corpus, "")
+    return found.often(LEAST) if found.utterances > 1 else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Labelled:
+    """The label of every frame, None without one; which frames are of utterances with marks, and of how many.
+
+    `times` is how often each label is marked here.
+    """
+
+    labels: NDArray[Any]
+    inside: NDArray[np.bool_]
+    utterances: int
+    times: dict[str, int]
+
+    def often(self, least: int) -> Labels:
+        """Return the labels that are marked often enough."""
+        enough = min(least, max(self.times.values(), default=0))
+        names = tuple(sorted(label for label, n in self.times.items() if n >= enough))
+        codes = pd.Index(names, dtype=object).get_indexer(self.labels)
+        return Labels(names, np.where(self.inside, codes, -2))
+
+
+def _labelled(marks: pd.DataFrame, store: ActivationStore, corpus: str | Path | Any, kind: str) -> _Labelled:
+    recordings = {name for utterance in store.index.utterance for name in _recordings(utterance)}
+    here = marks[marks.id.isin(recordings)]
+    of = dict(list(here[here.kind == _kind(here, kind)].groupby("id", sort=False)))
     labels = np.full(store.n_frames, None, dtype=object)
     inside = np.zeros(store.n_frames, dtype=bool)
     met: dict[str, set[tuple[str, float]]] = {}
-    for u, (utterance, begin) in enumerate(origins(store.index, corpus)):
+    utterances = 0
+    for u, (utterance, begin) in enumerate(origins(store.index, corpus) if of else ()):
         if utterance.id in of:
             own = of[utterance.id]
             rows = rows_of(store, u)
             at = held(own, begin + centres(store.frame_rows(u)))
             inside[rows] = True
+            utterances += bool((at >= 0).any())
             labels[rows] = np.where(at >= 0, own.label.to_numpy(dtype=object)[at], None)
             for mark in own.iloc[np.unique(at[at >= 0])].itertuples():
                 met.setdefault(mark.label, set()).add((utterance.id, mark.start))
-    if not met:
-        raise SslsimError(
-            f"the marks are of none of the {len(store.index)} utterances of {store.checkpoint.name}, such as "
-            f"{store.index.utterance.iat[0]!r}; their ids must be those of the corpus"
-        )
-    times = {label: len(places) for label, places in met.items()}
-    enough = min(least, max(times.values(), default=0))
-    names = tuple(sorted(label for label, n in times.items() if n >= enough))
-    codes = pd.Index(names, dtype=object).get_indexer(labels)
-    return Labels(names, np.where(inside, codes, -2))
+    return _Labelled(labels, inside, utterances, {label: len(places) for label, places in met.items()})
 
 
 def origins(index: pd.DataFrame, corpus: str | Path | Any) -> Iterator[tuple[Utterance, float]]:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from sslsim.errors import Unanswered
-from sslsim.measures import level_of
+from sslsim.measures import MEASURES, level_of
 from sslsim.store import ActivationStore
 from sslsim.tables import RELATIONS
 
@@ -98,20 +98,28 @@ def aligned(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.Series
     return nearest.clip(upper=table.model_y.map({s.checkpoint.name: s.n_layers - 1 for s in stores})) == table.layer_y
 
 
+def under(table: pd.DataFrame, measure: str, standardize: bool = True) -> pd.Series:
+    """Mask the rows of a measure under a scaling; of one without a choice of scaling, under either."""
+    free = measure not in MEASURES or not MEASURES[measure].scaling
+    return (table.measure == measure) & (free | (table.standardize == standardize))
+
+
 def apart(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     """Return the stores whose models were trained apart: all but those finetuned from another one.
 
     Raises
     ------
     Unanswered
-        If fewer than two of them were trained at all.
+        If there are no two trained ones, of which neither nor both come from one pretrained model.
     """
     names = [s.checkpoint.name for s in stores]
     found = [s for s in stores if s.checkpoint.finetuned_from not in names]
-    if sum(s.checkpoint.weights == "trained" for s in found) < 2:
+    trained = [s.checkpoint.name for s in found if s.checkpoint.weights == "trained"]
+    pairs = pd.DataFrame(itertools.combinations(trained, 2), columns=["model_x", "model_y"])
+    if not relate(pairs, stores).relation.isin(SEPARATE).any():
         raise Unanswered(
             f"no two models trained apart among {', '.join(names)}; "
-            "choose two trained checkpoints, neither of them finetuned from the other"
+            "choose two trained checkpoints, neither of them finetuned from the other or from the same model"
         )
     return found
 
@@ -178,7 +186,7 @@ def best_depths(read: pd.DataFrame, stores: Sequence[ActivationStore], measure: 
         spectrogram, which has no depth, is left out.
     """
     last = {s.checkpoint.name: s.n_layers - 1 for s in stores}
-    rows = read[(read.measure == measure) & read.standardize]
+    rows = read[under(read, measure)]
     rows = rows[(rows.model.map(last) > 0) & (rows.best_model.map(last) > 0)]
     depth, best_depth = rows.layer / rows.model.map(last), rows.best_layer / rows.best_model.map(last)
     columns = ["relation", "model", "layer", "depth", "best_model", "best_layer", "best_depth", "best"]

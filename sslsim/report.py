@@ -35,7 +35,7 @@ class Report:
 
     `facts` is run.json without its notebooks, `known` their entries from earlier runs in the folder, `done` those of
     this run; `label` starts what is said of them. `clock` is when it began: with the first notebook, unless told;
-    `spent` are the seconds before, if it goes on.
+    `spent` are the seconds before, if it goes on, of notebooks that failed too.
     """
 
     out: Path

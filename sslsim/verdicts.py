@@ -20,7 +20,7 @@ from sslsim.controlled import Evidence, Reading
 from sslsim.controls import ALPHA
 from sslsim.errors import SslsimError
 from sslsim.findings import aligned_cells, in_seeds
-from sslsim.readings import SEPARATE, finetuned_pairs, relate
+from sslsim.readings import SEPARATE, finetuned_pairs, relate, under
 from sslsim.store import ActivationStore
 
 COLUMNS = ["claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds"]
@@ -131,7 +131,7 @@ def finetuning(
     related = relate(evidence.cells, stores)
     rows = []
     for name in measures:
-        of_name = (related.measure == name) & related.standardize
+        of_name = under(related, name)
         for before, after in finetuned_pairs(stores):
             pair = before.checkpoint.name, after.checkpoint.name
             same = of_name & (related.model_x == pair[0]) & (related.layer_x == related.layer_y)

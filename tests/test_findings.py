@@ -209,6 +209,9 @@ def test_choices_of_models(tuned, models):
         Unanswered, match="no two models trained apart among x, x-ctc; choose two trained checkpoints, n"
     ):
         readings.apart([tuned[0], tuned[2]])
+    siblings = [replace(tuned[2], checkpoint=Checkpoint(n, "made", family="one", finetuned_from="z")) for n in "ab"]
+    with pytest.raises(Unanswered, match="among a, b; .* or from the same model"):
+        readings.apart(siblings)
     twin = replace(tuned[1], checkpoint=Checkpoint("twin", "made", untrained_seed=0))
     with pytest.raises(Unanswered, match="among x, twin; "):
         readings.apart([tuned[0], twin])

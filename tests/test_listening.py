@@ -474,14 +474,25 @@ def test_clips_need_words(card, monkeypatch):
         show([card], monkeypatch)
 
 
-def test_utterances_with_marks_are_counted_pieces_too(tmp_path: Path) -> None:
-    index = pd.DataFrame({"utterance": ["a", "b#1", "b#2", "c"]})
-    store = SimpleNamespace(index=index)
-    marks = pd.DataFrame({"id": ["b", "a", "a", "c", "z", "y"], "kind": ["word"] * 4 + ["phone"] * 2})
-    assert labels.marked(marks, store) == 4  # the phones are of other utterances
-    assert labels.marked(marks, store, "phone") == 0
-    assert labels.marked(marks.assign(kind=["phone", *marks.kind[1:]]), store) == 2
-    assert labels.marked(marks[:0], store) == 0
+def test_labels_where_marks_allow_preferences(speech):
+    """Marks of one utterance, of another corpus, or beside the frames, are too few."""
+    store = heard(speech)
+    marks = labels.marks_of(speech)
+    corpus = speech / "manifest.csv"
+    found, expected = labels.labels_if_any(marks, store, corpus), labels.frame_labels(marks, store, corpus)
+    assert found.names == expected.names
+    np.testing.assert_array_equal(found.codes, expected.codes)
+    words = marks[(marks.kind == "word") | (marks.id == "none")]
+    elsewhere = pd.concat([marks[marks.kind == "phone"].assign(id="none"), words])
+    assert labels.labels_if_any(elsewhere, store, corpus).names == ("w0", "w1")  # phones are of another recording
+    assert labels.labels_if_any(marks[marks.id == "one"], store, corpus) is None
+    assert labels.labels_if_any(marks.assign(start=5.0, end=6.0), store, corpus) is None
+    assert labels.labels_if_any(marks[:0], store, corpus) is None
+    with pytest.raises(SslsimError, match="of none of the 2 utterances of mel, .* and a mark must hold a frame"):
+        labels.frame_labels(marks.assign(start=5.0, end=6.0), store, corpus)
+
+
+def test_the_file_of_marks_is_found_where_there_is_one(tmp_path: Path) -> None:
     assert labels.marks_file(tmp_path) is None
     (tmp_path / "marks.csv").write_text("id")
     assert labels.marks_file(tmp_path / "manifest.csv") == labels.marks_file(tmp_path) == tmp_path / "marks.csv"

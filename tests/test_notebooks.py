@@ -97,7 +97,7 @@ measures = [["linreg"], ["soft_matched_corr"]]
 name = "l"
 notebooks = ["layers"]
 checkpoints = ["w2v2-small", "hubert-small"]
-measures = [["cca"], ["linear_cka_debiased", "mutual_knn"]]
+measures = [["linear_cka_dropped"], ["linear_cka_debiased", "mutual_knn"]]
 groups = 0
 
 [[run]]
@@ -111,7 +111,7 @@ groups = 0
 name = "f"
 notebooks = ["finetuning"]
 checkpoints = ["w2v2-small", "w2v2-small-b", "w2v2-small-ctc"]
-measures = [["svcca"], ["pearson"]]
+measures = [["linear_cka_dropped"], ["pearson"]]
 groups = 0
 
 [[run]]
