@@ -44,11 +44,21 @@ def finish(out: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(begin(out), 0)[1]) == 0
 
 
-def killed(out: Path, after: float, what: int) -> None:
+def killed(out: Path, after: int, what: int, rng: random.Random) -> None:
+    """Begin and kill a moment after so many shards are there, however fast the machine is; at 0, while it begins."""
     child = begin(out)
-    time.sleep(after)
+    while shards(out) < after:
+        time.sleep(0.001)
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return
+    time.sleep(rng.uniform(0, 0.01 if after else 0.3))
     os.kill(child, what)
     os.waitpid(child, 0)
+
+
+def moment(rng: random.Random) -> int:
+    """Draw a number of shards, of the first store or of the second."""
+    return rng.choice((0, 100)) + rng.randrange(len(list(CORPUS.iterdir())))
 
 
 def shards(out: Path) -> int:
@@ -78,24 +88,22 @@ def content(out: Path) -> list[tuple[str, str]]:
 
 def main() -> None:
     finish(FOLDER / "first")
-    start = time.monotonic()
     finish(FOLDER / "whole")
-    duration = time.monotonic() - start
     expected, rng, found = content(FOLDER / "whole"), random.Random(0), []
     for trial in range(TRIALS):
         out = FOLDER / str(trial)
-        what, after = SIGNALS[trial % len(SIGNALS)], rng.uniform(0.25 * (trial % 4), 1) * duration
-        killed(out, after, what)  # with all imported beforehand, most moments fall into the work itself
+        what, after = SIGNALS[trial % len(SIGNALS)], moment(rng)
+        killed(out, after, what, rng)
         states = [shards(out)]
         spoilt = trial % 4 == 3 and spoil(out, rng)
         if trial % 3 == 2:
-            killed(out, rng.uniform(0, duration), what)
+            killed(out, moment(rng), what, rng)
             states.append(shards(out))
         finish(out)
         found.append(
             {"after": after, "signal": what, "shards": states, "spoilt": spoilt, "same": content(out) == expected}
         )
-    print(json.dumps({"duration": duration, "files": len(expected), "trials": found}))
+    print(json.dumps({"files": len(expected), "trials": found}))
 
 
 main()

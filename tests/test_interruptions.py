@@ -42,8 +42,8 @@ def test_fifty_kills_at_random_moments(checkpoints, many, tmp_path):
     assert [trial["same"] for trial in found["trials"]] == 50 * [True]
     first = [trial["shards"][0] for trial in found["trials"]]
     print(sorted(first))
-    assert len(set(first)) >= 10  # the kills met different states
-    assert sum(trial["spoilt"] for trial in found["trials"]) >= 5
+    assert len(set(first)) >= 20  # the kills met different states
+    assert sum(trial["spoilt"] for trial in found["trials"]) >= 8
 
 
 MEASURE = """
