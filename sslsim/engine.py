@@ -567,7 +567,7 @@ def _spread(values: Tensor, own: Marginal) -> np.ndarray:
 def _sampled_pair(folder: Path, draw: int, k: int, m: int) -> Found:
     """Score pairs of layers of two blocks by measures of the sampled frames."""
     work, found = _work(folder), Found()
-    if k == m:
+    if k == m and not draw:
         found.constant = {
             (True, i): int((np.ptp(state[:], axis=0) == 0).sum())
             for i, state in zip(work.blocks[k], work.block(k), strict=True)

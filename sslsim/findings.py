@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sslsim import controls
 from sslsim.controlled import GROUPS, Evidence, Reading, evidence, groups_of
 from sslsim.errors import SslsimError
-from sslsim.measures import MEASURES
+from sslsim.measures import has_scaling
 from sslsim.moments import moments
 from sslsim.readings import SEPARATE, aligned, finetuned_pairs, relate, under
 from sslsim.states import State, check_stores, states_of, utterances_of
@@ -104,8 +104,7 @@ def _of(found: Evidence, measure: str, standardize: bool) -> Evidence:
 
 
 def _with_scaling(measure: str, standardize: bool) -> str:
-    scaling = "standardised " if standardize else "raw "
-    return (scaling if measure in MEASURES and MEASURES[measure].scaling else "") + measure
+    return f"{'standardised' if standardize else 'raw'} {measure}" if has_scaling(measure) else measure
 
 
 def _short(read: Reading) -> dict[str, float]:

@@ -152,7 +152,7 @@ def frame_labels(
         No mark of this kind, none in these utterances, or the store is of another corpus.
     """
     kinds = list(dict.fromkeys(marks.kind))
-    if (kind or _kind(marks, "")) not in kinds:
+    if _kind(marks, kind) not in kinds:
         raise SslsimError(f"no mark of kind {kind!r}{close_match(kind, kinds)}")
     found = _labelled(marks, store, corpus, kind)
     if not found.times:

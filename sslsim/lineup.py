@@ -84,15 +84,10 @@ _WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def shipped_lineups() -> list[str]:
-    """Return the names of the lineups that come with sslsim."""
-    return sorted(path.stem for path in LINEUPS.glob("*.toml"))
-
-
-def find_lineup(name: str | Path) -> Path:
-    """Return the file of a lineup that comes with sslsim, given its name, or the path as it is."""
-    shipped = LINEUPS / f"{name}.toml"
-    return shipped if not Path(name).exists() and shipped.is_file() else Path(name)
+def find_lineup(name: str | Path, folder: Path = Path()) -> Path:
+    """Return the file of a lineup that comes with sslsim, given its name, or else the path, counted from `folder`."""
+    near, shipped = folder / name, LINEUPS / f"{name}.toml"
+    return shipped if not near.exists() and shipped.is_file() else near
 
 
 def read_lineup(path: str | Path) -> Lineup:

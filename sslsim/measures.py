@@ -113,6 +113,11 @@ def level_of(name: str) -> str:
     return "attention" if of_attention else measure_named(name).level
 
 
+def has_scaling(name: str) -> bool:
+    """Whether a score comes under both scalings; measures of attention and shares of neurons come under one."""
+    return name in MEASURES and MEASURES[name].scaling
+
+
 def measure_named(name: str) -> Measure:
     """Return the layer measure called `name`; an unknown name is an error that suggests a close one."""
     if name in attention.LAYER_MEASURES:

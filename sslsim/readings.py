@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from sslsim.errors import Unanswered
-from sslsim.measures import MEASURES, level_of
+from sslsim.measures import has_scaling, level_of
 from sslsim.store import ActivationStore
 from sslsim.tables import RELATIONS
 
@@ -100,8 +100,7 @@ def aligned(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.Series
 
 def under(table: pd.DataFrame, measure: str, standardize: bool = True) -> pd.Series:
     """Mask the rows of a measure under a scaling; of one without a choice of scaling, under either."""
-    free = measure not in MEASURES or not MEASURES[measure].scaling
-    return (table.measure == measure) & (free | (table.standardize == standardize))
+    return (table.measure == measure) & ((not has_scaling(measure)) | (table.standardize == standardize))
 
 
 def apart(stores: Sequence[ActivationStore]) -> list[ActivationStore]:

@@ -254,7 +254,7 @@ def _entry_of(future: Future[dict[str, Any]], job: Job, facts: Mapping[str, Any]
     try:
         return future.result()
     except Exception as error:  # noqa: BLE001  the worker itself broke; the other reports are still wanted
-        return _entry(job, facts, error=f"{type(error).__name__}: {error}")
+        return _entry(job, facts, "failed", f"{type(error).__name__}: {error}")
 
 
 def _work(job: Job, staging: Path, facts: dict[str, Any], threads: int, label: str) -> dict[str, Any]:
@@ -264,14 +264,8 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], threads: int, label: s
     except SystemExit:  # told to end, and the kernel has ended; the pool would take this for a result and go on
         os._exit(143)
     title, summary = render.title_and_summary(outcome.notebook)
-    entry = _entry(job, facts, error=outcome.error, started=outcome.started, seconds=outcome.seconds)
-    entry |= {
-        "status": outcome.status,
-        "title": title,
-        "summary": summary,
-        "page": True,
-        "verdict": render.verdict(outcome.notebook),
-    }
+    entry = _entry(job, facts, outcome.status, outcome.error, started=outcome.started, seconds=outcome.seconds)
+    entry |= {"title": title, "summary": summary, "page": True, "verdict": render.verdict(outcome.notebook)}
     entry["files"] = [file for result in render.results(outcome.notebook) for file in result["files"]]
     html = render.page(outcome.notebook, name=job.name, folder=job.path.parent, entry=entry, run=facts)
     write_text(staging / f"{job.name}.html", html)
@@ -279,12 +273,12 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], threads: int, label: s
 
 
 def _entry(
-    job: Job, facts: Mapping[str, Any], *, error: str, started: str = "", seconds: float = 0.0
+    job: Job, facts: Mapping[str, Any], status: str, error: str, *, started: str = "", seconds: float = 0.0
 ) -> dict[str, Any]:
     return {
         "title": "",
         "summary": "",
-        "status": "failed" if error else "ok",
+        "status": status,
         "error": error,
         "started": started or facts["started"],
         "seconds": seconds,

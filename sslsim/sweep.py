@@ -20,7 +20,7 @@ from typing import Any
 from sslsim import record, render, report
 from sslsim.errors import SslsimError
 from sslsim.files import checked_name, write_text
-from sslsim.lineup import find_lineup, shipped_lineups
+from sslsim.lineup import find_lineup
 from sslsim.plan import FLAGS, Job, plan
 from sslsim.report import Report
 
@@ -104,7 +104,6 @@ def run(
     _check_different(reports)
     for each in reports.values():
         each.facts |= prepare(each.jobs) if prepare else {}
-    for each in reports.values():
         _take_up(each)
     kept = [name for name, each in reports.items() if each.status == "ok"]
     for name in kept:
@@ -274,8 +273,7 @@ def _paths(table: _Table, values: Mapping[str, Any]) -> dict[str, Path]:
         if not isinstance(values[name], str) or not values[name]:
             raise SslsimError(f"{table.where}: {name} is {values[name]!r}, not a path")
         near = table.folder / values[name]
-        shipped = name == "lineup" and not near.exists() and values[name] in shipped_lineups()
-        found[name] = find_lineup(values[name]) if shipped else near
+        found[name] = find_lineup(values[name], table.folder) if name == "lineup" else near
     return found
 
 

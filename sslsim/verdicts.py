@@ -84,7 +84,7 @@ def layers(
     """
     rows = []
     for name, scaled in measures:
-        some = evidence.only((evidence.cells.measure == name) & (evidence.cells.standardize == scaled))
+        some = evidence.only(under(evidence.cells, name, scaled))
         if some.cells.empty:
             continue
         known = aligned_cells(some, stores)
