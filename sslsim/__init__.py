@@ -3,7 +3,7 @@
 >>> import sslsim
 >>> stores = sslsim.extract("data/lineup.toml", "data/speech/manifest.csv", "reports/store")
 >>> table = sslsim.compare(stores, ["max_corr", "linreg", "svcca", "linear_cka_debiased"])
->>> sslsim.plots.heatmap(table, "svcca")
+>>> sslsim.figures.heatmaps.heatmap(table, "svcca")
 
 Names are loaded when first used, so that ``sslsim --help`` does not wait for torch.
 """
@@ -20,36 +20,33 @@ DATA = ROOT / "data"  # the embedded default: lineup.toml, checkpoints/, speech/
 NOTEBOOKS = ROOT / "notebooks"
 
 _HOME = {
-    "similarity": "measures",
-    "MEASURES": "measures",
-    "attention_similarity": "attention",
-    "attention_cka": "attention",
-    "ATTENTION_MEASURES": "attention.MEASURES",
-    "extract": "extraction",
-    "open": "store.open_store",
-    "read_lineup": "lineup",
-    "read_corpus": "corpus",
-    "compare": "grid",
-    "compare_heads": "heads",
-    "compare_attention": "heads",
-    "describe_heads": "heads",
-    "compare_neurons": "grid",
-    "evidence": "controlled",
-    "neuron_evidence": "controlled",
-    "attention_evidence": "controlled",
+    "similarity": "measures.registry",
+    "MEASURES": "measures.registry",
+    "attention_similarity": "measures.attention",
+    "attention_cka": "measures.attention",
+    "ATTENTION_MEASURES": "measures.attention:MEASURES",
+    "extract": "activations.extract",
+    "open": "activations.store:open_store",
+    "read_lineup": "encoders.lineup",
+    "read_corpus": "speech.corpus",
+    "compare": "comparison.layers",
+    "compare_heads": "comparison.heads",
+    "compare_attention": "comparison.heads",
+    "describe_heads": "comparison.heads",
+    "compare_neurons": "comparison.layers",
+    "evidence": "significance.run",
+    "neuron_evidence": "significance.run",
+    "attention_evidence": "significance.run",
     "executor": "parallel",
-    "Outputs": "outputs",
+    "Outputs": "reports.outputs",
     "SslsimError": "errors",
 }
-_MODULES = ("controls", "findings", "plots", "readings", "verdicts")
-__all__ = ["DATA", "NOTEBOOKS", "__version__", *_HOME, *_MODULES]
+__all__ = ["DATA", "NOTEBOOKS", "__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"sslsim.{name}")
     if name in _HOME:
-        module, _, attribute = _HOME[name].partition(".")
+        module, _, attribute = _HOME[name].partition(":")
         return getattr(import_module(f"sslsim.{module}"), attribute or name)
     raise AttributeError(f"module 'sslsim' has no attribute {name!r}")
 

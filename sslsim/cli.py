@@ -19,8 +19,8 @@ from sslsim import DATA, __version__
 from sslsim.errors import SslsimError
 
 if TYPE_CHECKING:
-    from sslsim.plan import Job
-    from sslsim.store import ActivationStore
+    from sslsim.activations.store import ActivationStore
+    from sslsim.reports.jobs import Job
 
 LINEUP = DATA / "lineup.toml"
 CORPUS = DATA / "speech" / "manifest.csv"
@@ -185,7 +185,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def _lineup(text: str) -> Path:
-    from sslsim.lineup import find_lineup
+    from sslsim.encoders.lineup import find_lineup
 
     return find_lineup(text)
 
@@ -214,7 +214,8 @@ def _assignments(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from sslsim import report, sweep
+    from sslsim.reports import runner as report
+    from sslsim.reports import sweep
 
     parameters = _assignments(arguments.parameters)
     if arguments.scheduler:
@@ -232,7 +233,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from sslsim.compare_runs import compare_runs
+    from sslsim.reports.diff import compare_runs
 
     return compare_runs(arguments.a, arguments.b, out=arguments.out, tolerance=arguments.tolerance)
 
@@ -244,7 +245,7 @@ def _prepare(
 
     What `opened` has, by what was asked for, is not looked at again: checkpoints and speech are read for their hash.
     """
-    from sslsim.extraction import extract
+    from sslsim.activations.extract import extract
     from sslsim.parallel import executor
 
     wanted: list[dict[str, Any]] = []
@@ -292,7 +293,7 @@ def _provenance(store: ActivationStore, lineup: Path) -> dict[str, Any]:
 
 
 def _corpus(stores: dict[str, ActivationStore]) -> dict[str, Any]:
-    from sslsim.audio import SAMPLE_RATE
+    from sslsim.speech.recording import SAMPLE_RATE
 
     if not stores:
         return {}
@@ -308,7 +309,7 @@ def _corpus(stores: dict[str, ActivationStore]) -> dict[str, Any]:
 
 def _marks(corpora: Iterable[Any]) -> dict[str, str]:
     """Return a hash of the time marks beside the speech, where there are any."""
-    from sslsim.labels import marks_file
+    from sslsim.analysis.selectivity import marks_file
 
     files = [file for corpus in corpora if (file := marks_file(corpus))]
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
@@ -316,7 +317,7 @@ def _marks(corpora: Iterable[Any]) -> dict[str, str]:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
-    from sslsim.extraction import extract
+    from sslsim.activations.extract import extract
     from sslsim.parallel import executor
 
     options = {name: value for name, value in vars(arguments).items() if name not in ("command", "scheduler")}
@@ -330,7 +331,7 @@ def _extract(arguments: argparse.Namespace) -> int:
 def _checkpoints(arguments: argparse.Namespace) -> int:
     import pandas as pd
 
-    from sslsim.models import checkpoint_fingerprint, load_encoder, read_lineup
+    from sslsim.encoders.load import checkpoint_fingerprint, load_encoder, read_lineup
 
     rows = []
     for checkpoint in read_lineup(arguments.lineup):

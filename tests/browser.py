@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 import websocket  # websocket-client, which JupyterLab brings along
 
-from sslsim import plots
+from sslsim.figures import heatmaps as plots
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (1280, 390)

@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import soundfile
 
-from sslsim.lineup import Checkpoint
-from sslsim.store import (
+from sslsim.activations.shards import drafting
+from sslsim.activations.store import (
     CHECKSUM_FILE,
     STORE_FILE,
     ActivationStore,
@@ -29,7 +29,7 @@ from sslsim.store import (
     open_store,
     sampled,
 )
-from sslsim.writer import drafting
+from sslsim.encoders.lineup import Checkpoint
 
 TINY = {
     "hidden_size": 24,

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModel, HubertModel, Wav2Vec2FeatureExtractor  # noqa: F401
 
 import sslsim
-from sslsim import extraction, models  # noqa: F401
+from sslsim.encoders import load as models  # noqa: F401
 
 LINEUP, CORPUS, FOLDER = (Path(argument) for argument in sys.argv[1:4])
 TRIALS = int(sys.argv[4])

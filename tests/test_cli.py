@@ -13,11 +13,16 @@ import pandas as pd
 import pytest
 from toys import write_notebook
 
-from sslsim import __version__, cli, compare_runs, extraction, models, parallel, report, sweep
-from sslsim.anatomy import Anatomy
+from sslsim import __version__, cli, parallel
+from sslsim.activations import extract as extraction
+from sslsim.encoders import load as models
+from sslsim.encoders.encoder import Anatomy
+from sslsim.encoders.lineup import Checkpoint
 from sslsim.errors import SslsimError
-from sslsim.lineup import Checkpoint
-from sslsim.plan import plan
+from sslsim.reports import diff as compare_runs
+from sslsim.reports import runner as report
+from sslsim.reports import sweep
+from sslsim.reports.jobs import plan
 
 HEAVY = ("torch", "transformers", "numpy", "soundfile", "pandas", "matplotlib", "nbconvert", "papermill")
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 import sslsim
-from sslsim.corpus import read_corpus
-from sslsim.lineup import read_lineup
-from sslsim.models import load_encoder
+from sslsim.encoders.lineup import read_lineup
+from sslsim.encoders.load import load_encoder
+from sslsim.speech.corpus import read_corpus
 
 LINEUP = read_lineup(sslsim.DATA / "lineup.toml")
 TRAINED = [c for c in LINEUP if c.weights == "trained"]
@@ -50,7 +50,7 @@ def test_sizes_are_those_of_a_repository():
 
 
 def test_two_seeds_are_two_models():
-    prints = [sslsim.lineup.checkpoint_fingerprint(c) for c in LINEUP]
+    prints = [sslsim.encoders.lineup.checkpoint_fingerprint(c) for c in LINEUP]
     assert len(set(prints)) == len(prints)
 
 

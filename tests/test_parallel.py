@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from sslsim import parallel
-from sslsim.audio import AudioError
+from sslsim.activations.shards import Unwritable
 from sslsim.errors import SslsimError
 from sslsim.parallel import executor, results
-from sslsim.writer import Unwritable
+from sslsim.speech.recording import AudioError
 
 
 def test_results_come_in_the_order_of_the_calls():

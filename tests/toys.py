@@ -18,7 +18,7 @@ GOOD = [
     ("parameters", PARAMETERS),
     "## Set-up",
     "import sys, time\nimport matplotlib.pyplot as plt\nimport pandas as pd\nfrom tqdm import tqdm\n"
-    "from sslsim.outputs import Outputs\noutputs = Outputs(out, 'good')\nprint('python is', sys.executable)\n"
+    "from sslsim.reports.outputs import Outputs\noutputs = Outputs(out, 'good')\nprint('python is', sys.executable)\n"
     "print('to stderr', file=sys.stderr)\nfor _ in tqdm(range(3), file=sys.stdout, desc='counting'):\n"
     "    time.sleep(600 if slow else 0)",
     "## The grid <i>of</i> toys\n\n$$\\frac{1}{n}\\sum_i x_i$$",

@@ -19,11 +19,11 @@ import pandas as pd
 import torch
 from scipy.signal import lfilter
 
-from sslsim.controlled import DRAWS, GROUPS, Evidence, evidence
-from sslsim.lineup import Checkpoint
-from sslsim.measures import MEASURES
-from sslsim.moments import Marginal, Moments
-from sslsim.rotations import rotated_correlation, shared
+from sslsim.encoders.lineup import Checkpoint
+from sslsim.measures.moments import Marginal, Moments
+from sslsim.measures.random_basis import rotated_correlation, shared
+from sslsim.measures.registry import MEASURES
+from sslsim.significance.run import DRAWS, GROUPS, Evidence, evidence
 
 SHARES = {"independent": 0.0, "permuted": 1.0, "rotated": 1.0, "half": 0.5, "tenth": 0.1}
 KINDS = tuple(SHARES)

@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from sslsim import DATA, plots, read_lineup, readings, tables
+from sslsim import DATA, read_lineup
+from sslsim.analysis import summaries as readings
+from sslsim.comparison import tables
+from sslsim.figures import heatmaps as plots
 
 PANELS = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"]}
 ROWS = {

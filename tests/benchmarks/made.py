@@ -14,10 +14,10 @@ import pandas as pd
 import soundfile
 import torch
 
-from sslsim.audio import SAMPLE_RATE
-from sslsim.lineup import Checkpoint
-from sslsim.store import ActivationStore, frame_key, open_store
-from sslsim.writer import drafting
+from sslsim.activations.shards import drafting
+from sslsim.activations.store import ActivationStore, frame_key, open_store
+from sslsim.encoders.lineup import Checkpoint
+from sslsim.speech.recording import SAMPLE_RATE
 
 DECAY = 0.5  # component i of a layer has standard deviation i ** -DECAY: 99 % of the variance needs about 90 % of them
 UTTERANCE = 250  # frames, 5 s

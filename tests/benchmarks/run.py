@@ -36,19 +36,23 @@ import published
 import torch
 
 import sslsim
-from sslsim import engine, extraction, models, moments, products, writer
-from sslsim import layers as layer_measures
-from sslsim.attention import attention_similarity
-from sslsim.controlled import DRAWS, GROUPS, ROTATE_CHANCE, groups_of
-from sslsim.controls import Mismatches
-from sslsim.engine import Control, score_orders, score_pairs
-from sslsim.grid import jobs_of
-from sslsim.heads import crop_rows, head_scores, rows_of
-from sslsim.lineup import Checkpoint
-from sslsim.products import Means, Side
-from sslsim.sampled import SAMPLE
-from sslsim.states import states_of, utterances_of
-from sslsim.store import ActivationStore, array_files, attention_file, layer_file
+from sslsim.activations import extract as extraction
+from sslsim.activations import shards as writer
+from sslsim.activations.selection import states_of, utterances_of
+from sslsim.activations.store import ActivationStore, array_files, attention_file, layer_file
+from sslsim.comparison import engine
+from sslsim.comparison.engine import Control, score_orders, score_pairs
+from sslsim.comparison.heads import crop_rows, head_scores, rows_of
+from sslsim.comparison.layers import jobs_of
+from sslsim.encoders import load as models
+from sslsim.encoders.lineup import Checkpoint
+from sslsim.measures import layers as layer_measures
+from sslsim.measures import moments, products
+from sslsim.measures.attention import attention_similarity
+from sslsim.measures.neighbours import SAMPLE
+from sslsim.measures.products import Means, Side
+from sslsim.significance.jackknife import Mismatches
+from sslsim.significance.run import DRAWS, GROUPS, ROTATE_CHANCE, groups_of
 
 RESULTS = Path(__file__).with_name("results.md")
 FIVE = ("max_corr", "linreg", "svcca", "pwcca", "linear_cka_biased")

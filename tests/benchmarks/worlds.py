@@ -27,12 +27,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from worlds import FASTEST, KINDS, MEASURED, OUTLIER, SLOWEST, World, evidence_of
 
-from sslsim import controls, findings, verdicts
-from sslsim.controlled import DRAWS, GROUPS, Evidence, Reading
-from sslsim.controls import ALPHA, LEVEL
-from sslsim.measures import MEASURES
-from sslsim.moments import Moments, marginal, moments, squared_norms
-from sslsim.products import Means, Side, Utterances, cross_products
+from sslsim.analysis import claims as verdicts
+from sslsim.analysis import partners as findings
+from sslsim.measures.moments import Moments, marginal, moments, squared_norms
+from sslsim.measures.products import Means, Side, Utterances, cross_products
+from sslsim.measures.registry import MEASURES
+from sslsim.significance import jackknife as controls
+from sslsim.significance.jackknife import ALPHA, LEVEL
+from sslsim.significance.run import DRAWS, GROUPS, Evidence, Reading
 
 RESULTS = Path(__file__).with_name("worlds.md")
 BOOTSTRAPPED = ("max_corr", "linreg_r2", "svcca")  # functions of moments alone
@@ -288,7 +290,7 @@ def power(count: int, workers: int, out: Path) -> None:
     print(power_table(table))
     import matplotlib.pyplot as plt
 
-    from sslsim import plots
+    from sslsim.figures import heatmaps as plots
 
     figure, axes = plt.subplots(len(AMOUNTS), 2, figsize=(8.5, 7.5), layout="constrained", sharey=True)
     plots.power(table, axes=axes.ravel())

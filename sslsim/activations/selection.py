@@ -1,0 +1,116 @@
+"""Layers of stores on the frames to compare, and checks of what is asked for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sslsim.activations.store import ActivationStore, check_pairable
+from sslsim.errors import SslsimError, close_match
+from sslsim.measures.products import Utterances
+
+SMALL = 2**22  # bytes: chosen frames up to here are kept once read
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """One layer of one checkpoint, on the chosen frames."""
+
+    store: ActivationStore
+    layer: int
+    frames: np.ndarray | None
+
+    @property
+    def label(self) -> tuple[str, int]:
+        """Checkpoint name and layer number."""
+        return self.store.checkpoint.name, self.layer
+
+    def __len__(self) -> int:
+        return self.store.n_frames if self.frames is None else len(self.frames)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Activations of a run of the chosen frames, (n, n_neurons)."""
+        if self.frames is None:
+            return self.store.layer(self.layer)[rows]
+        if 4 * len(self.frames) * self.store.n_neurons > SMALL:
+            return self.store.layer(self.layer)[self.frames[rows]]
+        return self._picked[rows]
+
+    def only(self, rows: np.ndarray) -> State:
+        """Return the layer on some of its chosen frames, by their numbers or a mask."""
+        return replace(self, frames=np.arange(len(self))[rows] if self.frames is None else self.frames[rows])
+
+    @cached_property
+    def _picked(self) -> np.ndarray:
+        """The chosen frames of a small layer: a comparison reads them once for every block of others."""
+        return self.store.layer(self.layer)[self.frames]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was read."""
+        return {name: value for name, value in vars(self).items() if name != "_picked"}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Frames and neurons."""
+        return len(self), self.store.n_neurons
+
+
+def check_names(measures: Sequence[str]) -> None:
+    """Raise unless `measures` is a list of at least one name."""
+    if isinstance(measures, str) or not measures:
+        raise SslsimError(f"measures is {measures!r}; give a list of at least one name")
+
+
+def check_stores(stores: Sequence[ActivationStore]) -> None:
+    """Raise unless there is at least one store, names are distinct, and all hold the same frames."""
+    if not stores:
+        raise SslsimError("nothing to compare: no store given; extract at least one checkpoint")
+    names = [s.checkpoint.name for s in stores]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise SslsimError(f"two stores have the name {twice[0]!r}; give each checkpoint its own name in the lineup")
+    for other in stores[1:]:
+        check_pairable(stores[0], other)
+
+
+def states_of(stores: Sequence[ActivationStore], frames: int | None) -> list[State]:
+    """All layers of all stores, on all frames or on that many evenly spaced ones at most (None or 0: all)."""
+    total, chosen = stores[0].n_frames, None
+    if frames:
+        if frames < 2:
+            raise SslsimError(f"frames is {frames}; give at least 2 of the {total:,} stored frames, or 0 for all")
+        if frames < total:
+            chosen = (np.arange(frames) * total + total // 2) // frames
+    return [State(store, layer, chosen) for store in stores for layer in range(store.n_layers)]
+
+
+def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[ActivationStore]) -> set[frozenset[str]]:
+    """Return the unordered pairs of checkpoints to compare, each name checked; None stands for all pairs."""
+    names = [s.checkpoint.name for s in stores]
+    if between is None:
+        return {frozenset(pair) for pair in itertools.product(names, names)}
+    chosen = set()
+    for pair in between:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise SslsimError(f"between holds {pair!r}; each item must be two names of checkpoints")
+        for name in pair:
+            if name not in names:
+                raise SslsimError(f"between names {name!r}, which is not among the stores{close_match(name, names)}")
+        chosen.add(frozenset(pair))
+    if not chosen:
+        raise SslsimError("between is empty; give pairs of names of checkpoints, or None for all pairs")
+    return chosen
+
+
+def utterances_of(states: list[State]) -> Utterances:
+    """Return how many of the chosen frames are of each utterance of the corpus."""
+    index, frames = states[0].store.index, states[0].frames
+    if frames is None:
+        return Utterances(tuple(int(n) for n in index.n_frames))
+    ends = np.searchsorted(frames, index.start + index.n_frames)
+    return Utterances(tuple(int(n) for n in np.diff(ends, prepend=0)))

@@ -1,0 +1,364 @@
+"""Every attention head of every checkpoint against every other, and what follows from it for layers and for heads."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from sslsim.activations.selection import check_names, check_stores
+from sslsim.activations.store import ActivationStore, sampled
+from sslsim.comparison.tables import square_table
+from sslsim.errors import SslsimError
+from sslsim.measures import attention
+from sslsim.parallel import results
+
+Label = tuple[str, int, int]  # model, layer, head
+UTTERANCES = 4  # of one piece of work
+AHEAD = 64  # pieces that may wait: two matrices of heads by heads a measure each
+
+
+def compare_heads(
+    stores: Sequence[ActivationStore],
+    measures: Sequence[str] = ("pearson", "js", "frobenius"),
+    *,
+    executor: Executor | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Compare every attention head of every store that has heads with every other, on the stored query rows.
+
+    The table has as many rows a measure as there are ordered pairs of heads: 4.5 million for eight checkpoints of base
+    and large size, where `compare_attention` is the function to call.
+
+    Returns
+    -------
+    DataFrame
+        One row a measure and ordered pair of heads: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, value,
+        n_frames (query rows). Layers count from 1: layer 0 is the input of the first block.
+    """
+    check_names(measures)
+    for name in measures:
+        attention.check_head_measure(name)
+    scores, _ = head_scores(stores, measures, rows_of(stores), executor=executor, device=device, progress=progress)
+    table = square_table(scores.means, scores.labels, ["model", "layer", "head"])
+    return table.assign(n_frames=scores.n_rows)
+
+
+def compare_attention(
+    stores: Sequence[ActivationStore],
+    measures: Sequence[str] = ("pearson", "js", "frobenius", "attention_cka"),
+    *,
+    executor: Executor | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compare the attention of layers, and find each head's best match, in one pass over the maps.
+
+    Returns
+    -------
+    table : DataFrame
+        As from `compare`. A layer's score in another is the mean over its heads of the best match there; attention_cka
+        compares all heads of the two together.
+    best : DataFrame
+        Best match of every head among all heads of each other checkpoint, whatever their layer; one row a measure of
+        heads, head and other checkpoint: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, value.
+    """
+    check_names(measures)
+    check_attention_measures(measures)
+    scores, _ = head_scores(stores, measures, rows_of(stores), executor=executor, device=device, progress=progress)
+    return scores.layers(), scores.best().dropna(subset="value").reset_index(drop=True)
+
+
+def check_attention_measures(measures: Sequence[str]) -> None:
+    """Raise unless every name is a measure of heads or of the attention of layers."""
+    for name in measures:
+        if name not in attention.LAYER_MEASURES:
+            attention.check_head_measure(name)
+
+
+def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
+    """Say what every head looks at, on the stored query rows.
+
+    Returns
+    -------
+    DataFrame
+        One row a head: model, layer, head, entropy, distance (frames), diagonality, one_key; see `attention.Profile`.
+    """
+    tables = []
+    for store in with_attention(stores):
+        queries = [store.query_rows(u) for u in range(len(store.index))]
+        for layer in range(1, store.attention_layers + 1):
+            profile = attention.head_profile([store.attention(layer, u) for u in range(len(store.index))], queries)
+            keys = {"model": store.checkpoint.name, "layer": layer, "head": np.arange(store.n_heads)}
+            tables.append(pd.DataFrame(keys | vars(profile)))
+    return pd.concat(tables, ignore_index=True)
+
+
+_COLUMNS = ["model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", "value"]
+
+
+def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
+    """Return the stores that hold attention (log-mel has no heads); raise if they cannot be compared or none does."""
+    check_stores(stores)
+    found = [store for store in stores if store.attention_layers]
+    if not found:
+        raise SslsimError("no attention in these stores; extract with queries above 0")
+    return found
+
+
+def rows_of(stores: Sequence[ActivationStore], rows: int | None = None) -> list[np.ndarray]:
+    """Return which of the stored query rows of each utterance to compare: all, or so many at most, evenly spaced."""
+    index = with_attention(stores)[0].index
+    if rows is not None and rows < 1:
+        raise SslsimError(f"rows is {rows}; give at least 1 query row of each utterance, or None for all stored")
+    return [sampled(int(stored), rows or "all") for stored in index.n_rows]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What to compare of one utterance's maps.
+
+    Attributes
+    ----------
+    rows : ndarray
+        Which stored query rows.
+    start : ndarray of shape (rows,), int, optional
+        First key of each row: rows are cropped and brought to sum 1 again.
+    width : int
+        Keys of each row.
+    """
+
+    rows: np.ndarray
+    start: np.ndarray | None = None
+    width: int = 0
+
+
+def crop_rows(stores: Sequence[ActivationStore], rows: list[np.ndarray], strata: Sequence[np.ndarray]) -> list[Crop]:
+    """Crop the maps of the utterances of each stratum alike, so that any can stand for any other.
+
+    The query frames of their rows then stand at one place, with as many keys before and after as all of them have.
+    """
+    store = with_attention(stores)[0]
+    crops = [Crop(kept) for kept in rows]
+    for stratum in strata:
+        count = min(len(rows[u]) for u in stratum)
+        kept = {int(u): rows[u][sampled(len(rows[u]), count)] for u in stratum}
+        query = {u: store.query_rows(u)[some] for u, some in kept.items()}
+        left = np.min([query[u] for u in kept], axis=0)
+        right = np.min([int(store.index["length"].iloc[u]) - query[u] for u in kept], axis=0)
+        width = int((left + right).min())
+        before = np.clip(width * left // (left + right), width - right, left)
+        for u, some in kept.items():
+            crops[u] = Crop(some, query[u] - before, width)
+    return crops
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """Scores of every head with every other.
+
+    Attributes
+    ----------
+    means : dict of ndarray of shape (heads, heads)
+        Mean score by measure; of attention_cka the covariance.
+    labels : list
+        Model, layer and head of each.
+    n_rows : int
+        Query rows compared.
+    own : dict of ndarray, optional
+        `means` of every utterance with itself, where these are of two: what attention_cka is divided by.
+    """
+
+    means: dict[str, np.ndarray]
+    labels: list[Label]
+    n_rows: int
+    own: dict[str, np.ndarray] | None = None
+
+    def layers(self) -> pd.DataFrame:
+        """Scores of layers, a row a measure and ordered pair."""
+        grids = {
+            name: _cka(values, (self.own or self.means)[name], self.labels)
+            if name in attention.LAYER_MEASURES
+            else _best_match(values, self.labels)
+            for name, values in self.means.items()
+        }
+        table = square_table(grids, [*dict.fromkeys(label[:2] for label in self.labels)], ["model", "layer"])
+        table.insert(1, "standardize", True)
+        return table.assign(n_frames=self.n_rows)
+
+    def best(self) -> pd.DataFrame:
+        """Best match of every head in every other model; its value is NaN where no row could be scored."""
+        of_heads = [name for name in self.means if name in attention.MEASURES]
+        best = [_best_heads(name, self.means[name], self.labels) for name in of_heads]
+        return pd.concat(best, ignore_index=True) if best else pd.DataFrame(columns=["measure", *_COLUMNS])
+
+
+def head_scores(
+    stores: Sequence[ActivationStore],
+    measures: Sequence[str],
+    rows: list[np.ndarray],
+    groups: Sequence[Sequence[int]] = (),
+    *,
+    crops: Sequence[Crop] = (),
+    partner: np.ndarray | None = None,
+    executor: Executor | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> tuple[HeadScores, list[HeadScores]]:
+    """Score every pair of heads, and once more without each of some groups of utterances.
+
+    Parameters
+    ----------
+    stores, measures, executor, device, progress
+        See `compare_attention`.
+    rows : list of arrays
+        Which stored query rows of each utterance to compare (`rows_of`).
+    groups : sequence of lists of int
+        Utterances to leave out, one list after another; together all.
+    crops : sequence of Crop
+        What to compare of each utterance (`crop_rows`); whole maps by default.
+    partner : array of int, optional
+        Utterance that stands on the other side for each: pairs are then of head i on its utterance with head j on the
+        partner, i up to j, and the other half their mirror image.
+    """
+    chosen = with_attention(stores)
+    labels = [
+        (s.checkpoint.name, layer, head)
+        for s in chosen
+        for layer in range(1, s.attention_layers + 1)
+        for head in range(s.n_heads)
+    ]
+    members = groups or [range(len(chosen[0].index))]
+    used = crops or [Crop(kept) for kept in rows]
+    calls, group_of = [], []
+    for g, group in enumerate(members):
+        for k in range(0, len(group), UTTERANCES):
+            some = list(group[k : k + UTTERANCES])
+            others = some if partner is None else [int(partner[u]) for u in some]
+            pairs = [(u, v, used[u], used[v]) for u, v in zip(some, others, strict=True)]
+            calls.append((chosen, list(measures), pairs))
+            group_of.append(g)
+    sums: list[dict[str, attention.Sums]] = [{} for _ in members]
+    count = sum(len(group) for group in members)
+    with tqdm(total=count, desc="attention", disable=not progress, file=sys.stdout, unit="utt", mininterval=1.0) as bar:
+        options: dict[str, Any] = {"executor": executor, "ahead": AHEAD}
+        work = partial(_sum_utterances, device)
+        for g, part in zip(
+            group_of, results(work, calls, done=lambda i: bar.update(len(calls[i][2])), **options), strict=True
+        ):
+            sums[g] = {name: sums[g][name] + part[name] for name in measures} if sums[g] else part
+    total = {name: reduce(operator.add, (each[name] for each in sums)) for name in measures}
+    sizes = [sum(len(rows[u]) for u in group) for group in members]
+
+    def scores(of: dict[str, attention.Sums], size: int) -> HeadScores:
+        means = {name: one.mean.cpu().numpy() for name, one in of.items()}
+        if partner is not None:
+            means = {name: np.triu(mean) + np.triu(mean, 1).T for name, mean in means.items()}
+        return HeadScores(means, labels, size)
+
+    without = [{name: total[name] - each[name] for name in measures} for each in sums] if groups else []
+    left_out = [scores(of, sum(sizes) - size) for of, size in zip(without, sizes, strict=bool(groups))]
+    return scores(total, sum(sizes)), left_out
+
+
+def _sum_utterances(
+    device: str,
+    stores: list[ActivationStore],
+    measures: list[str],
+    utterances: list[tuple[int, int, Crop, Crop]],
+) -> dict[str, attention.Sums]:
+    """Sum of the scores of every pair of heads over some utterances and their partners."""
+    sums: dict[str, attention.Sums] = {}
+    for u, v, crop_x, crop_y in utterances:
+        x = y = _stacked(stores, u, crop_x)
+        if u != v:
+            y = _stacked(stores, v, crop_y)
+        names, half = ("attention", "attention"), u != v
+        parts = attention.utterance_sums(measures, x, y, names=names, utterance=u, half=half, device=device)
+        sums = {name: sums[name] + part for name, part in parts.items()} if sums else parts
+    return sums
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read.
+
+    Attributes
+    ----------
+    maps : list of arrays of shape (heads, stored rows, T)
+        Of each layer.
+    crop : Crop
+        What of them.
+    """
+
+    maps: list[np.ndarray]
+    crop: Crop
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(len(m) for m in self.maps), len(self.crop.rows), self.crop.width or self.maps[0].shape[2])
+
+    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
+        (heads, some), crop = part, self.crop
+        whole = np.concatenate([m[heads, crop.rows[some]] for m in self.maps])
+        if crop.start is None:
+            return whole
+        keys = crop.start[some][:, None] + np.arange(crop.width)
+        cropped = np.take_along_axis(whole, keys[None], axis=2)
+        mass = cropped.sum(2, keepdims=True)
+        return np.where(mass > 1e-6, cropped / np.maximum(mass, 1e-6), np.float32(1 / crop.width))
+
+
+def _stacked(stores: list[ActivationStore], u: int, crop: Crop) -> _Stacked:
+    return _Stacked([s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)], crop)
+
+
+def _starts(labels: list, depth: int) -> np.ndarray:
+    """Places where a new layer (`depth` 2) or a new model (1) begins."""
+    return np.array([i for i, label in enumerate(labels) if i == 0 or label[:depth] != labels[i - 1][:depth]])
+
+
+def _best_match(values: np.ndarray, labels: list[Label]) -> np.ndarray:
+    """Mean over the heads of every layer of the best match in every layer, (layers, layers)."""
+    starts = _starts(labels, 2)
+    best = np.fmax.reduceat(values, starts, axis=1)  # a head whose every row was uniform has no correlation: NaN
+    scored = np.isfinite(best)
+    with np.errstate(invalid="ignore"):  # NaN for a layer without a scored head
+        return np.add.reduceat(np.where(scored, best, 0.0), starts) / np.add.reduceat(scored.astype(int), starts)
+
+
+def _cka(covariance: np.ndarray, own: np.ndarray, labels: list[Label]) -> np.ndarray:
+    """Linear CKA of every pair of layers from the covariance of all heads, and of all with themselves."""
+    starts = _starts(labels, 2)
+    squares, norms = (
+        np.add.reduceat(np.add.reduceat(each**2, starts, axis=0), starts, axis=1) for each in (covariance, own)
+    )
+    with np.errstate(invalid="ignore"):
+        return squares / np.sqrt(np.outer(norms.diagonal(), norms.diagonal()))
+
+
+def _best_heads(name: str, values: np.ndarray, labels: list[Label]) -> pd.DataFrame:
+    """Best match of every head in every other model."""
+    starts = _starts(labels, 1)
+    models = [labels[start][0] for start in starts]
+    rows = []
+    for start, stop, model in zip(starts, [*starts[1:], len(labels)], models, strict=True):
+        part = np.where(np.isnan(values[:, start:stop]), -np.inf, values[:, start:stop])
+        place = start + part.argmax(axis=1)
+        rows += [
+            (name, *label, *labels[place[i]], values[i, place[i]])
+            for i, label in enumerate(labels)
+            if label[0] != model
+        ]
+    order = {label: i for i, label in enumerate(labels)}
+    rows.sort(key=lambda row: order[row[1:4]])
+    return pd.DataFrame(rows, columns=["measure", *_COLUMNS])

@@ -1,0 +1,293 @@
+"""Which checkpoints: a lineup file is read, a checkpoint's files are found and hashed; none is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sslsim import DATA
+from sslsim.encoders.log_mel import RECIPE
+from sslsim.encoders.named import Named, as_html
+from sslsim.errors import SslsimError, close_match
+from sslsim.speech.recording import content_fingerprint
+
+LOG_MEL = "log-mel"
+"""Source of the checkpoint that is a spectrogram, and its name where a list of checkpoints asks for it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One encoder of a lineup.
+
+    Attributes
+    ----------
+    name : str
+        What tables and figures call it.
+    source : str
+        A folder, a hub id ``org/name``, or ``log-mel``: 80 bands of a spectrogram, no weights.
+    revision : str or None
+        Of a hub id: best a full commit hash.
+    family, size : str
+        For grouping, such as ``wav2vec2`` and ``base``; never used to decide how to load.
+    finetuned_from : str or None
+        Name of the checkpoint that this one was finetuned from.
+    seed_of : str or None
+        Name of the checkpoint whose recipe this is another run of, with other random numbers.
+    untrained_seed : int or None
+        If given, the architecture at ``source`` with random weights of this seed: its weights are not read.
+    """
+
+    name: str
+    source: str
+    revision: str | None = None
+    family: str = ""
+    size: str = ""
+    finetuned_from: str | None = None
+    seed_of: str | None = None
+    untrained_seed: int | None = None
+
+    @property
+    def weights(self) -> str:
+        """Where its weights come from: ``trained``, ``random, seed N``, or ``none``."""
+        if self.source == LOG_MEL:
+            return "none"
+        return "trained" if self.untrained_seed is None else f"random, seed {self.untrained_seed}"
+
+
+class Lineup(Named[Checkpoint]):
+    """The checkpoints of a lineup in their order; in a notebook a table whose names complete."""
+
+    PLACE = "the lineup"
+
+    @staticmethod
+    def name_of(item: Checkpoint) -> str:
+        """Name in the lineup."""
+        return item.name
+
+    def _repr_html_(self) -> str:
+        rows = [{**asdict(checkpoint), "weights": checkpoint.weights} for checkpoint in self]
+        return as_html([key for key in (*_KEYS, "weights") if any(row[key] not in (None, "") for row in rows)], rows)
+
+
+LINEUPS = DATA / "lineups"
+_KEYS = tuple(f.name for f in fields(Checkpoint))
+_RELATIVES = {"finetuned_from": "finetuned from", "seed_of": "another seed of"}
+_UNTRAINED = re.compile(r"untrained:(?P<name>[^:]*)(:(?P<seed>\d+))?")
+_SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
+_WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def find_lineup(name: str | Path, folder: Path = Path()) -> Path:
+    """Return the file of a lineup that comes with sslsim, given its name, or else the path, counted from `folder`."""
+    near, shipped = folder / name, LINEUPS / f"{name}.toml"
+    return shipped if not near.exists() and shipped.is_file() else near
+
+
+def read_lineup(path: str | Path) -> Lineup:
+    """Read the checkpoints of a lineup file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The name of a lineup in ``data/lineups`` (``paper``), or a TOML file with one ``[[checkpoint]]`` table
+        each: ``name``, ``source`` (a folder, relative to this file, a hub id ``org/name``, or ``log-mel``) and
+        optionally ``revision``, ``family``, ``size``, ``finetuned_from`` and ``seed_of`` (names of others),
+        ``untrained_seed`` (a whole number).
+
+    Returns
+    -------
+    Lineup
+        A list in the order of the file, whose items go by name too: ``read_lineup("paper")["hubert-base"]``.
+
+    Raises
+    ------
+    SslsimError
+        No such file, not TOML, or a table that is incomplete, misspelt or named twice.
+    """
+    path = find_lineup(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("checkpoint", [])
+    except FileNotFoundError as error:
+        raise SslsimError(f"lineup {str(path)!r}: no such file") from error
+    except OSError as error:
+        raise SslsimError(f"lineup {str(path)!r}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SslsimError(f"lineup {str(path)!r}: not TOML: {error}") from error
+    if not isinstance(tables, list) or not tables:
+        raise SslsimError(f"lineup {str(path)!r}: no [[checkpoint]] tables")
+    lineup = Lineup(_checkpoint(path, number, table) for number, table in enumerate(tables, 1))
+    names = [checkpoint.name for checkpoint in lineup]
+    for checkpoint in lineup:
+        if names.count(checkpoint.name) > 1:
+            raise SslsimError(f"lineup {str(path)!r}: {checkpoint.name!r} occurs twice; give each its own name")
+        for key, words in _RELATIVES.items():
+            other = getattr(checkpoint, key)
+            if other == checkpoint.name:
+                raise SslsimError(f"lineup {str(path)!r}: {other!r} is {words} itself; name another one")
+            if other is not None and other not in names:
+                raise SslsimError(
+                    f"lineup {str(path)!r}: {checkpoint.name!r} is {words} {other!r}, which is not in it"
+                    + close_match(other, names)
+                )
+    _check_circles(path, lineup)
+    return lineup
+
+
+def _check_circles(path: Path, lineup: Lineup) -> None:
+    for key, words in _RELATIVES.items():
+        parents = {c.name: getattr(c, key) for c in lineup}
+        for name in parents:
+            seen = [name]
+            while (parent := parents[seen[-1]]) is not None:
+                if parent in seen:
+                    chain = f" is {words} ".join(repr(each) for each in [*seen, parent])
+                    raise SslsimError(f"lineup {str(path)!r}: {chain}; name the first one in both")
+                seen.append(parent)
+
+
+def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
+    where = f"lineup {str(path)!r}, checkpoint {number}"
+    if not isinstance(table, dict):
+        raise SslsimError(f"{where}: {table!r} is not a table")
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise SslsimError(f"{where}: unknown key {key!r}{close_match(key, _KEYS)}")
+        if key == "untrained_seed":
+            if type(value) is not int or value < 0:
+                raise SslsimError(f"{where}: {key} is {value!r}; it must be a whole number, 0 or more")
+        elif not isinstance(value, str):
+            raise SslsimError(f"{where}: {key} is {value!r}; it must be a string")
+    for key in ("name", "source"):
+        if not table.get(key):
+            raise SslsimError(f"{where}: no {key}")
+    if not re.fullmatch(r"\w[\w.+-]*", table["name"]):
+        raise SslsimError(f"{where}: name {table['name']!r} may hold only letters, digits and ._+- (it names a folder)")
+    return Checkpoint(**{**table, "source": _resolve(path.parent, table["source"])})
+
+
+def _resolve(base: Path, source: str) -> str:
+    """Make a folder absolute, relative to the lineup; leave a hub id as it is."""
+    if source == LOG_MEL:
+        return source
+    folder = base / Path(source).expanduser()
+    if folder.exists() or not _HUB_ID.fullmatch(source) or (base / source.split("/")[0]).exists():
+        return str(folder.resolve())
+    return source
+
+
+def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoint]:
+    """Return the named checkpoints in the order of ``names``; all of the lineup when there are none.
+
+    ``untrained:NAME`` is the architecture of NAME with random weights of seed 0, ``untrained:NAME:SEED`` of
+    another seed; their checkpoints are called ``untrained-NAME-SEED``. ``log-mel`` needs no place in the lineup.
+    """
+    if isinstance(names, str):
+        raise SslsimError(f"checkpoints is {names!r}; give a list of names")
+    lineup = list(lineup)
+    if not lineup:
+        raise SslsimError("the lineup is empty; give at least one checkpoint")
+    known: dict[str, Checkpoint] = {}
+    for checkpoint in lineup:
+        if known.setdefault(checkpoint.name, checkpoint) != checkpoint:
+            raise SslsimError(f"{checkpoint.name!r} occurs twice in the lineup; give each its own name")
+    chosen = list(dict.fromkeys(_named(name, known) for name in names)) if names else list(known.values())
+    for checkpoint in chosen:
+        if known.get(checkpoint.name, checkpoint) != checkpoint and known[checkpoint.name] in chosen:
+            raise SslsimError(f"{checkpoint.name!r} names two of the chosen checkpoints; rename the one in the lineup")
+    return chosen
+
+
+def _named(name: str, known: Mapping[str, Checkpoint]) -> Checkpoint:
+    twin = _UNTRAINED.fullmatch(name)
+    wanted = twin["name"] if twin else name
+    if wanted == LOG_MEL and wanted not in known and not twin:
+        return Checkpoint(LOG_MEL, LOG_MEL)
+    if wanted not in known:
+        raise SslsimError(f"no checkpoint {wanted!r} in the lineup{close_match(wanted, known)}")
+    if not twin:
+        return known[wanted]
+    if known[wanted].source == LOG_MEL:
+        raise SslsimError(f"{name!r}: {LOG_MEL} has no weights, trained or not")
+    seed = int(twin["seed"] or 0)
+    return replace(
+        known[wanted], name=f"untrained-{wanted}-{seed}", untrained_seed=seed, finetuned_from=None, seed_of=None
+    )
+
+
+def locate(checkpoint: Checkpoint) -> Path:
+    """Return the folder with a checkpoint's files, fetching them from the hub if its source is an id.
+
+    Only configuration and weights are fetched; pickled weights only where there are no safetensors, and none
+    for an untrained twin.
+    """
+    trained = checkpoint.untrained_seed is None
+    folder = Path(checkpoint.source)
+    if folder.is_dir():
+        if checkpoint.revision:
+            raise problem(checkpoint, f"has a revision, but its source is a folder, {str(folder)!r}")
+    elif _HUB_ID.fullmatch(checkpoint.source):
+        folder = _fetch(checkpoint, [*_SETTINGS, _WEIGHTS[0]] if trained else [*_SETTINGS])
+        if trained and not _weight_files(folder):
+            folder = _fetch(checkpoint, [_WEIGHTS[1]])
+    else:
+        raise problem(checkpoint, f"no folder {checkpoint.source!r}")
+    if not (folder / "config.json").is_file():
+        raise problem(checkpoint, f"no config.json in {str(folder)!r}; a folder that save_pretrained left has one")
+    if trained and not _weight_files(folder):
+        raise problem(checkpoint, f"no weights in {str(folder)!r} ({' or '.join(_WEIGHTS)})")
+    return folder
+
+
+def problem(checkpoint: Checkpoint, text: str) -> SslsimError:
+    """Return the error that says what is wrong with a checkpoint."""
+    return SslsimError(f"checkpoint {checkpoint.name!r}: {text}")
+
+
+def _fetch(checkpoint: Checkpoint, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    source, revision = checkpoint.source, f" at {checkpoint.revision}" if checkpoint.revision else ""
+    try:
+        return Path(snapshot_download(checkpoint.source, revision=checkpoint.revision, allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises a dozen kinds: offline, not found, gated, cache...
+        revision = f" at revision {checkpoint.revision}" if checkpoint.revision else ""
+        raise problem(
+            checkpoint,
+            f"no folder {source!r}, and it could not be had from the hub{revision} "
+            f"({type(error).__name__}: {first_line(error)})",
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library said, so that an error stays one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files that from_pretrained reads weights from: safetensors, else pickled ones."""
+    return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+
+
+def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
+    """Return a SHA-256 over names and content of a checkpoint's settings and weight files.
+
+    Of an untrained twin: over its settings, its seed, and the versions of the libraries that draw its weights.
+    """
+    if checkpoint.source == LOG_MEL:
+        return hashlib.sha256(f"{RECIPE}\0{version('transformers')}".encode()).hexdigest()
+    folder = locate(checkpoint)
+    files = [folder / name for name in _SETTINGS if (folder / name).is_file()]
+    drawn = ""
+    if checkpoint.untrained_seed is None:
+        files += _weight_files(folder)
+    else:
+        drawn = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
+    parts = drawn + "".join(f"{file.name}\0{content_fingerprint(file)}\n" for file in files)
+    return hashlib.sha256(parts.encode()).hexdigest()

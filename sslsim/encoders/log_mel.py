@@ -1,0 +1,34 @@
+"""The spectrogram as a checkpoint without weights: what every encoder hears, and a floor for what it adds."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
+
+BANDS = 80
+_FFT = 512
+_FLOOR = 1e-10
+RECIPE = (
+    f"natural logarithm of {BANDS} mel bands (Slaney's scale and areas, 0 to {SAMPLE_RATE // 2} Hz) of the power "
+    f"spectrum of each frame of {WINDOW} samples under a periodic Hann window, {_FFT} points, floor {_FLOOR:g}"
+)
+
+
+@lru_cache(maxsize=1)
+def _filters() -> NDArray[np.float64]:
+    from transformers.audio_utils import mel_filter_bank
+
+    top = SAMPLE_RATE / 2
+    return mel_filter_bank(_FFT // 2 + 1, BANDS, 0.0, top, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+
+
+def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the log-mel spectrogram of a waveform at 16 kHz, (T, 80) float32, as ``RECIPE`` says."""
+    window = np.hanning(WINDOW + 1)[:-1]
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
+    power = np.abs(np.fft.rfft(frames * window, _FFT)) ** 2
+    return np.log(np.maximum(power @ _filters(), _FLOOR)).astype("f4")

@@ -1,0 +1,122 @@
+"""Measures that need the frames themselves: do the same frames lie close together in two layers?
+
+They compare every frame with every other, so they run on a sample: evenly spaced frames, `SAMPLE` at most unless told.
+What a layer alone contributes is prepared once and scored with every other layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslsim.errors import SslsimError
+from sslsim.measures.products import Array, block
+
+SAMPLE = 2000
+NEIGHBOURS = 10
+
+
+def sample_frames(x: Array, sample: int = SAMPLE) -> np.ndarray:
+    """Frame numbers of `sample` evenly spaced frames of x, or of all when it has no more."""
+    if sample < 2:
+        raise SslsimError(f"sample is {sample}; give at least 2 frames")
+    n = len(x)
+    return np.arange(n) if n <= sample else (np.arange(sample) * n + n // 2) // sample
+
+
+def neighbours(frames: Array, *, standardize: bool = True, k: int = NEIGHBOURS, device: str = "cpu") -> Tensor:
+    """Return the k nearest neighbours of every frame by cosine, itself left out, (n_frames, k).
+
+    Parameters
+    ----------
+    frames : array of shape (n_frames, n_neurons)
+        The sampled frames of a layer.
+    standardize : bool
+        Z-score every neuron over them first; otherwise the cosine is of the activations as they are, uncentred.
+    k : int
+        Number of neighbours, below the number of frames.
+    device : str
+        Where to compute.
+    """
+    if not 1 <= k < len(frames):
+        raise SslsimError(f"k is {k} with {len(frames):,} frames; give at least 1 and fewer than there are frames")
+    x = _varying(frames, standardize, device)
+    x = x / x.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    cosine = x @ x.T
+    cosine.fill_diagonal_(-torch.inf)
+    return cosine.topk(k, dim=1).indices
+
+
+def mutual_knn(x: Tensor, y: Tensor) -> float:
+    """Mean share of neighbours that two layers have in common, from `neighbours` of each; symmetric, in [0, 1].
+
+    By chance k / (n_frames - 1). Huh et al. 2024 (arXiv 2405.07987).
+    """
+    shared = (x[:, :, None] == y[:, None, :]).sum()
+    return float(shared) / x.numel()
+
+
+def kernel(frames: Array, *, standardize: bool = True, bandwidth: float = 1.0, device: str = "cpu") -> Tensor:
+    """Centred Gaussian kernel of the frames at norm 1, (n_frames, n_frames), float64.
+
+    ``exp(-d^2 / (2 s^2))`` with s = `bandwidth` times the root of the median squared distance of all pairs
+    (Kornblith et al. 2019, arXiv 1905.00414).
+
+    Parameters
+    ----------
+    frames : array of shape (n_frames, n_neurons)
+        The sampled frames of a layer.
+    standardize : bool
+        Z-score every neuron over them first.
+    bandwidth : float
+        In units of the median distance.
+    device : str
+        Where to compute.
+    """
+    if not bandwidth > 0:
+        raise SslsimError(f"bandwidth is {bandwidth}; give a multiple of the median distance, above 0")
+    x = _varying(frames, standardize, device)
+    x = x - x.mean(0)
+    squares = x.square().sum(1)
+    distance = (squares[:, None] + squares[None] - 2 * x @ x.T).clamp(min=0.0)
+    distance.fill_diagonal_(0.0)
+    median = _median(distance)
+    if not median > 1e-12 * squares.mean():  # the rounding of distances between equal frames
+        raise SslsimError(
+            f"more than half of all pairs of {len(x):,} frames are equal; RBF CKA has no bandwidth for them"
+        )
+    gram = torch.exp(-distance / (2 * bandwidth**2 * median))
+    gram = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+    return gram / gram.norm()
+
+
+def rbf_cka(x: Tensor, y: Tensor) -> float:
+    """CKA of Gaussian kernels, from `kernel` of each layer; symmetric, in [0, 1], biased upwards with few frames."""
+    return float(torch.linalg.vecdot(x, y).sum())
+
+
+def _varying(frames: Array, standardize: bool, device: str) -> Tensor:
+    """Neurons that vary over the frames, float64; z-scored or as they are."""
+    if len(frames.shape) != 2 or 0 in frames.shape:
+        raise SslsimError(f"frames have shape {tuple(frames.shape)}; give (n_frames, n_neurons), neither of them 0")
+    x = block(frames[:], torch.float64, device)
+    if not (finite := x.isfinite().all(1)).all():
+        bad = int((~finite).int().argmax())
+        raise SslsimError(f"frame {bad} of the sample holds NaN or infinity; drop such frames before comparing")
+    mean: Any = x.mean(0)
+    deviation = (x - mean).square().mean(0).sqrt()
+    alive = deviation > 1e-12 * mean.abs()
+    if not alive.any():
+        raise SslsimError(f"none of {x.shape[1]} neurons varies over {len(x):,} frames; nothing to compare")
+    x = x[:, alive]
+    return (x - mean[alive]) / deviation[alive] if standardize else x
+
+
+def _median(values: Tensor) -> float:
+    """Return the median, the mean of the two middle values where there are two."""
+    flat, half = values.flatten(), values.numel() // 2
+    high = flat.kthvalue(half + 1).values
+    return float(high if flat.numel() % 2 else (flat.kthvalue(half).values + high) / 2)

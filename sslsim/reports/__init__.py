@@ -1,0 +1,1 @@
+"""Notebooks in; pages, tables, figures and an index out."""

@@ -1,0 +1,264 @@
+"""What a notebook calls to leave its tables and figures beside the report."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from sslsim.errors import SslsimError
+from sslsim.figures.readout import panels
+from sslsim.resources import checked_name, replacing
+
+if TYPE_CHECKING:  # the science makes them
+    from sslsim.figures.clips import Card
+
+DPI = 150  # a 7-inch figure is 1050 pixels wide: sharp on a dense screen and on paper
+CSS_DPI = 96  # an inch in a browser
+VERDICT = ("claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds")
+_GRID = (
+    "display:grid;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));gap:1rem"  # JupyterLab has no CSS of ours
+)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The results of one notebook, in JupyterLab and in ``sslsim run`` alike.
+
+    Parameters
+    ----------
+    folder : path
+        Reports folder; ``tables/`` and ``figures/`` are made in it when something is written.
+    notebook : str
+        Name that starts every file, so that the notebooks of a run share the folder.
+
+    Raises
+    ------
+    SslsimError
+        The notebook's name cannot be part of a file name.
+    """
+
+    folder: str | Path
+    notebook: str
+
+    def __post_init__(self) -> None:
+        checked_name(self.notebook, "notebook")
+
+    def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """Write a table as CSV and Parquet and return it, so that the notebook can show it.
+
+        Parameters
+        ----------
+        name : str
+            Files are ``tables/<notebook>-<name>.csv`` and ``.parquet``.
+        frame : DataFrame
+            Written without its index, except that named index levels become columns. Numbers in the CSV have
+            as many digits as bring back the same float.
+
+        Returns
+        -------
+        DataFrame
+            The `frame` given, unchanged.
+
+        Raises
+        ------
+        SslsimError
+            The name cannot be part of a file name, the columns are not strings, or an index that carries
+            labels has no name.
+        """
+        self._table(name, frame, {})
+        return frame
+
+    def _table(self, name: str, frame: pd.DataFrame, more: dict[str, Any]) -> None:
+        flat = _flat(checked_name(name, "table"), frame)
+        files = [f"tables/{self.notebook}-{name}{suffix}" for suffix in (".csv", ".parquet")]
+        with replacing(self._path(files[0])) as part:
+            flat.to_csv(part, index=False, lineterminator="\n")
+        with replacing(self._path(files[1])) as part:
+            flat.to_parquet(part, index=False)
+        rows = f"{len(flat):,} row{'' if len(flat) == 1 else 's'}"
+        text = f"{rows} in {self._path(files[0])} and .parquet"
+        mark = {"role": "table", "name": name, "files": files, "rows": len(flat)} | more
+        _show({"text/plain": text}, {"sslsim": mark})
+
+    def verdict(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Write the table of claims that the page begins with and the index shows, and return it in words.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            With the columns of `VERDICT`, a row a claim, as from `sslsim.analysis.claims`. Files are
+            ``tables/<notebook>-verdict.csv`` and ``.parquet``.
+
+        Returns
+        -------
+        DataFrame
+            Of text, for the notebook to show: effect and interval in one column, three decimals.
+
+        Raises
+        ------
+        SslsimError
+            A column is missing.
+        """
+        missing = [column for column in VERDICT if column not in frame]
+        if missing:
+            raise SslsimError(f"the verdict has no {', '.join(missing)}; give the columns {', '.join(VERDICT)}")
+        rows = [{name: _plain(row[name]) for name in VERDICT} for row in frame.to_dict("records")]
+        rows = [row | {"effect_text": _effect(row)} for row in rows]
+        self._table("verdict", frame, {"verdict": rows})
+        words = frame[["claim", "between", "measure"]].assign(effect=[row["effect_text"] for row in rows])
+        return words.assign(p=[_probability(row["p"]) for row in rows], control=frame.control, holds=frame.holds)
+
+    def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "", table: str = "") -> None:
+        """Write a figure as PNG and SVG, show it in the notebook and close it.
+
+        Parameters
+        ----------
+        name : str
+            Files are ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``.
+        fig : matplotlib Figure
+            Closed afterwards, so that the notebook does not show it a second time.
+        alt : str
+            What the figure shows, for a reader who cannot see it.
+        caption : str
+            What to look at; Markdown and TeX (``$...$``) are rendered.
+        table : str
+            Name of the table, already written, that the figure draws: the page links its CSV.
+
+        Raises
+        ------
+        SslsimError
+            The name cannot be part of a file name, `alt` is empty, or there is no such table.
+
+        Notes
+        -----
+        The SVG draws letters as paths: 10 to 50 kB more than text, but the same on a machine without the font,
+        and no browser or drawing program moves a label. The same figure gives the same bytes.
+        """
+        if not alt.strip():
+            raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")
+        drawn = f"tables/{self.notebook}-{table}.csv" if table else ""
+        if drawn and not self._path(drawn).is_file():
+            raise SslsimError(f"figure {name!r} draws the table {table!r}, which is not there: write it first")
+        files = [f"figures/{self.notebook}-{checked_name(name, 'figure')}{suffix}" for suffix in (".png", ".svg")]
+        with plt.rc_context({"svg.hashsalt": "sslsim", "svg.fonttype": "path"}):
+            bounds = _bounds(fig)
+            maps = panels(fig, bounds)
+            for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
+                with replacing(self._path(file)) as part:
+                    fig.savefig(part, dpi=DPI, bbox_inches=bounds, metadata=metadata)
+        plt.close(fig)
+        self._show_figure(alt, {"name": name, "files": files, "caption": caption, "panels": maps, "table": drawn})
+
+    def _show_figure(self, alt: str, about: dict[str, Any]) -> None:
+        png, caption = self._path(about["files"][0]).read_bytes(), about["caption"]
+        width = round(int.from_bytes(png[16:20], "big") * CSS_DPI / DPI)  # pixels, from the PNG header
+        mark = {"role": "figure", **about}
+        _show({"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt, "width": width}, "sslsim": mark})
+        if caption:  # JupyterLab shows it; the page sets it under the figure instead
+            _show({"text/markdown": caption, "text/plain": caption}, {"sslsim": {"role": "caption"}})
+
+    def clips(self, name: str, cards: Sequence[Card]) -> None:
+        """Show sounds to be played, each with its picture, in JupyterLab and in the page alike; no file is written.
+
+        Parameters
+        ----------
+        name : str
+            What they are, for a reader who cannot see the page.
+        cards : sequence of `sslsim.figures.clips.Card`
+            Neighbours of one group and row stand together under its headings. Nothing is shown of none.
+
+        Raises
+        ------
+        SslsimError
+            A card has a picture without alt text, or no title.
+        """
+        for card in cards:
+            if not card.title.strip() or (card.picture and not card.alt.strip()):
+                raise SslsimError(f"clips {name!r}: a card needs a title, and alt text where it has a picture")
+        if cards:
+            data = {"text/html": _clips(name, cards), "text/plain": "\n".join(card.title for card in cards)}
+            _show(data, {"sslsim": {"role": "clips", "name": name}})
+
+    def _path(self, file: str) -> Path:
+        return Path(self.folder) / file
+
+
+def _clips(name: str, cards: Sequence[Card]) -> str:
+    """Return the markup of cards; every text is escaped."""
+    parts = [f'<section class="clips" aria-label="{html.escape(name)}">']
+    for group, of_group in groupby(cards, lambda card: card.group):
+        parts += [f"<p><strong>{html.escape(group)}</strong></p>"] if group else []
+        for row, of_row in groupby(of_group, lambda card: card.row):
+            parts += [f"<p>{html.escape(row)}</p>"] if row else []
+            parts += [f'<div style="{_GRID}">', *map(_card, of_row), "</div>"]
+    return "\n".join([*parts, "</section>"])
+
+
+def _card(card: Card) -> str:
+    title = html.escape(card.title)
+    picture = f'<img src="{_uri(card.picture, "image/png")}" alt="{html.escape(card.alt)}">' if card.picture else ""
+    source = f'src="{_uri(card.audio, "audio/flac")}"'
+    sound = f'<audio controls preload="none" style="width:100%" aria-label="{title}" {source}></audio>'
+    return f'<figure style="margin:0">{picture}{sound}<figcaption>{title}</figcaption></figure>'
+
+
+def _uri(content: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+
+
+def _bounds(fig: Figure) -> Bbox:
+    """Return what the figure fills, in inches, as ``bbox_inches="tight"`` finds it."""
+    fig.set_dpi(DPI)
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # a constrained layout would move things again while saving
+    return fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+
+
+def _effect(row: Mapping[str, Any]) -> str:
+    """Return the effect of a claim with its interval, where it has one."""
+    low, high = _digits(row["ci_low"]), _digits(row["ci_high"])
+    return _digits(row["effect"]) + (f" ({low} to {high})" if low and high else "")
+
+
+def _digits(number: Any) -> str:
+    return "" if number is None else f"{number:.3f}"
+
+
+def _probability(p: Any) -> str:
+    return "< 0.001" if p is not None and p < 0.001 else _digits(p)  # smaller ones are worth no more
+
+
+def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:
+    if InteractiveShell.initialized():  # in a plain script, display() would print the PNG's bytes
+        display(data, metadata=metadata, raw=True)
+
+
+def _plain(value: Any) -> str | float | None:
+    """Return what JSON knows: text, or a finite number, or None."""
+    if isinstance(value, str):
+        return value
+    return float(value) if not pd.isna(value) and np.isfinite(float(value)) else None
+
+
+def _flat(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return `frame` with its named index levels as columns."""
+    unnamed = [i for i, level in enumerate(frame.index.names) if level is None]
+    if unnamed and (frame.index.nlevels > 1 or not pd.api.types.is_integer_dtype(frame.index.dtype)):
+        raise SslsimError(f"table {name!r} has labels in an index without a name: name it or reset_index()")
+    odd = [column for column in frame.columns if not isinstance(column, str)]
+    if odd:
+        raise SslsimError(f"table {name!r} has the column name {odd[0]!r}, which is not a string: rename it")
+    return frame.reset_index(drop=bool(unnamed))

@@ -1,0 +1,253 @@
+"""Executed notebooks to self-contained pages, and the index over them.
+
+A page asks the network for nothing and runs one script of its own, which reads out the cells of heatmaps; a content
+security policy in it holds that even for markup that a notebook's outputs bring along.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import nbformat
+from markupsafe import Markup
+from nbconvert.exporters import HTMLExporter
+from nbformat import NotebookNode
+from PIL import Image
+
+from sslsim.errors import Unanswered
+from sslsim.reports.markup import Heading, inline, markdown, tidy_html, toc, without_progress
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_HIDDEN = {"papermill-error-cell-tag"}  # papermill's own notes on a failure; the page has its own
+_THUMBNAIL = 480  # pixels wide
+
+
+def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """Render an executed notebook as one HTML page.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+        With outputs; a traceback is shown as it stands, and nothing after a cell that leaves the question open.
+    name : str
+        Name of the notebook, shown and linked.
+    folder : Path
+        Folder of the source notebook, for images its text names.
+    entry : mapping
+        Its entry in run.json: status, error, started, seconds, parameters, title.
+    run : mapping
+        The rest of run.json: commit, dirty, versions, checkpoints.
+
+    Returns
+    -------
+    str
+        The page. Its links to tables and figures are relative to the reports folder.
+    """
+    headings: list[Heading] = []
+    body = _body(notebook, folder, headings)
+    template = _environment().get_template("page.html.j2")
+    facts = {"name": name, "entry": entry, "run": run, "results": results(notebook), "claims": claims(entry)}
+    script = _script() if "data-cells=" in body else ""
+    return template.render(**facts, body=body, toc=toc(headings), css=_css(), script=script, script_hash=_hash(script))
+
+
+def index(run: Mapping[str, Any], folder: Path, sweep: bool = False) -> str:
+    """Render the index of a reports folder.
+
+    Parameters
+    ----------
+    run : mapping
+        The content of run.json.
+    folder : Path
+        The reports folder: thumbnails are made from its figures, links go to the files that it has.
+    sweep : bool
+        Whether the folder above holds the index of a sweep that this is a run of.
+    """
+    cards = [_card(name, entry, folder) for name, entry in run["notebooks"].items()]
+    return _environment().get_template("index.html.j2").render(run=run, cards=cards, sweep=sweep, css=_css())
+
+
+def title_and_summary(notebook: NotebookNode) -> tuple[str, str]:
+    """Return the first H1 of a notebook and the first paragraph under it, as Markdown, each maybe empty."""
+    text = "\n\n".join(cell.source for cell in _shown(notebook) if cell.cell_type == "markdown")
+    match = re.search(r"^# +(?P<title>[^\n]+)$(?P<rest>.*)", text, re.MULTILINE | re.DOTALL)
+    if not match:
+        return "", ""
+    paragraphs = [part.strip() for part in match["rest"].split("\n\n") if part.strip()]
+    summary = paragraphs[0] if paragraphs and not paragraphs[0].startswith("#") else ""
+    return match["title"].strip(), " ".join(summary.split())
+
+
+def results(notebook: NotebookNode) -> list[dict[str, Any]]:
+    """Return what the notebook left with `Outputs`, in its order: role, name, files; a repeated one once."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    marks = [output.get("metadata", {}).get("sslsim", {}) for output in outputs]
+    return list({(mark["role"], mark["name"]): dict(mark) for mark in marks if mark.get("files")}.values())
+
+
+def verdict(notebook: NotebookNode) -> list[dict[str, Any]]:
+    """Return the claims that the notebook left with `Outputs.verdict`."""
+    return next((result["verdict"] for result in results(notebook) if "verdict" in result), [])
+
+
+def claims(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the verdict of an entry of run.json side by side: a row a claim and measure, a column a relation."""
+    rows = entry.get("verdict", [])  # an entry of an earlier version has none
+    between = list(dict.fromkeys(row["between"] for row in rows))
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        cells.setdefault((row["claim"], row["measure"]), {})[row["between"]] = row
+    return {"between": between, "rows": [(*key, [found.get(one) for one in between]) for key, found in cells.items()]}
+
+
+def _body(notebook: NotebookNode, folder: Path, headings: list[Heading]) -> str:
+    def render(context: jinja2.runtime.Context, source: str) -> str:
+        cell = context.get("cell", {})
+        return markdown(source, headings, folder=folder, attachments=cell.get("attachments", {}))
+
+    exporter = HTMLExporter(
+        template_name="base",
+        template_file=str(_TEMPLATES / "cells.html.j2"),
+        filters={
+            "markdown": jinja2.pass_context(render),
+            "inline": inline,
+            "tidy_html": tidy_html,
+            "without_progress": without_progress,
+            "picture": _picture,
+        },
+    )
+    return exporter.from_notebook_node(_prepared(notebook))[0]
+
+
+def _prepared(notebook: NotebookNode) -> NotebookNode:
+    """Return a copy without what the page shows elsewhere or not at all."""
+    copy = nbformat.from_dict(notebook)
+    copy.cells = _shown(copy)
+    first = next((cell for cell in copy.cells if cell.cell_type == "markdown"), None)
+    if first:  # the page's header has the title
+        first.source = re.sub(r"^# +.+$", "", first.source, count=1, flags=re.MULTILINE)
+    for cell in copy.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if not _is_dropped(output)]
+    return copy
+
+
+def _shown(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the cells up to one that leaves the question open; papermill's notes are left out."""
+    shown = [cell for cell in notebook.cells if not _HIDDEN & set(cell.metadata.get("tags", []))]
+    open_at = [i for i, cell in enumerate(shown) if any(_is_unanswered(o) for o in cell.get("outputs", []))]
+    return shown[: open_at[0] + 1] if open_at else shown
+
+
+def _is_unanswered(output: NotebookNode) -> bool:
+    return output.output_type == "error" and output.ename == Unanswered.__name__
+
+
+def _is_dropped(output: NotebookNode) -> bool:
+    if output.output_type == "stream":
+        return output.name == "stderr" or not without_progress(output.text)
+    widget = any(mime.startswith("application/vnd.jupyter.widget") for mime in output.get("data", {}))
+    return widget or output.get("metadata", {}).get("sslsim", {}).get("role") == "caption"
+
+
+def _picture(output: NotebookNode, mime: str) -> dict[str, Any]:
+    """Return what the template needs of a picture: its data URI, alt text, width, link to the vector file."""
+    data = output.data[mime]
+    encoded = base64.b64encode(data.encode()).decode() if mime == "image/svg+xml" else data.replace("\n", "")
+    metadata = output.get("metadata", {})
+    own = metadata.get(mime, {})
+    mark = metadata.get("sslsim", {})
+    return {
+        "uri": f"data:{mime};base64,{encoded}",
+        "alt": own.get("alt") or "No description has been provided for this image",
+        "width": own.get("width"),
+        "caption": mark.get("caption", ""),
+        "files": mark.get("files", []),
+        "table": mark.get("table", ""),
+        "panels": [{**panel, "data": json.dumps(panel, separators=(",", ":"))} for panel in mark.get("panels", [])],
+    }
+
+
+def _card(name: str, entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    tables = [file for file in entry["files"] if file.endswith(".csv")]
+    labels = [Path(file).stem.removeprefix(f"{name}-") for file in tables]
+    thumbnail = _thumbnail(folder, entry["files"])
+    return {
+        "name": name,
+        "entry": entry,
+        "thumbnail": thumbnail,
+        "tables": list(zip(labels, tables, strict=True)),
+        "claims": claims(entry),
+    }
+
+
+def _thumbnail(folder: Path, files: Sequence[str]) -> str:
+    """Return the first figure, made small, as a data URI; nothing when there is none."""
+    figure = next((folder / file for file in files if file.endswith(".png") and (folder / file).is_file()), None)
+    if not figure:
+        return ""
+    with Image.open(figure) as picture:
+        top = (0, 0, picture.width, min(picture.height, picture.width))  # of a tall one the start
+        small = picture.convert("RGB").crop(top)
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    small.quantize(64).save(buffer, "png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    filters: dict[str, Callable[..., Any]] = {
+        "inline": lambda text: Markup(inline(text)),
+        "href": quote,
+        "plain": lambda text: html.unescape(re.sub("<[^>]+>", "", inline(text))),
+        "literal": lambda value: json.dumps(value, ensure_ascii=False, default=str),
+        "duration": _duration,
+        "stamp": lambda text: text.replace("T", " ").removesuffix("Z") + " UTC",
+        "filled": lambda columns, rows: [c for c in columns if any(row[c] not in (None, "") for row in rows)],
+        "probability": lambda p: "" if p is None else f"p {p:.3f} · " if p >= 0.001 else "p < 0.001 · ",
+        "brief": _brief,
+        "suffix": lambda file: file.rsplit(".", 1)[-1],
+    }
+    environment.filters.update(filters)
+    return environment
+
+
+def _brief(value: Any) -> str:
+    """Return what a page shows of a fact: of a content hash its start, run.json has all of it."""
+    text = "" if value is None else str(value)
+    return f"{text[:8]}…" if re.fullmatch("[0-9a-f]{32,}", text) else text
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+
+
+def _css() -> str:
+    return (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+
+
+def _script() -> str:
+    return (_TEMPLATES / "cells.js").read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """Return how a content security policy names a script, the only one that it then lets run."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"sha256-{digest}" if script else ""
+
+
+def fill(template: str, **facts: Any) -> str:
+    """Fill in a template of this package that needs nothing but facts and the style sheet."""
+    return _environment().get_template(template).render(**facts, css=_css())

@@ -1,0 +1,1 @@
+"""Chance levels, intervals and random bases: how far a score may be believed."""

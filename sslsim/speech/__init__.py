@@ -1,0 +1,1 @@
+"""Speech in: recordings, corpora, and which of their utterances are used."""

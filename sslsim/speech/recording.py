@@ -1,0 +1,287 @@
+"""Sound in: a file, or a stretch of one, becomes mono float32 at 16 kHz; samples become frames."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from sslsim.errors import SslsimError
+from sslsim.speech.truncation import cut_off, finished, tells_length
+
+SAMPLE_RATE = 16_000
+"""Samples per second that every encoder here was trained on."""
+WINDOW = 400
+"""Samples under one frame (25 ms)."""
+HOP = 320
+"""Samples from one frame to the next (20 ms)."""
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+"""What counts as audio when a folder is read; a manifest may name anything libsndfile reads."""
+SILENCE = 2.0**-15
+"""A sound that never leaves its mean by more, the last bit of 16 (-90 dB), is silent."""
+LARGEST = 1e12
+"""Floating-point samples beyond it are no sound, and their squares would soon be infinite."""
+_UNKNOWN = 2**48  # libsndfile gives a length beyond any file where a stream does not tell its own
+_REST = 1 << 14  # bytes that may follow the last sample, such as tags
+_BLOCK = 1 << 20  # samples to skip at a time where a format cannot be entered anywhere
+_EXACT = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF"}  # a seek gives the samples that reading on would
+
+
+class AudioError(SslsimError):
+    """A sound that cannot be used; `reason` says why without naming it."""
+
+    def __init__(self, source: Source, reason: str) -> None:
+        super().__init__(f"audio {str(source)!r}: {reason}")
+        self.source, self.reason = source, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.source, self.reason)  # it may come from another process
+
+
+class Clip(Protocol):
+    """Encoded audio that is no file of its own, such as a row of a dataset; ``str`` names it."""
+
+    def content(self) -> bytes:
+        """Return what a file would hold."""
+
+
+Source = str | Path | Clip
+
+
+def n_frames(n_samples: int) -> int:
+    """Return how many frames an encoder makes of ``n_samples`` samples at 16 kHz.
+
+    Frame ``i`` covers samples ``[320 i, 320 i + 400)``: the convolutional front end of wav2vec 2.0,
+    HuBERT and their kin (windows 10, 3, 3, 3, 3, 2, 2; strides 5, 2, 2, 2, 2, 2, 2; no padding).
+    """
+    return max(0, (n_samples - WINDOW) // HOP + 1)
+
+
+def frame_times(n_frames: int) -> NDArray[np.float64]:
+    """Return the centre of each frame in seconds, shape (n_frames,): 0.0125 + 0.02 i."""
+    return (np.arange(n_frames) * HOP + WINDOW / 2) / SAMPLE_RATE
+
+
+def spread(n_items: int, n_wanted: int) -> NDArray[np.int64]:
+    """Return ``n_wanted`` of ``range(n_items)``: the centres of equal bins, or all if there are no more.
+
+    The rule by which frames and attention query rows of an utterance are sampled. It needs no seed and
+    looks at nothing but the utterance.
+    """
+    if n_items <= n_wanted:
+        return np.arange(n_items)
+    return (2 * np.arange(n_wanted) + 1) * n_items // (2 * n_wanted)
+
+
+class _Stream(soundfile.SoundFile):
+    """Only read on, as soundfile does not, which seeks after every read: in an mp3 that changes what comes next."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class Recording:
+    """An open sound, of which any stretch is read, mixed to mono and resampled by itself.
+
+    Parameters
+    ----------
+    source : path or Clip
+        What libsndfile reads: wav, flac, ogg, opus, mp3, aiff and more.
+
+    Attributes
+    ----------
+    rate : int
+        Its own sampling rate.
+    n : int
+        Its length at that rate.
+
+    Raises
+    ------
+    AudioError
+        Not there, not audio, cut off, or without samples.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._sound: Any = None
+        self._file = _open(source)
+        try:
+            if not self._file.read(1):
+                raise AudioError(source, "empty: 0 bytes")
+            fault = cut_off(self._file)
+            if fault:
+                raise AudioError(source, f"cut off: {fault}")
+            self._file = finished(self._file)
+            self._exact = True
+            sound = self._begin_again()
+            counted = sound.frames < _UNKNOWN and (sound.format != "MP3" or tells_length(self._file))
+            if not counted or sound.format not in _EXACT or not sound.seekable():
+                self._exact = False
+                sound = self._begin_again()
+            self.rate: int = sound.samplerate
+            self.n: int = sound.frames if counted else self._count()
+            if self.n == 0:
+                raise AudioError(source, "holds no samples")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._sound:
+            self._sound.close()
+        self._file.close()
+
+    def _begin_again(self) -> soundfile.SoundFile:
+        if self._sound:
+            self._sound.close()
+        self._file.seek(0)
+        self._place = 0
+        try:
+            self._sound = (soundfile.SoundFile if self._exact else _Stream)(self._file)
+        except soundfile.LibsndfileError as error:
+            raise self._damaged(error) from error
+        return self._sound
+
+    def _damaged(self, error: soundfile.LibsndfileError) -> AudioError:
+        told = error.error_string or "no reason given"
+        if "not a regular file" in told:  # what libsndfile says of a first frame that it cannot read
+            told = "Format not recognised."
+        return AudioError(self.source, f"not audio, or damaged: {told}")
+
+    def _count(self) -> int:
+        total = 0
+        while got := len(self._decoded(1 << 13)):  # few at a time: where libsndfile ends, what is left must be seen
+            total += got
+        place = self._file.tell()
+        if self._file.seek(0, os.SEEK_END) - place > _REST:
+            raise AudioError(self.source, "goes on where libsndfile ends, for want of a header with its length")
+        return total
+
+    def _decoded(self, n: int) -> NDArray[np.float32]:
+        try:
+            samples = self._sound.read(n, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise self._damaged(error) from error
+        self._place += len(samples)
+        return samples
+
+    def _go_to(self, sample: int) -> None:
+        """Stand at a sample, so that what is read does not depend on what was read before."""
+        if self._place == sample:
+            return
+        if self._exact:
+            try:
+                self._place = self._sound.seek(sample)
+            except soundfile.LibsndfileError as error:
+                raise self._damaged(error) from error
+            return
+        if sample < self._place:  # anew: an mp3 that is wound back decodes to other last bits
+            self._begin_again()
+        while self._place < sample and len(self._decoded(min(_BLOCK, sample - self._place))):
+            pass
+
+    def read(self, begin: int = 0, end: int | None = None) -> NDArray[np.float32]:
+        """Return the samples from `begin` to `end`, counted at its own rate, at 16 kHz, shape (n,), float32.
+
+        Channels are averaged; the stretch is resampled by soxr as if nothing stood before or after it.
+
+        Raises
+        ------
+        AudioError
+            Cut off within the stretch, or a sample that is NaN, infinite or too large (one such sample would
+            make every frame NaN).
+        """
+        return self.resampled(self.mono(begin, end))
+
+    def mono(self, begin: int = 0, end: int | None = None) -> NDArray[np.float32]:
+        """Return the mean of the channels, at its own rate; see `read`."""
+        end = self.n if end is None else end
+        self._go_to(begin)
+        samples = self._decoded(end - begin)
+        if len(samples) != end - begin:
+            raise AudioError(self.source, f"cut off: {begin + len(samples):,} of {self.n:,} samples can be read")
+        good = np.abs(samples) <= LARGEST
+        if not good.all():
+            bad = int(np.argmin(good.all(axis=1)))
+            what = f"larger than {LARGEST:g}" if np.isfinite(samples[bad]).all() else "NaN or infinite"
+            raise AudioError(self.source, f"sample {begin + bad} is {what}")
+        return samples.mean(axis=1)
+
+    def resampled(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return samples of its own rate at 16 kHz."""
+        return waveform if self.rate == SAMPLE_RATE else soxr.resample(waveform, self.rate, SAMPLE_RATE)
+
+
+def _open(source: Source) -> BinaryIO:
+    if not isinstance(source, str | Path):
+        return io.BytesIO(source.content())
+    try:
+        return Path(source).open("rb")
+    except IsADirectoryError as error:
+        raise AudioError(source, "a folder, not a file") from error
+    except FileNotFoundError as error:
+        raise AudioError(source, "no such file") from error
+    except (OSError, ValueError) as error:  # a ValueError: a null byte in its name
+        raise AudioError(source, f"cannot be read: {getattr(error, 'strerror', error)}") from error
+
+
+def at_16_khz(n_samples: int, rate: int) -> int:
+    """Return how many samples at 16 kHz soxr makes of ``n_samples``; it rounds half up, and tests hold that."""
+    return (2 * n_samples * SAMPLE_RATE + rate) // (2 * rate)
+
+
+def load_audio(source: Source) -> NDArray[np.float32]:
+    """Return a whole sound at 16 kHz, shape (n,), float32; channels averaged, resampled by soxr.
+
+    Raises
+    ------
+    AudioError
+        No such file, not audio, cut off, empty, shorter than one frame, or a sample that is NaN or
+        infinite.
+    """
+    with Recording(source) as recording:
+        waveform = recording.read()
+    check_length(source, len(waveform))
+    return waveform
+
+
+def check_length(source: Source, n_samples: int) -> None:
+    """Raise if there is not one frame in so many samples at 16 kHz."""
+    if n_samples < WINDOW:
+        raise AudioError(source, f"{n_samples} samples at 16 kHz, shorter than one frame ({WINDOW} samples)")
+
+
+def is_silent(waveform: NDArray[np.float32]) -> bool:
+    """Return whether a waveform never leaves its mean by more than ``SILENCE``."""
+    return float(np.abs(waveform - waveform.mean(dtype=np.float64)).max()) <= SILENCE
+
+
+def waveform_fingerprint(waveform: NDArray[np.float32]) -> str:
+    """Return the SHA-256 of the samples as little-endian float32: equal iff two models heard the same."""
+    return hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").data).hexdigest()
+
+
+def content_fingerprint(source: Source) -> str:
+    """Return the SHA-256 of the bytes of a file or clip; of one that cannot be read, of the reason."""
+    try:
+        with _open(source) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except AudioError as error:
+        return hashlib.sha256(error.reason.encode()).hexdigest()
+    except OSError as error:
+        return hashlib.sha256(str(error.strerror).encode()).hexdigest()

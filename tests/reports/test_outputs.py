@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from sslsim.errors import SslsimError
+from sslsim.reports.outputs import Outputs
+from sslsim.resources import replacing
+
+
+def figure() -> Figure:
+    fig, ax = plt.subplots(figsize=(3, 2))
+    ax.plot([0, 1, 4], label="squares")
+    ax.legend()
+    return fig
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_table_is_written_twice_returned_and_brings_back_its_floats(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal(500)
+    frame = pd.DataFrame({"value": values, "single": values.astype("f4"), "name": 'é,"x"'})
+    assert Outputs(tmp_path, "layers").table("grid", frame) is frame
+    assert names(tmp_path) == ["tables/layers-grid.csv", "tables/layers-grid.parquet"]
+    csv = pd.read_csv(tmp_path / "tables/layers-grid.csv")
+    assert (csv["value"] == values).all()
+    assert (csv["single"].astype("f4") == frame["single"]).all()
+    assert (csv["name"] == frame["name"]).all()
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tables/layers-grid.parquet"), frame)
+
+
+def test_named_index_levels_become_columns_and_row_numbers_go(tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path, "layers")
+    grouped = pd.DataFrame({"model": ["a", "b"], "layer": [0, 1], "value": [1.0, 2.0]})
+    outputs.table("means", grouped.set_index(["model", "layer"]))
+    outputs.table("rows", grouped.sort_values("value", ascending=False))
+    assert (tmp_path / "tables/layers-means.csv").read_text() == "model,layer,value\na,0,1.0\nb,1,2.0\n"
+    assert (tmp_path / "tables/layers-rows.csv").read_text() == "model,layer,value\nb,1,2.0\na,0,1.0\n"
+
+
+def test_a_figure_is_written_twice_and_closed_and_gives_the_same_bytes_again(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        Outputs(tmp_path / folder, "layers").figure("curve", figure(), alt="Squares rise", caption="See.")
+    assert plt.get_fignums() == []
+    assert names(tmp_path / "one") == ["figures/layers-curve.png", "figures/layers-curve.svg"]
+    for name in names(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    svg = (tmp_path / "one/figures/layers-curve.svg").read_text()
+    assert "<dc:date>" not in svg
+    assert "<text" not in svg
+
+
+CLAIMS = pd.DataFrame(
+    {
+        "claim": ["shared", "shared, loosely"],
+        "between": ["<b>seeds</b>", "families"],
+        "measure": "svcca",
+        "effect": [0.81549, -0.2],
+        "ci_low": [0.811, np.nan],
+        "ci_high": [0.8181, np.nan],
+        "p": [1 / 21, np.nan],
+        "control": "mismatches",
+        "holds": ["yes", "no"],
+    }
+)
+
+
+def test_a_verdict_is_written_in_full_and_shown_in_words(tmp_path: Path) -> None:
+    words = Outputs(tmp_path, "layers").verdict(CLAIMS)
+    assert words.columns.tolist() == ["claim", "between", "measure", "effect", "p", "control", "holds"]
+    assert words.effect.tolist() == ["0.815 (0.811 to 0.818)", "-0.200"]
+    assert words.p.tolist() == ["0.048", ""]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tables/layers-verdict.parquet"), CLAIMS)
+    assert Outputs(tmp_path, "layers").verdict(CLAIMS.assign(p=[0.001, 2e-14])).p.tolist() == ["0.001", "< 0.001"]
+    for nothing in (None, pd.NA, np.nan, np.inf):
+        unknown = CLAIMS.assign(p=pd.Series([0.048, nothing], dtype=object))
+        assert Outputs(tmp_path, "layers").verdict(unknown).p.tolist() == ["0.048", ""]
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda o: o.figure("x", figure(), alt=" "), "figure 'x' has no alt text: say in alt=... what it shows"),
+        (
+            lambda o: o.figure("a b", figure(), alt="x"),
+            "figure 'a b' cannot name a file: use letters and digits joined",
+        ),
+        (
+            lambda o: o.figure("x", figure(), alt="x", table="pairs"),
+            "figure 'x' draws the table 'pairs', which is not there: write it first",
+        ),
+        (
+            lambda o: o.verdict(CLAIMS.drop(columns=["p", "holds"])),
+            "the verdict has no p, holds; give the columns claim, between, measure, effect, ci_low, ci_high, p,",
+        ),
+        (lambda o: o.table("../x", pd.DataFrame()), "table '../x' cannot name a file"),
+        (lambda o: o.table("x", pd.DataFrame({0: [1]})), "table 'x' has the column name 0, which is not a string"),
+        (
+            lambda o: o.table("x", pd.DataFrame({"a": [1]}, index=["row"])),
+            "table 'x' has labels in an index without a name: name it or reset_index()",
+        ),
+    ],
+)
+def test_what_would_leave_a_bad_result_is_refused(tmp_path: Path, call, text: str) -> None:
+    with pytest.raises(SslsimError, match=re.escape(text)):
+        call(Outputs(tmp_path, "layers"))
+    plt.close("all")
+    assert names(tmp_path) == []
+
+
+def test_a_notebook_needs_a_name_for_its_files(tmp_path: Path) -> None:
+    with pytest.raises(SslsimError, match="notebook 'my notebook' cannot name a file"):
+        Outputs(tmp_path, "my notebook")
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("old")
+
+    def write() -> None:
+        with replacing(path) as part:
+            part.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["x.csv"]

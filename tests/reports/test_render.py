@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import bs4
+import nbformat
+import pytest
+from check_reports import NO_ALT, content, outside
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from sslsim.reports import page as render
+from sslsim.reports.markup import inline, markdown, tidy_html, without_progress
+
+ENTRY: dict[str, Any] = {
+    "title": "Is $R$ <b>high</b>?",
+    "summary": "Yes & no.",
+    "status": "ok",
+    "error": "",
+    "started": "2026-01-02T03:04:05Z",
+    "seconds": 75.0,
+    "run": "2026-01-02T03:04:00Z",
+    "commit": "0123456789abcdef",
+    "dirty": True,
+    "parameters": [
+        {"name": "names", "value": ["<i>a</i>"], "default": [], "overridden": True, "help": "of & for"},
+        {"name": "count", "value": 1, "default": 1, "overridden": False, "help": ""},
+    ],
+    "page": True,
+    "files": ["tables/some-grid.csv", "tables/some-grid.parquet"],
+}
+RUN: dict[str, Any] = {
+    "status": "ok",
+    "started": "2026-01-02T03:04:00Z",
+    "seconds": 100.0,
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "versions": {"python": "3", "sslsim": "1"},
+    "settings": {"out": "/x/<reports>"},
+    "checkpoints": [{"name": "<script>alert(1)</script>", "fingerprint": "f00", "size": None}],
+    "corpus": {"utterances": 3},
+    "notebooks": {"some": ENTRY},
+}
+
+
+def page(*cells: nbformat.NotebookNode, folder: Path = Path("."), **entry: Any) -> bs4.BeautifulSoup:
+    notebook = new_notebook(cells=list(cells))
+    text = render.page(notebook, name="some", folder=folder, entry={**ENTRY, **entry}, run=RUN)
+    return bs4.BeautifulSoup(text, "html.parser")
+
+
+def shown(*outputs: nbformat.NotebookNode) -> bs4.BeautifulSoup:
+    return page(new_markdown_cell("# T"), new_code_cell("code_here()", outputs=list(outputs)))
+
+
+def test_formulas_are_mathml_and_what_cannot_be_is_shown_as_tex() -> None:
+    assert markdown("a $x_i$").count("<math") == 1
+    assert 'display="block"' in markdown("$$\\frac{1}{2}$$")
+    assert "<math" in markdown("\\begin{align} a &= b \\end{align}")
+    assert '<code class="tex">\\frac{</code>' in markdown("$\\frac{$")
+
+
+def test_headings_get_unique_ids_and_make_the_contents() -> None:
+    soup = page(new_markdown_cell("# T\n\n## One `x` & two\n\n### In\n\n#### Deep"), new_markdown_cell("## One x, two"))
+    links = [(a["href"], a.get_text()) for a in soup.select("nav.toc a")]
+    assert links == [
+        ("#one-x-two", "One x & two"),
+        ("#in", "In"),
+        ("#one-x-two-2", "One x, two"),
+        ("#provenance", "Provenance"),
+    ]
+    assert {href[1:] for href, _ in links} <= {element["id"] for element in soup.find_all(id=True)}
+
+
+def test_the_title_stands_in_the_header_once() -> None:
+    soup = page(new_markdown_cell("# Is $R$ high?\n\nSummary."))
+    assert len(soup.find_all("h1")) == 1
+    assert soup.title
+    assert soup.title.get_text() == "Is R <b>high</b>?"
+    assert soup.main
+    assert soup.main.get_text(strip=True) == "Summary."
+
+
+def test_code_is_folded_and_empty_cells_leave_nothing() -> None:
+    soup = page(new_code_cell("code_here()"), new_code_cell(""))
+    assert [details.summary.get_text() for details in soup.select("details.code") if details.summary] == ["Code"]
+    assert "code_here" in soup.select("details.code pre")[0].get_text()
+
+
+def test_links_between_notebooks_become_links_between_pages() -> None:
+    assert 'href="layers.html#x"' in markdown("[l](layers.ipynb#x)")
+    assert 'href="https://e.org/a.ipynb"' in markdown("[l](https://e.org/a.ipynb)")
+    assert "javascript:" not in inline("[l](javascript:alert)")
+
+
+def test_pictures_keep_alt_text_caption_and_links(tmp_path: Path) -> None:
+    mark = {"role": "figure", "name": "f", "files": ["figures/a-f.png", "figures/a-f.svg"], "caption": "High $R$ <b>"}
+    mark["table"] = "tables/a-t.csv"
+    metadata = {"image/png": {"alt": 'A "line"', "width": 320}, "sslsim": mark}
+    caption = new_output("display_data", data={"text/markdown": "High"}, metadata={"sslsim": {"role": "caption"}})
+    soup = shown(new_output("display_data", data={"image/png": "aGk="}, metadata=metadata), caption)
+    image = soup.select("figure img")[0]
+    assert (image["alt"], image["width"], image["src"]) == ('A "line"', "320", "data:image/png;base64,aGk=")
+    assert [a["href"] for a in soup.select("figcaption a")] == [*mark["files"], mark["table"]]
+    assert soup.select("figcaption math")
+    assert not soup.select("figcaption b")
+    assert "High" not in str(soup.select("main .text"))
+    assert [a["href"] for a in soup.select(".results a")] == [*mark["files"], "some.ipynb"]
+
+
+def test_cells_of_a_heatmap_can_be_asked_by_the_one_script_that_the_policy_lets_run() -> None:
+    cells = {"rows": ["<b>x</b> 0"], "columns": ["y' \" 1"], "numbers": []}
+    panel = {"title": "<i>svcca</i>", "box": [0.1, 0.2, 0.5, 0.25], **cells}
+    mark = {"role": "figure", "name": "map", "files": [], "caption": "", "panels": [panel]}
+    output = new_output("display_data", {"image/png": "aaaa"}, metadata={"sslsim": mark})
+    soup = shown(output)
+    (area,) = soup.select("figure .sheet .cells")
+    assert area["style"] == "left:10.0%;top:20.0%;width:50.0%;height:25.0%"
+    assert area["aria-label"] == "Heatmap <i>svcca</i>: arrow keys read its cells"
+    assert json.loads(area["data-cells"]) == panel
+    assert area["tabindex"] == "0"
+    assert len(soup.select("script")) == 1
+    assert list(outside(soup)) == []
+    soup.select("script")[0].string = "alert(1)"
+    assert list(outside(soup)) == ["script that the page's policy does not name: 'alert(1)'"]
+    assert not shown(new_output("display_data", {"image/png": "aaaa"})).select("script, .cells")
+
+
+def test_a_picture_without_alt_text_is_found_by_the_check() -> None:
+    soup = shown(
+        new_output("display_data", data={"image/png": "aGk="}),
+        new_output("display_data", data={"image/svg+xml": "<svg/>"}),
+    )
+    assert [image["alt"] for image in soup.select("main img")] == [NO_ALT, NO_ALT]
+    assert list(content(soup)) == ["a picture has no alt text"] * 2
+
+
+def test_tables_scroll_in_their_box_and_are_plain() -> None:
+    frame = (
+        '<div><style scoped>x</style><table border="1" class="dataframe"><thead><tr style="text-align: right;">'
+        "<th></th><th>model</th><th>n</th></tr></thead><tbody><tr><th>0</th><td>w2v</td><td>1.5</td></tr></tbody></table></div>"
+    )
+    soup = shown(new_output("execute_result", data={"text/html": frame, "text/plain": "plain"}))
+    box = soup.select("main .scroll")[0]
+    assert (box["tabindex"], box["role"]) == ("0", "group")
+    assert "scoped" not in str(soup.main)
+    assert "border" not in box.table.attrs
+    assert [cell.name for cell in box.select("thead td, thead th")] == ["td", "th", "th"]
+    assert [cell.get_text() for cell in box.select(".word")] == ["model", "w2v"]
+
+
+def test_what_asks_for_scripts_or_the_network_is_dropped() -> None:
+    html = "<p>keep</p><script src='https://e.org/x.js'></script><link href='https://e.org/x.css'>"
+    assert tidy_html(html) == "<p>keep</p>"
+    widget = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "IntProgress()"}
+    soup = shown(new_output("display_data", data=widget), new_output("display_data", data={"text/html": html}))
+    assert "IntProgress" not in soup.get_text()
+    assert list(outside(soup)) == []
+    policy = soup.select("meta[http-equiv]")[0]
+    assert str(policy["content"]).startswith("default-src 'none'")
+
+
+def test_streams_lose_stderr_and_progress_bars() -> None:
+    bar = "w2v:  50%|█████     | 5/10 [00:01<00:01]\rw2v: 100%|██████████| 10/10 [00:02<00:00]"
+    assert without_progress(f"before\n{bar}\n10it [00:00, 3it/s]\nwrong\rright\n\nafter\n") == "before\nright\n\nafter"
+    soup = shown(
+        new_output("stream", name="stdout", text=f"{bar}\n"),
+        new_output("stream", name="stderr", text="warning"),
+        new_output("stream", name="stdout", text="<i>said</i>"),
+    )
+    assert [pre.get_text() for pre in soup.select("pre.output")] == ["<i>said</i>"]
+
+
+def test_a_traceback_is_coloured_and_escaped() -> None:
+    error = new_output("error", ename="E<x>", evalue="<u>v</u>", traceback=["\x1b[31mE<x>\x1b[0m: <u>v</u>"])
+    soup = page(new_code_cell("x", outputs=[error]), status="failed", error="E<x>: <u>v</u>")
+    assert soup.select("#failure pre")[0].get_text() == "E<x>: <u>v</u>"
+    assert soup.select("#failure .ansi-red-fg")
+    assert "\x1b" not in str(soup)
+    assert "E<x>: <u>v</u>" in soup.select("header p.failure")[0].get_text()
+    assert not soup.select("u")
+
+
+def test_provenance_marks_overrides_and_escapes_names() -> None:
+    soup = page(new_markdown_cell("# T"))
+    rows = {row.th.get_text(): row for row in soup.select("#provenance tbody tr") if row.th}
+    assert rows["names"]["class"] == ["set"]
+    assert [cell.get_text() for cell in rows["names"].find_all("td")] == ['["<i>a</i>"]', "[]", "of & for"]
+    assert [cell.get_text() for cell in rows["count"].find_all("td")] == ["1", "same", ""]
+    assert "<script>alert(1)</script>" in rows
+    assert "0123456789ab with uncommitted changes" in " ".join(soup.header.get_text().split() if soup.header else [])
+    assert "1 min 15 s" in soup.get_text()
+    assert list(outside(soup)) == []
+
+
+def test_images_of_the_text_are_embedded(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"hi")
+    soup = page(new_markdown_cell("# T\n\n![An x](x.png)"), folder=tmp_path)
+    assert soup.select("main img")[0]["src"] == "data:image/png;base64,aGk="
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["# Title $x$\n\nFirst\nparagraph.\n\nSecond."], ("Title $x$", "First paragraph.")),
+        (["# Title", "First."], ("Title", "First.")),
+        (["# Title\n\n## Part"], ("Title", "")),
+        (["text"], ("", "")),
+    ],
+)
+def test_title_and_summary(cells: list[str], expected: tuple[str, str]) -> None:
+    notebook = new_notebook(cells=[new_markdown_cell(cell) for cell in cells])
+    assert render.title_and_summary(notebook) == expected
+
+
+def claim(between: str, holds: str, p: float | None = 1 / 21, name: str = "<i>shared</i>") -> dict[str, Any]:
+    row = {"claim": name, "between": between, "measure": "svcca", "effect": 0.5, "ci_low": 0.4, "ci_high": 0.6, "p": p}
+    return row | {"control": "untrained: 0.1", "holds": holds, "effect_text": "0.500 (0.400 to 0.600)"}
+
+
+def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) -> None:
+    rows = [claim("seeds", "yes"), claim("families", "no", 1e-5), claim("families", "too few draws", None, "other")]
+    mark = {"role": "table", "name": "verdict", "files": ["tables/some-verdict.csv"], "rows": 3, "verdict": rows}
+    output = new_output("display_data", {"text/plain": "3 rows"}, metadata={"sslsim": mark})
+    notebook = new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("code_here()", outputs=[output])])
+    assert render.verdict(notebook) == rows
+    assert render.verdict(new_notebook()) == []
+
+    entry = {**ENTRY, "verdict": rows}
+    on_page = page(new_markdown_cell("# T"), verdict=rows)
+    text = render.index({**RUN, "notebooks": {"some": entry}}, tmp_path)
+    for soup, control in ((on_page, "untrained: 0.1"), (bs4.BeautifulSoup(text, "html.parser"), "")):
+        table = soup.select("table.verdict")[0]
+        assert [cell.get_text() for cell in table.select("thead th")] == ["claim", "seeds", "families"]
+        first, second = (
+            [cell.get_text(" ", strip=True) for cell in row.select("th, td")] for row in table.select("tbody tr")
+        )
+        ends = [f" p 0.048 · {control}", f" p < 0.001 · {control}", f" {control}"] if control else [""] * 3
+        effect = "0.500 (0.400 to 0.600)"
+        assert first == ["<i>shared</i> svcca", f"yes {effect}{ends[0]}", f"no {effect}{ends[1]}"]
+        assert second == ["other svcca", "", f"too few draws {effect}{ends[2]}"]
+        assert [one.get_text() for one in table.select(".holds.yes")] == ["yes"]
+    assert not page(new_markdown_cell("# T")).select("table.verdict")
+
+
+def test_the_index_shows_status_links_and_facts(tmp_path: Path) -> None:
+    failed = {**ENTRY, "status": "failed", "error": "E: <b>", "page": False, "files": [], "run": "earlier", "title": ""}
+    run = {**RUN, "status": "failed", "notebooks": {"some": ENTRY, "other": failed}}
+    soup = bs4.BeautifulSoup(render.index(run, tmp_path), "html.parser")
+    some, other = soup.select("article")
+    assert [a["href"] for a in some.select("a")] == ["some.html", "some.html", "some.ipynb", "tables/some-grid.csv"]
+    assert [pill.get_text() for pill in soup.select(".pill")] == ["FAILED", "OK", "FAILED"]
+    assert some.select("h2 math")
+    assert not some.select("h2 b")
+    assert other.select("h2")[0].get_text() == "other"
+    assert other.select("p.failure")[0].get_text() == "E: <b>"
+    assert "from an earlier run" in other.get_text()
+    assert "from an earlier run" not in some.get_text()
+    assert '"/x/<reports>"' in soup.get_text()
+    assert list(outside(soup)) == []
