@@ -1,159 +1,201 @@
-"""The measures of two layers by name, and `similarity` on two arrays."""
+"""All measures by name, what tables and figures say of them, and `similarity` of two arrays.
+
+A measure that depends on the units of the neurons stands here twice: NAME z-scores every neuron first, NAME_raw takes
+neurons in their own units.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.measures import attention, layers, neurons
-from sslsim.measures import neighbours as sampled
-from sslsim.measures import regression as heldout
-from sslsim.measures.moments import Marginal, check_pair, moments, squared_norms
-from sslsim.measures.products import Array, block
+from sslsim.measures import attention, layers, neighbours, neurons, regression
+from sslsim.measures.arrays import Array, block, check_pair
+from sslsim.measures.moments import Marginal, moments, squared_norms
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How one measure is computed and what it depends on.
+    """What one measure says, how it is computed and what it depends on.
 
-    Attributes
-    ----------
-    level : {'neuron', 'layer'}
-        What is compared: single neurons, or the subspace or geometry of whole layers.
-    score : callable
-        ``score(moments, **options) -> float``; with `norms`, ``score(moments, norms_x, norms_y, **options)``.
-    symmetric : bool
-        Whether score(x, y) = score(y, x).
-    scaling : bool
-        Whether raw and z-scored neurons differ, so that `standardize` is an option.
-    standardize : bool
-        What tables say of a measure without that option: False for one of neurons in their own units.
-    norms : bool
-        Whether the squared norms of the frames are needed beside the moments.
-    ranks : callable, optional
-        ``ranks(moments, **options) -> (k_x, k_y)``: the components of each side that the score is made of.
-    canonical : bool
-        Whether the score is made of `Moments.canonical`.
-    own : callable, optional
-        ``own(marginal, **options)`` computes, and the marginal keeps, what the score needs of one layer alone.
-    utterances : bool
-        Whether the moments must keep what is summed by utterance and by group of utterances.
-    prepare : callable, optional
-        For a measure that needs the frames: ``score(prepare(x_frames, **options), prepare(y_frames, **options))`` takes
-        the place of a score of moments.
-    matching : callable, optional
-        The score as a function of the absolute correlations (n_neurons_x, n_neurons_y): it speaks of single neurons, so
-        that a random basis is its control.
+    ``score(moments, **options)``, or with `norms` ``score(moments, norms_x, norms_y, **options)``, or with `prepare`
+    ``score(prepare(x_frames, **options), prepare(y_frames, **options))``; of attention, a function of two layers' maps.
     """
 
-    level: str
-    score: Callable[..., float]
-    symmetric: bool
-    scaling: bool
-    standardize: bool = True
-    norms: bool = False
-    ranks: Callable[..., tuple[int, int]] | None = None
-    canonical: bool = False
-    own: Callable[..., Any] | None = None
-    utterances: bool = False
-    prepare: Callable[..., Tensor] | None = None
-    matching: Callable[[Tensor], float] | None = None
+    level: str  # 'neuron', 'layer' or 'attention'
+    title: str  # what figures write
+    score: Callable[..., Any]
+    description: str  # what it says, in one line
+    value_range: str = "0 to 1"
+    symmetric: bool = True  # whether score(x, y) = score(y, x)
+    standardize: bool = True  # whether neurons are z-scored first, and so which norms are needed
+    norms: bool = False  # whether the squared norms of the frames are needed beside the moments
+    ranks: Callable[..., tuple[int, int]] | None = None  # of moments: how many components of x and y it is made of
+    canonical: bool = False  # whether the score is made of `Moments.canonical`
+    prepare_layer: Callable[[Marginal], Any] | None = None  # computes, and the marginal keeps, what a layer alone gives
+    utterances: bool = False  # whether the moments must keep sums of groups of utterances
+    prepare: Callable[..., Tensor] | None = None  # of frames: what the score compares
+    matching: Callable[[Tensor], float] | None = None  # score of |r|, (p, q), where a random basis is its control
 
 
-def _components(own: Marginal, **_: bool) -> None:
-    own.components  # noqa: B018
+def _of(level: str, title: str, score: Callable[..., Any], description: str = "", **facts: Any) -> Measure:
+    """Return a measure; without a description it says what the docstring of its function begins with."""
+    return Measure(level, title, score, description or (score.__doc__ or "").split("\n")[0].rstrip("."), **facts)
 
 
-def _scaled_components(own: Marginal, standardize: bool) -> None:
-    (own.components if standardize else own.raw_components)  # noqa: B018
+def _scaled(name: str, title: str, told: dict[str, Callable[..., Any]], **facts: Any) -> dict[str, Measure]:
+    """Return both entries of a layer measure, whose functions in `told` take ``standardize=``."""
+    one, entries = _of("layer", title, **(told | facts)), {}
+    for suffix, standardize, scaling in (("", True, "standardised"), ("_raw", False, "raw")):
+        bound: dict[str, Any] = {key: partial(function, standardize=standardize) for key, function in told.items()}
+        says = one.description if standardize else f"{name} of the neurons in their own units"
+        entry = replace(one, title=f"{title}, {scaling}", description=says, standardize=standardize, **bound)
+        entries[name + suffix] = entry
+    return entries
 
+
+def _svcca(truncation: str) -> dict[str, Callable[..., Any]]:
+    score, ranks = (partial(function, truncation=truncation) for function in (layers.svcca, layers.svcca_ranks))
+    return {"score": score, "ranks": ranks, "prepare_layer": Marginal.components}
+
+
+def _heads(name: str, title: str, description: str, value_range: str = "0 to 1") -> dict[str, Measure]:
+    # directional: the score of a layer is the mean of its heads' best matches
+    score = partial(attention.attention_similarity, name)
+    return {name: Measure("attention", title, score, description, value_range, symmetric=False)}
+
+
+_neuron, _components = partial(_of, "neuron"), Marginal.components
 
 MEASURES: dict[str, Measure] = {
-    "max_corr": Measure("neuron", neurons.max_corr, symmetric=False, scaling=False, matching=neurons.best_match),
-    "matched_corr": Measure("neuron", neurons.matched_corr, symmetric=True, scaling=False, matching=neurons.one_to_one),
-    "soft_matched_corr": Measure("neuron", neurons.soft_matched_corr, symmetric=True, scaling=False),
-    "linreg": Measure("neuron", neurons.linreg, symmetric=False, scaling=False, own=_components),
-    "linreg_r2": Measure("neuron", neurons.linreg_r2, symmetric=False, scaling=False, own=_components),
-    "linreg_heldout": Measure(
-        "neuron", heldout.linreg_heldout, symmetric=False, scaling=False, own=heldout.prepare_fits, utterances=True
+    "max_corr": _neuron("max_corr: best single neuron", neurons.max_corr, symmetric=False, matching=neurons.best_match),
+    "matched_corr": _neuron("matched_corr: one-to-one neurons", neurons.matched_corr, matching=neurons.one_to_one),
+    "soft_matched_corr": _neuron("soft_matched_corr: shared partners", neurons.soft_matched_corr),
+    "linreg": _neuron("linreg: all neurons, in-sample R", neurons.linreg, symmetric=False, prepare_layer=_components),
+    "linreg_r2": _neuron(
+        "linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, symmetric=False, prepare_layer=_components
     ),
-    "cca": Measure(
-        "layer", layers.cca, symmetric=True, scaling=False, own=_components, ranks=layers.cca_ranks, canonical=True
+    "linreg_heldout": _neuron(
+        "linreg_heldout: R2 on other utterances",
+        regression.linreg_heldout,
+        value_range="at most 1",
+        symmetric=False,
+        prepare_layer=regression.prepare_fits,
+        utterances=True,
     ),
-    "svcca": Measure(
-        "layer", layers.svcca, symmetric=True, scaling=True, own=_scaled_components, ranks=layers.svcca_ranks
-    ),
-    "svcca_below": Measure(
+    "cca": _of(
         "layer",
-        partial(layers.svcca, truncation="below"),
-        symmetric=True,
-        scaling=True,
-        own=_scaled_components,
-        ranks=partial(layers.svcca_ranks, truncation="below"),
+        "cca: mean canonical correlation",
+        layers.cca,
+        ranks=layers.cca_ranks,
+        canonical=True,
+        prepare_layer=_components,
     ),
-    "pwcca": Measure("layer", layers.pwcca, symmetric=False, scaling=True, own=_components, canonical=True),
-    "linear_cka_biased": Measure("layer", layers.linear_cka_biased, symmetric=True, scaling=True),
-    "linear_cka_dropped": Measure("layer", layers.linear_cka_dropped, symmetric=True, scaling=False, standardize=False),
-    "linear_cka_debiased": Measure("layer", layers.linear_cka_debiased, symmetric=True, scaling=True, norms=True),
-    "between_utterance_cka": Measure(
-        "layer", layers.between_utterance_cka, symmetric=True, scaling=True, utterances=True
+    **_scaled(
+        "svcca",
+        "svcca: 99 % of variance",
+        _svcca("reaching"),
+        description="Mean canonical correlation of the fewest principal components that hold 99 % of the variance",
     ),
-    "procrustes": Measure("layer", layers.procrustes, symmetric=True, scaling=True),
-    "mutual_knn": Measure("layer", sampled.mutual_knn, symmetric=True, scaling=True, prepare=sampled.neighbours),
-    "rbf_cka": Measure("layer", sampled.rbf_cka, symmetric=True, scaling=True, prepare=sampled.kernel),
+    **_scaled(
+        "svcca_below",
+        "svcca: below 99 %, as published",
+        _svcca("below"),
+        description="The same of one component fewer, as the code of Wu et al. 2020 truncates",
+    ),
+    **_scaled(
+        "pwcca",
+        "pwcca: projection-weighted",
+        {"score": layers.pwcca},
+        symmetric=False,
+        canonical=True,
+        prepare_layer=_components,
+    ),
+    **_scaled("linear_cka_biased", "linear CKA, biased", {"score": layers.linear_cka_biased}),
+    "linear_cka_dropped": _of(
+        "layer", "linear CKA, raw, 3 largest neurons dropped", layers.linear_cka_dropped, standardize=False
+    ),
+    **_scaled(
+        "linear_cka_debiased",
+        "linear CKA, debiased",
+        {"score": layers.linear_cka_debiased},
+        value_range="at most 1",
+        norms=True,
+    ),
+    **_scaled("procrustes", "procrustes: after best rotation", {"score": layers.procrustes}),
+    **_scaled(
+        "mutual_knn", "mutual_knn: shared neighbours", {"prepare": neighbours.neighbours}, score=neighbours.mutual_knn
+    ),
+    **_scaled("rbf_cka", "RBF CKA", {"prepare": neighbours.kernel}, score=neighbours.rbf_cka),
+    **_heads("pearson", "pearson: rows of attention", "Mean correlation of the rows of two heads", "-1 to 1"),
+    **_heads("js", "js: 1 - Jensen-Shannon", "1 - Jensen-Shannon divergence of the rows of two heads / ln 2"),
+    **_heads("frobenius", "frobenius, bounded", "1 - Frobenius distance of the maps of two heads / sqrt(2 T)"),
+    **_heads(
+        "frobenius_published",
+        "frobenius, as published",
+        "1 - Frobenius distance of the maps of two heads, as in the paper; falls with T",
+        "at most 1",
+    ),
+    "attention_cka": _of("attention", "attention_cka: all heads together", attention.attention_cka),
 }
-
-
-def level_of(name: str) -> str:
-    """Level at which a measure compares: 'neuron', 'layer' or 'attention'."""
-    of_attention = name in attention.MEASURES or name in attention.LAYER_MEASURES
-    return "attention" if of_attention else measure_named(name).level
-
-
-def has_scaling(name: str) -> bool:
-    """Whether a score comes under both scalings; measures of attention and shares of neurons come under one."""
-    return name in MEASURES and MEASURES[name].scaling
+EXCESS = {  # beyond random bases, in evidence: chance is near 0
+    "neurons_shared": "neurons_shared: best neuron's variance, beyond random bases"
+} | {
+    f"{name}_excess_{side}": f"{name}_excess_{side}: {what}, beyond random bases of {side}"
+    for name, what in (("max_corr", "best neuron"), ("matched_corr", "one-to-one"))
+    for side in "xy"
+}
+TITLES = {name: measure.title for name, measure in MEASURES.items()} | EXCESS
 
 
 def measure_named(name: str) -> Measure:
-    """Return the layer measure called `name`; an unknown name is an error that suggests a close one."""
-    if name in attention.LAYER_MEASURES:
-        raise SslsimError(f"unknown measure {name!r}; it compares attention: use compare or {name}")
-    if name in attention.MEASURES:
-        raise SslsimError(f"unknown measure {name!r}; it compares attention heads: use compare or attention_similarity")
+    """Return the measure called `name`; an unknown name is an error that suggests a close one."""
     if name not in MEASURES:
-        known = [*MEASURES, *attention.MEASURES, *attention.LAYER_MEASURES]
-        raise SslsimError(f"unknown measure {name!r}{close_match(name, known)}")
+        raise SslsimError(f"unknown measure {name!r}{close_match(name, MEASURES)}")
     return MEASURES[name]
 
 
+def level_of(name: str) -> str:
+    """Level at which a measure compares: 'neuron' (an excess over random bases too), 'layer' or 'attention'."""
+    return "neuron" if name in EXCESS else measure_named(name).level
+
+
+def title_of(name: str) -> str:
+    """Return what figures write for a measure; the name itself for one of the user's."""
+    return TITLES.get(name, name)
+
+
+def reference_table() -> pd.DataFrame:
+    """Return all measures, one row each: name, what it says, range, direction.
+
+    "x in y" is the direction of a score of (x, y) that says how well x is represented in y.
+    """
+    rows = [
+        (name, one.description, one.value_range, "symmetric" if one.symmetric else "x in y")
+        for name, one in MEASURES.items()
+    ]
+    return pd.DataFrame(rows, columns=["name", "what it says", "range", "direction"])
+
+
 def similarity(
-    measure: str,
-    x: Array,
-    y: Array,
-    *,
-    standardize: bool = True,
-    utterances: Sequence[int] | None = None,
-    device: str = "cpu",
-    **options: Any,
+    measure: str, x: Array, y: Array, *, utterances: Sequence[int] | None = None, device: str = "cpu", **options: Any
 ) -> float:
     """Similarity of two layers on the same frames; higher is more alike, a layer with itself gives 1.
 
     Parameters
     ----------
     measure : str
-        A name in ``sslsim.MEASURES``.
+        A name in ``sslsim.MEASURES``; those of attention compare maps, see `attention_similarity`.
     x, y : arrays of shape (n_frames, n_neurons_x) and (n_frames, n_neurons_y)
         Activations, numpy or torch. Directional measures ask for x in terms of y.
-    standardize : bool
-        Z-score every neuron first; measures of single neurons and cca do not depend on scale.
     utterances : sequence of int, optional
-        Number of frames of each utterance, in order: linreg_heldout and between_utterance_cka need it.
+        Number of frames of each utterance, in order: linreg_heldout needs it.
     device : str
         Where to compute, such as 'cpu' or 'cuda'.
     **options
@@ -168,8 +210,11 @@ def similarity(
     1.0
     """
     chosen = measure_named(measure)
-    if chosen.scaling:
-        options["standardize"] = standardize
+    if chosen.level == "attention":
+        function = "attention_cka" if measure in attention.LAYER_MEASURES else "attention_similarity"
+        raise SslsimError(f"measure {measure!r} compares attention, not frames: use compare or {function}")
+    if "standardize" in options:
+        raise SslsimError("scaling is part of a measure's name: svcca z-scores every neuron, svcca_raw does not")
     try:
         if chosen.prepare:
             return _similarity_of_frames(chosen, x, y, device, **options)
@@ -178,7 +223,8 @@ def similarity(
         m = moments(x, y, utterances=utterances if chosen.utterances else None, device=device)
         norms: list[Tensor] = []
         if chosen.norms:
-            norms = [squared_norms(side, own, standardize=standardize)[0] for side, own in ((x, m.x), (y, m.y))]
+            sides = ((x, m.x), (y, m.y))
+            norms = [squared_norms(frames, side, standardize=chosen.standardize)[0] for frames, side in sides]
         return chosen.score(m, *norms, **options)
     except TypeError as error:
         if "unexpected keyword" in str(error):
@@ -187,9 +233,9 @@ def similarity(
 
 
 def _similarity_of_frames(
-    measure: Measure, x: Array, y: Array, device: str, sample: int = sampled.SAMPLE, **options: Any
+    measure: Measure, x: Array, y: Array, device: str, sample: int = neighbours.SAMPLE, **options: Any
 ) -> float:
     check_pair(x, y)
     assert measure.prepare
-    rows: Any = sampled.sample_frames(x, sample)
+    rows: Any = neighbours.sample_frames(x, sample)
     return measure.score(*(measure.prepare(block(side[rows], None), device=device, **options) for side in (x, y)))
