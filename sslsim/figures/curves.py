@@ -162,7 +162,9 @@ def _panels(
     width, height = (SIZE[0], height) if len(order) > 1 else ALONE
     of_panels = {"col": col, "col_order": order, "col_wrap": min(COLUMNS, len(order)), "sharey": sharey}
     of_lines = {"hue": hue, "hue_order": list(named), "palette": colours, "hue_kws": {"marker": markers}}
-    grid = sns.FacetGrid(rows.sort_values(x), **of_panels, **of_lines, height=height, aspect=width / height)
+    grid = sns.FacetGrid(
+        rows.sort_values(x, kind="stable"), **of_panels, **of_lines, height=height, aspect=width / height
+    )
     return grid.set_titles("{col_name}")
 
 

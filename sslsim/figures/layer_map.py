@@ -31,7 +31,7 @@ def layer_map(table: pd.DataFrame, measure: str, *, baselines: Sequence[str] | N
     in grey, by default those that were not trained.
     """
     similarity = _symmetric(matrix(table, measure))
-    places, share = _plane(similarity.to_numpy())
+    places, share = plane(similarity.to_numpy())
     points = similarity.index.to_frame(index=False).assign(x=places[:, 0], y=places[:, 1])
     points = points.sort_values("layer", kind="stable")
     looks_of = _looks(table, list(dict.fromkeys(similarity.index.get_level_values("model"))), baselines)
@@ -76,8 +76,8 @@ def _symmetric(grid: pd.DataFrame) -> pd.DataFrame:
     return mean
 
 
-def _plane(similarity: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Coordinates (n, 2) by classical scaling of sqrt(2 - 2 s), and the share of squared distance they account for."""
+def plane(similarity: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return places (n, 2) by classical scaling of sqrt(2 - 2 s), and the share of squared distance that they keep."""
     n = len(similarity)
     if n < 3:
         raise SslsimError(f"a map needs at least 3 layers, got {n}")
