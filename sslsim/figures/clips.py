@@ -34,18 +34,8 @@ GREYS, TINTS = 14, 5  # of a clip's picture, whose colours are few: a third of t
 class Card:
     """A sound to be played, with a picture of it, as `sslsim.Report.clips` shows it.
 
-    Attributes
-    ----------
-    group, row : str
-        Headings: cards of one group and row stand together.
-    title : str
-        What is heard.
-    alt : str
-        What the picture shows.
-    audio : bytes
-        A FLAC file.
-    picture : bytes
-        A PNG file, or nothing.
+    Cards of one `group` and `row` stand together under these headings. `title` says what is heard, `alt` what the
+    picture shows. `audio` is a FLAC file, `picture` a PNG file or nothing.
     """
 
     group: str

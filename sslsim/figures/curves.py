@@ -90,7 +90,7 @@ def best_matching_layers(best_depths: pd.DataFrame) -> Figure:
     """
     need(best_depths, ["relation", "model", "depth", "best_depth"], "from sslsim.analysis.best_depths")
     panels, models = ("relation", relations_of(best_depths)), looks(best_depths.model)
-    grid = _panels(best_depths, panels, ("model", models), "depth", sharey=True, height=3.4)
+    grid = _panels(best_depths, panels, ("model", models), "depth", sharey=True)
     for ax in grid.axes.flat:
         ax.plot([0, 1], [0, 1], color="0.8", linewidth=4, zorder=0, solid_capstyle="butt")
     grid.map(plt.plot, "depth", "best_depth", linestyle="", markersize=2, alpha=0.5)
@@ -154,12 +154,11 @@ def _panels(
     x: str,
     *,
     sharey: bool = False,
-    height: float = SIZE[1],
 ) -> sns.FacetGrid:
     """Make a grid: a panel each value of one column, a line with a colour and marker of its own each of another."""
     (col, order), (hue, named) = panels, lines
     colours, markers = (list(look) for look in zip(*named.values(), strict=True))
-    width, height = (SIZE[0], height) if len(order) > 1 else ALONE
+    width, height = SIZE if len(order) > 1 else ALONE
     of_panels = {"col": col, "col_order": order, "col_wrap": min(COLUMNS, len(order)), "sharey": sharey}
     of_lines = {"hue": hue, "hue_order": list(named), "palette": colours, "hue_kws": {"marker": markers}}
     grid = sns.FacetGrid(

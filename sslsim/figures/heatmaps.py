@@ -122,12 +122,7 @@ def _axes(rows: int, columns: int, size: tuple[float, float], **space: float) ->
 
 
 def _mesh(
-    ax: Axes | None,
-    grid: pd.DataFrame,
-    scale: tuple[float, float],
-    title: str,
-    label: str,
-    open_ends: bool = False,
+    ax: Axes | None, grid: pd.DataFrame, scale: tuple[float, float], title: str, label: str, open_ends: bool = False
 ) -> Axes:
     """Draw a grid of layers on a fixed scale with its colour bar; with open ends, arrows say that values lie beyond."""
     ax = ax or plt.subplots(figsize=(7.4, 6.4))[1]
@@ -196,18 +191,15 @@ def _label_blocks(ax: Axes, grid: pd.DataFrame) -> None:
             shown = sorted({place for _, start, stop in _blocks(index) for place in (start, (start + stop) // 2)})
         axis.set_ticks(np.array(shown) + 0.5, [str(layer) for layer in index.get_level_values(1)[shown]])
     ax.tick_params(labelsize=min(8.0, 240 / min(CROWDED, max(grid.shape))), length=0, pad=1, labelrotation=0)
+    look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
     for model, start, stop in _blocks(grid.columns):
         ax.axvline(start, color="white", linewidth=1.2 if start else 0)
-        place: dict[str, Any] = {
-            "xy": ((start + stop) / 2, 0),
-            "xycoords": ax.get_xaxis_transform(),
-            "xytext": (4, -11),
-        }
-        ax.annotate(model, **place, textcoords="offset points", rotation=30, ha="right", va="top", fontsize=8)
+        look |= {"xycoords": ax.get_xaxis_transform(), "xytext": (4, -11), "va": "top", "rotation": 30}
+        ax.annotate(model, ((start + stop) / 2, 0), **look)
     for model, start, stop in _blocks(grid.index):
         ax.axhline(start, color="white", linewidth=1.2 if start else 0)
-        place = {"xy": (0, (start + stop) / 2), "xycoords": ax.get_yaxis_transform(), "xytext": (-12, 0)}
-        ax.annotate(model, **place, textcoords="offset points", ha="right", va="center", fontsize=8)
+        look |= {"xycoords": ax.get_yaxis_transform(), "xytext": (-12, 0), "va": "center", "rotation": 0}
+        ax.annotate(model, (0, (start + stop) / 2), **look)
     ax.set(xlabel="", ylabel="")
 
 

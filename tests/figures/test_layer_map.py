@@ -20,9 +20,9 @@ def vectors(dimensions=2):
     return points, square(layers, value=points @ points.T)
 
 
-def drawn(table, **options):
+def drawn(table):
     """Return the axes of a map and the path of each model by name."""
-    (ax,) = layer_map(table, "svcca", **options).axes
+    (ax,) = layer_map(table, "svcca").axes
     return ax, {line.get_label(): line for line in ax.lines if line.get_linestyle() == "-"}
 
 
@@ -68,10 +68,6 @@ def test_a_map_joins_layers_in_order_and_greys_what_was_not_trained():
         np.testing.assert_allclose(hollow, [path.get_xydata()[0] for path in paths.values()])
         assert {name for name, path in paths.items() if path.get_color() == "0.6"} == {"untrained-a"}
         assert {text.get_text() for text in ax.figure.legends[0].get_texts()} == set(paths)
-    _, paths = drawn(table, baselines=["alpha", "beta"])
-    assert {name for name, path in paths.items() if path.get_color() == "0.6"} == {"alpha", "beta"}
-    with pytest.raises(SslsimError, match="no model 'alfa' to draw as a baseline; did you mean 'alpha'"):
-        drawn(table, baselines=["alfa"])
 
 
 def test_a_map_lacks_no_pair():
