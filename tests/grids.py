@@ -28,7 +28,7 @@ PERMUTATIONS, SIZES = 19, (30, 30, 30, 30)
 
 
 def lineup(*names: str, n_layers: int = 2, **layers: int) -> list[SimpleNamespace]:
-    """Stores as far as tables need them; `layers` of some models by name, a single one of mel."""
+    """Return stores as far as tables need them; `layers` of some models by name, a single one of mel."""
     numbers = {"mel": 1} | layers
     return [
         SimpleNamespace(

@@ -81,10 +81,14 @@ def test_the_best_pair_of_layers_is_recognised_and_held_against_searches(tmp_pat
 
 def test_a_measure_that_was_not_computed_is_refused(evidence):
     for of in (analysis.best_layers, analysis.along_depth):
-        with pytest.raises(sslsim.SslsimError, match="the evidence has no svcca_raw, only max_corr, .*; compute it too"):
+        with pytest.raises(
+            sslsim.SslsimError, match="the evidence has no svcca_raw, only max_corr, .*; compute it too"
+        ):
             of(evidence, "svcca_raw")
     few = evidence.only(evidence.pairs.measure == "svcca")
-    with pytest.raises(sslsim.SslsimError, match="no neurons_shared, only svcca; it needs max_corr, permutations and r"):
+    with pytest.raises(
+        sslsim.SslsimError, match="no neurons_shared, only svcca; it needs max_corr, permutations and r"
+    ):
         analysis.along_depth(few, ["neurons_shared"])
 
 

@@ -26,5 +26,7 @@ def test_one_huge_neuron_dominates_its_layer_and_is_what_raw_cka_speaks_of(tmp_p
     assert (why.dropped > 0.3).all()  # without the huge one, and two more of eleven, much is back
     assert len(analysis.raw_against_standardised(table, spread, n=1)) == 1
     few = table[table.measure == "linear_cka_biased"]
-    with pytest.raises(sslsim.SslsimError, match="no linear_cka_biased_raw, linear_cka_dropped of models trained apart"):
+    with pytest.raises(
+        sslsim.SslsimError, match="no linear_cka_biased_raw, linear_cka_dropped of models trained apart"
+    ):
         analysis.raw_against_standardised(few, spread)

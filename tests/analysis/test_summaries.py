@@ -1,8 +1,5 @@
 """Tables from scores of a made lineup, small enough to check by hand."""
 
-import itertools
-
-import numpy as np
 import pandas as pd
 import pytest
 from grids import lineup, scores
@@ -56,18 +53,20 @@ def test_best_depths_are_those_of_the_best_layers_and_the_spectrogram_has_none()
 
 
 def nearest(layer_x, layers_x, layers_y):
-    """The rule in whole numbers of layers, written out."""
+    """Apply the rule in whole numbers of layers."""
     last_x, last_y = max(1, layers_x - 1), max(1, layers_y - 1)
     return min((2 * layer_x * last_y + last_x) // (2 * last_x), layers_y - 1)
 
 
 def test_the_same_depth_is_the_nearest_layer_for_all_sizes():
-    for layers_x, layers_y in itertools.product(range(1, 26), range(1, 26)):
-        x, y = np.repeat(np.arange(layers_x), layers_y), np.tile(np.arange(layers_y), layers_x)
-        table = pd.DataFrame({"model_x": "x", "layer_x": x, "model_y": "y", "layer_y": y})
-        table = table.assign(depth_x=x / max(1, layers_x - 1), depth_y=y / max(1, layers_y - 1))
-        expected = [nearest(i, layers_x, layers_y) == j for i, j in zip(x, y, strict=True)]
-        assert analysis.same_depth(table).tolist() == expected, (layers_x, layers_y)
+    places = [(f"{layers}", layers, layer) for layers in range(1, 26) for layer in range(layers)]
+    sides = [pd.DataFrame(places, columns=["model", "layers", "layer"]).add_suffix(side) for side in ("_x", "_y")]
+    table = sides[0].merge(sides[1], how="cross")
+    for side in "xy":
+        table[f"depth_{side}"] = table[f"layer_{side}"] / (table[f"layers_{side}"] - 1).clip(lower=1)
+    expected = [nearest(*row) for row in table[["layer_x", "layers_x", "layers_y"]].itertuples(index=False)]
+    assert len(table) == 325**2
+    assert (analysis.same_depth(table) == (table.layer_y == expected)).all()
 
 
 def test_layers_of_attention_count_from_one_and_are_at_the_same_depth():
