@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from sslsim.figures.heatmaps import COLOURS, STYLE
+from sslsim.figures.style import COLOURS, STYLE
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
 
 if TYPE_CHECKING:  # what they compute needs torch, what they hold does not
@@ -76,7 +76,7 @@ def spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.maximum(level - level.max(), -RANGE)
 
 
-def cards(clips: Sequence[Clip], chosen: pd.DataFrame) -> list[Card]:
+def sound_cards(clips: Sequence[Clip], chosen: pd.DataFrame) -> list[Card]:
     """Return each clip as a card, with headings that say what correlates with what.
 
     Parameters

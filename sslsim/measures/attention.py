@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.measures.products import block, chunks, multiply
+from sslsim.measures.arrays import block, chunks, multiply
 from sslsim.parallel import results
 
 Maps = np.ndarray | Tensor
@@ -64,10 +64,10 @@ def _correlations(a: Tensor, b: Tensor, half: bool) -> Sums:
 def _js(a: Tensor, b: Tensor, half: bool) -> Sums:
     """Sum over query rows of one minus the Jensen-Shannon divergence over ln 2, in [0, 1]."""
     rows = a.shape[1]
-    own = (_neg_entropy(a)[:, None] + _neg_entropy(b)[None]) / 2
+    alone = (_neg_entropy(a)[:, None] + _neg_entropy(b)[None]) / 2
     mass = (a.sum((1, 2), dtype=torch.float64)[:, None] + b.sum((1, 2), dtype=torch.float64)[None]) / 2
     mixed = _sum_entropy(a.flatten(1), b.flatten(1), symmetric=a is b or half) / 2 - LOG_2 * mass
-    total = rows - (own - mixed) / LOG_2
+    total = rows - (alone - mixed) / LOG_2
     return Sums(total, torch.full_like(total, rows))
 
 
@@ -146,14 +146,12 @@ class HeadMeasure:
     of_utterance: Callable[[Sums, int], Sums] = _as_it_is
 
 
-MEASURES: dict[str, HeadMeasure] = {
+HEAD_MEASURES: dict[str, HeadMeasure] = {
     "pearson": HeadMeasure(_correlations),
     "js": HeadMeasure(_js),
     "frobenius": HeadMeasure(_squared_distances, _bounded),
     "frobenius_published": HeadMeasure(_squared_distances, _published),
 }
-
-
 LAYER_MEASURES = {"attention_cka": HeadMeasure(_covariances)}  # of two layers, from what their heads sum to
 
 
@@ -186,14 +184,14 @@ def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, 
 def attention_cka(a: Sequence[Maps], b: Sequence[Maps], *, device: str = "cpu") -> float:
     """Linear CKA of two layers' attention: heads are the neurons, (query, key) cells the frames; symmetric, in [0, 1].
 
-    Every row is centred at 1 / T, its own mean, so that long utterances do not count as a similarity of their own.
+    Every row is centred at 1 / T, its mean, so that long utterances alone do not count as similarity.
     NaN if all heads of a side are uniform. Arguments and errors are those of `attention_similarity`.
 
     After AttnLinCKA of Wu et al. 2020 (arXiv 2005.01172), who centre each head over the cells of all utterances.
     """
     sides = [(a, b), (a, a), (b, b)]
-    cross, own_a, own_b = (_sum_over(*side, "attention_cka", device).total.norm() for side in sides)
-    return float(cross**2 / (own_a * own_b))
+    cross, norm_a, norm_b = (_sum_over(*side, "attention_cka", device).total.norm() for side in sides)
+    return float(cross**2 / (norm_a * norm_b))
 
 
 @dataclass(frozen=True)
@@ -260,8 +258,8 @@ def check_head_measure(name: str) -> None:
     """Raise unless `name` is a measure of two heads."""
     if name in LAYER_MEASURES:
         raise SslsimError(f"{name!r} compares layers, not heads: use compare or attention_cka")
-    if name not in MEASURES:
-        raise SslsimError(f"unknown attention measure {name!r}{close_match(name, [*MEASURES, *LAYER_MEASURES])}")
+    if name not in HEAD_MEASURES:
+        raise SslsimError(f"unknown attention measure {name!r}{close_match(name, [*HEAD_MEASURES, *LAYER_MEASURES])}")
 
 
 def _sum_over(a: Sequence[Maps], b: Sequence[Maps], measure: str, device: str) -> Sums:
@@ -318,7 +316,7 @@ def utterance_sums(
             f"{tuple(b.shape[1:])} in b; keep the same query rows of the same audio"
         )
     _, rows, keys = a.shape
-    scores = {name: (MEASURES | LAYER_MEASURES)[name] for name in measures}
+    scores = {name: (HEAD_MEASURES | LAYER_MEASURES)[name] for name in measures}
 
     def of_rows(part: slice) -> dict[str, Sums]:
         x = check_maps(a[:, part], names[0], utterance).to(device)

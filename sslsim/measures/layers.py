@@ -1,7 +1,7 @@
 """Layer measures: do two layers span the same subspace, or have the same geometry?
 
 All are functions of `Moments`; neurons without variance are left out. ``standardize=True`` z-scores every neuron first,
-``False`` keeps its own units; the two differ when few neurons hold most of the variance.
+``False`` keeps its units; the two differ when few neurons hold most of the variance.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError
-from sslsim.measures.moments import Components, Moments, varying
-from sslsim.measures.products import multiply
+from sslsim.measures.arrays import multiply
+from sslsim.measures.moments import Moments
 
 VARIANCE = 0.99  # share of the variance that SVCCA keeps
 DROPPED = 3  # neurons of largest variance that linear_cka_dropped leaves out
@@ -27,14 +27,14 @@ def cca(m: Moments) -> float:
 
 def cca_ranks(m: Moments) -> tuple[int, int]:
     """Rank (k_x, k_y) of each side."""
-    return len(m.x.components.variance), len(m.y.components.variance)
+    return len(m.x.components().variance), len(m.y.components().variance)
 
 
 def svcca_ranks(
     m: Moments, *, standardize: bool = True, variance: float = VARIANCE, truncation: str = "reaching"
 ) -> tuple[int, int]:
     """Components (k_x, k_y) that `svcca` keeps with the same options."""
-    x, y = _components(m, standardize)
+    x, y = m.x.components(standardize), m.y.components(standardize)
     return x.count(variance, truncation), y.count(variance, truncation)
 
 
@@ -57,7 +57,7 @@ def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE, t
     if standardize:
         leading = m.whitened[:k_x, :k_y]
     else:
-        x, y = _components(m, standardize)
+        x, y = m.x.components(standardize), m.y.components(standardize)
         left, right = x.whitener[:, :k_x].to(m.dtype), y.whitener[:, :k_y].to(m.dtype)
         leading = multiply(multiply(left.T, m.covariance.to(m.dtype)), right)
     return min(float(_singular_values(leading).mean()), 1.0)
@@ -70,7 +70,7 @@ def pwcca(m: Moments, *, standardize: bool = True) -> float:
     x_j its centred neurons, z-scored with `standardize`. Directional: the weights come from x. arXiv 1806.05759.
     """
     left, rho, _ = m.canonical
-    x = m.x.components
+    x = m.x.components()
     loadings = multiply(left.T * x.variance.sqrt().to(left), x.directions.T.to(left))  # <h_i, x_j>, x_j of length 1
     weights = (loadings if standardize else loadings * m.x.scale).abs().sum(1, dtype=torch.float64)
     return float((weights * rho).sum() / weights.sum())
@@ -81,7 +81,7 @@ def linear_cka_biased(m: Moments, *, standardize: bool = True) -> float:
 
     Symmetric, in [0, 1]. Biased upwards when neurons are many against frames: see `linear_cka_debiased`.
     """
-    norm_x, norm_y = _own_norms(m, standardize)
+    norm_x, norm_y = _norms(m, standardize)
     return float(_cross(m, standardize).norm() ** 2 / (norm_x * norm_y))
 
 
@@ -91,8 +91,8 @@ def linear_cka_dropped(m: Moments, *, drop: int = DROPPED) -> float:
     Beside the raw and the standardised score it tells whether few neurons make the difference. Symmetric, in [0, 1].
     """
     x, y = (side.scale.argsort(descending=True)[min(drop, len(side.scale) - 1) :] for side in (m.x, m.y))
-    own_x, own_y = m.x.covariance[x][:, x].norm(), m.y.covariance[y][:, y].norm()
-    return float(m.covariance[x][:, y].norm() ** 2 / (own_x * own_y))
+    norm_x, norm_y = m.x.covariance[x][:, x].norm(), m.y.covariance[y][:, y].norm()
+    return float(m.covariance[x][:, y].norm() ** 2 / (norm_x * norm_y))
 
 
 def linear_cka_debiased(m: Moments, norms_x: Tensor, norms_y: Tensor, *, standardize: bool = True) -> float:
@@ -111,33 +111,9 @@ def linear_cka_debiased(m: Moments, norms_x: Tensor, norms_y: Tensor, *, standar
     """
     if m.x.n < 4:
         raise SslsimError(f"debiased CKA needs at least 4 frames, got {m.x.n}; give more or use linear_cka_biased")
-    own_x, own_y = _own_norms(m, standardize)
+    norm_x, norm_y = _norms(m, standardize)
     xy = _unbiased_hsic(_cross(m, standardize).norm(), norms_x, norms_y)
-    return float(xy / (_unbiased_hsic(own_x, norms_x, norms_x) * _unbiased_hsic(own_y, norms_y, norms_y)).sqrt())
-
-
-def between_utterance_cka(m: Moments, *, standardize: bool = True) -> float:
-    """Linear CKA without the products of an utterance with itself; symmetric, at most 1, may fall below 0.
-
-    ``h(x, y) / sqrt(h(x, x) h(y, y))`` with ``h(x, y) = ||X'Y||^2 - sum_u ||X_u'Y_u||^2`` over utterances u of centred
-    data: pairs of frames count only where they come from two utterances, because frames of one are not independent.
-    A construction of this package, not a published measure.
-
-    Raises
-    ------
-    SslsimError
-        Without moments of at least two utterances.
-    """
-    if m.within is None or m.x.within is None or m.y.within is None or len(m.groups) < 2:
-        raise SslsimError("between_utterance_cka needs at least 2 utterances; give the frames of each")
-    weight_x, weight_y = (
-        side.scale.square().reciprocal() if standardize else torch.ones_like(side.scale) for side in (m.x, m.y)
-    )
-    own_x, own_y = _own_norms(m, standardize)
-    xy = _cross(m, standardize).norm() ** 2 - weight_x @ varying(m.within, m.x, m.y) @ weight_y
-    xx = own_x**2 - weight_x @ varying(m.x.within, m.x, m.x) @ weight_x
-    yy = own_y**2 - weight_y @ varying(m.y.within, m.y, m.y) @ weight_y
-    return float(xy / (xx * yy).sqrt())
+    return float(xy / (_unbiased_hsic(norm_x, norms_x, norms_x) * _unbiased_hsic(norm_y, norms_y, norms_y)).sqrt())
 
 
 def procrustes(m: Moments, *, standardize: bool = True) -> float:
@@ -152,17 +128,13 @@ def procrustes(m: Moments, *, standardize: bool = True) -> float:
     return float(nuclear / (m.x.scale.norm() * m.y.scale.norm()))
 
 
-def _components(m: Moments, standardize: bool) -> tuple[Components, Components]:
-    return (m.x.components, m.y.components) if standardize else (m.x.raw_components, m.y.raw_components)
-
-
 def _cross(m: Moments, standardize: bool) -> Tensor:
     """Cross second moments of the varying neurons, each neuron of length 1 or in its own units."""
     return m.correlation if standardize else m.covariance
 
 
-def _own_norms(m: Moments, standardize: bool) -> tuple[Tensor, Tensor]:
-    """Frobenius norms of each side's own second moments, neurons of length 1 or in their own units."""
+def _norms(m: Moments, standardize: bool) -> tuple[Tensor, Tensor]:
+    """Frobenius norms of the second moments of each side, neurons of length 1 or in their own units."""
     if standardize:
         return m.x.correlation_norm, m.y.correlation_norm
     return m.x.covariance_norm, m.y.covariance_norm

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError
-from sslsim.measures.products import Array, block
+from sslsim.measures.arrays import Array, block
 
 SAMPLE = 2000
 NEIGHBOURS = 10
@@ -55,8 +55,8 @@ def mutual_knn(x: Tensor, y: Tensor) -> float:
 
     By chance k / (n_frames - 1). Huh et al. 2024 (arXiv 2405.07987).
     """
-    shared = (x[:, :, None] == y[:, None, :]).sum()
-    return float(shared) / x.numel()
+    common = (x[:, :, None] == y[:, None, :]).sum()
+    return float(common) / x.numel()
 
 
 def kernel(frames: Array, *, standardize: bool = True, bandwidth: float = 1.0, device: str = "cpu") -> Tensor:

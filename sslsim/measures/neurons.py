@@ -62,7 +62,7 @@ def one_to_one(r: Tensor) -> float:
 def soft_matched_corr(m: Moments) -> float:
     """Mean ``|r|`` under the best soft matching, where neurons share partners so that p and q may differ; symmetric.
 
-    The largest ``sum_ij T_ij |r_ij|`` over plans T >= 0 whose rows sum to 1 / p and columns to 1 / q, found exactly
+    The largest ``sum_ij T_ij |r_ij|`` over plans T >= 0 whose rows sum to 1 / p and columns to 1 / q, solved exactly
     (network simplex of POT). `matched_corr` when p = q. Khosla & Williams 2023 (arXiv 2311.09466).
     """
     r = m.correlation.abs().cpu().double().numpy()

@@ -5,41 +5,21 @@ dtype of the data (float32 for stored layers); chunks are summed in float64. The
 digit when means are large against deviations: here the mean, rounded to the dtype of the product, comes off each frame
 first, and what the rounding left is taken out of the sums exactly.
 
-Told which frames belong to one utterance, sums are also kept by group of utterances and of the squares within each
-utterance, for measures that must not compare an utterance with itself.
+Told which frames belong to which utterance, sums are also kept for each group of utterances.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sslsim.errors import SslsimError
-
-CHUNK = 2048  # frames a product: float32 sums stay exact to 1e-6, buffers in reach of the cache
-LARGE = 2**23  # multiplications from which oneDNN is worth its call
-
-
-class Frames(Protocol):
-    """What is read in runs of frames: a numpy or torch array, or a view of a store."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Frames and neurons."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice, /) -> Any: ...
-
-
-Array = np.ndarray | Tensor | Frames
+from sslsim.measures.arrays import Array, block, chunks, mean, multiply
 
 
 @dataclass(frozen=True)
@@ -66,8 +46,8 @@ class Utterances:
         """Numbers of the utterances of each group; as many groups as asked for where there are as many utterances."""
         some = [u for u, length in enumerate(self.lengths) if length]
         if self.labels is not None:
-            found = {label: [u for u in some if self.labels[u] == label] for label in sorted(set(self.labels))}
-            return [group for group in found.values() if group]
+            labelled = {label: [u for u in some if self.labels[u] == label] for label in sorted(set(self.labels))}
+            return [group for group in labelled.values() if group]
         starts = (np.cumsum(self.lengths) - self.lengths).tolist()
         count, total = min(self.n_groups, len(some)), sum(self.lengths)
         cuts = [0]
@@ -93,7 +73,7 @@ class Utterances:
 
     @property
     def joined(self) -> Utterances:
-        """The same groups with what follows within a group as one utterance, where no utterance is looked at."""
+        """The same groups, with neighbours of one group as one utterance: longer runs are quicker to read."""
         group_of = sorted((u, g) for g, group in enumerate(self.members) for u in group)
         runs = [(g, sum(self.lengths[u] for u, _ in run)) for g, run in groupby(group_of, key=lambda member: member[1])]
         labels, lengths = zip(*runs, strict=True)
@@ -141,8 +121,6 @@ class Products:
     ----------
     total : Tensor of shape (n_neurons_x, n_neurons_y)
         Over all frames, about the means of all frames.
-    within : Tensor of shape (n_neurons_x, n_neurons_y), optional
-        Sum over utterances of the squares of each one's products, about the means of all frames.
     groups : tuple of Tensor
         Over each group of utterances, about the means of the group; empty if no utterances were given.
     sizes : tuple of int
@@ -150,15 +128,12 @@ class Products:
     """
 
     total: Tensor
-    within: Tensor | None = None
     groups: tuple[Tensor, ...] = ()
     sizes: tuple[int, ...] = ()
 
     def part(self, rows: slice, columns: slice) -> Products:
         """Products of some neurons of x with some of y."""
-        within = None if self.within is None else self.within[rows, columns]
-        groups = tuple(group[rows, columns] for group in self.groups)
-        return Products(self.total[rows, columns], within, groups, self.sizes)
+        return Products(self.total[rows, columns], tuple(group[rows, columns] for group in self.groups), self.sizes)
 
 
 class Side:
@@ -214,166 +189,76 @@ def cross_products(
     n : int
         Number of frames.
     utterances : Utterances, optional
-        Keep sums by utterance and group too.
+        Keep sums by group of utterances too.
     """
     other = right or left
-    if right:
-        strips = [(slice(None), slice(None))]
-    else:
-        strips = [(columns, slice(columns.start, None)) for columns in left.columns]
-    made = _strips(left, other, strips, n, utterances)
-    if right:
-        return [[made[0].part(rows, columns) for columns in right.columns] for rows in left.columns]
-    return [
-        [strip.part(slice(None), slice(c.start - own.start, c.stop - own.start)) for c in left.columns[i:]]
-        for i, (strip, own) in enumerate(zip(made, left.columns, strict=True))
-    ]
-
-
-def _strips(
-    left: Side, right: Side, strips: list[tuple[slice, slice]], n: int, utterances: Utterances | None
-) -> list[Products]:
-    """Products of some columns of the left side with some of the right, for each pair of runs of columns."""
+    strips = [slice(None)] if right else left.columns
+    sums = [_Strip(left.means, other.means, rows, slice(rows.start, None)) for rows in strips]
     runs = utterances.groups if utterances else [[slice(0, n)]]
-    sums = [_Strip(left.means, right.means, *strip, keep=utterances is not None) for strip in strips]
     for g, run in enumerate(runs):
-        origin_x, origin_y = (side.means.groups[g].to(side.dtype) for side in (left, right))
+        origin_x, origin_y = (side.means.groups[g].to(side.dtype) for side in (left, other))
         for span in run:
             for part in chunks(span.stop - span.start):
                 rows = slice(span.start + part.start, span.start + part.stop)
                 a = left.near_zero(rows, origin_x)
-                b = a if right is left else right.near_zero(rows, origin_y)
+                b = a if other is left else other.near_zero(rows, origin_y)
                 for strip in sums:
                     strip.add(a, b)
             for strip in sums:
-                strip.end_utterance(span.stop - span.start, origin_x, origin_y)
+                strip.end_utterance()
         for strip in sums:
             strip.end_group(g, sum(span.stop - span.start for span in run), origin_x, origin_y)
-    return [strip.products for strip in sums]
+    made = [strip.products(keep=utterances is not None) for strip in sums]
+    if right:
+        return [[made[0].part(rows, columns) for columns in right.columns] for rows in left.columns]
+    return [
+        [strip.part(slice(None), slice(c.start - first.start, c.stop - first.start)) for c in left.columns[i:]]
+        for i, (strip, first) in enumerate(zip(made, left.columns, strict=True))
+    ]
 
 
 class _Strip:
-    """Running sums of the products of some columns; `keep` those by utterance and group."""
+    """Running sums of the products of some columns of two sides."""
 
-    def __init__(self, means_x: Means, means_y: Means, rows: slice, columns: slice, keep: bool) -> None:
-        self.x, self.y, self.rows, self.columns, self.keep = means_x, means_y, rows, columns, keep
-        self.total: Tensor | None = None
-        self.within: Tensor | None = None
+    def __init__(self, means_x: Means, means_y: Means, rows: slice, columns: slice) -> None:
+        self.x, self.y, self.rows, self.columns = means_x, means_y, rows, columns
         self.groups: list[Tensor] = []
         self.sizes: list[int] = []
         self._group: Tensor | None = None
-        self._span: Tensor | None = None
-        self._sums: tuple[Tensor, Tensor] | None = None
+        self._utterance: Tensor | None = None
 
-    @property
-    def products(self) -> Products:
-        """What has been summed."""
-        assert self.total is not None
-        return Products(self.total, self.within, tuple(self.groups), tuple(self.sizes))
+    def products(self, keep: bool) -> Products:
+        """Return the sums over all groups and, with `keep`, of each group."""
+        if not keep:
+            return Products(self.groups[0])
+        total = None
+        for g, (group, n) in enumerate(zip(self.groups, self.sizes, strict=True)):
+            shift_x = (self.x.groups[g] - self.x.whole)[self.rows]
+            shift_y = (self.y.groups[g] - self.y.whole)[self.columns]
+            total = _plus(total, group.addr(shift_x, shift_y, alpha=n))
+        assert total is not None
+        return Products(total, tuple(self.groups), tuple(self.sizes))
 
     def add(self, a: Tensor, b: Tensor) -> None:
         """Take in a chunk of frames near zero."""
-        a, b = a[:, self.rows], b[:, self.columns]
-        self._span = _plus(self._span, multiply(a.T, b))
-        if self.keep:
-            sums = a.sum(0, dtype=torch.float64), b.sum(0, dtype=torch.float64)
-            self._sums = (self._sums[0] + sums[0], self._sums[1] + sums[1]) if self._sums else sums
+        self._utterance = _plus(self._utterance, multiply(a[:, self.rows].T, b[:, self.columns]))
 
-    def end_utterance(self, n: int, origin_x: Tensor, origin_y: Tensor) -> None:
-        """Close an utterance of n frames."""
-        assert self._span is not None
-        if self.keep:
-            assert self._sums is not None
-            shift_x = (origin_x.double() - self.x.whole)[self.rows]
-            shift_y = (origin_y.double() - self.y.whole)[self.columns]
-            about_all = self._span.addr(self._sums[0] + n * shift_x, shift_y).addr_(shift_x, self._sums[1])
-            self.within = about_all.square() if self.within is None else self.within.addcmul_(about_all, about_all)
-        self._group = _plus(self._group, self._span)
-        self._span = self._sums = None
+    def end_utterance(self) -> None:
+        """Add the utterance to its group."""
+        assert self._utterance is not None
+        self._group = _plus(self._group, self._utterance)
+        self._utterance = None
 
     def end_group(self, g: int, n: int, origin_x: Tensor, origin_y: Tensor) -> None:
         """Close a group of n frames."""
         assert self._group is not None
         left_x = (self.x.groups[g] - origin_x.double())[self.rows]  # of the mean, by its rounding to the dtype
         left_y = (self.y.groups[g] - origin_y.double())[self.columns]
-        group = self._group.addr_(left_x, left_y, alpha=-n)
-        self._group = None
-        if not self.keep:
-            self.total = group
-            return
-        shift_x = (self.x.groups[g] - self.x.whole)[self.rows]
-        shift_y = (self.y.groups[g] - self.y.whole)[self.columns]
-        self.total = _plus(self.total, group.addr(shift_x, shift_y, alpha=n))
-        self.groups.append(group)
+        self.groups.append(self._group.addr_(left_x, left_y, alpha=-n))
         self.sizes.append(n)
+        self._group = None
 
 
 def _plus(total: Tensor | None, more: Tensor) -> Tensor:
     """Sum in float64, into `total` where there is one."""
     return more.double() if total is None else total.add_(more)
-
-
-def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a @ b``; where it is large, in float32 and on a CPU, by oneDNN.
-
-    MKL, behind ``torch.mm``, does not use the widest registers of processors that are not Intel's: half the speed on an
-    AMD EPYC. oneDNN is reached through the two products of a linear layer: one takes a transposed `a`, as products of
-    frames have, and the other a plain one, so that no large matrix is copied into another order first.
-    """
-    if not (
-        a.dtype == torch.float32
-        and a.device.type == "cpu"
-        and a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
-        and torch.backends.mkldnn.is_available()
-    ):
-        return a @ b
-    if a.stride(0) == 1:  # the gradient of a layer's weights
-        return torch.mkldnn_linear_backward_weights(a.T.to_mkldnn(), b.to_mkldnn(), _NO_WEIGHTS, False)[0]
-    return torch.nn.functional.linear(a.to_mkldnn(), b.T).to_dense()
-
-
-_NO_WEIGHTS = torch.empty(0)  # an argument that only a bias would need
-
-
-def block(x: Array, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Tensor:
-    """Return frames as a tensor of `dtype` (None: their own); those of a read-only memory map are copied for torch."""
-    if isinstance(x, np.ndarray) and not x.flags.writeable:
-        x = x.copy()
-    return torch.as_tensor(x).detach().to(device, dtype)
-
-
-def product_dtype(x: Array, name: str = "x") -> torch.dtype:
-    """Return the dtype that products of `x` run in, or raise if it is not (n_frames, n_neurons)."""
-    if len(x.shape) != 2 or 0 in x.shape:
-        raise SslsimError(f"{name} has shape {tuple(x.shape)}; give (n_frames, n_neurons), neither of them 0")
-    dtype = block(x[:1], None).dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        return torch.float32  # products in half precision would lose what the measures look at
-    return dtype if dtype.is_floating_point else torch.float64
-
-
-def mean(x: Array, rows: slice = slice(None)) -> Tensor:
-    """Mean of every neuron in float64 over a run of frames, shape (n_neurons,).
-
-    An error names the first frame that is not finite.
-    """
-    total = torch.zeros(x.shape[1], dtype=torch.float64)
-    start, stop, _ = rows.indices(len(x))
-    for part in chunks(stop - start):
-        some = slice(start + part.start, start + part.stop)
-        frames = x[some]
-        if isinstance(frames, np.ndarray):
-            with np.errstate(invalid="ignore"):  # infinities of both signs
-                subtotal = torch.from_numpy(frames.sum(0, dtype=np.float64))
-        else:
-            subtotal = block(frames, None).sum(0, dtype=torch.float64).cpu()
-        if not subtotal.isfinite().all():
-            bad = some.start + int((~block(frames, None).isfinite()).any(1).int().argmax())
-            raise SslsimError(f"frame {bad} holds NaN or infinity; drop such frames before comparing")
-        total += subtotal
-    return total / (stop - start)
-
-
-def chunks(n: int, size: int = CHUNK) -> Iterator[slice]:
-    """Slices that cut `n` frames into chunks of `size`."""
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))

@@ -52,12 +52,12 @@ def heldout_r2(m: Moments) -> Tensor:
     return 1 - error / spread
 
 
-def prepare_fits(own: Marginal) -> None:
+def prepare_fits(layer: Marginal) -> None:
     """Compute, and keep, the components of a layer in every fit that `linreg_heldout` makes with it."""
-    count = len(own.groups)
+    count = len(layer.groups)
     for group in range(count if count >= 3 else 0):
         for left_out in ((group,), tuple(sorted((group, (group + 1) % count)))):
-            own.without(*left_out).components  # noqa: B018
+            layer.without(*left_out).components()
 
 
 def _group(m: Moments, group: int) -> Moments:
@@ -71,16 +71,16 @@ def _errors(fit: Moments, held: Moments, alive: Tensor, penalties: tuple[float, 
     one division.
     """
     scale, kept = fit.y.scale, fit.y.alive
-    components = fit.y.components
+    components = fit.y.components()
     shift_x, shift_y = (held.x.mean - fit.x.mean)[alive], (held.y.mean - fit.y.mean)[kept]
     around = held.x.scatter.diagonal()[alive] + held.x.n * shift_x.square()
-    own = (held.y.scatter[kept][:, kept] + held.y.n * torch.outer(shift_y, shift_y)) / torch.outer(scale, scale)
+    within = (held.y.scatter[kept][:, kept] + held.y.n * torch.outer(shift_y, shift_y)) / torch.outer(scale, scale)
     cross = (held.cross[alive][:, kept] + held.x.n * torch.outer(shift_x, shift_y)).T / scale[:, None]
-    basis = components.directions.to(own)
+    basis = components.directions.to(within)
     fitted = basis.T @ (fit.cross[alive][:, kept].T / scale[:, None])
-    own, cross = basis.T @ own @ basis, basis.T @ cross
+    within, cross = basis.T @ within @ basis, basis.T @ cross
     errors = []
     for penalty in penalties:
         weights = fitted / (components.variance + penalty)[:, None]
-        errors.append(around - 2 * (weights * cross).sum(0) + (weights * (own @ weights)).sum(0))
+        errors.append(around - 2 * (weights * cross).sum(0) + (weights * (within @ weights)).sum(0))
     return torch.stack(errors).clamp(min=0.0), around

@@ -1,0 +1,107 @@
+"""Layers as arrays that are read a run of frames at a time, and how they are multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslsim.errors import SslsimError
+
+CHUNK = 2048  # frames a product: float32 sums stay exact to 1e-6, buffers in reach of the cache
+LARGE = 2**23  # multiplications from which oneDNN is worth its call
+
+
+class Frames(Protocol):
+    """What is read in runs of frames: a numpy or torch array, or a view of a store."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Frames and neurons."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+Array = np.ndarray | Tensor | Frames
+
+
+def block(x: Array, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Tensor:
+    """Return frames as a tensor of `dtype` (None: their own); those of a read-only memory map are copied for torch."""
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        x = x.copy()
+    return torch.as_tensor(x).detach().to(device, dtype)
+
+
+def chunks(n: int, size: int = CHUNK) -> Iterator[slice]:
+    """Slices that cut `n` frames into chunks of `size`."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def mean(x: Array, rows: slice = slice(None)) -> Tensor:
+    """Mean of every neuron in float64 over a run of frames, shape (n_neurons,).
+
+    An error names the first frame that is not finite.
+    """
+    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    start, stop, _ = rows.indices(len(x))
+    for part in chunks(stop - start):
+        some = slice(start + part.start, start + part.stop)
+        frames = x[some]
+        if isinstance(frames, np.ndarray):
+            with np.errstate(invalid="ignore"):  # infinities of both signs
+                subtotal = torch.from_numpy(frames.sum(0, dtype=np.float64))
+        else:
+            subtotal = block(frames, None).sum(0, dtype=torch.float64).cpu()
+        if not subtotal.isfinite().all():
+            bad = some.start + int((~block(frames, None).isfinite()).any(1).int().argmax())
+            raise SslsimError(f"frame {bad} holds NaN or infinity; drop such frames before comparing")
+        total += subtotal
+    return total / (stop - start)
+
+
+def check_pair(x: Array, y: Array) -> torch.dtype:
+    """Return the dtype that products of two layers run in, or raise if they cannot be paired."""
+    dtype = torch.promote_types(_product_dtype(x, "x"), _product_dtype(y, "y"))
+    if len(x) != len(y):
+        raise SslsimError(
+            f"layers cannot be paired: x has {len(x):,} frames, y {len(y):,}; give the same frames of both"
+        )
+    if len(x) < 2:
+        raise SslsimError("one frame has no variance; give at least two")
+    return dtype
+
+
+def _product_dtype(x: Array, name: str) -> torch.dtype:
+    if len(x.shape) != 2 or 0 in x.shape:
+        raise SslsimError(f"{name} has shape {tuple(x.shape)}; give (n_frames, n_neurons), neither of them 0")
+    dtype = block(x[:1], None).dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        return torch.float32  # products in half precision would lose what the measures look at
+    return dtype if dtype.is_floating_point else torch.float64
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a @ b``; where it is large, in float32 and on a CPU, by oneDNN.
+
+    MKL, behind ``torch.mm``, does not use the widest registers of processors that are not Intel's: half the speed on an
+    AMD EPYC. oneDNN is reached through the two products of a linear layer: one takes a transposed `a`, as products of
+    frames have, and the other a plain one, so that no large matrix is copied into another order first.
+    """
+    if not (
+        a.dtype == torch.float32
+        and a.device.type == "cpu"
+        and a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
+        and torch.backends.mkldnn.is_available()
+    ):
+        return a @ b
+    if a.stride(0) == 1:  # the gradient of a layer's weights
+        return torch.mkldnn_linear_backward_weights(a.T.to_mkldnn(), b.to_mkldnn(), _NO_WEIGHTS, False)[0]
+    return torch.nn.functional.linear(a.to_mkldnn(), b.T).to_dense()
+
+
+_NO_WEIGHTS = torch.empty(0)  # an argument that only a bias would need
