@@ -19,13 +19,8 @@ SHAPE: dict[str, Any] = {"cut": 0, "inner": "quart", "density_norm": "width", "l
 def best_matches(table: pd.DataFrame) -> Figure:
     """Draw the distribution of every neuron's or head's best match in other checkpoints, by relation.
 
-    Shapes hold the neurons of all models; marks are the medians of each model.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Best partners, from `sslsim.neuron_partners` or `sslsim.compare_attention`: model_x, relation, value (of
-        neurons its size).
+    Shapes hold the neurons of all models; marks are the medians of each model. `table` has the best partners of
+    `sslsim.neuron_partners` or `sslsim.compare_attention`: model_x, relation, value (of neurons its size is drawn).
     """
     _check(table)
     sizes = table.assign(value=table.value.abs()) if "neuron_x" in table else table
@@ -48,12 +43,8 @@ def partners_against_null(partners: pd.DataFrame) -> Figure:
     """Draw every neuron's best match in other checkpoints beside what the same neurons find by chance, by relation.
 
     Three shapes a relation, each with its quartiles: the sizes of the best correlations; those in random bases of the
-    other checkpoint, which is what sharing a subspace brings about; those on mismatched utterances.
-
-    Parameters
-    ----------
-    partners : DataFrame
-        Best partners of `sslsim.evidence`: relation, value, rotated, chance.
+    other checkpoint, which is what sharing a subspace brings about; those on mismatched utterances. `partners` are
+    those of `sslsim.evidence`: relation, value, rotated, chance.
     """
     _check(partners)
     need(partners, ["relation", "value", "rotated", "chance"], "from sslsim.evidence, with partners=True")

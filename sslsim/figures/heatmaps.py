@@ -25,17 +25,8 @@ def heatmap(
 ) -> Axes:
     """Draw every layer of every model against every other, models as labelled blocks.
 
-    Parameters
-    ----------
-    table : DataFrame
-        From `sslsim.compare`.
-    measure : str
-        Which of its measures.
-    ax : Axes, optional
-        Where to draw.
-    vmin, vmax : float
-        Ends of the colour scale. 0 to 1 by default; a measure that falls below 0 starts at the quarter below its
-        smallest value. The scale is printed on the colour bar.
+    `table` comes from `sslsim.compare`. The colour scale, printed on its bar, is 0 to 1 whatever the values; that of a
+    measure which falls below 0 starts at the quarter below its smallest value.
     """
     grid = matrix(table, measure)
     low = floor(np.nanmin(grid.to_numpy())) if vmin is None else vmin
@@ -52,16 +43,8 @@ def above_chance(table: pd.DataFrame, measure: str, *, ax: Axes | None = None) -
     0. A cell is struck through unless its value is above its threshold. A measure that is an excess over random bases
     is shown as it is, on a scale that ends above 95 % of the cells of two models; its cells are struck through unless
     p and p_rotation are 0.05 at most (of matched_corr p_rotation alone, whose p is not computed). Pairs that were not
-    computed are grey.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From the ``table()`` of `sslsim.evidence`, with its columns chance and threshold; of an excess p and p_rotation.
-    measure : str
-        Which of its measures.
-    ax : Axes, optional
-        Where to draw.
+    computed are grey. `table` is the ``table()`` of an evidence, with chance and threshold; of an excess with p and
+    p_rotation.
     """
     from sslsim.significance.nulls import ALPHA  # not above: it imports torch
 
@@ -89,48 +72,22 @@ _DRAWN = {False: heatmap, True: above_chance}  # whether above chance
 
 
 def heatmaps(table: pd.DataFrame, measures: Sequence[str], columns: int = 2) -> Figure:
-    """Draw one `heatmap` a measure side by side.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `sslsim.compare`.
-    measures : sequence of str
-        Which measures, in this order.
-    columns : int
-        Panels in a row.
-    """
+    """Draw one `heatmap` a measure, so many columns of panels side by side."""
     return _tiled(heatmap, table, measures, columns)
 
 
 def above_chance_maps(table: pd.DataFrame, measures: Sequence[str], columns: int = 2) -> Figure:
-    """Draw one `above_chance` a measure, in the places of `heatmaps`.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From the ``table()`` of `sslsim.evidence`.
-    measures, columns
-        See `heatmaps`.
-    """
+    """Draw one `above_chance` a measure, in the places of `heatmaps`."""
     return _tiled(above_chance, table, measures, columns)
 
 
 def pair_maps(
     table: pd.DataFrame, pairs: Sequence[tuple[str, str]], measures: Sequence[str], *, above_chance: bool = False
 ) -> Figure:
-    """Draw the layers of one model (rows) against those of another (columns): a panel a measure and pair of models.
+    """Draw the layers of one model against those of another: a row of panels a measure, a column a pair of models.
 
-    Parameters
-    ----------
-    table : DataFrame
-        From `sslsim.compare`; with `above_chance` from the ``table()`` of `sslsim.evidence`.
-    pairs : sequence of (model_x, model_y)
-        Names of the checkpoints of each column of panels.
-    measures : sequence of str
-        Measure of each row of panels.
-    above_chance : bool
-        Draw what is above chance in place of the similarity.
+    `pairs` are names (model_x, model_y), x along the rows of a panel. With `above_chance`, and the ``table()`` of an
+    evidence, what is above chance is drawn in place of the similarity.
     """
     draw, names = _DRAWN[above_chance], listed(measures)
     figure, axes = _axes(len(names), len(pairs), (5.4, 4.4), wspace=0.6, hspace=0.35)
@@ -148,6 +105,7 @@ def matrix(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 def _tiled(draw: Callable[..., Axes], table: pd.DataFrame, measures: Sequence[str], columns: int) -> Figure:
     """One panel a measure."""
     names = listed(measures)
+    columns = min(columns, len(names))
     figure, axes = _axes(-(-len(names) // columns), columns, (6.8, 6.0), wspace=0.3, hspace=0.25)
     for ax, measure in zip(axes.flat, names, strict=False):
         draw(table, measure, ax=ax)

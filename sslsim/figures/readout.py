@@ -1,6 +1,6 @@
 """What a reader can ask of the cells of a heatmap, by pointing at them or by keyboard.
 
-Whoever draws a heatmap attaches its numbers to the axes; `Outputs.figure` passes them on to the page.
+Whoever draws a heatmap attaches its numbers to the axes; `sslsim.Report.figure` passes them on to the page.
 """
 
 from __future__ import annotations
@@ -59,19 +59,9 @@ def attach(ax: Axes, cells: Cells) -> None:
 
 
 def panels(figure: Figure, bounds: Bbox) -> list[dict[str, Any]]:
-    """Return the heatmaps of a figure.
+    """Return the heatmaps of a drawn figure: title, box and what `Cells.packed` returns.
 
-    Parameters
-    ----------
-    figure : Figure
-        Drawn, so that its axes are in place.
-    bounds : Bbox
-        Of the picture, in inches.
-
-    Returns
-    -------
-    list of dict
-        title, box (left, top, width, height as shares of the picture) and what `Cells.packed` returns.
+    A box is left, top, width and height as shares of the picture, whose `bounds` are in inches.
     """
     found = []
     for ax in figure.axes:

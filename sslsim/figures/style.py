@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import fill
 from typing import Any
@@ -42,9 +42,9 @@ def styled() -> Iterator[None]:
         yield
 
 
-def looks(names: Sequence[str], colours: Sequence[Any] = COLOURS) -> dict[str, tuple[Any, str]]:
-    """Colour and marker of every name, by its place in the list."""
-    return {name: (colours[i % len(colours)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+def looks(names: Iterable[str], colours: Sequence[Any] = COLOURS) -> dict[str, tuple[Any, str]]:
+    """Give every name a colour and a marker, by its place among them."""
+    return {n: (colours[i % len(colours)], MARKERS[i % len(MARKERS)]) for i, n in enumerate(dict.fromkeys(names))}
 
 
 def title(measure: str, width: int = 100) -> str:
@@ -55,7 +55,7 @@ def title(measure: str, width: int = 100) -> str:
 
 
 def is_excess(measure: str) -> bool:
-    """Whether a measure is an excess over random bases, so that chance is near 0 and values are small."""
+    """Tell whether a measure is an excess over random bases, so that chance is near 0 and values are small."""
     return measure == "neurons_shared" or "_excess_" in measure
 
 
@@ -65,23 +65,9 @@ def floor(smallest: float) -> float:
 
 
 def unit_limits(values: pd.DataFrame) -> tuple[float, float]:
-    """Return the ends of a similarity axis: 0 to 1, or from the quarter below the smallest value unless that is all but 0."""
+    """Return the ends of a similarity axis: 0 and 1, or from the `floor` of values that are not all but 0."""
     smallest = values.min().min()
     return (-0.02 if -0.02 < smallest < 0 else floor(smallest)), 1.02
-
-
-def rows_of(table: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Rows of one measure.
-
-    Raises
-    ------
-    SslsimError
-        There are none.
-    """
-    rows = table[table.measure == measure]
-    if rows.empty:
-        raise SslsimError(f"the table has no rows of {measure}{close_match(measure, sorted(set(table.measure)))}")
-    return rows
 
 
 def listed(measures: str | Sequence[str]) -> list[str]:
@@ -92,14 +78,17 @@ def listed(measures: str | Sequence[str]) -> list[str]:
     return names
 
 
-def relations_of(table: pd.DataFrame) -> list[str]:
-    """Relations of a table in their order.
+def rows_of(table: pd.DataFrame, measures: str | Sequence[str]) -> pd.DataFrame:
+    """Return the rows of one or more measures; one without rows is an error."""
+    names, known = listed(measures), sorted(set(table.measure))
+    for name in names:
+        if name not in known:
+            raise SslsimError(f"the table has no rows of {name}{close_match(name, known)}")
+    return table[table.measure.isin(names)]
 
-    Raises
-    ------
-    SslsimError
-        There are none, or one is unknown.
-    """
+
+def relations_of(table: pd.DataFrame) -> list[str]:
+    """Return the relations of a table in their order; none, or one that is unknown, is an error."""
     for name in dict.fromkeys(table.relation):
         if name not in RELATIONS:
             raise SslsimError(f"unknown relation {name!r}{close_match(name, RELATIONS)}")
