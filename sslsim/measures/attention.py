@@ -207,7 +207,7 @@ class Profile:
 
 
 def head_profile(maps: Sequence[Maps], queries: Sequence[Sequence[int] | np.ndarray]) -> Profile:
-    """Describe what each head looks at: maps (heads, rows, T) and frame numbers (rows,) of the queries, by utterance."""
+    """Describe what each head looks at: maps (heads, rows, T) and frame numbers (rows,) of queries, by utterance."""
     if len(maps) != len(queries) or not len(maps):
         raise SslsimError(f"{len(maps)} maps and {len(queries)} lists of query frames; give one list an utterance")
     parts, rows = [], []
