@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Where data and notebooks lie, and files that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ from sslsim.errors import SslsimError
 _NAME = re.compile(r"[A-Za-z0-9]+([-_][A-Za-z0-9]+)*")
 
 
+def _folder(name: str) -> Path:
+    """Return a folder of the checkout; an installed package has it inside."""
+    package = Path(__file__).resolve().parent
+    installed = package / f"_{name}"
+    return installed if installed.is_dir() else package.parent / name
+
+
+DATA = _folder("data")
+"""The embedded default: lineup.toml, checkpoints/, speech/, and the lineups that are known by name."""
+NOTEBOOKS = _folder("notebooks")
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it becomes `path` at the end, or vanishes on any error.
 
-    Parameters
-    ----------
-    path : path
-        The file to write; its folder is made when missing. The temporary name keeps the suffix, since
-        writers choose the format by it.
+    The folder is made when missing. The temporary name keeps the suffix, since writers choose the format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

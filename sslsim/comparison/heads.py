@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from sslsim.activations.selection import check_names, check_stores
-from sslsim.activations.store import ActivationStore, sampled
-from sslsim.comparison.tables import square_table
+from sslsim.activations.selection import check_measures, check_stores
+from sslsim.activations.store import ActivationStore
+from sslsim.comparison.engine import workers_on
+from sslsim.comparison.tables import pair_columns, square_table
 from sslsim.errors import SslsimError
 from sslsim.measures import attention
-from sslsim.parallel import results
+from sslsim.parallel import chosen_device, results
+from sslsim.speech.recording import spread
 
 Label = tuple[str, int, int]  # model, layer, head
 UTTERANCES = 4  # of one piece of work
@@ -31,8 +33,7 @@ def compare_heads(
     measures: Sequence[str] = ("pearson", "js", "frobenius"),
     *,
     executor: Executor | None = None,
-    device: str = "cpu",
-    progress: bool = True,
+    device: str = "auto",
 ) -> pd.DataFrame:
     """Compare every attention head of every store that has heads with every other, on the stored query rows.
 
@@ -42,15 +43,16 @@ def compare_heads(
     Returns
     -------
     DataFrame
-        One row a measure and ordered pair of heads: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, value,
-        n_frames (query rows). Layers count from 1: layer 0 is the input of the first block.
+        One row a measure and ordered pair of heads: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, the
+        columns of `sslsim.comparison.tables.pair_columns`, value, n_frames (query rows). Layers count from 1: layer 0
+        is the input of the first block.
     """
-    check_names(measures)
+    check_measures(measures)
     for name in measures:
         attention.check_head_measure(name)
-    scores, _ = head_scores(stores, measures, rows_of(stores), executor=executor, device=device, progress=progress)
+    scores = _all_scores(stores, measures, executor, device)
     table = square_table(scores.means, scores.labels, ["model", "layer", "head"])
-    return table.assign(n_frames=scores.n_rows)
+    return pair_columns(table.assign(n_frames=scores.n_rows), stores)
 
 
 def compare_attention(
@@ -58,8 +60,7 @@ def compare_attention(
     measures: Sequence[str] = ("pearson", "js", "frobenius", "attention_cka"),
     *,
     executor: Executor | None = None,
-    device: str = "cpu",
-    progress: bool = True,
+    device: str = "auto",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare the attention of layers, and find each head's best match, in one pass over the maps.
 
@@ -70,16 +71,33 @@ def compare_attention(
         compares all heads of the two together.
     best : DataFrame
         Best match of every head among all heads of each other checkpoint, whatever their layer; one row a measure of
-        heads, head and other checkpoint: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, value.
+        heads, head and other checkpoint: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, the columns of
+        `sslsim.comparison.tables.pair_columns`, value.
     """
-    check_names(measures)
     check_attention_measures(measures)
-    scores, _ = head_scores(stores, measures, rows_of(stores), executor=executor, device=device, progress=progress)
-    return scores.layers(), scores.best().dropna(subset="value").reset_index(drop=True)
+    scores = _all_scores(stores, measures, executor, device)
+    best = scores.best().dropna(subset="value").reset_index(drop=True)
+    return pair_columns(scores.layers(), stores), pair_columns(best, stores)
+
+
+def _all_scores(
+    stores: Sequence[ActivationStore], measures: Sequence[str], executor: Executor | None, device: str
+) -> HeadScores:
+    """Score every pair of heads on all stored rows, with a progress bar."""
+    crops = kept_rows(stores)
+    with progress(len(crops)) as bar:
+        options: dict[str, Any] = {"executor": executor, "device": chosen_device(device), "done": bar.update}
+        return head_scores(stores, measures, crops, **options)[0]
+
+
+def progress(utterances: int) -> tqdm:
+    """Return a bar over so many utterances of attention."""
+    return tqdm(total=utterances, desc="attention", file=sys.stdout, unit="utt", mininterval=1.0)
 
 
 def check_attention_measures(measures: Sequence[str]) -> None:
-    """Raise unless every name is a measure of heads or of the attention of layers."""
+    """Raise unless `measures` are names of measures of heads or of the attention of layers."""
+    check_measures(measures)
     for name in measures:
         if name not in attention.LAYER_MEASURES:
             attention.check_head_measure(name)
@@ -103,7 +121,7 @@ def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-_COLUMNS = ["model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", "value"]
+_COLUMNS = ["measure", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", "value"]
 
 
 def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
@@ -115,149 +133,112 @@ def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     return found
 
 
-def rows_of(stores: Sequence[ActivationStore], rows: int | None = None) -> list[np.ndarray]:
-    """Return which of the stored query rows of each utterance to compare: all, or so many at most, evenly spaced."""
+@dataclass(frozen=True)
+class Crop:
+    """What to compare of one utterance's maps."""
+
+    rows: np.ndarray  # which of the stored query rows
+    start: np.ndarray | None = None  # first key of each row: rows are cropped and brought to sum 1 again
+    width: int = 0  # keys of each row
+
+
+def kept_rows(stores: Sequence[ActivationStore], rows: int | None = None) -> list[Crop]:
+    """Return the stored query rows of each utterance to compare: all, or so many at most, evenly spaced."""
     index = with_attention(stores)[0].index
     if rows is not None and rows < 1:
         raise SslsimError(f"rows is {rows}; give at least 1 query row of each utterance, or None for all stored")
-    return [sampled(int(stored), rows or "all") for stored in index.n_rows]
+    return [Crop(spread(stored, stored if rows is None else rows)) for stored in index.n_rows.tolist()]
 
 
-@dataclass(frozen=True)
-class Crop:
-    """What to compare of one utterance's maps.
-
-    Attributes
-    ----------
-    rows : ndarray
-        Which stored query rows.
-    start : ndarray of shape (rows,), int, optional
-        First key of each row: rows are cropped and brought to sum 1 again.
-    width : int
-        Keys of each row.
-    """
-
-    rows: np.ndarray
-    start: np.ndarray | None = None
-    width: int = 0
-
-
-def crop_rows(stores: Sequence[ActivationStore], rows: list[np.ndarray], strata: Sequence[np.ndarray]) -> list[Crop]:
+def cropped_rows(stores: Sequence[ActivationStore], crops: list[Crop], strata: Sequence[np.ndarray]) -> list[Crop]:
     """Crop the maps of the utterances of each stratum alike, so that any can stand for any other.
 
     The query frames of their rows then stand at one place, with as many keys before and after as all of them have.
     """
-    store = with_attention(stores)[0]
-    crops = [Crop(kept) for kept in rows]
+    store, out = with_attention(stores)[0], list(crops)
     for stratum in strata:
-        count = min(len(rows[u]) for u in stratum)
-        kept = {int(u): rows[u][sampled(len(rows[u]), count)] for u in stratum}
+        count = min(len(crops[u].rows) for u in stratum)
+        kept = {int(u): crops[u].rows[spread(len(crops[u].rows), count)] for u in stratum}
         query = {u: store.query_rows(u)[some] for u, some in kept.items()}
         left = np.min([query[u] for u in kept], axis=0)
         right = np.min([int(store.index["length"].iloc[u]) - query[u] for u in kept], axis=0)
         width = int((left + right).min())
         before = np.clip(width * left // (left + right), width - right, left)
         for u, some in kept.items():
-            crops[u] = Crop(some, query[u] - before, width)
-    return crops
+            out[u] = Crop(some, query[u] - before, width)
+    return out
 
 
 @dataclass(frozen=True)
 class HeadScores:
-    """Scores of every head with every other.
+    """Scores of every head with every other."""
 
-    Attributes
-    ----------
-    means : dict of ndarray of shape (heads, heads)
-        Mean score by measure; of attention_cka the covariance.
-    labels : list
-        Model, layer and head of each.
-    n_rows : int
-        Query rows compared.
-    own : dict of ndarray, optional
-        `means` of every utterance with itself, where these are of two: what attention_cka is divided by.
-    """
-
-    means: dict[str, np.ndarray]
+    means: dict[str, np.ndarray]  # mean score by measure, (heads, heads); of attention_cka the covariance
     labels: list[Label]
-    n_rows: int
-    own: dict[str, np.ndarray] | None = None
+    n_rows: int  # query rows compared
+    # `means` of every utterance with itself, where these are of two: what attention_cka is divided by
+    alone: dict[str, np.ndarray] | None = None
 
     def layers(self) -> pd.DataFrame:
         """Scores of layers, a row a measure and ordered pair."""
         grids = {
-            name: _cka(values, (self.own or self.means)[name], self.labels)
+            name: _cka(values, (self.alone or self.means)[name], self.labels)
             if name in attention.LAYER_MEASURES
             else _best_match(values, self.labels)
             for name, values in self.means.items()
         }
         table = square_table(grids, [*dict.fromkeys(label[:2] for label in self.labels)], ["model", "layer"])
-        table.insert(1, "standardize", True)
         return table.assign(n_frames=self.n_rows)
 
     def best(self) -> pd.DataFrame:
         """Best match of every head in every other model; its value is NaN where no row could be scored."""
-        of_heads = [name for name in self.means if name in attention.MEASURES]
+        of_heads = [name for name in self.means if name in attention.HEAD_MEASURES]
         best = [_best_heads(name, self.means[name], self.labels) for name in of_heads]
-        return pd.concat(best, ignore_index=True) if best else pd.DataFrame(columns=["measure", *_COLUMNS])
+        return pd.concat(best, ignore_index=True) if best else pd.DataFrame(columns=_COLUMNS)
 
 
 def head_scores(
     stores: Sequence[ActivationStore],
     measures: Sequence[str],
-    rows: list[np.ndarray],
-    groups: Sequence[Sequence[int]] = (),
+    crops: Sequence[Crop],
+    blocks: Sequence[Sequence[int]] = (),
     *,
-    crops: Sequence[Crop] = (),
     partner: np.ndarray | None = None,
     executor: Executor | None = None,
     device: str = "cpu",
-    progress: bool = False,
+    done: Callable[[int], object] = lambda _: None,
 ) -> tuple[HeadScores, list[HeadScores]]:
-    """Score every pair of heads, and once more without each of some groups of utterances.
+    """Score every pair of heads, and once more without each of some blocks of utterances.
 
     Parameters
     ----------
-    stores, measures, executor, device, progress
+    stores, measures, executor, device
         See `compare_attention`.
-    rows : list of arrays
-        Which stored query rows of each utterance to compare (`rows_of`).
-    groups : sequence of lists of int
-        Utterances to leave out, one list after another; together all.
     crops : sequence of Crop
-        What to compare of each utterance (`crop_rows`); whole maps by default.
+        What to compare of each utterance (`kept_rows`, `cropped_rows`).
+    blocks : sequence of lists of int
+        Utterances to leave out, one list after another; together all.
     partner : array of int, optional
         Utterance that stands on the other side for each: pairs are then of head i on its utterance with head j on the
         partner, i up to j, and the other half their mirror image.
+    done : callable
+        Told how many utterances more have been compared.
     """
     chosen = with_attention(stores)
+    members = blocks or [range(len(crops))]
+    calls, block_of = _calls(chosen, measures, members, crops, partner)
+    tell = lambda i: done(len(calls[i][2]))  # noqa: E731
+    options: dict[str, Any] = {"executor": executor, "workers": workers_on(device), "ahead": AHEAD, "done": tell}
+    sums: list[dict[str, attention.Sums]] = [{} for _ in members]
+    for g, part in zip(block_of, results(partial(_sum_utterances, device), calls, **options), strict=True):
+        sums[g] = {name: sums[g][name] + part[name] for name in measures} if sums[g] else part
+    total = {name: reduce(operator.add, (each[name] for each in sums)) for name in measures}
     labels = [
         (s.checkpoint.name, layer, head)
         for s in chosen
         for layer in range(1, s.attention_layers + 1)
         for head in range(s.n_heads)
     ]
-    members = groups or [range(len(chosen[0].index))]
-    used = crops or [Crop(kept) for kept in rows]
-    calls, group_of = [], []
-    for g, group in enumerate(members):
-        for k in range(0, len(group), UTTERANCES):
-            some = list(group[k : k + UTTERANCES])
-            others = some if partner is None else [int(partner[u]) for u in some]
-            pairs = [(u, v, used[u], used[v]) for u, v in zip(some, others, strict=True)]
-            calls.append((chosen, list(measures), pairs))
-            group_of.append(g)
-    sums: list[dict[str, attention.Sums]] = [{} for _ in members]
-    count = sum(len(group) for group in members)
-    with tqdm(total=count, desc="attention", disable=not progress, file=sys.stdout, unit="utt", mininterval=1.0) as bar:
-        options: dict[str, Any] = {"executor": executor, "ahead": AHEAD}
-        work = partial(_sum_utterances, device)
-        for g, part in zip(
-            group_of, results(work, calls, done=lambda i: bar.update(len(calls[i][2])), **options), strict=True
-        ):
-            sums[g] = {name: sums[g][name] + part[name] for name in measures} if sums[g] else part
-    total = {name: reduce(operator.add, (each[name] for each in sums)) for name in measures}
-    sizes = [sum(len(rows[u]) for u in group) for group in members]
 
     def scores(of: dict[str, attention.Sums], size: int) -> HeadScores:
         means = {name: one.mean.cpu().numpy() for name, one in of.items()}
@@ -265,9 +246,29 @@ def head_scores(
             means = {name: np.triu(mean) + np.triu(mean, 1).T for name, mean in means.items()}
         return HeadScores(means, labels, size)
 
-    without = [{name: total[name] - each[name] for name in measures} for each in sums] if groups else []
-    left_out = [scores(of, sum(sizes) - size) for of, size in zip(without, sizes, strict=bool(groups))]
+    sizes = [sum(len(crops[u].rows) for u in block) for block in members]
+    without = [{name: total[name] - each[name] for name in measures} for each in sums] if blocks else []
+    left_out = [scores(of, sum(sizes) - size) for of, size in zip(without, sizes, strict=bool(blocks))]
     return scores(total, sum(sizes)), left_out
+
+
+def _calls(
+    stores: list[ActivationStore],
+    measures: Sequence[str],
+    blocks: Sequence[Sequence[int]],
+    crops: Sequence[Crop],
+    partner: np.ndarray | None,
+) -> tuple[list[tuple], list[int]]:
+    """Return the calls of `_sum_utterances`, a few utterances of one block each, and the block of each call."""
+    calls, block_of = [], []
+    for g, block in enumerate(blocks):
+        for k in range(0, len(block), UTTERANCES):
+            some = list(block[k : k + UTTERANCES])
+            others = some if partner is None else [int(partner[u]) for u in some]
+            pairs = [(u, v, crops[u], crops[v]) for u, v in zip(some, others, strict=True)]
+            calls.append((stores, list(measures), pairs))
+            block_of.append(g)
+    return calls, block_of
 
 
 def _sum_utterances(
@@ -290,17 +291,9 @@ def _sum_utterances(
 
 @dataclass(frozen=True)
 class _Stacked:
-    """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read.
+    """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read."""
 
-    Attributes
-    ----------
-    maps : list of arrays of shape (heads, stored rows, T)
-        Of each layer.
-    crop : Crop
-        What of them.
-    """
-
-    maps: list[np.ndarray]
+    maps: list[np.ndarray]  # of each layer, (heads, stored rows, T)
     crop: Crop
 
     @property
@@ -336,11 +329,11 @@ def _best_match(values: np.ndarray, labels: list[Label]) -> np.ndarray:
         return np.add.reduceat(np.where(scored, best, 0.0), starts) / np.add.reduceat(scored.astype(int), starts)
 
 
-def _cka(covariance: np.ndarray, own: np.ndarray, labels: list[Label]) -> np.ndarray:
+def _cka(covariance: np.ndarray, alone: np.ndarray, labels: list[Label]) -> np.ndarray:
     """Linear CKA of every pair of layers from the covariance of all heads, and of all with themselves."""
     starts = _starts(labels, 2)
     squares, norms = (
-        np.add.reduceat(np.add.reduceat(each**2, starts, axis=0), starts, axis=1) for each in (covariance, own)
+        np.add.reduceat(np.add.reduceat(each**2, starts, axis=0), starts, axis=1) for each in (covariance, alone)
     )
     with np.errstate(invalid="ignore"):
         return squares / np.sqrt(np.outer(norms.diagonal(), norms.diagonal()))
@@ -361,4 +354,4 @@ def _best_heads(name: str, values: np.ndarray, labels: list[Label]) -> pd.DataFr
         ]
     order = {label: i for i, label in enumerate(labels)}
     rows.sort(key=lambda row: order[row[1:4]])
-    return pd.DataFrame(rows, columns=["measure", *_COLUMNS])
+    return pd.DataFrame(rows, columns=_COLUMNS)

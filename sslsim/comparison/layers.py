@@ -1,37 +1,36 @@
-"""The grid: every layer of every checkpoint against every other, as one tidy table."""
+"""Every layer of every checkpoint against every other, as one tidy table, and the best partner of every neuron."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sslsim.activations.selection import State, check_between, check_names, check_stores, states_of
+from sslsim.activations.selection import LayerView, check_between, check_measures, check_stores, layer_views
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.engine import Found, Job, score_pairs
+from sslsim.comparison.engine import score_pairs
 from sslsim.comparison.heads import compare_attention, with_attention
-from sslsim.comparison.tables import square_table
-from sslsim.errors import SslsimError
+from sslsim.comparison.pieces import Comparison
+from sslsim.comparison.scores import Scores
+from sslsim.comparison.tables import KEYS, PAIR, SIDES, pair_columns, sides
 from sslsim.measures.neighbours import SAMPLE
-from sslsim.measures.registry import MEASURES, attention, measure_named
+from sslsim.measures.registry import MEASURES, measure_named
+from sslsim.parallel import chosen_device
+
+COLUMNS = [*KEYS, *SIDES, *PAIR, "value", "n_frames", "rank_x", "rank_y", "constant_x", "constant_y"]
 
 
 def compare(
     stores: Sequence[ActivationStore],
-    measures: Sequence[str] = ("max_corr", "linreg", "svcca", "linear_cka_debiased"),
+    measures: Sequence[str],
     *,
-    standardize: bool | Sequence[bool] = True,
-    raw: Sequence[str] = (),
     frames: int | None = None,
     between: Iterable[Sequence[str]] | None = None,
     sample: int = SAMPLE,
     executor: Executor | None = None,
-    device: str = "cpu",
-    progress: bool = True,
+    device: str = "auto",
 ) -> pd.DataFrame:
     """Compare every layer of every store with every other.
 
@@ -40,14 +39,9 @@ def compare(
     stores : sequence of ActivationStore
         Extracted from the same corpus.
     measures : sequence of str
-        Names in ``sslsim.MEASURES`` or, for attention, ``sslsim.ATTENTION_MEASURES`` and ``attention_cka``.
-    standardize : bool or sequence of bool
-        Z-score neurons first; ``(True, False)`` gives both. Measures that do not depend on scale, and attention, have
-        one set of rows, under True.
-    raw : sequence of str
-        Of the measures, those to score with the neurons in their own units too, beside `standardize`.
+        Names in ``sslsim.MEASURES``, of neurons, layers or attention.
     frames : int, optional
-        Use at most so many evenly spaced frames (query rows of attention are not affected); all by default.
+        Compare so many evenly spaced frames in all (attention has query rows instead); all by default.
     between : pairs of checkpoint names, optional
         Compare only these checkpoints with each other, in both directions; the rest costs nothing (for attention it
         costs as much). All pairs by default.
@@ -57,119 +51,96 @@ def compare(
         Any executor of `concurrent.futures` whose workers see the folder of the stores; by default threads of this
         process, as many as torch uses. On machines of one kind the numbers are the same bit for bit.
     device : str
-        Where to compute.
-    progress : bool
-        Show a progress bar.
+        Where to compute: 'cpu', 'cuda', or 'auto' for a GPU if there is one.
 
     Returns
     -------
     DataFrame
-        One row a measure and ordered pair of layers, the diagonal included: measure, standardize, model_x, layer_x,
-        model_y, layer_y, value, n_frames (query rows for attention), rank_x and rank_y (components kept, for cca and
-        svcca), constant_x and constant_y (neurons left out because they do not vary).
+        One row a measure and ordered pair of layers, the diagonal included: measure, model_x, layer_x, model_y,
+        layer_y, the columns of `sslsim.comparison.tables.pair_columns`, value, n_frames (query rows for attention),
+        rank_x and rank_y (components kept, for cca and svcca), constant_x and constant_y (neurons left out because they
+        do not vary).
     """
-    check_names(measures)
-    heads = [m for m in measures if m in attention.MEASURES or m in attention.LAYER_MEASURES]
-    wanted = [m for m in measures if m not in heads]
-    jobs = jobs_of(wanted, standardize, raw)
+    check_measures(measures)
+    heads = [name for name in measures if measure_named(name).level == "attention"]
+    wanted = tuple(name for name in measures if name not in heads)
     check_stores(stores)
     if heads:
         with_attention(stores)
     chosen = check_between(between, stores)
-    options: dict[str, Any] = {"executor": executor, "device": device, "progress": progress}
+    device = chosen_device(device)
     tables = []
     if wanted:
-        states = states_of(stores, frames)
-        found = score_pairs(states, jobs, chosen, sample=sample, **options)
-        tables.append(scores_table(states, jobs, found, sample))
+        what = Comparison(layer_views(stores, frames), wanted, chosen, sample=sample, device=device)
+        tables.append(pair_columns(scores_table(what, score_pairs(what, executor)), stores))
     if heads:
-        tables.append(compare_attention(stores, heads, **options)[0])
-    table = pd.concat(tables, ignore_index=True)
-    if between is None:
-        return table
-    kept = [frozenset(models) in chosen for models in zip(table.model_x, table.model_y, strict=True)]
-    return table[kept].reset_index(drop=True)
+        table = compare_attention(stores, heads, executor=executor, device=device)[0]
+        kept = [frozenset(models) in chosen for models in zip(table.model_x, table.model_y, strict=True)]
+        tables.append(table[kept])
+    return pd.concat(tables, ignore_index=True).reindex(columns=COLUMNS)
 
 
-def compare_neurons(
+def neuron_partners(
     stores: Sequence[ActivationStore],
-    measures: Sequence[str] = ("max_corr", "matched_corr", "linreg"),
     *,
     frames: int | None = None,
+    between: Iterable[Sequence[str]] | None = None,
     executor: Executor | None = None,
-    device: str = "cpu",
-    progress: bool = True,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Compare layers as `compare` does, and find each neuron's best partner, in one pass over the data.
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Find each neuron's best partner among all neurons of each other checkpoint, whatever their layer.
+
+    Parameters
+    ----------
+    stores, frames, between, executor, device
+        See `compare`.
 
     Returns
     -------
-    table : DataFrame
-        As from `compare`.
-    partners : DataFrame
-        Best partner of every neuron among all neurons of each other checkpoint, whatever their layer; one row a neuron
-        and other checkpoint: model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value (signed correlation).
-        Neurons without variance have no row.
+    DataFrame
+        One row a neuron and other checkpoint: model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, relation,
+        trained_x, trained_y, value (signed correlation). Neurons that do not vary have no row.
     """
-    check_names(measures)
-    jobs = jobs_of(measures)
     check_stores(stores)
-    states = states_of(stores, frames)
-    everything = check_between(None, stores)
-    options: dict[str, Any] = {"executor": executor, "device": device, "progress": progress}
-    found = score_pairs(states, jobs, everything, sample=SAMPLE, partners=True, **options)
-    return scores_table(states, jobs, found, SAMPLE), partners_table(states, found)
+    chosen = check_between(between, stores)
+    what = Comparison(layer_views(stores, frames), (), chosen, partners=True, device=chosen_device(device))
+    return partners_table(what.views, score_pairs(what, executor), stores)
 
 
-def jobs_of(measures: Sequence[str], standardize: bool | Sequence[bool] = True, raw: Sequence[str] = ()) -> list[Job]:
-    """Return every measure under every scaling that makes a difference to it, and those of `raw` unscaled too."""
-    scalings = [standardize] if isinstance(standardize, bool) else list(dict.fromkeys(standardize))
-    if not scalings:
-        raise SslsimError("standardize is empty; give True, False or both")
-    for name in measures:
-        measure_named(name)
-    for name in raw:
-        if name not in measures or not measure_named(name).scaling:
-            known = ", ".join(m for m in measures if MEASURES[m].scaling) or "none"
-            raise SslsimError(f"raw names {name!r}; of the measures chosen these depend on scale: {known}")
-    every = {name: list(dict.fromkeys([*scalings, *([False] if name in raw else [])])) for name in measures}
-    alone = {name: [MEASURES[name].standardize] for name in measures if not MEASURES[name].scaling}
-    return [Job(name, scaled) for name in measures for scaled in (every | alone)[name]]
-
-
-def scores_table(states: list[State], jobs: list[Job], found: Found, sample: int) -> pd.DataFrame:
-    """One row a measure, scaling and ordered pair, with ranks and counts of constant neurons."""
-    tables, n = [], len(states)
-    for job in jobs:
-        sampled = MEASURES[job.name].prepare is not None
-        constant = np.array([found.constant.get((sampled, i), 0) for i in range(n)])
-        grid, ranks = np.full((n, n), np.nan), np.full((2, n, n), -1)
-        for i, j in itertools.product(range(n), range(n)):
-            grid[i, j] = found.values.get((job, i, j), np.nan)
-            ranks[:, i, j] = found.ranks.get((job, i, j), (-1, -1))
-        table = square_table({job.name: grid}, [s.label for s in states], ["model", "layer"])
-        table.insert(1, "standardize", job.standardize)
-        table["n_frames"] = min(sample, len(states[0])) if sampled else len(states[0])
-        for side, kept in zip(("rank_x", "rank_y"), ranks, strict=True):
-            table[side] = pd.Series(kept.ravel(), dtype="Int64").mask(kept.ravel() < 0)
-        table["constant_x"], table["constant_y"] = np.repeat(constant, n), np.tile(constant, n)
-        tables.append(table)
+def scores_table(what: Comparison, scores: Scores) -> pd.DataFrame:
+    """One row a measure and ordered pair of layers, with ranks and counts of constant neurons."""
+    pairs = sorted(scores.pairs)
+    records = [scores.pairs[pair] for pair in pairs]
+    x, y = np.array(pairs, dtype=int).reshape(-1, 2).T
+    named = sides([view.label for view in what.views], ["model", "layer"], x, y)
+    tables, n = [], len(what.views[0])
+    for name in what.measures:
+        sampled = MEASURES[name].prepare is not None
+        constant = np.array([scores.constant.get((sampled, i), 0) for i in range(len(what.views))])
+        table = named.assign(value=[record.value[name] for record in records])
+        table.insert(0, "measure", name)
+        table["n_frames"] = min(what.sample, n) if sampled else n
+        for side in (0, 1):
+            ranks = [record.ranks[name][side] if name in record.ranks else pd.NA for record in records]
+            table[f"rank_{'xy'[side]}"] = pd.array(ranks, dtype="Int64")
+        tables.append(table.assign(constant_x=constant[x], constant_y=constant[y]))
     return pd.concat(tables, ignore_index=True)
 
 
-def partner_keys(states: list[State], found: Found) -> list[tuple[int, str]]:
+def partner_keys(views: list[LayerView], scores: Scores) -> list[tuple[int, str]]:
     """Return layer and other checkpoint of the best partners found, in the order of `partners_table`."""
-    models = list(dict.fromkeys(state.label[0] for state in states))
-    return sorted(found.partners, key=lambda key: (key[0], models.index(key[1])))
+    models = list(dict.fromkeys(view.label[0] for view in views))
+    return sorted(scores.partners, key=lambda key: (key[0], models.index(key[1])))
 
 
-def partners_table(states: list[State], found: Found) -> pd.DataFrame:
+def partners_table(views: list[LayerView], scores: Scores, stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """One row a neuron that varies and other checkpoint: its best partner there."""
     columns = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "value"]
     tables = []
-    for i, model in partner_keys(states, found):
-        layer, neuron, r = found.partners[i, model]
-        keys = {"model_x": states[i].label[0], "layer_x": states[i].layer, "neuron_x": np.arange(len(r))}
-        table = pd.DataFrame(keys | {"model_y": model, "layer_y": layer, "neuron_y": neuron, "value": r})
+    for i, model in partner_keys(views, scores):
+        best = scores.partners[i, model]
+        keys = {"model_x": views[i].label[0], "layer_x": views[i].layer, "neuron_x": np.arange(len(best.r))}
+        table = pd.DataFrame(keys | {"model_y": model, "layer_y": best.layer, "neuron_y": best.neuron, "value": best.r})
         tables.append(table.dropna(subset="value"))
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    table = pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    return pair_columns(table, stores).drop(columns=["depth_x", "depth_y"])

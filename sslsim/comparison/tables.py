@@ -1,23 +1,65 @@
-"""Tidy tables of pairs: the columns that name a pair, and square matrices unrolled into them."""
+"""Tidy tables of pairs: the columns that name a pair, what its two models are to each other, and square matrices."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
+from sslsim.activations.store import ActivationStore
+from sslsim.encoders.lineage import Lineage
+
+KEYS = ["measure"]
 SIDES = ["model_x", "layer_x", "model_y", "layer_y"]
-# what two checkpoints are to each other, from the closest (see `readings`)
-RELATIONS = ["same model", "counterpart", "other seed", "same family", "other family", "other model"]
-RELATIONS += ["untrained", "spectrogram"]
+PAIR = ["relation", "depth_x", "depth_y", "trained_x", "trained_y"]
 
 
-def square_table(values: dict[str, np.ndarray], labels: list[tuple], names: list[str]) -> pd.DataFrame:
+def pair_columns(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
+    """Say of every row what its two models are to each other and where in depth its layers are.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With `SIDES` and value.
+    stores : sequence of ActivationStore
+        That it was made from.
+
+    Returns
+    -------
+    DataFrame
+        The same rows with, before value, relation (one of `sslsim.encoders.lineage.RELATIONS`), depth_x and depth_y
+        (layer over number of blocks, 0 to 1), trained_x and trained_y (False for random weights and the spectrogram).
+    """
+    lineage = Lineage(tuple(store.checkpoint for store in stores))
+    last = {store.checkpoint.name: max(1, store.n_layers - 1) for store in stores}
+    trained = {name: lineage.trained(name) for name in last}
+    pairs = list(zip(table.model_x, table.model_y, strict=True))
+    relation = {pair: lineage.relation(*pair) for pair in dict.fromkeys(pairs)}
+    columns: dict[str, ArrayLike] = {"relation": np.array([relation[pair] for pair in pairs], dtype=object)}
+    for side in "xy":
+        columns[f"depth_{side}"] = table[f"layer_{side}"] / table[f"model_{side}"].map(last)
+    for side in "xy":
+        columns[f"trained_{side}"] = np.array([trained[name] for name in table[f"model_{side}"]], dtype=bool)
+    names = [name for name in table if name not in columns]
+    place = names.index("value")
+    return table.assign(**columns)[[*names[:place], *columns, *names[place:]]]
+
+
+def sides(labels: Sequence[tuple], names: Sequence[str], x: ArrayLike, y: ArrayLike) -> pd.DataFrame:
+    """Columns that name the two sides of pairs, given by the numbers of their labels."""
+    keys = pd.DataFrame(labels, columns=list(names))
+    parts = [
+        keys.iloc[np.asarray(numbers, dtype=int)].add_suffix(suffix).reset_index(drop=True)
+        for numbers, suffix in ((x, "_x"), (y, "_y"))
+    ]
+    return pd.concat(parts, axis=1)
+
+
+def square_table(values: dict[str, np.ndarray], labels: Sequence[tuple], names: Sequence[str]) -> pd.DataFrame:
     """Square matrices by measure to one row an ordered pair."""
     n = len(labels)
-    keys = pd.DataFrame(labels, columns=names)
-    x = keys.iloc[np.repeat(np.arange(n), n)].add_suffix("_x").reset_index(drop=True)
-    y = keys.iloc[np.tile(np.arange(n), n)].add_suffix("_y").reset_index(drop=True)
-    pairs = pd.concat([x, y], axis=1)
+    pairs = sides(labels, names, np.repeat(np.arange(n), n), np.tile(np.arange(n), n))
     tables = [pairs.assign(value=grid.ravel()).assign(measure=name) for name, grid in values.items()]
-    table = pd.concat(tables, ignore_index=True)
-    return table[["measure", *pairs.columns, "value"]]
+    return pd.concat(tables, ignore_index=True)[["measure", *pairs.columns, "value"]]

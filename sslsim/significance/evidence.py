@@ -1,0 +1,202 @@
+"""Scores with their controls, mismatch by mismatch and block by block, and numbers estimated from them.
+
+Any function of the scores (their mean over a relation, the best layer, the difference of two relations) has a chance
+level and an interval of its own, because all that they are made from is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from sslsim.errors import SslsimError
+from sslsim.significance.jackknife import LEVEL, jackknife_error, jackknife_interval
+from sslsim.significance.nulls import calibrated, p_value, threshold
+
+BLOCK_BY = ("utterance", "speaker")
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How chance levels, intervals and random bases are made.
+
+    Attributes
+    ----------
+    permutations : int
+        Mismatches of utterances, the same for all layers; 0 for no chance levels. The smallest p is 1 / (permutations +
+        1). At most one less than there are utterances are made.
+    blocks : int
+        Blocks of utterances, left out one after another for the intervals; 0 for none.
+    rotations : int
+        Random bases that measures of single neurons are held against; 0 for none.
+    block_by : {'utterance', 'speaker'}
+        What stays together in a block.
+    seed : int
+        Of mismatches and random bases.
+    """
+
+    permutations: int = 20
+    blocks: int = 10
+    rotations: int = 20
+    block_by: str = "utterance"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("permutations", "rotations"):
+            if getattr(self, name) < 0:
+                raise SslsimError(f"{name} is {getattr(self, name)}; give a number of them, or 0 for none")
+        if self.blocks < 0 or self.blocks == 1:
+            raise SslsimError(f"blocks is {self.blocks}; an interval needs at least 2, and 0 is for none")
+        if self.block_by not in BLOCK_BY:
+            raise SslsimError(f"block_by is {self.block_by!r}; give one of {', '.join(BLOCK_BY)}")
+        if self.seed < 0:
+            raise SslsimError(f"seed is {self.seed}; give 0 or more")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number made of scores, and what it is worth; what was not computed is NaN.
+
+    Attributes
+    ----------
+    value : float
+        Made of the scores.
+    low, high : float
+        Interval over speech like this (`jackknife_interval`): models and layers are taken as they are.
+    error : float
+        Standard error.
+    chance : float
+        Mean of the same number over the mismatches.
+    threshold : float
+        What chance exceeds once in twenty times (`nulls.threshold`).
+    z : float
+        Distance from chance in standard deviations of the mismatches.
+    p : float
+        Of at least this value by chance.
+    calibrated : float
+        `nulls.calibrated`.
+    p_rotation : float
+        Of at least this value in random bases; NaN but for excesses over them.
+    p_zero : float
+        Of 0, two-sided, by the jackknife: for differences of two numbers, which mismatches say nothing about.
+    """
+
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+    error: float = np.nan
+    chance: float = np.nan
+    threshold: float = np.nan
+    z: float = np.nan
+    p: float = np.nan
+    calibrated: float = np.nan
+    p_rotation: float = np.nan
+    p_zero: float = np.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Scores of many pairs with their controls.
+
+    Attributes
+    ----------
+    pairs : DataFrame
+        One row a score, as from `sslsim.compare`. Beside a measure of single neurons stand the rows of its excess over
+        random bases of either side, ``max_corr_excess_x`` and ``max_corr_excess_y``, and those of ``neurons_shared``
+        (`sslsim.measures.random_basis.shared`).
+    null : ndarray of shape (K, n_pairs)
+        The scores of every mismatch of utterances, which is the same for all pairs; NaN for excesses of matched_corr.
+    left_out : ndarray of shape (B, n_pairs)
+        The scores without every block of utterances.
+    sizes : tuple of int
+        Frames of each block.
+    rotated : ndarray of shape (R, n_pairs)
+        Of excesses: those of random bases themselves, so that 0 is their mean. NaN elsewhere.
+    partners : DataFrame, optional
+        As from `sslsim.neuron_partners`, and for each neuron, where they were computed: chance, the mean over the
+        mismatches of its best correlation with any neuron of the other checkpoint; p, of its size by chance; rotated,
+        the mean of its best correlation when every layer of the other checkpoint is in a random basis, and
+        rotated_high, the largest of those.
+    """
+
+    pairs: pd.DataFrame
+    null: NDArray[np.float64]
+    left_out: NDArray[np.float64]
+    sizes: tuple[int, ...]
+    rotated: NDArray[np.float64]
+    partners: pd.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("null", "left_out", "rotated"):
+            if getattr(self, name).shape[1:] != (len(self.pairs),):
+                raise SslsimError(f"{name} has shape {getattr(self, name).shape} for {len(self.pairs)} pairs")
+
+    def table(self, level: float = LEVEL) -> pd.DataFrame:
+        """Pairs with ci_low, ci_high, chance, threshold, z, p, calibrated and p_rotation, where they were computed.
+
+        p is that of the pair alone: for the best of several pairs see `estimate` with a maximum.
+        """
+        worth = self._worth(self.pairs.value.to_numpy(), self.null, self.left_out, self.rotated, level)
+        worth = {{"low": "ci_low", "high": "ci_high"}.get(name, name): column for name, column in worth.items()}
+        return self.pairs.assign(**{name: worth[name] for name in worth if name not in ("error", "p_zero")})
+
+    def only(self, rows: NDArray[np.bool_] | pd.Series) -> Evidence:
+        """Return the evidence of some of the pairs."""
+        kept = np.asarray(rows, dtype=bool)
+        pairs = self.pairs[kept].reset_index(drop=True)
+        arrays = self.null[:, kept], self.left_out[:, kept], self.sizes, self.rotated[:, kept]
+        return Evidence(pairs, *arrays, self.partners)
+
+    def estimate(
+        self, of: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None, level: float = LEVEL
+    ) -> Estimate:
+        """Make one number of the scores of all pairs.
+
+        Parameters
+        ----------
+        of : callable
+            From scores (..., n_pairs) to numbers (...); their mean by default, ``lambda v: v.max(-1)`` for the best.
+        level : float
+            Coverage of the interval.
+        """
+        if self.pairs.empty:
+            raise SslsimError("no pairs to estimate from; choose models or layers that were compared")
+        of = of or (lambda values: values.mean(-1))
+        arrays = (self.pairs.value.to_numpy(), self.null, self.left_out, self.rotated)
+        value, null, left_out, rotated = (of(array) for array in arrays)
+        worth = self._worth(value, null, left_out, rotated, level)
+        return Estimate(float(value), **{name: float(number) for name, number in worth.items()})
+
+    def _worth(
+        self, value: NDArray, null: NDArray, left_out: NDArray, rotated: NDArray, level: float
+    ) -> dict[str, Any]:
+        """Fields of an estimate, of one number or of many at once."""
+        out: dict[str, Any] = {}
+        if len(left_out):
+            out["low"], out["high"] = jackknife_interval(value, left_out, self.sizes, level)
+            out["error"] = error = jackknife_error(value, left_out, self.sizes)
+            out["p_zero"] = 2 * stats.t.sf(abs(value) / np.maximum(error, np.finfo(float).tiny), len(left_out) - 1)
+        if len(null):
+            out["chance"] = null.mean(0)
+            out["threshold"], out["z"] = threshold(value, null), _z(value, null)
+            out["p"], out["calibrated"] = p_value(value, null), calibrated(value, null)
+            known = np.isfinite(null).all(0)  # excesses of matched_corr have no chance level
+            out |= {
+                name: np.where(known, out[name], np.nan) for name in ("chance", "threshold", "z", "p", "calibrated")
+            }
+        if np.isfinite(rotated).any():
+            known = np.isfinite(rotated).all(0)
+            out["p_rotation"] = np.where(known, p_value(value, np.nan_to_num(rotated)), np.nan)
+        return out
+
+
+def _z(value: NDArray[np.float64], null: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the distance from chance in its standard deviations; NaN for a single mismatch."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (value - null.mean(0)) / null.std(0, ddof=1) if len(null) > 1 else np.full(np.shape(value), np.nan)

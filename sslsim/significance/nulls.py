@@ -1,0 +1,103 @@
+"""Chance levels: what a score would be if what is said did not matter.
+
+The unit of evidence is the utterance (or the speaker), never the frame: frames of one utterance are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sslsim.errors import SslsimError
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Mismatches:
+    """Wrong partners for utterances: chance is what a measure says of x on one utterance and of y on another.
+
+    Utterances of about the same length form a stratum, are cropped to its shortest, in the score that chance is
+    compared with too, and stand in a random circle; each draw shifts the circle by another step. Score and draws are
+    then a group of pairings, no two of which have a pair in common, so that p is exact whatever the number of draws
+    (Hemerik & Goeman 2018). Partners drawn anew each time would agree with one another more than with the score, and
+    chance would be found significant too often. Frames are never shuffled: neurons of speech change slowly, and
+    shuffled frames would make pure noise significant.
+
+    Attributes
+    ----------
+    lengths : ndarray of shape (n_utterances,)
+        Frames that are left of each utterance.
+    strata : list of ndarray
+        Numbers of the utterances of each stratum.
+    partners : list of ndarray of shape (n_utterances,)
+        Of every draw, the number of the partner of each utterance.
+    """
+
+    lengths: NDArray[np.int64]
+    strata: list[NDArray[np.int64]]
+    partners: list[NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], draws: int, seed: int = 0) -> Mismatches:
+        """Draw partners for utterances of these lengths; those without frames keep themselves.
+
+        As many draws as there are other utterances, where those are fewer than asked for.
+        """
+        full = np.asarray(lengths, dtype=np.int64)
+        order = np.argsort(full, kind="stable")[(full == 0).sum() :]
+        if len(order) < 2:
+            raise SslsimError(f"a chance level needs at least 2 utterances to mismatch, got {len(order)}; give more")
+        rng = np.random.default_rng(seed)
+        strata = np.array_split(order, max(1, len(order) // (draws + 1)))
+        circles = [rng.permutation(stratum) for stratum in strata]
+        steps = 1 + rng.permutation(min(map(len, strata)) - 1)[:draws]
+        partners = []
+        for step in steps:
+            partner = np.arange(len(full))
+            for circle in circles:
+                partner[circle] = np.roll(circle, -step)
+            partners.append(partner)
+        common = full.copy()
+        for stratum in strata:
+            common[stratum] = full[stratum].min()
+        return cls(common, strata, partners)
+
+
+def p_value(observed: ArrayLike, null: ArrayLike) -> NDArray[np.float64]:
+    """Share of draws, the observed one among them, that are as large: ``(1 + #{null >= observed}) / (K + 1)``.
+
+    Parameters
+    ----------
+    observed : array of shape (...)
+        Observed scores.
+    null : array of shape (K, ...)
+        The same under chance. Valid at any K, never below 1 / (K + 1) (Phipson & Smyth 2010).
+    """
+    null = np.asarray(null, dtype=np.float64)
+    return (1 + (~(null < np.asarray(observed))).sum(0)) / (len(null) + 1)  # a draw without a score counts as large
+
+
+def threshold(observed: ArrayLike, null: ArrayLike, alpha: float = ALPHA) -> NDArray[np.float64]:
+    """Return the score that chance exceeds with probability `alpha` at most.
+
+    The ``ceil((1 - alpha)(K + 1))``-th smallest of the null draws and the observed score together.
+    """
+    if not 0 < alpha < 1:
+        raise SslsimError(f"alpha is {alpha}; give the probability of a false alarm, above 0 and below 1")
+    every = np.sort(np.concatenate([np.asarray(observed)[None], np.asarray(null)]), axis=0)
+    return every[min(int(np.ceil((1 - alpha) * len(every) - 1e-9)), len(every)) - 1]
+
+
+def calibrated(observed: ArrayLike, null: ArrayLike, alpha: float = ALPHA, best: float = 1.0) -> NDArray[np.float64]:
+    """Share of the way from the chance threshold to the best score: 0 where chance explains it, 1 where it is perfect.
+
+    ``max(0, (s - tau) / (best - tau))`` with tau the `threshold`. Groeger, Wen & Brbic 2026 (arXiv 2602.14486). For a
+    reading over several layers give the reading of each draw, so that the search is in the null too.
+    """
+    tau = threshold(observed, null, alpha)
+    above = np.maximum(np.asarray(observed) - tau, 0.0)
+    return np.minimum(above / np.where(best > tau, best - tau, np.inf), 1.0)
