@@ -1,13 +1,9 @@
 """First and second moments of layers: the one object behind most measures.
 
-A layer is an array ``(n_frames, n_neurons)``. Two layers on the same frames are reduced to `Moments`: count, means and
-centred second moments. Correlation, regression, CCA, SVCCA, PWCCA, biased CKA and Procrustes are functions of it,
-so data are read once, in chunks (see `products`), and the moments of groups of utterances merge exactly.
-
-Precision: sums, means, correlations and each layer's eigendecomposition are float64. What is whitened for a pair of
-wide layers (linreg, CCA, SVCCA, PWCCA) runs in the dtype of their products, float32 for stored ones: the rounding of
-each of many directions is small against what the products have already left out, and evens out. Layers of few neurons,
-where it would not and float64 costs little, stay float64.
+Data are read once, in chunks (see `products`), and the moments of groups of utterances merge exactly. Sums, means,
+correlations and each layer's eigendecomposition are float64. What is whitened for a pair of wide layers (linreg, CCA,
+SVCCA, PWCCA) runs in the dtype of their products, float32 for stored ones: the rounding of each of many directions is
+small against what the products have left out, and evens out. Layers of few neurons, where it would not, stay float64.
 """
 
 from __future__ import annotations
@@ -30,30 +26,14 @@ WIDE = 256  # varying neurons from which the dtype of the products is precise en
 
 @dataclass(frozen=True)
 class Marginal:
-    """Moments of one layer.
+    """Moments of one layer."""
 
-    Attributes
-    ----------
-    n : int
-        Number of frames.
-    mean : Tensor of shape (n_neurons,)
-        Mean of every neuron, float64.
-    scatter : Tensor of shape (n_neurons, n_neurons)
-        Centred second moments, ``sum_t (x_t - mean)(x_t - mean)'``, float64.
-    eps : float
-        Rounding unit of the products that made `scatter`; sets which directions count as empty.
-    groups : tuple of Marginal
-        The moments of groups of utterances, which together are all frames; empty if no utterances were given.
-    wide : int
-        Varying neurons from which what is computed from the components runs in the dtype of the products.
-    """
-
-    n: int
-    mean: Tensor
-    scatter: Tensor
-    eps: float = torch.finfo(torch.float64).eps
-    groups: tuple[Marginal, ...] = ()
-    wide: int = WIDE
+    n: int  # number of frames
+    mean: Tensor  # of every neuron, (n_neurons,), float64
+    scatter: Tensor  # sum_t (x_t - mean)(x_t - mean)', (n_neurons, n_neurons), float64
+    eps: float = torch.finfo(torch.float64).eps  # of the products that made it: which directions count as empty
+    groups: tuple[Marginal, ...] = ()  # of groups of utterances, which together are all frames, if any were given
+    wide: int = WIDE  # varying neurons from which what follows from components runs in the dtype of the products
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is quickly made again: moments are kept on disk between pieces of work."""
@@ -156,22 +136,12 @@ class Marginal:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Moments of two layers on the same frames.
-
-    Attributes
-    ----------
-    x, y : Marginal
-        Moments of each side.
-    cross : Tensor of shape (n_neurons_x, n_neurons_y)
-        ``sum_t (x_t - mean_x)(y_t - mean_y)'``, float64.
-    groups : tuple of Tensor of shape (n_neurons_x, n_neurons_y)
-        `cross` of every group of utterances about the group's means.
-    """
+    """Moments of two layers on the same frames."""
 
     x: Marginal
     y: Marginal
-    cross: Tensor
-    groups: tuple[Tensor, ...] = ()
+    cross: Tensor  # sum_t (x_t - mean_x)(y_t - mean_y)', (n_neurons_x, n_neurons_y), float64
+    groups: tuple[Tensor, ...] = ()  # the same of every group of utterances about the group's means
 
     @classmethod
     def of(cls, x: Marginal, y: Marginal, products: Products) -> Moments:
@@ -267,21 +237,10 @@ def _of_varying(matrix: Tensor, x: Marginal, y: Marginal) -> Tensor:
 def moments(
     x: Array, y: Array, *, utterances: Sequence[int] | None = None, device: str | torch.device = "cpu"
 ) -> Moments:
-    """Moments of two layers on the same frames, read in chunks.
+    """Moments of two layers (n_frames, n_neurons) on the same frames, numpy or torch, read in chunks.
 
-    Parameters
-    ----------
-    x, y : arrays of shape (n_frames, n_neurons_x) and (n_frames, n_neurons_y)
-        Activations, frame t of both from the same stretch of speech; numpy or torch.
-    utterances : sequence of int, optional
-        Number of frames of each utterance, in order, for measures that look at groups of utterances.
-    device : str or torch.device
-        Where the products run and the moments stay.
-
-    Raises
-    ------
-    SslsimError
-        If the shapes do not fit, fewer than two frames are given, or a value is not finite.
+    With `utterances`, the number of frames of each in order, those of groups of utterances are kept too. They stay on
+    `device`. An error says which shapes do not fit, or which frame is not finite.
     """
     dtype, known = check_pair(x, y), None
     if utterances is not None:
@@ -298,10 +257,8 @@ def moments(
 
 
 def marginal(means: Means, products: Products, n: int, eps: float) -> Marginal:
-    """Moments of one layer from its means and the products of its centred frames with themselves.
-
-    The two triangles of a product may differ in the last digit, so their mean is taken.
-    """
+    """Moments of one layer from its means and the products of its centred frames with themselves."""
+    # the two triangles of a product may differ in the last digit, so their mean is taken
     groups = [
         Marginal(size, middle, (product + product.T) / 2, eps)
         for product, middle, size in zip(products.groups, means.groups, products.sizes, strict=False)
@@ -312,14 +269,8 @@ def marginal(means: Means, products: Products, n: int, eps: float) -> Marginal:
 def squared_norms(x: Array, *marginals: Marginal, standardize: bool) -> Tensor:
     """Squared norms of every centred frame, (marginals, n_frames) float64: what debiased CKA needs beside the moments.
 
-    Parameters
-    ----------
-    x : array of shape (n_frames, n_neurons)
-        The activations that the marginals were computed from, from all of them or from some frames.
-    *marginals : Marginal
-        Their moments: each has the means and scales of one row of norms.
-    standardize : bool
-        Divide every varying neuron by its root sum of squares, as in `Marginal.correlation`.
+    Each marginal, of all frames of x or of some, has the means and scales of one row of norms; `standardize` divides
+    every varying neuron by its root sum of squares, as in `Marginal.correlation`.
     """
     origin = marginals[0].mean
     weight = torch.zeros(len(origin), len(marginals), dtype=torch.float64, device=origin.device)
