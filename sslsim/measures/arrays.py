@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,23 +12,9 @@ from torch import Tensor
 
 from sslsim.errors import SslsimError
 
+Array = Any  # (n_frames, n_neurons), read in runs of frames: numpy, torch, or a layer of a store
 CHUNK = 2048  # frames a product: float32 sums stay exact to 1e-6, buffers in reach of the cache
 LARGE = 2**23  # multiplications from which oneDNN is worth its call
-
-
-class Frames(Protocol):
-    """What is read in runs of frames: a numpy or torch array, or a view of a store."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Frames and neurons."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice, /) -> Any: ...
-
-
-Array = np.ndarray | Tensor | Frames
 
 
 def block(x: Array, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Tensor:
@@ -43,46 +30,35 @@ def chunks(n: int, size: int = CHUNK) -> Iterator[slice]:
 
 
 def mean(x: Array, rows: slice = slice(None)) -> Tensor:
-    """Mean of every neuron in float64 over a run of frames, shape (n_neurons,).
-
-    An error names the first frame that is not finite.
-    """
-    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    """Mean of every neuron in float64 over a run of frames; an error names the first frame that is not finite."""
+    total = np.zeros(x.shape[1])
     start, stop, _ = rows.indices(len(x))
     for part in chunks(stop - start):
-        some = slice(start + part.start, start + part.stop)
-        frames = x[some]
-        if isinstance(frames, np.ndarray):
-            with np.errstate(invalid="ignore"):  # infinities of both signs
-                subtotal = torch.from_numpy(frames.sum(0, dtype=np.float64))
-        else:
-            subtotal = block(frames, None).sum(0, dtype=torch.float64).cpu()
-        if not subtotal.isfinite().all():
-            bad = some.start + int((~block(frames, None).isfinite()).any(1).int().argmax())
+        frames = x[start + part.start : start + part.stop]
+        if not isinstance(frames, np.ndarray):
+            frames = block(frames, torch.float64).numpy()
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            total += frames.sum(0, dtype=np.float64)
+        if not np.isfinite(total).all():
+            bad = start + part.start + int((~np.isfinite(frames)).any(1).argmax())
             raise SslsimError(f"frame {bad} holds NaN or infinity; drop such frames before comparing")
-        total += subtotal
-    return total / (stop - start)
+    return torch.from_numpy(total / (stop - start))
 
 
 def check_pair(x: Array, y: Array) -> torch.dtype:
     """Return the dtype that products of two layers run in, or raise if they cannot be paired."""
-    dtype = torch.promote_types(_product_dtype(x, "x"), _product_dtype(y, "y"))
+    for side, name in ((x, "x"), (y, "y")):
+        if len(side.shape) != 2 or 0 in side.shape:
+            raise SslsimError(f"{name} has shape {tuple(side.shape)}; give (n_frames, n_neurons), neither of them 0")
     if len(x) != len(y):
         raise SslsimError(
             f"layers cannot be paired: x has {len(x):,} frames, y {len(y):,}; give the same frames of both"
         )
     if len(x) < 2:
         raise SslsimError("one frame has no variance; give at least two")
-    return dtype
-
-
-def _product_dtype(x: Array, name: str) -> torch.dtype:
-    if len(x.shape) != 2 or 0 in x.shape:
-        raise SslsimError(f"{name} has shape {tuple(x.shape)}; give (n_frames, n_neurons), neither of them 0")
-    dtype = block(x[:1], None).dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        return torch.float32  # products in half precision would lose what the measures look at
-    return dtype if dtype.is_floating_point else torch.float64
+    dtypes = (block(side[:1], None).dtype for side in (x, y))
+    floats = (dtype if dtype.is_floating_point else torch.float64 for dtype in dtypes)
+    return reduce(torch.promote_types, floats, torch.float32)  # half precision would lose what the measures look at
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sslsim.errors import SslsimError, close_match
+from sslsim.errors import SslsimError
 from sslsim.measures.arrays import multiply
-
-TRUNCATIONS = ("reaching", "below")
 
 
 @dataclass(frozen=True)
@@ -37,36 +33,25 @@ class Components:
         kept = int((variance > floor).sum())
         return cls(variance[:kept], directions[:, :kept].to(dtype))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the whitener, which is quickly made again."""
-        return {name: value for name, value in vars(self).items() if name != "whitener"}
-
-    @cached_property
+    @property
     def whitener(self) -> Tensor:
         """Matrix (n_varying, k) that takes centred neurons to orthonormal columns."""
         return self.directions * self.variance.rsqrt().to(self.directions)
 
-    @cached_property
-    def _shares(self) -> Tensor:
-        return (self.variance.cumsum(0) / self.variance.sum()).cpu()
-
-    def count(self, fraction: float, truncation: str = "reaching") -> int:
+    def count(self, fraction: float, below: bool = False) -> int:
         """Return the fewest components whose summed variance reaches `fraction`, or the most that stay below it."""
-        if truncation not in TRUNCATIONS:
-            raise SslsimError(f"unknown truncation {truncation!r}{close_match(truncation, TRUNCATIONS)}")
         if not 0 < fraction <= 1:
             raise SslsimError(f"variance is {fraction}; give the share of the variance to keep, above 0 and up to 1")
-        below = int((self._shares < fraction - 1e-12).sum())
-        return min(below + 1, len(self.variance)) if truncation == "reaching" else max(below, 1)
+        less = int((self.variance.cumsum(0) / self.variance.sum() < fraction - 1e-12).sum())
+        return max(less, 1) if below else min(less + 1, len(self.variance))
 
 
 def singular_vectors(matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Left vectors (p, k), values (k,), largest first, and right vectors (q, k) of matrices of norm near 1.
 
-    From the eigenvectors u of the smaller ``a a'``: half the time of an SVD. Values are ``|a'u|`` and right vectors
-    ``a'u / |a'u|``, exact but for small values, whose squares are lost in rounding: the images of those u, less what of
-    them lies along the others, are a matrix of few rows and have an SVD of their own. Eigenvectors of all matrices of
-    one size come from one call, as a GPU wants it.
+    From the eigenvectors u of the smaller ``a a'``, of all matrices of one size at once: half the time of an SVD.
+    Values are ``|a'u|`` and right vectors ``a'u / |a'u|``, exact but for small values, whose squares are lost in
+    rounding: the images of those u, less what of them lies along the others, get a small SVD of their own.
     """
     wide = [a if a.shape[0] <= a.shape[1] else a.T for a in matrices]
     vectors_of: dict[int, tuple[Tensor, Tensor, Tensor]] = {}

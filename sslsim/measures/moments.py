@@ -1,13 +1,9 @@
 """First and second moments of layers: the one object behind most measures.
 
-A layer is an array ``(n_frames, n_neurons)``. Two layers on the same frames are reduced to `Moments`: count, means and
-centred second moments. Correlation, regression, CCA, SVCCA, PWCCA, biased CKA and Procrustes are functions of it,
-so data are read once, in chunks (see `products`), and the moments of groups of utterances merge exactly.
-
-Precision: sums, means, correlations and each layer's eigendecomposition are float64. What is whitened for a pair of
-wide layers (linreg, CCA, SVCCA, PWCCA) runs in the dtype of their products, float32 for stored ones: the rounding of
-each of many directions is small against what the products have already left out, and evens out. Layers of few neurons,
-where it would not and float64 costs little, stay float64.
+Data are read once, in chunks (see `products`), and the moments of groups of utterances merge exactly. Sums, means,
+correlations and each layer's eigendecomposition are float64. What is whitened for a pair of wide layers (linreg, CCA,
+SVCCA, PWCCA) runs in the dtype of their products, float32 for stored ones: the rounding of each of many directions is
+small against what the products have left out, and evens out. Layers of few neurons, where it would not, stay float64.
 """
 
 from __future__ import annotations
@@ -46,19 +42,14 @@ class Marginal:
 
     def check_varies(self) -> None:
         """Raise if no neuron varies."""
-        if not self._varying.any():
-            raise SslsimError(f"none of {len(self._varying)} neurons varies over {self.n:,} frames; nothing to compare")
-
-    @cached_property
-    def _varying(self) -> Tensor:
-        # a constant column leaves only the rounding of its float64 mean in the scatter
-        return self.scatter.diagonal() > self.n * (1e-12 * self.mean) ** 2
+        if self.n_constant == len(self.alive):
+            raise SslsimError(f"none of {len(self.alive)} neurons varies over {self.n:,} frames; nothing to compare")
 
     @cached_property
     def alive(self) -> Tensor:
         """Mask (n_neurons,) of neurons that vary: constant ones have no correlation and are left out everywhere."""
-        self.check_varies()
-        return self._varying
+        # a constant column leaves only the rounding of its float64 mean in the scatter
+        return self.scatter.diagonal() > self.n * (1e-12 * self.mean) ** 2
 
     @cached_property
     def n_constant(self) -> int:
@@ -77,12 +68,13 @@ class Marginal:
         return Means(self.mean, tuple(group.mean for group in self.groups) or (self.mean,))
 
     @cached_property
-    def _merged(self) -> dict[tuple[int, ...], Marginal]:
+    def _kept(self) -> dict[Any, Any]:
+        """Merged moments by groups left out, components by scaling."""
         return {}
 
     def without(self, *left_out: int) -> Marginal:
         """Moments of all groups but some; kept, with what is computed from them, for the next time."""
-        if left_out not in self._merged:
+        if left_out not in self._kept:
             kept = [group for g, group in enumerate(self.groups) if g not in left_out]
             n = sum(group.n for group in kept)
             shift = sum(group.n * (group.mean - self.mean) for group in kept) / n
@@ -90,12 +82,13 @@ class Marginal:
             for group in kept:
                 away = group.mean - mean
                 scatter.add_(group.scatter).addr_(away, away, alpha=group.n)
-            self._merged[left_out] = Marginal(n, mean, scatter, self.eps)
-        return self._merged[left_out]
+            self._kept[left_out] = Marginal(n, mean, scatter, self.eps)
+        return self._kept[left_out]
 
     @cached_property
     def scale(self) -> Tensor:
         """Root sum of squared deviations of every varying neuron, shape (n_varying,)."""
+        self.check_varies()
         return self.scatter.diagonal()[self.alive].sqrt()
 
     @cached_property
@@ -106,6 +99,7 @@ class Marginal:
     @cached_property
     def covariance(self) -> Tensor:
         """Scatter of the varying neurons in their own units, (n_varying, n_varying)."""
+        self.check_varies()
         return _of_varying(self.scatter, self, self)
 
     @cached_property
@@ -123,19 +117,12 @@ class Marginal:
         """What `sslsim.measures.random_basis` has computed of random bases of this layer."""
         return {}
 
-    @cached_property
-    def _components(self) -> dict[bool, Components]:
-        return {}
-
     def components(self, standardize: bool = True) -> Components:
-        """Principal components, without empty directions, of the z-scored neurons or of those in their own units.
-
-        Computed at the first call and kept: a layer's decomposition is needed for every pair that it is in.
-        """
-        if standardize not in self._components:
+        """Principal components of the z-scored neurons, or of those in their own units; kept for the next pair."""
+        if standardize not in self._kept:
             matrix = self.correlation if standardize else self.covariance
-            self._components[standardize] = Components.of(matrix, self.eps, self.dtype)
-        return self._components[standardize]
+            self._kept[standardize] = Components.of(matrix, self.eps, self.dtype)
+        return self._kept[standardize]
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,21 +228,10 @@ def _of_varying(matrix: Tensor, x: Marginal, y: Marginal) -> Tensor:
 def moments(
     x: Array, y: Array, *, utterances: Sequence[int] | None = None, device: str | torch.device = "cpu"
 ) -> Moments:
-    """Moments of two layers on the same frames, read in chunks.
+    """Moments of two layers (n_frames, n_neurons) on the same frames, numpy or torch, read in chunks.
 
-    Parameters
-    ----------
-    x, y : arrays of shape (n_frames, n_neurons_x) and (n_frames, n_neurons_y)
-        Activations, frame t of both from the same stretch of speech; numpy or torch.
-    utterances : sequence of int, optional
-        Number of frames of each utterance, in order, for measures that look at groups of utterances.
-    device : str or torch.device
-        Where the products run and the moments stay.
-
-    Raises
-    ------
-    SslsimError
-        If the shapes do not fit, fewer than two frames are given, or a value is not finite.
+    With `utterances`, the number of frames of each in order, those of groups of utterances are kept too. They stay on
+    `device`. An error says which shapes do not fit, or which frame is not finite.
     """
     dtype, known = check_pair(x, y), None
     if utterances is not None:
@@ -272,10 +248,8 @@ def moments(
 
 
 def marginal(means: Means, products: Products, n: int, eps: float) -> Marginal:
-    """Moments of one layer from its means and the products of its centred frames with themselves.
-
-    The two triangles of a product may differ in the last digit, so their mean is taken.
-    """
+    """Moments of one layer from its means and the products of its centred frames with themselves."""
+    # the two triangles of a product may differ in the last digit, so their mean is taken
     groups = [
         Marginal(size, middle, (product + product.T) / 2, eps)
         for product, middle, size in zip(products.groups, means.groups, products.sizes, strict=False)

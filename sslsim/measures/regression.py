@@ -21,19 +21,14 @@ def linreg_heldout(m: Moments) -> float:
     Each group of utterances is predicted from a fit on the others; ``R2 = 1 - sum e^2 / sum (x - mean_fitted)^2`` over
     all groups, so that predicting the mean of the fitted utterances is 0 and worse is below. The penalty of each fit is
     chosen among `PENALTIES` without the group left out: fitted without the next group too, and judged on that. R2 and
-    not R, since it can fall below 0.
-
-    Raises
-    ------
-    SslsimError
-        Without moments of at least three groups of utterances.
+    not R, since it can fall below 0. At least three groups of utterances are needed.
     """
     return float(heldout_r2(m).mean())
 
 
 def heldout_r2(m: Moments) -> Tensor:
     """R2 of `linreg_heldout` for every neuron of x that varies in all fits."""
-    count = len(m.groups)
+    count, held = len(m.groups), [Moments(*one) for one in zip(m.x.groups, m.y.groups, m.groups, strict=True)]
     if count < 3:
         raise SslsimError(
             f"linreg_heldout needs at least 3 utterances, to fit, to choose a penalty and to judge; got {count}"
@@ -44,9 +39,9 @@ def heldout_r2(m: Moments) -> Tensor:
     error, spread = (torch.zeros(int(alive.sum()), dtype=torch.float64, device=alive.device) for _ in range(2))
     for group in range(count):
         judge = (group + 1) % count
-        tried, _ = _errors(m.without(*sorted((group, judge))), _group(m, judge), alive, PENALTIES)
+        tried, _ = _errors(m.without(*sorted((group, judge))), held[judge], alive, PENALTIES)
         best = int((tried / m.x.without(group).scatter.diagonal()[alive]).mean(1).argmin())
-        left, around = _errors(m.without(group), _group(m, group), alive, PENALTIES[best : best + 1])
+        left, around = _errors(m.without(group), held[group], alive, PENALTIES[best : best + 1])
         error += left[0]
         spread += around
     return 1 - error / spread
@@ -60,15 +55,10 @@ def prepare_fits(layer: Marginal) -> None:
             layer.without(*left_out).components()
 
 
-def _group(m: Moments, group: int) -> Moments:
-    return Moments(m.x.groups[group], m.y.groups[group], m.groups[group])
-
-
 def _errors(fit: Moments, held: Moments, alive: Tensor, penalties: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """Squared errors on `held` of a fit with each penalty, (penalties, n_alive_x), and about the mean, (n_alive_x,).
+    """Squared errors on `held` of a fit with each penalty, (penalties, n_alive_x), and about its mean, (n_alive_x,).
 
-    The mean is that of the fit. Works in the principal components of the z-scored y of the fit, where every penalty is
-    one division.
+    In the principal components of the z-scored y of the fit every penalty is one division.
     """
     scale, kept = fit.y.scale, fit.y.alive
     components = fit.y.components()
