@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslsim.errors import SslsimError, close_match
+from sslsim.errors import SslsimError
 from sslsim.measures.arrays import multiply
-
-TRUNCATIONS = ("reaching", "below")
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,12 @@ class Components:
         """Matrix (n_varying, k) that takes centred neurons to orthonormal columns."""
         return self.directions * self.variance.rsqrt().to(self.directions)
 
-    def count(self, fraction: float, truncation: str = "reaching") -> int:
+    def count(self, fraction: float, below: bool = False) -> int:
         """Return the fewest components whose summed variance reaches `fraction`, or the most that stay below it."""
-        if truncation not in TRUNCATIONS:
-            raise SslsimError(f"unknown truncation {truncation!r}{close_match(truncation, TRUNCATIONS)}")
         if not 0 < fraction <= 1:
             raise SslsimError(f"variance is {fraction}; give the share of the variance to keep, above 0 and up to 1")
-        below = int((self.variance.cumsum(0) / self.variance.sum() < fraction - 1e-12).sum())
-        return min(below + 1, len(self.variance)) if truncation == "reaching" else max(below, 1)
+        less = int((self.variance.cumsum(0) / self.variance.sum() < fraction - 1e-12).sum())
+        return max(less, 1) if below else min(less + 1, len(self.variance))
 
 
 def singular_vectors(matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
