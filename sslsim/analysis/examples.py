@@ -74,8 +74,9 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
 
 def _scores(pair: dict[str, Any], stores: Sequence[ActivationStore]) -> dict[str, NDArray[np.float64]]:
     """Return the z-scores of a neuron and its partner over all stored frames, the partner's in the neuron's sense."""
-    x, y = (trace - trace.mean() for trace in traces(pair, stores))
-    return {"x": x / (x.std() or 1.0), "y": float(np.sign(pair["value"])) * y / (y.std() or 1.0)}
+    signs = (1.0, float(np.sign(pair["value"])))
+    traced = zip("xy", signs, traces(pair, stores), strict=True)
+    return {side: sign * (x - x.mean()) / (x.std() or 1.0) for side, sign, x in traced}
 
 
 def _peaks(z: NDArray[np.float64], index: pd.DataFrame, n: int) -> list[tuple[int, int]]:

@@ -94,7 +94,8 @@ def rows_of(store: ActivationStore, u: int) -> slice:
 
 def traces(pair: Any, stores: Sequence[ActivationStore]) -> list[NDArray[np.float64]]:
     """Return the activations of the two neurons of a pair (a row of a table) on all stored frames, (n_frames,) each."""
-    layers = [{s.name: s for s in stores}[pair[f"model_{side}"]].layer(pair[f"layer_{side}"]) for side in "xy"]
+    by_name = {store.name: store for store in stores}
+    layers = [by_name[pair[f"model_{side}"]].layer(pair[f"layer_{side}"]) for side in "xy"]
     return [x[:, pair[f"neuron_{side}"]].astype(np.float64) for x, side in zip(layers, "xy", strict=True)]
 
 
