@@ -98,7 +98,7 @@ def best_matching_layers(best_depths: pd.DataFrame) -> Figure:
     grid.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
     several = best_depths.duplicated(["relation", "model", "depth"]).any()
     of = "mean over the other models; small marks: each" if several else "best match in any of the other models"
-    return _finished(grid, DEPTH, "of its best match", f"{of}; grey: equal depth")
+    return _finished(grid, DEPTH, "relative depth of its best match", f"{of}; grey: equal depth")
 
 
 @styled()
