@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from browser import PROGRAM, check_browser
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from sslsim.reports.outputs import DPI, _bounds
 from test_cells import pairs
 from test_compare_runs import CLAIM, PAIRS, changed, write
 from test_render import ENTRY, RUN
@@ -23,7 +24,6 @@ from sslsim.figures.readout import panels
 from sslsim.reports import page as render
 from sslsim.reports import sweep
 from sslsim.reports.diff import compare_runs
-from sslsim.reports.outputs import DPI, _bounds
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="needs chromium")
 
