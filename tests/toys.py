@@ -17,16 +17,16 @@ GOOD = [
     "# Do toys add up?\n\nSquares of $n$ and\nwhat `they` say.\n\nMore in [bad](bad.ipynb).",
     ("parameters", PARAMETERS),
     "## Set-up",
-    "import sys, time\nimport matplotlib.pyplot as plt\nimport pandas as pd\nfrom tqdm import tqdm\n"
-    "from sslsim.reports.outputs import Outputs\noutputs = Outputs(out, 'good')\nprint('python is', sys.executable)\n"
+    "import os, sys, time\nimport matplotlib.pyplot as plt\nimport pandas as pd\nfrom tqdm import tqdm\n"
+    "from sslsim.reports.report import Report\nreport = Report(out)\nprint('python is', sys.executable)\n"
     "print('to stderr', file=sys.stderr)\nfor _ in tqdm(range(3), file=sys.stdout, desc='counting'):\n"
-    "    time.sleep(600 if slow else 0)",
+    "    _ = slow and (open('kernel', 'w').write(str(os.getpid())), time.sleep(600))",
     "## The grid <i>of</i> toys\n\n$$\\frac{1}{n}\\sum_i x_i$$",
     "grid = pd.DataFrame({'model_x': ['a', 'a', 'b', 'b'], 'layer_x': 0, 'model_y': ['a', 'b', 'a', 'b'],\n"
     "                     'layer_y': 0, 'measure': 'toy', 'value': [1, 1 / 3, 0.1 + 0.2, 1]})\n"
-    "outputs.table('grid', grid)",
+    "report.table('grid', grid)",
     "fig, ax = plt.subplots(figsize=(3, 2))\nax.plot([n**2 for n in range(count)])\n"
-    "outputs.figure('squares', fig, alt='A \"rising\" line', caption='Steeper with $n$. <b>Names</b>')",
+    "report.figure('squares', fig, alt='A \"rising\" line', caption='Steeper with $n$. <b>Names</b>')",
     "## What this shows\n\n### Little\n\nIt adds up.",
     "count * 2",
 ]

@@ -108,11 +108,11 @@ def convergence(
     """
     check_stores(stores)
     total, rows = stores[0].n_frames, []
-    width = {s.checkpoint.name: s.n_neurons for s in stores}
+    width = {s.name: s.n_neurons for s in stores}
     resampling = Resampling(permutations, blocks=0, rotations=0, seed=seed)
     for n in [*(f for f in frames if f < total), total]:
         for x, y in pairs:
-            two = [s for s in stores if s.checkpoint.name in (x, y)]
+            two = [s for s in stores if s.name in (x, y)]
             scored = run.evidence(
                 two, measures, frames=n, between=[(x, y)], resampling=resampling, executor=executor, device=device
             )

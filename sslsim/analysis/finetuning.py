@@ -120,7 +120,7 @@ def changed_neurons(stores: Sequence[ActivationStore], *, frames: int | None = N
     DataFrame
         model_x (pretrained), layer_x, neuron_x, model_y (finetuned), layer_y, neuron_y (equal to those of x), value.
     """
-    by_name = {store.checkpoint.name: store for store in stores}
+    by_name = {store.name: store for store in stores}
     views = {view.label: view for view in layer_views(stores, frames)}
     tables = []
     for pair in Lineage(tuple(store.checkpoint for store in stores)).finetuned_pairs():

@@ -37,7 +37,7 @@ def preferred_labels(stores: Sequence[ActivationStore], labels: Labels) -> pd.Da
     for store in stores:
         for layer in range(store.n_layers):
             best, mean_z, varies = _preferred(store.layer(layer), labels)
-            keys = dict(zip(KEYS, (store.checkpoint.name, layer, np.arange(len(best))), strict=True))
+            keys = dict(zip(KEYS, (store.name, layer, np.arange(len(best))), strict=True))
             tables.append(pd.DataFrame(keys | {"label": np.array(labels.names)[best], "mean_z": mean_z})[varies])
     return pd.concat(tables, ignore_index=True)
 
@@ -92,7 +92,7 @@ def same_label(partners: pd.DataFrame, stores: Sequence[ActivationStore], labels
     if pairs.empty:
         return pd.DataFrame(columns=columns)
     names = {*pairs.model_x, *pairs.model_y}
-    preferred = preferred_labels([store for store in stores if store.checkpoint.name in names], labels)
+    preferred = preferred_labels([store for store in stores if store.name in names], labels)
     for side in "xy":
         pairs = pairs.merge(preferred.add_suffix(f"_{side}"), on=[f"{key}_{side}" for key in KEYS], how="inner")
     for side, sign in zip("xy", (1.0, np.sign(pairs.value)), strict=True):
@@ -143,7 +143,7 @@ def selectivity(
         the same of y, and same_label (also in sign, that of the correlation taken off).
     """
     out = chosen.drop(columns=["relation", "excess"], errors="ignore").reset_index(drop=True)
-    by_name = {store.checkpoint.name: store for store in stores}
+    by_name = {store.name: store for store in stores}
     kept = np.flatnonzero(labels.codes > -2)
     codes, n_labels = labels.codes[kept], len(labels.names)
     ends = np.searchsorted(kept, stores[0].index.start + stores[0].index.n_frames)

@@ -31,7 +31,7 @@ def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     norm = {True: "LayerNorm", False: "residual"}
     rows = [
         {
-            "model": s.checkpoint.name,
+            "model": s.name,
             "layer_0": norm[s.input_normed] if s.n_heads else "spectrogram",
             "last": s.n_layers - 1,
             "layers": norm[s.normed] if s.n_heads else "spectrogram",

@@ -91,8 +91,10 @@ def _round(task: Task, order: int) -> list[tuple[Piece, list[tuple[int, ...]]]]:
     """Pieces to run for the frames of y in one order, one after another, and the batches that each call takes."""
     if task.of_frames:
         return [(pieces.sampled_pair, task.pairs(diagonal=True))]
-    alone = [(pieces.own_moments, [(k,) for k in range(len(task.batches))])] if not order or task.by_utterance else []
-    return [*alone, (pieces.pair_of_batches, task.pairs(diagonal=bool(order)))]
+    rounds: list[tuple[Piece, list[tuple[int, ...]]]] = [(pieces.pair_of_batches, task.pairs(diagonal=bool(order)))]
+    if not order or task.by_utterance:
+        rounds.insert(0, (pieces.own_moments, [(k,) for k in range(len(task.batches))]))
+    return rounds
 
 
 def _tasks(what: Comparison, orders: Sequence[np.ndarray], folder: Path) -> list[Task]:

@@ -70,10 +70,10 @@ class Partners:
     layer: np.ndarray  # of the partner, (n_neurons,)
     neuron: np.ndarray  # which of that layer
     r: np.ndarray  # signed correlation; NaN for a neuron that does not vary
-    rotated: np.ndarray | None = None  # best absolute correlation in random bases of those layers, (bases, n_neurons)
+    rotated: np.ndarray  # best absolute correlation in random bases of those layers, (bases, n_neurons)
 
     @classmethod
-    def of(cls, pair: Moments, layer: int, rotated: np.ndarray | None) -> Partners:
+    def of(cls, pair: Moments, layer: int, rotated: np.ndarray) -> Partners:
         """Find the partners of the neurons of x in one layer y."""
         neuron, r = best_partners(pair)
         return cls(np.full(len(neuron), layer), neuron, r, rotated)
@@ -81,9 +81,8 @@ class Partners:
     def __or__(self, other: Partners) -> Partners:
         """Keep the better of two partners, and of two as good the first."""
         better = np.abs(other.r) > np.abs(self.r)
-        best = (np.where(better, getattr(other, name), getattr(self, name)) for name in ("layer", "neuron", "r"))
-        bases = self.rotated is not None and other.rotated is not None
-        return Partners(*best, np.fmax(self.rotated, other.rotated) if bases else None)
+        layer, neuron = np.where(better, other.layer, self.layer), np.where(better, other.neuron, self.neuron)
+        return Partners(layer, neuron, np.where(better, other.r, self.r), np.fmax(self.rotated, other.rotated))
 
 
 @dataclass
@@ -106,11 +105,13 @@ class Scores:
 
 @dataclass
 class InBases:
-    """Scores of a pair, one way, with the neurons of each side in random bases."""
+    """Scores of a pair, one way, with the neurons of each side in random bases; arrays are empty without bases."""
 
     scores: dict[tuple[str, str], list[float]] = field(default_factory=dict)  # by measure and side
-    best: np.ndarray | None = None  # best absolute correlation of every neuron of x with y, (n_neurons,)
-    rotated: np.ndarray | None = None  # and with y in each random basis, (bases, n_neurons)
+    best: np.ndarray = field(default_factory=lambda: np.empty(0))  # absolute correlation of each neuron of x, in y
+    rotated: np.ndarray = field(
+        default_factory=lambda: np.empty((0, 0))
+    )  # and in random bases of y, (bases, n_neurons)
 
 
 def score_pair(
@@ -129,17 +130,14 @@ def score_pair(
         values_out = _values(fewer, norms_out, measures, ways)
         for way, out in enumerate(_in_bases(fewer, measures, controls, controls.rotations_out, ways)):
             before = in_bases[way].rotated
-            matched = () if out.best is None else (shared_without(out.best, out.rotated, before),)
-            without[way].append(PairScores(values_out[way], rotated=out.scores, matched=matched))
+            share = shared_without(out.best, out.rotated, before) if len(out.rotated) else np.nan
+            without[way].append(PairScores(values_out[way], rotated=out.scores, matched=(share,)))
     ranks = {name: count(pair) for name in measures if (count := MEASURES[name].ranks)}
     scored = []
     for way, one in enumerate(in_bases):
-        matched = ()
-        if one.best is not None:
-            value, shares = shared(one.best, one.rotated)
-            matched = (value, *shares)
-        both = ranks if way == 0 else {name: k[::-1] for name, k in ranks.items()}
-        scored.append((PairScores(values[way], both, one.scores, matched, tuple(without[way])), one))
+        share, in_each = shared(one.best, one.rotated) if len(one.rotated) else (np.nan, np.empty(0))
+        both = {name: k[::-1] for name, k in ranks.items()} if way else ranks
+        scored.append((PairScores(values[way], both, one.scores, (share, *in_each.tolist()), tuple(without[way])), one))
     return scored
 
 
@@ -166,10 +164,10 @@ def _in_bases(pair: Moments, measures: Sequence[str], controls: Controls, bases:
     matchings = [(name, matching) for name in wanted if (matching := MEASURES[name].matching)]
     for side, other in (("y", "x"), ("x", "y")) if bases and matchings else ():
         way, axis, marginal = (0, 1, pair.x) if side == "y" else (1, 0, pair.y)  # of the neurons that stay as they are
-        best = []
+        rotated = []
         for basis in range(bases):
             r = rotated_correlation(pair, side, basis, controls.seed)
-            best.append(_spread(r.amax(axis), marginal))
+            rotated.append(_spread(r.amax(axis), marginal))
             for name, matching in matchings:
                 there = matching(r)
                 out[0].scores.setdefault((name, side), []).append(there)
@@ -178,7 +176,7 @@ def _in_bases(pair: Moments, measures: Sequence[str], controls: Controls, bases:
                     out[1].scores.setdefault((name, other), []).append(back)
         if way < ways:
             out[way].best = _spread(pair.correlation.abs().amax(axis), marginal)
-            out[way].rotated = np.stack(best)
+            out[way].rotated = np.stack(rotated)
     return out
 
 

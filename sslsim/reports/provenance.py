@@ -75,13 +75,14 @@ def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict
         ``checkpoints``: list of flat dicts with the same keys; ``corpus``: a flat dict, with a hash of the time marks
         beside the speech where there are any.
     """
+    if not opened:
+        return {"checkpoints": [], "corpus": {}}
     from sslsim.speech.alignments import alignments_file
 
     rows = {str(store.root): _checkpoint(store, study) for study, stores in opened for store in stores}
     corpora = list(dict.fromkeys(str(study.corpus) for study, _ in opened))
     marks = [file for corpus in corpora if (file := alignments_file(corpus))]
-    first = next((store for _, stores in opened for store in stores), None)
-    corpus = _corpus(first) if first else {}
+    corpus = _corpus(next(store for _, stores in opened for store in stores))
     if marks:
         corpus["marks"] = hashlib.sha256(b"".join(file.read_bytes() for file in marks)).hexdigest()
     return {"checkpoints": list(rows.values()), "corpus": corpus}

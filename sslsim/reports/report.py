@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 DPI = 150  # a 7-inch figure is 1050 pixels wide: sharp on a dense screen and on paper
 CSS_DPI = 96  # an inch in a browser
 NAMING = (
-    "claim", "measure", "kind", "between", "relation", "pair", "pretrained", "finetuned",
+    "claim", "measure", "kind", "between", "pair", "pretrained", "finetuned",
     *(f"{thing}{side}" for side in ("", "_x", "_y") for thing in ("model", "layer", "neuron", "head")),
-    "side", "label", "utterance", "speaker", "depth", "n_frames",
+    "side", "relation", "label", "utterance", "speaker", "depth", "n_frames",
 )  # fmt: skip
 """Columns that may name a row, those first that name most: of x before y, whose layer or neuron may be a result."""
 _GRID = (
@@ -89,7 +89,7 @@ class Report:
 
     def _table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None, more: dict[str, Any]) -> None:
         flat = _flat(checked_name(name, "table"), frame)
-        keys = _keys(flat) if keys is None else _checked_keys(name, flat, keys)
+        keys = keys_of(flat) if keys is None else _checked_keys(name, flat, keys)
         files = [f"tables/{self.name}-{name}{suffix}" for suffix in (".csv", ".parquet")]
         with replacing(self._path(files[0])) as part:
             flat.to_csv(part, index=False, lineterminator="\n")
@@ -208,6 +208,13 @@ def bounds_of(fig: Figure) -> Bbox:
     return fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
 
 
+def keys_of(frame: pd.DataFrame) -> list[str]:
+    """Return the first columns of `NAMING` that tell all rows apart, or none."""
+    known = [name for name in NAMING if name in frame]
+    ends = range(1, len(known) + 1)
+    return next((known[:end] for end in ends if not frame.duplicated(known[:end]).any()), [])
+
+
 def _notebook() -> str:
     """Return the name of the notebook that this process runs, as the program that runs it tells."""
     shell = InteractiveShell.instance() if InteractiveShell.initialized() else None
@@ -216,13 +223,6 @@ def _notebook() -> str:
     if not name:
         raise SslsimError("the notebook's name is not known here; give it: sslsim.Report(out, name='...')")
     return name
-
-
-def _keys(frame: pd.DataFrame) -> list[str]:
-    """Return the first columns of `NAMING` that tell all rows apart, or none."""
-    known = [name for name in NAMING if name in frame]
-    ends = range(1, len(known) + 1)
-    return next((known[:end] for end in ends if not frame.duplicated(known[:end]).any()), [])
 
 
 def _checked_keys(name: str, frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:

@@ -87,14 +87,12 @@ def _scores(what: Comparison, blocks: Utterances | None, resampling: Resampling,
     if not anew:
         return scores
     scores.add(score_pairs(replace(what, measures=anew, partners=what.partners and not of_moments), executor))
+    left_out = []
     for g, kept in enumerate(blocks.without if blocks else ()):
-        views = [view.only(kept) for view in what.views]
-        title = f"without block {g + 1}"
-        fewer = score_pairs(replace(what, views=views, measures=anew, partners=False, title=title), executor)
-        for pair, record in fewer.pairs.items():
-            without = [PairScores() for _ in blocks.members]
-            without[g] = record
-            scores.pairs[pair] |= PairScores(without=tuple(without))
+        fewer = replace(what, views=[view.only(kept) for view in what.views], measures=anew, partners=False)
+        left_out.append(score_pairs(replace(fewer, title=f"without block {g + 1}"), executor).pairs)
+    for pair in scores.pairs if left_out else ():
+        scores.pairs[pair] |= PairScores(without=tuple(one[pair] for one in left_out))
     return scores
 
 
@@ -228,8 +226,8 @@ def _partners(
             columns["chance"].append(wrong.mean(0))
             columns["p"].append(p_value(size[alive], wrong))
         if resampling.rotations:
-            rotated = scores.partners[key].rotated
-            rotated = (np.full((1, len(size)), np.nan) if rotated is None else rotated)[:, alive]
+            rotated = scores.partners[key].rotated  # empty where no measure is of single neurons
+            rotated = rotated[:, alive] if len(rotated) else np.full((1, alive.sum()), np.nan)
             columns["rotated"].append(rotated.mean(0))
             columns["rotated_high"].append(rotated.max(0))
     return table.assign(**{name: np.concatenate(parts) if parts else [] for name, parts in columns.items()})
