@@ -6,12 +6,13 @@ machines of one kind the numbers do not depend on how many workers there are or 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from functools import partial
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from sslsim.errors import SslsimError
 
 Result = TypeVar("Result")
 CONNECT = 20  # seconds to wait for a scheduler
+SCHEDULER = "SSLSIM_SCHEDULER"
+"""Environment variable: the address of the dask scheduler where all computes for which no executor is given."""
 
 
 def results(
@@ -40,9 +43,9 @@ def results(
     calls : sequence of tuple
         Arguments of each call.
     executor : Executor, optional
-        Where to run. By default threads of this process.
+        Where to run, see `chosen_executor`. By default threads of this process.
     workers : int, optional
-        How many threads of this process; as many as torch uses by default.
+        How many calls run at a time; in threads as many as torch uses by default, in an executor as many as it takes.
     ahead : int, optional
         Compute at most so many results that were not yet taken; by default all that can be.
     done : callable
@@ -57,17 +60,26 @@ def results(
     """
     import torch  # takes seconds: a store that is only reopened must not wait for it
 
-    threads = torch.get_num_threads()
-    with _workers(executor, workers or threads) as pool:
+    threads, executor = torch.get_num_threads(), chosen_executor(executor)
+    own = ThreadPoolExecutor(workers or threads, thread_name_prefix="sslsim") if executor is None else nullcontext()
+    most = workers if executor and workers else len(calls)
+    with own as threads_of_ours:
+        pool: Executor = executor or threads_of_ours  # type: ignore[assignment]
         waiting: deque[Future[Result]] = deque()
         numbered = enumerate(calls)
         try:
             while True:
-                for i, call in islice(numbered, len(calls) if ahead is None else ahead - len(waiting)):
+                running = {future for future in waiting if not future.done()} if most < len(calls) else set()
+                room = min(most - len(running), len(calls) if ahead is None else ahead - len(waiting))
+                for i, call in islice(numbered, max(room, 0)):
                     waiting.append(pool.submit(_alone, function, call))
                     waiting[-1].add_done_callback(partial(_tell, done, i))
+                    running.add(waiting[-1])
                 if not waiting:
                     break
+                if most < len(calls) and not waiting[0].done():  # whichever ends first makes room for the next
+                    wait(running, return_when=FIRST_COMPLETED)
+                    continue
                 yield waiting.popleft().result()
         finally:
             if stop:
@@ -76,43 +88,38 @@ def results(
             torch.set_num_threads(threads)  # what a thread of ours set would hold for threads begun later
 
 
-def executor(workers: int = 0, scheduler: str = "") -> Executor | None:
-    """Return where to compute, for the ``executor`` of extraction and comparisons.
+@lru_cache
+def executor(scheduler: str) -> Executor:
+    """Return the executor of a dask cluster, whose workers must see the same folders.
 
     Parameters
     ----------
-    workers : int
-        Threads of this process; 0 leaves the choice to torch.
     scheduler : str
-        Address of a dask scheduler, such as ``tcp://node7:8786``, whose workers see the same folders; it takes
-        ``pip install sslsim[dask]``.
-
-    Returns
-    -------
-    Executor or None
-        None, the default everywhere, for threads of this process, as many as torch uses.
+        Its address, such as ``tcp://node7:8786``; it takes ``pip install sslsim[dask]``.
     """
-    if scheduler:
-        try:
-            from distributed import Client
-        except ImportError as error:
-            raise SslsimError(f"scheduler {scheduler!r} needs dask: pip install 'sslsim[dask]'") from error
-        try:
-            return Client(scheduler, timeout=CONNECT, set_as_default=False).get_executor()
-        except (OSError, ValueError) as error:
-            raise SslsimError(f"no dask scheduler at {scheduler!r}: {error}") from error
-    if workers < 0:
-        raise SslsimError(f"workers is {workers}; give a number of threads, or 0 for as many as torch uses")
-    return ThreadPoolExecutor(workers) if workers else None
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise SslsimError(f"scheduler {scheduler!r} needs dask: pip install 'sslsim[dask]'") from error
+    try:
+        return Client(scheduler, timeout=CONNECT, set_as_default=False).get_executor()
+    except (OSError, ValueError) as error:
+        raise SslsimError(f"no dask scheduler at {scheduler!r}: {error}") from error
 
 
-@contextmanager
-def _workers(executor: Executor | None, threads: int) -> Iterator[Executor]:
-    if executor is not None:
-        yield executor
-        return
-    with ThreadPoolExecutor(threads, thread_name_prefix="sslsim") as own:
-        yield own
+def chosen_executor(given: Executor | None) -> Executor | None:
+    """Return the executor that was given, or that of the scheduler in ``SSLSIM_SCHEDULER``; None for threads."""
+    scheduler = os.environ.get(SCHEDULER, "")
+    return executor(scheduler) if given is None and scheduler else given
+
+
+def chosen_device(device: str) -> str:
+    """Return the device to compute on: for ``auto`` cuda if there is one, else cpu; any other name as it is."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _tell(done: Callable[[int], object], i: int, future: Future[Any]) -> None:

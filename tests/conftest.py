@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the hub's client is imported: no test asks the network
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 
-from sslsim.activations.shards import drafting
-from sslsim.activations.store import (
-    CHECKSUM_FILE,
-    STORE_FILE,
-    ActivationStore,
-    array_files,
-    checksums,
-    description_hash,
-    file_hash,
-    frame_key,
-    open_store,
-    sampled,
-)
+from sslsim.activations.description import frame_key, open_store
+from sslsim.activations.draft import drafting
+from sslsim.activations.shards import ShardFile, shard_file, write_shard
+from sslsim.activations.store import ActivationStore, sampled
 from sslsim.encoders.lineup import Checkpoint
 
 TINY = {
@@ -102,27 +94,28 @@ def make_store(tmp_path):
         name: str = "model",
         *,
         frames: tuple[int, ...] = (5, 40, 12),
-        queries: int | str = 8,
+        queries: int | None = 8,
         n_layers: int = 3,
         n_neurons: int = 6,
         n_heads: int = 2,
         final_norm: bool = True,
-        kept: int | str = "all",
+        frames_per_utterance: int | None = None,
         seed: int = 0,
         audio: str = "",
+        **lineage: Any,
     ) -> ActivationStore:
+        """`lineage`: fields of its checkpoint, such as family, size, finetuned_from, seed_of, untrained_seed."""
         utterances = [f"u{u}" for u in range(len(frames))]
         index = pd.DataFrame({"utterance": utterances, "speaker": "s", "length": frames})
-        index["n_frames"] = [len(sampled(n, kept)) for n in frames]
+        index["n_frames"] = [len(sampled(n, frames_per_utterance)) for n in frames]
         index["n_samples"] = 320 * index["length"] + 80
         index["start"] = index["n_frames"].cumsum() - index["n_frames"]
         index["n_rows"] = [len(sampled(n, queries)) for n in frames]
         index["waveform"] = [f"{audio}{u}" for u in utterances]
         rng = np.random.default_rng(seed)
-        root = tmp_path / name
         store = ActivationStore(
-            root=root,
-            checkpoint=Checkpoint(name, "nowhere"),
+            root=Path(),
+            checkpoint=Checkpoint(name, **{"source": "nowhere", **lineage}),
             n_layers=n_layers,
             n_neurons=n_neurons,
             n_heads=n_heads,
@@ -132,44 +125,60 @@ def make_store(tmp_path):
             normed=not final_norm,
             input_normed=not final_norm,
             final_norm=final_norm,
-            heard={"normalised": True, "mask": False, "features": "group"},
+            input={"normalised": True, "mask": False, "features": "group"},
             dtype="float32",
-            frames=kept,
+            frames_per_utterance=frames_per_utterance,
             queries=queries,
-            frame_key=frame_key(index, kept, queries),
+            frame_key=frame_key(index, frames_per_utterance, queries),
             versions={},
+            shards=[0, 1] if len(frames) > 1 else [0],  # so that most readings meet the end of a file
             index=index,
             skipped=pd.DataFrame(columns=["utterance", "path", "reason"]),
         )
-        with drafting(root, lambda: (store, None), "a test") as draft:
+        with drafting(tmp_path / name, lambda: store) as draft:
             assert draft is not None
-            draft.write(range(len(frames)), lambda u: random_arrays(rng, store, u))
-        return open_store(root)
+            for task in draft.tasks():
+                task.write(lambda row: random_arrays(rng, store, row))
+        return open_store(tmp_path / name)
 
     return make
 
 
-def edited(store: ActivationStore, name: str, change: Callable[[np.ndarray], None]) -> ActivationStore:
-    """Change an array file of a store, and its checksums with it."""
-    values = np.lib.format.open_memmap(store.root / name, mode="r+")
-    change(values)
-    values.flush()
-    sums = np.load(store.root / CHECKSUM_FILE)
-    sums[:, list(array_files(store)).index(name)] = list(checksums(store, name))
-    np.save(store.root / CHECKSUM_FILE, sums)
-    description = json.loads((store.root / STORE_FILE).read_text())
-    description["hashes"][CHECKSUM_FILE] = file_hash(store.root / CHECKSUM_FILE)
-    description["hash"] = description_hash(description)
-    (store.root / STORE_FILE).write_text(json.dumps(description))
-    return open_store(store.root)
-
-
-def random_arrays(rng: np.random.Generator, store: ActivationStore, u: int) -> SimpleNamespace:
-    """Return what an encoder might have made of one utterance."""
-    n, n_rows, length = store.index[["n_frames", "n_rows", "length"]].iloc[u]
-    maps = rng.random((store.attention_layers, store.n_heads, n_rows, length), dtype="f4")
+def random_arrays(rng: np.random.Generator, store: ActivationStore, row: Any) -> SimpleNamespace:
+    """Return what an encoder might have made of one utterance, a row of the index."""
+    maps = rng.random((store.attention_layers, store.n_heads, row.n_rows, row.length), dtype="f4")
     return SimpleNamespace(
-        hidden=rng.standard_normal((store.n_layers, n, store.n_neurons), dtype="f4"),
-        final=rng.standard_normal((n, store.n_neurons), dtype="f4") if store.final_norm else None,
+        hidden=rng.standard_normal((store.n_layers, row.n_frames, store.n_neurons), dtype="f4"),
+        final=rng.standard_normal((row.n_frames, store.n_neurons), dtype="f4") if store.final_norm else None,
         attention=maps / maps.sum(axis=-1, keepdims=True),
     )
+
+
+def edited(store: ActivationStore, what: str, change: Callable[..., None]) -> ActivationStore:
+    """Change numbers of a store, and its checksums with them.
+
+    `change` is called with an array that it may write to: of each utterance if `what` is ``attention L``, of shape
+    (n_heads, n_rows, T), else with all rows of ``layer L`` or ``final``, (n_frames, n_neurons).
+    """
+    kind, _, number = what.partition(" ")
+    arrays = [np.array(store.layer(layer)) for layer in range(store.n_layers)]
+    arrays += [np.array(store.final())] if store.final_norm else []
+    maps = [
+        [store.attention(layer, u).copy() for layer in range(1, store.attention_layers + 1)]
+        for u in range(len(store.index))
+    ]
+    if kind == "attention":
+        for of_utterance in maps:
+            change(of_utterance[int(number) - 1])
+    else:
+        change(arrays[-1 if kind == "final" else int(number)])
+    for shard, (first, layout) in enumerate(zip(store.shards, store.layouts, strict=True)):
+        made = []
+        for u in range(first, first + len(layout.maps) - 1):
+            start, n = store.index[["start", "n_frames"]].iloc[u]
+            rows = [array[start : start + n] for array in arrays]
+            final = rows.pop() if store.final_norm else None
+            made.append(SimpleNamespace(hidden=rows, final=final, attention=maps[u]))
+        write_shard(store.root / shard_file(shard), layout, made)
+        ShardFile(store.root / shard_file(shard), layout, afresh=True)
+    return open_store(store.root)

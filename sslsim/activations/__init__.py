@@ -1,1 +1,19 @@
 """What encoders made of a corpus: extracted once, kept in a store, read memory-mapped."""
+
+from sslsim.activations.description import check_pairable, open_store
+from sslsim.activations.extract import extract
+from sslsim.activations.selection import LayerView, layer_views
+from sslsim.activations.store import ActivationStore, StoredLayer, Stores
+from sslsim.activations.study import Study
+
+__all__ = [
+    "ActivationStore",
+    "LayerView",
+    "StoredLayer",
+    "Stores",
+    "Study",
+    "check_pairable",
+    "extract",
+    "layer_views",
+    "open_store",
+]

@@ -6,20 +6,23 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sslsim.activations.store import ActivationStore, check_pairable
+from sslsim.activations.description import check_pairable
+from sslsim.activations.store import ActivationStore
 from sslsim.errors import SslsimError, close_match
-from sslsim.measures.products import Utterances
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds
+    from sslsim.measures.products import Utterances
 
 SMALL = 2**22  # bytes: chosen frames up to here are kept once read
 
 
 @dataclass(frozen=True, eq=False)
-class State:
-    """One layer of one checkpoint, on the chosen frames."""
+class LayerView:
+    """One layer of one checkpoint, on the chosen frames (None: on all)."""
 
     store: ActivationStore
     layer: int
@@ -28,7 +31,12 @@ class State:
     @property
     def label(self) -> tuple[str, int]:
         """Checkpoint name and layer number."""
-        return self.store.checkpoint.name, self.layer
+        return self.store.name, self.layer
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Frames and neurons."""
+        return len(self), self.store.n_neurons
 
     def __len__(self) -> int:
         return self.store.n_frames if self.frames is None else len(self.frames)
@@ -41,7 +49,7 @@ class State:
             return self.store.layer(self.layer)[self.frames[rows]]
         return self._picked[rows]
 
-    def only(self, rows: np.ndarray) -> State:
+    def only(self, rows: np.ndarray) -> LayerView:
         """Return the layer on some of its chosen frames, by their numbers or a mask."""
         return replace(self, frames=np.arange(len(self))[rows] if self.frames is None else self.frames[rows])
 
@@ -54,13 +62,8 @@ class State:
         """Leave out what was read."""
         return {name: value for name, value in vars(self).items() if name != "_picked"}
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Frames and neurons."""
-        return len(self), self.store.n_neurons
 
-
-def check_names(measures: Sequence[str]) -> None:
+def check_measures(measures: Sequence[str]) -> None:
     """Raise unless `measures` is a list of at least one name."""
     if isinstance(measures, str) or not measures:
         raise SslsimError(f"measures is {measures!r}; give a list of at least one name")
@@ -70,7 +73,7 @@ def check_stores(stores: Sequence[ActivationStore]) -> None:
     """Raise unless there is at least one store, names are distinct, and all hold the same frames."""
     if not stores:
         raise SslsimError("nothing to compare: no store given; extract at least one checkpoint")
-    names = [s.checkpoint.name for s in stores]
+    names = [store.name for store in stores]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise SslsimError(f"two stores have the name {twice[0]!r}; give each checkpoint its own name in the lineup")
@@ -78,20 +81,20 @@ def check_stores(stores: Sequence[ActivationStore]) -> None:
         check_pairable(stores[0], other)
 
 
-def states_of(stores: Sequence[ActivationStore], frames: int | None) -> list[State]:
-    """All layers of all stores, on all frames or on that many evenly spaced ones at most (None or 0: all)."""
+def layer_views(stores: Sequence[ActivationStore], frames: int | None) -> list[LayerView]:
+    """All layers of all stores, on all frames (None) or on that many evenly spaced ones at most."""
     total, chosen = stores[0].n_frames, None
-    if frames:
+    if frames is not None:
         if frames < 2:
-            raise SslsimError(f"frames is {frames}; give at least 2 of the {total:,} stored frames, or 0 for all")
+            raise SslsimError(f"frames is {frames}; give at least 2 of the {total:,} stored frames, or None for all")
         if frames < total:
             chosen = (np.arange(frames) * total + total // 2) // frames
-    return [State(store, layer, chosen) for store in stores for layer in range(store.n_layers)]
+    return [LayerView(store, layer, chosen) for store in stores for layer in range(store.n_layers)]
 
 
 def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[ActivationStore]) -> set[frozenset[str]]:
     """Return the unordered pairs of checkpoints to compare, each name checked; None stands for all pairs."""
-    names = [s.checkpoint.name for s in stores]
+    names = [store.name for store in stores]
     if between is None:
         return {frozenset(pair) for pair in itertools.product(names, names)}
     chosen = set()
@@ -107,9 +110,11 @@ def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[Acti
     return chosen
 
 
-def utterances_of(states: list[State]) -> Utterances:
+def utterances_of(views: Sequence[LayerView]) -> Utterances:
     """Return how many of the chosen frames are of each utterance of the corpus."""
-    index, frames = states[0].store.index, states[0].frames
+    from sslsim.measures.products import Utterances
+
+    index, frames = views[0].store.index, views[0].frames
     if frames is None:
         return Utterances(tuple(int(n) for n in index.n_frames))
     ends = np.searchsorted(frames, index.start + index.n_frames)

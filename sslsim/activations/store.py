@@ -2,27 +2,19 @@
 
 Layout of a store folder::
 
-    store.json              version, checkpoint, fingerprints, rules, sizes, versions of libraries
-    index.csv               one row an utterance
-    skipped.csv             utterances of the corpus that could not be used, and why
-    layer_00.npy ...        (n_frames, n_neurons) float32, utterances one after another
-    final.npy               the same for the model's last hidden state, where it is not the last layer
-    attention_01.npy ...    flat float32: per utterance a block (n_heads, n_rows, T), one after another
-    checksums.npy           CRC-32 of every utterance in every array file, (n_utterances, n_files)
+    store.json            version, checkpoint, fingerprints, rules, versions of libraries, hashes of the tables
+    index.csv             one row an utterance
+    skipped.csv           utterances of the corpus that could not be used, and why
+    shard_0000.bin ...    hidden states and attention rows, see `activations.shards`
 
-Every byte is under a checksum. An array file is checked when a process first opens it, the others by ``open_store``.
+Every byte is under a checksum. The small files are checked by ``open_store``; numbers where they are read, for the
+first time in a process, and all of them by ``verify``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import html
-import io
-import json
-import threading
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,16 +23,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sslsim.encoders.lineup import Checkpoint
-from sslsim.encoders.named import Named, as_html
+from sslsim.activations.shards import Damaged, Shard, ShardFile, shard_file
+from sslsim.encoders.lineage import Lineage
+from sslsim.encoders.lineup import ByName, Checkpoint
 from sslsim.errors import SslsimError
-from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, spread
+from sslsim.speech.recording import SAMPLE_RATE, spread
 
-STORE_VERSION = 2
-"""Raised by one whenever the layout or the meaning of a file changes."""
-FRAME_RULE = f"frame i covers samples [{HOP} i, {HOP} i + {WINDOW}) at {SAMPLE_RATE} Hz"
 SAMPLE_RULE = "all T frames of an utterance where T <= N, else frames floor((2 i + 1) T / (2 N)), i = 0..N-1"
-"""How both the frames kept (N = frames) and the attention query rows (N = queries) are chosen."""
+"""How both the frames kept (N = frames_per_utterance) and the attention query rows (N = queries) are chosen."""
+AGAIN = "delete this folder and extract again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +58,18 @@ class ActivationStore:
     final_norm : bool
         Whether another LayerNorm follows the last block: then layer L is not the model's
         ``last_hidden_state``, which ``final()`` gives.
-    heard : dict
-        How the checkpoint takes its audio, see ``anatomy.Anatomy``.
+    input : dict
+        How the checkpoint takes its audio, see `encoders.Anatomy`.
     dtype : str
         What the encoder computed in; stored are float32 numbers.
-    frames : int or "all"
-        Most frames kept of an utterance.
-    queries : int or "all"
-        Most attention query rows kept of an utterance.
+    frames_per_utterance, queries : int or None
+        Most frames and most attention query rows kept of an utterance; None: all.
     frame_key : str
         Hash of utterance ids, waveforms, frame and row rule: two stores can be paired iff it is equal.
     versions : dict
-        Versions of the libraries that made it.
+        Versions of the libraries, and the kind of processor, that made it.
+    shards : list of int
+        The first utterance of each file.
     index : pandas.DataFrame
         One row an utterance: utterance, speaker, recording, begin and end (its place in its file), n_samples,
         waveform (content hash of its samples), length (T, frames that the encoder makes of it), n_frames (frames
@@ -98,14 +89,20 @@ class ActivationStore:
     normed: bool
     input_normed: bool
     final_norm: bool
-    heard: dict[str, Any]
+    input: dict[str, Any]
     dtype: str
-    frames: int | str
-    queries: int | str
+    frames_per_utterance: int | None
+    queries: int | None
     frame_key: str
     versions: dict[str, str]
+    shards: list[int] = field(repr=False)
     index: pd.DataFrame = field(repr=False)
     skipped: pd.DataFrame = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """What tables and figures call the checkpoint."""
+        return self.checkpoint.name
 
     @property
     def attention_layers(self) -> int:
@@ -118,8 +115,8 @@ class ActivationStore:
         what = "LayerNorm output" if self.normed else "raw residual stream"
         return f"{what}, a final LayerNorm follows" if self.final_norm else f"{what}, the last hidden state"
 
-    def layer(self, layer: int) -> NDArray[np.float32]:
-        """Return a hidden state, (n_frames, n_neurons) float32, read-only and memory-mapped.
+    def layer(self, layer: int) -> StoredLayer:
+        """Return a hidden state, (n_frames, n_neurons) float32, of which the rows that are indexed are read.
 
         Parameters
         ----------
@@ -127,14 +124,14 @@ class ActivationStore:
             0 (the transformer's input) to L = ``n_layers - 1``.
         """
         self._check(layer, "layer", 0, self.n_layers - 1)
-        return self._array(layer_file(layer))
+        return StoredLayer(self, layer)
 
-    def final(self) -> NDArray[np.float32]:
-        """Return the model's ``last_hidden_state``, (n_frames, n_neurons), memory-mapped.
+    def final(self) -> StoredLayer:
+        """Return the model's ``last_hidden_state``, (n_frames, n_neurons).
 
         Where a LayerNorm follows the last block (pre-norm models) its output, else layer L.
         """
-        return self._array(FINAL_FILE) if self.final_norm else self.layer(self.n_layers - 1)
+        return StoredLayer(self, self.n_layers if self.final_norm else self.n_layers - 1)
 
     def attention(self, layer: int, u: int) -> NDArray[np.float32]:
         """Return attention rows of one utterance, (n_heads, n_rows, T) float32, memory-mapped.
@@ -149,12 +146,12 @@ class ActivationStore:
         """
         if self.attention_layers == 0:
             why = "extract with queries above 0" if self.n_heads else "the checkpoint has no heads"
-            raise SslsimError(f"{self.checkpoint.name}: no attention in this store; {why}")
+            raise SslsimError(f"{self.name}: no attention in this store; {why}")
         self._check(layer, "attention layer", 1, self.attention_layers)
         self._check(u, "utterance", 0, len(self.index) - 1)
-        flat = self._array(attention_file(layer))
-        start, stop = self._attention_offsets[u : u + 2]
-        return flat[start:stop].reshape(self.n_heads, -1, self._lengths[u])
+        number = int(np.searchsorted(self.shards, u, side="right")) - 1
+        flat = self._shard(number, lambda file: file.attention(layer, u - self.shards[number]))
+        return flat.reshape(self.n_heads, -1, self._lengths[u])
 
     def query_rows(self, u: int) -> NDArray[np.int64]:
         """Return the frame numbers, within utterance ``u``, of the attention rows kept."""
@@ -164,256 +161,157 @@ class ActivationStore:
     def frame_rows(self, u: int) -> NDArray[np.int64]:
         """Return the frame numbers, within utterance ``u``, of the frames kept."""
         self._check(u, "utterance", 0, len(self.index) - 1)
-        return sampled(int(self._lengths[u]), self.frames)
+        return sampled(int(self._lengths[u]), self.frames_per_utterance)
 
     def verify(self) -> None:
         """Read every byte and raise if one is not what was written."""
-        for name in array_files(self):
-            self._array(name, known=False)
+        for number in range(len(self.shards)):
+            self._shard(number, lambda file: file.verify(), afresh=True)
 
     @cached_property
-    def _attention_offsets(self) -> NDArray[np.int64]:
-        return attention_offsets(self.index, self.n_heads)
+    def layouts(self) -> list[Shard]:
+        """Where in each shard its arrays lie."""
+        frames, rows = (self.index[column].to_numpy(np.int64) for column in ("n_frames", "n_rows"))
+        maps = self.n_heads * rows * self._lengths
+        n_arrays = self.n_layers + self.final_norm
+        return [
+            Shard(n_arrays, self.n_neurons, self.attention_layers, _ends(frames[part]), _ends(maps[part]))
+            for part in map(slice, self.shards, [*self.shards[1:], None])
+        ]
 
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:
         return self.index["length"].to_numpy(np.int64)  # a data frame takes longer to look up than a map to read
 
     @cached_property
-    def _checksums(self) -> NDArray[np.uint32]:
-        return np.load(self.root / CHECKSUM_FILE)
+    def _frames(self) -> NDArray[np.int64]:
+        """Where the frames of each shard begin, and last how many there are."""
+        return _ends(np.array([shard.n_frames for shard in self.layouts]))
 
-    def _array(self, name: str, known: bool = True) -> NDArray[np.float32]:
-        """Map an array file; its bytes are checked the first time that this process maps it, or if not `known`."""
-        path = self.root / name
+    def _rows(self, array: int, rows: NDArray[np.int64], columns: tuple) -> NDArray[np.float32]:
+        """Read rows of a layer from the shards that have them."""
+        numbers = np.searchsorted(self._frames, rows, side="right") - 1
+        out = np.empty((len(rows), self.n_neurons), np.float32)[(slice(None), *columns)]
+        for number in np.unique(numbers).tolist():
+            at = np.flatnonzero(numbers == number)
+            local = rows[at] - self._frames[number]
+            read = self._shard(number, lambda file, local=local: file.rows(array, local))[(slice(None), *columns)]
+            if len(at) == len(rows):
+                return read
+            out[at] = read
+        return out
+
+    def _shard(self, number: int, read: Any, afresh: bool = False) -> Any:
+        """Open a shard and read from it; what is wrong with it is said in terms of the store."""
+        path, layout = self.root / shard_file(number), self.layouts[number]
         try:
-            state = path.stat()
-            key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
-            if not known or key not in _VERIFIED:
-                sums = self._checksums[:, list(array_files(self)).index(name)]
-                damaged = next((u for u, crc in enumerate(checksums(self, name)) if crc != sums[u]), None)
-                if damaged is not None:
-                    where = f"the bytes of utterance {self.index.utterance.iat[damaged]!r} are"
-                    raise SslsimError(f"store {str(self.root)!r}: {name}: {where} not those written; {_AGAIN}")
-                _VERIFIED.add(key)
-            with _READING:
-                return np.load(path, mmap_mode="r")
+            return read(ShardFile(path, layout, afresh=afresh))
+        except Damaged as error:
+            where = f"{path.name}: the bytes of {self._told(layout, self.shards[number], error.place)}"
+            raise SslsimError(f"store {str(self.root)!r}: {where} are not those written; {AGAIN}") from error
         except (OSError, ValueError) as error:
-            if isinstance(error, SslsimError):
-                raise
-            raise SslsimError(f"store {str(self.root)!r}: {name} cannot be read ({error}); {_AGAIN}") from error
+            raise SslsimError(f"store {str(self.root)!r}: {path.name} cannot be read ({error}); {AGAIN}") from error
+
+    def _told(self, layout: Shard, first: int, place: int) -> str:
+        """Return what a checksum of a shard is of, in words."""
+        if place < 0:
+            return "its checksums"
+        layer, row = divmod(place, layout.n_frames)
+        u = int(np.searchsorted(layout.frames, row, side="right")) - 1
+        what = f"layer {layer}" if layer < self.n_layers else "the final layer"
+        if layer >= layout.n_arrays:
+            block, u = divmod(place - layout.n_arrays * layout.n_frames, len(layout.maps) - 1)
+            what = f"the attention of layer {block + 1}"
+        return f"{what} of utterance {self.index.utterance.iat[first + u]!r}"
 
     def _check(self, value: int, what: str, low: int, high: int) -> None:
         if not low <= value <= high:
-            raise SslsimError(f"{self.checkpoint.name}: no {what} {value}; there are {low} to {high}")
+            raise SslsimError(f"{self.name}: no {what} {value}; there are {low} to {high}")
 
     def _repr_html_(self) -> str:
-        checkpoint, seconds = self.checkpoint, self.index["n_samples"].sum() / SAMPLE_RATE
+        checkpoint, minutes = self.checkpoint, self.index["n_samples"].sum() / SAMPLE_RATE / 60
         rows = {
             "family": " ".join(filter(None, (checkpoint.family, checkpoint.size))) or "not named",
             "weights": checkpoint.weights,
             "checkpoint": f"{checkpoint.source} ({self.fingerprint[:12]})",
             "layers": f"0 to {self.n_layers - 1}; the last: {self.last_layer}",
-            "audio": ", ".join(f"{key} {value}" for key, value in self.heard.items()),
+            "audio": ", ".join(f"{key} {value}" for key, value in self.input.items()),
             "neurons": f"{self.n_neurons:,}",
             "heads": f"{self.n_heads} in each of {self.attention_layers} blocks",
-            "query rows": f"{self.queries} an utterance",
-            "frames": f"{self.n_frames:,} of {len(self.index):,} utterances, {_lasting(seconds)}",
+            "frames": f"{self.n_frames:,} of {len(self.index):,} utterances, {minutes:,.1f} minutes",
             "left out": f"{len(self.skipped):,} utterances",
-            "on disk": f"{sum(int(extents(self, name)[-1]) for name in array_files(self)) / 1e6:,.1f} MB",
+            "on disk": f"{sum(shard.size for shard in self.layouts) / 1e6:,.1f} MB",
             "store": str(self.root),
         }
-        cells = "".join(
-            f'<tr><th scope="row">{key}</th><td>{html.escape(value)}</td></tr>' for key, value in rows.items()
-        )
-        return f"<table><caption>{html.escape(self.checkpoint.name)}</caption>{cells}</table>"
+        with pd.option_context("display.max_colwidth", None):
+            return pd.DataFrame({self.name: rows}).to_html()
 
 
-class Stores(Named[ActivationStore]):
-    """Stores of the same utterances in the order of their lineup; in a notebook a table whose names complete."""
+@dataclass(frozen=True, eq=False)
+class StoredLayer:
+    """A layer in a store: an array of which the rows that are asked for are read from the disk and checked.
 
-    PLACE = "these stores"
+    ``layer[rows]`` and ``layer[rows, neuron]`` take what an array of shape (n_frames, n_neurons) would, and give an
+    array; ``np.asarray(layer)`` gives all of it.
+    """
 
-    @staticmethod
-    def name_of(item: ActivationStore) -> str:
-        """Name of the checkpoint."""
-        return item.checkpoint.name
+    store: ActivationStore
+    array: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Frames and neurons."""
+        return self.store.n_frames, self.store.n_neurons
+
+    def __len__(self) -> int:
+        return self.store.n_frames
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        rows, *columns = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(column, slice | int | np.integer) for column in columns):
+            raise IndexError("of the neurons of a layer in a store take one or a slice; index what it gives for others")
+        wanted = np.arange(len(self))[rows]
+        read = self.store._rows(self.array, wanted.reshape(-1), tuple(columns))
+        return read.reshape(wanted.shape + read.shape[1:])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(np.float32 if dtype is None else dtype, copy=False)
+
+
+class Stores(ByName[ActivationStore]):
+    """Stores of the same utterances in the order of their lineup; in a notebook a table."""
+
+    @property
+    def lineage(self) -> Lineage:
+        """What the checkpoints are to each other."""
+        return Lineage(tuple(store.checkpoint for store in self))
+
+    def only(self, names: Sequence[str]) -> Stores:
+        """Return the stores of these checkpoints, in their own order."""
+        chosen = [self[name] for name in names]
+        return Stores(store for store in self if store in chosen)
 
     def _repr_html_(self) -> str:
-        columns = ["name", "family", "size", "weights", "layers", "neurons", "heads", "frames"]
-        rows = [
+        return pd.DataFrame(
             {
-                **{name: getattr(store.checkpoint, name) for name in columns[:4]},
-                **{"layers": store.n_layers, "neurons": store.n_neurons, "heads": store.n_heads},
+                "name": store.name,
+                "family": store.checkpoint.family,
+                "size": store.checkpoint.size,
+                "weights": store.checkpoint.weights,
+                "layers": store.n_layers,
+                "neurons": store.n_neurons,
+                "heads": store.n_heads,
                 "frames": f"{store.n_frames:,}",
             }
             for store in self
-        ]
-        return as_html(columns, rows)
+        ).to_html(index=False)
 
 
-_READING = (
-    threading.Lock()
-)  # numpy reads headers with ast, which in Python 3.11 fails in two threads at a time (gh-106905)
-_VERIFIED: set[tuple[str, int, int, int]] = set()  # array files whose bytes this process has checked
-_AGAIN = "delete this folder and extract again"
-
-STORE_FILE, INDEX_FILE, SKIPPED_FILE = "store.json", "index.csv", "skipped.csv"
-FINAL_FILE, CHECKSUM_FILE = "final.npy", "checksums.npy"
-TABLES = (INDEX_FILE, SKIPPED_FILE, CHECKSUM_FILE)  # small files, checked when a store is opened
-
-
-def _lasting(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
-
-
-def layer_file(layer: int) -> str:
-    """Return the file name of a hidden state."""
-    return f"layer_{layer:02d}.npy"
-
-
-def attention_file(layer: int) -> str:
-    """Return the file name of a block's attention rows."""
-    return f"attention_{layer:02d}.npy"
-
-
-def sampled(length: int, wanted: int | str) -> NDArray[np.int64]:
+def sampled(length: int, wanted: int | None) -> NDArray[np.int64]:
     """Return which frames or query rows of an utterance of ``length`` frames are kept (``SAMPLE_RULE``)."""
-    return spread(length, length if wanted == "all" else int(wanted))
+    return spread(length, length if wanted is None else wanted)
 
 
-def attention_offsets(index: pd.DataFrame, n_heads: int) -> NDArray[np.int64]:
-    """Return where each utterance's block starts in the flat attention files, and last their length."""
-    sizes = n_heads * index["n_rows"].to_numpy(np.int64) * index["length"].to_numpy(np.int64)
+def _ends(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each of some parts begins, one after another, and last their whole size."""
     return np.concatenate([[0], np.cumsum(sizes)])
-
-
-def array_files(store: ActivationStore) -> dict[str, tuple[int, ...]]:
-    """Return the array files of a store and their shapes, in the order of the columns of the checksums."""
-    shape = (store.n_frames, store.n_neurons)
-    flat = (int(attention_offsets(store.index, store.n_heads)[-1]),)
-    names: dict[str, tuple[int, ...]] = {layer_file(i): shape for i in range(store.n_layers)}
-    names |= {FINAL_FILE: shape} if store.final_norm else {}
-    return names | {attention_file(i): flat for i in range(1, store.attention_layers + 1)}
-
-
-def header(shape: tuple[int, ...]) -> bytes:
-    """Return what stands before the numbers of an array file."""
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    return file.getvalue()
-
-
-def extents(store: ActivationStore, name: str) -> NDArray[np.int64]:
-    """Return where each utterance's bytes begin in an array file, and last the size of the file."""
-    shape = array_files(store)[name]
-    if len(shape) == 1:
-        places = attention_offsets(store.index, store.n_heads)
-    else:
-        places = np.append(store.index["start"].to_numpy(np.int64), store.n_frames) * store.n_neurons
-    return 4 * places + len(header(shape))
-
-
-def checksums(store: ActivationStore, name: str) -> Iterator[int]:
-    """Yield the CRC-32 of each utterance's bytes in an array file, as the disk has them."""
-    ends = extents(store, name)
-    with (store.root / name).open("rb") as file:
-        if file.read(int(ends[0])) != header(array_files(store)[name]):
-            raise ValueError("its header is not the one written")
-        for start, stop in zip(ends, ends[1:], strict=False):
-            yield zlib.crc32(file.read(int(stop - start)))
-
-
-def frame_key(index: pd.DataFrame, frames: int | str, queries: int | str) -> str:
-    """Return the hash that is equal iff two stores hold the same frames and the same query rows."""
-    parts = [FRAME_RULE, SAMPLE_RULE, str(frames), str(queries)]
-    parts += [f"{r.utterance}\0{r.waveform}\0{r.length}" for r in index.itertuples()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-JSON_FIELDS = tuple(f.name for f in fields(ActivationStore) if f.name not in ("root", "checkpoint", "index", "skipped"))
-"""The fields that ``store.json`` holds as they are."""
-_TEXT_COLUMNS = {"utterance": str, "speaker": str, "waveform": str, "path": str, "reason": str}
-
-
-def open_store(path: str | Path) -> ActivationStore:
-    """Open a store that ``extract`` left; quick: nothing is read but the index.
-
-    Raises
-    ------
-    SslsimError
-        No store there, of another version, or a file missing, of another size than when written, or damaged.
-    """
-    root = Path(path)
-    content, files, hashes = _read_description(root)
-    for name, size in files.items():
-        found = (root / name).stat().st_size if (root / name).is_file() else None
-        if found != size:
-            state = f"{found:,} bytes, not {size:,}" if found is not None else "missing"
-            raise SslsimError(f"store {str(root)!r}: {name} is {state}; {_AGAIN}")
-    for name in TABLES:
-        if file_hash(root / name) != hashes.get(name):
-            raise SslsimError(f"store {str(root)!r}: {name} is not as it was written; {_AGAIN}")
-    options: dict[str, Any] = {"dtype": _TEXT_COLUMNS, "keep_default_na": False}
-    index, skipped = (pd.read_csv(root / name, **options) for name in (INDEX_FILE, SKIPPED_FILE))
-    return ActivationStore(root=root.absolute(), index=index, skipped=skipped, **content)
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a small file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def description_hash(content: dict[str, Any]) -> str:
-    """Return the hash that ``store.json`` holds of everything else in it."""
-    rest = {key: value for key, value in content.items() if key != "hash"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _read_description(root: Path) -> tuple[dict[str, Any], dict[str, int], dict[str, str]]:
-    """Return the store's fields, its files' sizes and its tables' hashes, as ``store.json`` tells them."""
-    if not (root / STORE_FILE).is_file():
-        within = sorted(file.parent.name for file in root.glob(f"[!.]*/{STORE_FILE}"))
-        hint = f"; it holds the stores {', '.join(within)}" if within else ""
-        raise SslsimError(f"store {str(root)!r}: no {STORE_FILE} there{hint}")
-    try:
-        content = json.loads((root / STORE_FILE).read_text(encoding="utf-8"))
-        if content["version"] != STORE_VERSION:
-            fault = f"version {content['version']}, this sslsim reads {STORE_VERSION}"
-        elif content["hash"] == description_hash(content):
-            plain = {name: content[name] for name in JSON_FIELDS}
-            plain |= {"checkpoint": Checkpoint(**content["checkpoint"])}
-            return plain, dict(content["files"]), dict(content["hashes"])
-        else:
-            fault = f"{STORE_FILE} is not as it was written"
-    except (ValueError, KeyError, TypeError):
-        fault = f"{STORE_FILE} is damaged"
-    raise SslsimError(f"store {str(root)!r}: {fault}; {_AGAIN}")
-
-
-def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
-    """Raise unless two stores hold the same frames of the same audio, and the same query rows."""
-    if a.frame_key == b.frame_key:
-        return
-    name_a, name_b = a.checkpoint.name, b.checkpoint.name
-    if a.frames != b.frames:
-        what = f"{name_a} keeps {a.frames} frames an utterance, {name_b} {b.frames}; extract both with the same frames"
-    elif a.n_frames != b.n_frames:
-        what = f"{name_a} has {a.n_frames:,} frames, {name_b} {b.n_frames:,}; extract both from the same corpus"
-    elif differ := _first_difference(a.index, b.index):
-        what = f"{name_a} and {name_b} {differ}; extract both from the same corpus"
-    else:
-        what = (
-            f"{name_a} keeps {a.queries} attention query rows an utterance, {name_b} {b.queries}; "
-            "extract both with the same queries"
-        )
-    raise SslsimError(f"layers cannot be paired: {what}")
-
-
-def _first_difference(a: pd.DataFrame, b: pd.DataFrame) -> str:
-    for x, y in zip(a.itertuples(), b.itertuples(), strict=False):
-        if x.utterance != y.utterance:
-            return f"hold other utterances ({x.utterance!r} against {y.utterance!r})"
-        if x.waveform != y.waveform:
-            return f"heard other audio for utterance {x.utterance!r}"
-    return "" if len(a) == len(b) else f"hold {len(a):,} and {len(b):,} utterances"

@@ -31,11 +31,8 @@ def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
     model where that is most. Blocks add to what they are given, so that a neuron goes through the layers of its model
     under one number; no neuron, number for number, is chosen twice. Partners come from `sslsim.evidence`.
 
-    Returns
-    -------
-    DataFrame
-        kind (most shared, least shared), relation, model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value,
-        rotated, excess.
+    Columns: kind (most shared, least shared), relation, model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value,
+    rotated, excess.
     """
     if "rotated" not in partners:
         raise SslsimError(
@@ -69,15 +66,12 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
 
     At most `n` moments of each of the neurons, which come from `extremes`.
 
-    Returns
-    -------
-    DataFrame
-        pair (row of `chosen`), kind, side (x the neuron, y its partner), model, layer, neuron, utterance, frame (its
-        number there), seconds (its centre), z (z-score of the neuron over all stored frames), z_other and above_other
-        (z-score of the other one of the pair at the same frame, and the share of all frames where that is lower). The
-        sign of a partner that anticorrelates is turned around.
+    Columns: pair (row of `chosen`), kind, side (x the neuron, y its partner), model, layer, neuron, utterance, frame
+    (its number there), seconds (its centre), z (z-score of the neuron over all stored frames), z_other and above_other
+    (z-score of the other one of the pair at the same frame, and the share of all frames where that is lower). The sign
+    of a partner that anticorrelates is turned around.
     """
-    by_name = {store.checkpoint.name: store for store in stores}
+    by_name = {store.name: store for store in stores}
     rows = []
     for pair, row in enumerate(chosen.to_dict("records")):
         scores = _scores(row, by_name)
@@ -148,7 +142,7 @@ def cut_clips(
     marks are read by `sslsim.speech.alignments`. It is an error if the corpus has no such utterance, or another sound
     under its name.
     """
-    by_name = {store.checkpoint.name: store for store in stores}
+    by_name = {store.name: store for store in stores}
     scores = {pair: _scores(row, by_name) for pair, row in enumerate(chosen.to_dict("records"))}
     places, half = list(origins(stores[0].index, corpus)), round(seconds * SAMPLE_RATE / 2)
     clips = []
@@ -212,7 +206,7 @@ def head_pair(
     if matched.empty:
         raise SslsimError("no pair of heads to show; give a table with at least one, such as that of matched_heads")
     row = matched.iloc[0]
-    by_name = {store.checkpoint.name: store for store in stores}
+    by_name = {store.name: store for store in stores}
     two = [(by_name[row[f"model_{side}"]], int(row[f"layer_{side}"]), int(row[f"head_{side}"])) for side in "xy"]
     index = two[0][0].index
 
@@ -224,7 +218,7 @@ def head_pair(
     scored = np.flatnonzero(np.isfinite(agreement))
     u = int(scored[agreement[scored].argsort(kind="stable")[len(scored) // 2]])
     samples, said = _sound(index.iloc[u], *list(origins(index, corpus))[u], marks)
-    x, y = (f"{store.checkpoint.name}, layer {layer}, head {head}" for store, layer, head in two)
+    x, y = (f"{store.name}, layer {layer}, head {head}" for store, layer, head in two)
     queries = two[0][0].query_rows(u)
     return HeadPair((x, y), str(index.utterance.iat[u]), samples, queries, maps(u), float(agreement[u]), said)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from sslsim.activations.store import ActivationStore
+from sslsim.activations.store import ActivationStore, StoredLayer
 from sslsim.analysis.labels import Labels
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.significance.nulls import Mismatches, p_value
@@ -27,24 +27,19 @@ def neuron_of(store: ActivationStore, layer: int, neuron: int) -> NDArray[np.flo
 def preferred_labels(stores: Sequence[ActivationStore], labels: Labels) -> pd.DataFrame:
     """Find the label of each neuron of each layer whose frames have the mean z-score that is furthest from 0.
 
-    Returns
-    -------
-    DataFrame
-        model, layer, neuron, label, mean_z (below 0 where the neuron falls on its label). Neurons that never vary are
-        left out.
+    Columns: model, layer, neuron, label, mean_z (below 0 where the neuron falls on its label). Neurons that never vary
+    are left out.
     """
     tables = []
     for store in stores:
         for layer in range(store.n_layers):
             best, mean_z, varies = _preferred(store.layer(layer), labels)
-            keys = dict(zip(KEYS, (store.checkpoint.name, layer, np.arange(len(best))), strict=True))
+            keys = dict(zip(KEYS, (store.name, layer, np.arange(len(best))), strict=True))
             tables.append(pd.DataFrame(keys | {"label": np.array(labels.names)[best], "mean_z": mean_z})[varies])
     return pd.concat(tables, ignore_index=True)
 
 
-def _preferred(
-    x: NDArray[np.float32], labels: Labels
-) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.bool_]]:
+def _preferred(x: StoredLayer, labels: Labels) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.bool_]]:
     """Return the preferred label of each neuron of a layer, its mean z-score, and whether the neuron varies."""
     codes, n_labels = labels.codes, len(labels.names)
     count, total, square = 0, np.zeros(x.shape[1]), np.zeros(x.shape[1])
@@ -80,19 +75,16 @@ def same_label(partners: pd.DataFrame, stores: Sequence[ActivationStore], labels
     A pair agrees when both prefer one label, on the same side of 0 where they correlate and on opposite ones where they
     anticorrelate. Partners come from `sslsim.evidence`, with rotations.
 
-    Returns
-    -------
-    DataFrame
-        relation, pairs, same (share that agrees), shuffled (share expected if the partners of each two models were
-        dealt anew: exact), beyond (pairs that correlate more than in the random bases, by rotated_high), same_beyond
-        and shuffled_beyond (the shares of those).
+    Columns: relation, pairs, same (share that agrees), shuffled (share expected if the partners of each two models were
+    dealt anew: exact), beyond (pairs that correlate more than in the random bases, by rotated_high), same_beyond and
+    shuffled_beyond (the shares of those).
     """
     pairs = partners[partners.relation.isin(SEPARATE)]
     columns = ["relation", "pairs", "same", "shuffled", "beyond", "same_beyond", "shuffled_beyond"]
     if pairs.empty:
         return pd.DataFrame(columns=columns)
     names = {*pairs.model_x, *pairs.model_y}
-    preferred = preferred_labels([store for store in stores if store.checkpoint.name in names], labels)
+    preferred = preferred_labels([store for store in stores if store.name in names], labels)
     for side in "xy":
         pairs = pairs.merge(preferred.add_suffix(f"_{side}"), on=[f"{key}_{side}" for key in KEYS], how="inner")
     for side, sign in zip("xy", (1.0, np.sign(pairs.value)), strict=True):
@@ -136,14 +128,11 @@ def selectivity(
     searched anew in each permutation (`sslsim.significance.nulls.Mismatches`); p is the share of the permutations, and
     of the score on cropped utterances itself, that are as selective. Utterances without marks are left out.
 
-    Returns
-    -------
-    DataFrame
-        `chosen`, as from `extremes`, without relation and excess, and label_x (after its sign), auroc_x, chance_x, p_x,
-        the same of y, and same_label (also in sign, that of the correlation taken off).
+    Columns: `chosen`, as from `extremes`, without relation and excess, and label_x (after its sign), auroc_x, chance_x,
+    p_x, the same of y, and same_label (also in sign, that of the correlation taken off).
     """
     out = chosen.drop(columns=["relation", "excess"], errors="ignore").reset_index(drop=True)
-    by_name = {store.checkpoint.name: store for store in stores}
+    by_name = {store.name: store for store in stores}
     kept = np.flatnonzero(labels.codes > -2)
     codes, n_labels = labels.codes[kept], len(labels.names)
     ends = np.searchsorted(kept, stores[0].index.start + stores[0].index.n_frames)

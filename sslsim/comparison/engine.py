@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sslsim.activations.selection import LayerView, utterances_of
+from sslsim.activations.selection import utterances_of
 from sslsim.comparison import pieces
-from sslsim.comparison.pieces import Task
-from sslsim.comparison.scores import Controls, Scores
+from sslsim.comparison.pieces import Comparison, Task
+from sslsim.comparison.scores import Scores
 from sslsim.comparison.scratch import save, scratch
-from sslsim.measures.neighbours import SAMPLE, sample_frames
+from sslsim.measures.neighbours import sample_frames
 from sslsim.measures.registry import MEASURES
 from sslsim.parallel import results
 
@@ -36,39 +36,7 @@ GPU_BATCH_NEURONS = 8192  # the same for a GPU, which wants more at a time: 64 p
 GPU_WORKERS = 2  # one reads while the other computes
 BATCH_LAYERS = 8  # of one batch of sampled measures, whose kernels are 32 MB each at 2,000 frames
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """What to compare.
-
-    Attributes
-    ----------
-    views : list of LayerView
-        The layers; pairs go by their numbers in this list.
-    measures : tuple of str
-        Of layers and neurons.
-    between : set of pairs of checkpoint names
-        Which checkpoints to compare.
-    sample : int
-        At most so many frames for measures that compare every frame with every other.
-    partners : bool
-        Find each neuron's best partner in every other checkpoint too.
-    controls : Controls
-        Blocks to leave out, random bases.
-    device : str
-        Where a piece computes.
-    title : str
-        What its progress bar says.
-    """
-
-    views: list[LayerView]
-    measures: tuple[str, ...]
-    between: set[frozenset[str]]
-    sample: int = SAMPLE
-    partners: bool = False
-    controls: Controls = Controls()
-    device: str = "cpu"
-    title: str = "layers"
+Piece = Callable[..., Scores]
 
 
 def score_pairs(what: Comparison, executor: Executor | None = None) -> Scores:
@@ -90,21 +58,28 @@ def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Execu
     executor : Executor, optional
         Where pieces run, see `parallel.results`; its workers must see the folder of the stores.
     """
-    with scratch(what.views[0].store.root.parent) as folder:
-        try:
-            tasks = _tasks(what, orders, folder)
-            rounds = [[_round(task, order) for task in tasks] for order in range(1 + len(orders))]
-            sizes = [
-                size for pieces_of in itertools.chain(*rounds) for _, calls in pieces_of for size in calls.values()
-            ]
-            with tqdm(total=sum(sizes), desc=what.title, file=sys.stdout, mininterval=1.0) as bar:
-                for of_order in rounds:
-                    scores = Scores()
-                    for piece, calls in itertools.chain(*of_order):
-                        _run(scores, piece, calls, bar, executor, what.device)
-                    yield scores
-        finally:
-            pieces.forget()
+    with scratch(what.views[0].store.root.parent) as folder, pieces.caches():
+        tasks = _tasks(what, orders, folder)
+        rounds = [[(task, *one) for task in tasks for one in _round(task, k)] for k in range(1 + len(orders))]
+        total = sum(_size(task, some) for task, _, batches in itertools.chain(*rounds) for some in batches)
+        with tqdm(total=total, desc=what.title, file=sys.stdout, mininterval=1.0) as bar:
+            for k, of_order in enumerate(rounds):
+                scores = Scores()
+                for task, piece, batches in of_order:
+                    calls = [(task.folder, k, *some) for some in batches]
+                    done = partial(_advance, bar, [_size(task, some) for some in batches])
+                    for part in results(piece, calls, executor=executor, workers=workers_on(what.device), done=done):
+                        scores.add(part)
+                yield scores
+
+
+def _size(task: Task, batches: tuple[int, ...]) -> int:
+    """Return how many layers or pairs of layers a piece has."""
+    return math.prod(len(task.batches[k]) for k in batches)
+
+
+def _advance(bar: tqdm, sizes: list[int], i: int) -> None:
+    bar.update(sizes[i])
 
 
 def workers_on(device: str) -> int | None:
@@ -112,75 +87,36 @@ def workers_on(device: str) -> int | None:
     return None if torch.device(device).type == "cpu" else GPU_WORKERS
 
 
-Piece = Callable[..., Scores]
-Calls = dict[tuple, int]  # arguments of a piece and how many pairs of layers it has
-
-
-def _run(scores: Scores, piece: Piece, calls: Calls, bar: tqdm, executor: Executor | None, device: str) -> None:
-    """Run the pieces of a round and add what they find, in order."""
-    sizes = list(calls.values())
-    done = partial(_advance, bar, sizes)
-    for part in results(piece, list(calls), executor=executor, workers=workers_on(device), done=done):
-        scores.add(part)
-
-
-def _advance(bar: tqdm, sizes: list[int], i: int) -> None:
-    bar.update(sizes[i])
-
-
-def _round(task: Task, order: int) -> list[tuple[Piece, Calls]]:
-    """Pieces to run one after another for the frames of y in one order."""
+def _round(task: Task, order: int) -> list[tuple[Piece, list[tuple[int, ...]]]]:
+    """Pieces to run for the frames of y in one order, one after another, and the batches that each call takes."""
     if task.of_frames:
-        rounds: list[tuple[Piece, list[tuple[int, ...]]]] = [(pieces.sampled_pair, task.pairs(diagonal=True))]
-    else:
-        rounds = [(pieces.pair_of_batches, task.pairs(diagonal=bool(order)))]
-        if not order or task.by_utterance:
-            rounds.insert(0, (pieces.own_moments, [(k,) for k in range(len(task.batches))]))
-    return [
-        (piece, {(task.folder, order, *some): math.prod(len(task.batches[k]) for k in some) for some in batches})
-        for piece, batches in rounds
-    ]
+        return [(pieces.sampled_pair, task.pairs(diagonal=True))]
+    rounds: list[tuple[Piece, list[tuple[int, ...]]]] = [(pieces.pair_of_batches, task.pairs(diagonal=bool(order)))]
+    if not order or task.by_utterance:
+        rounds.insert(0, (pieces.own_moments, [(k,) for k in range(len(task.batches))]))
+    return rounds
 
 
 def _tasks(what: Comparison, orders: Sequence[np.ndarray], folder: Path) -> list[Task]:
     """Put layers in batches and leave in the scratch folder what pieces need to know: of moments, and of frames."""
-    views, sampled = what.views, sample_frames(what.views[0], what.sample)
-    used = frozenset().union(*what.between)
-    runs = [
-        list(run)
-        for model, run in itertools.groupby(range(len(views)), key=lambda i: views[i].label[0])
-        if model in used
-    ]
+    views, used = what.views, frozenset().union(*what.between)
+    models = itertools.groupby(range(len(views)), key=lambda i: views[i].label[0])
+    runs = [list(run) for model, run in models if model in used]
+    sampled = sample_frames(views[0], what.sample)
     of_moments, of_frames = (
-        tuple(name for name in what.measures if bool(MEASURES[name].prepare) is frames) for frames in (False, True)
+        replace(what, measures=tuple(name for name in what.measures if bool(MEASURES[name].prepare) is frames))
+        for frames in (False, True)
     )
-    by_utterance = any(MEASURES[name].utterances for name in of_moments)
     tasks = []
-    if of_moments or what.partners:
+    if of_moments.measures or what.partners:
         neurons = BATCH_NEURONS if workers_on(what.device) is None else GPU_BATCH_NEURONS
-        sizes = [neurons // views[run[0]].shape[1] for run in runs]
-        tasks.append(
-            Task(
-                folder / "moments", views, _batches(runs, sizes), of_moments, what.between, [None, *orders],
-                utterances=utterances_of(views) if by_utterance else what.controls.blocks,
-                partners=what.partners, controls=what.controls, device=what.device,
-            )
-        )  # fmt: skip
-    if of_frames:
-        rows = [sampled, *(order[sampled] for order in orders)]
+        batches = _batches(runs, [neurons // views[run[0]].shape[1] for run in runs])
+        by_utterance = any(MEASURES[name].utterances for name in of_moments.measures)
+        utterances = utterances_of(views) if by_utterance else what.controls.blocks
+        tasks.append(Task(folder / "moments", of_moments, batches, [None, *orders], utterances))
+    if of_frames.measures:
         batches = _batches(runs, [BATCH_LAYERS] * len(runs))
-        tasks.append(
-            Task(
-                folder / "frames",
-                views,
-                batches,
-                of_frames,
-                what.between,
-                rows,
-                controls=what.controls,
-                device=what.device,
-            )
-        )
+        tasks.append(Task(folder / "frames", of_frames, batches, [sampled, *(order[sampled] for order in orders)]))
     for task in tasks:
         task.folder.mkdir()
         save(task, task.folder / "task.pickle")

@@ -8,18 +8,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from sslsim.activations.selection import check_measures, check_stores
-from sslsim.activations.store import ActivationStore, sampled
+from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import workers_on
 from sslsim.comparison.tables import pair_columns, square_table
 from sslsim.errors import SslsimError
 from sslsim.measures import attention
 from sslsim.parallel import chosen_device, results
+from sslsim.speech.recording import spread
 
 Label = tuple[str, int, int]  # model, layer, head
 UTTERANCES = 4  # of one piece of work
@@ -82,10 +84,10 @@ def _all_scores(
     stores: Sequence[ActivationStore], measures: Sequence[str], executor: Executor | None, device: str
 ) -> HeadScores:
     """Score every pair of heads on all stored rows, with a progress bar."""
-    rows = kept_rows(stores)
-    with progress(len(rows)) as bar:
-        options = {"executor": executor, "device": chosen_device(device), "done": bar.update}
-        return head_scores(stores, measures, rows, **options)[0]
+    crops = kept_rows(stores)
+    with progress(len(crops)) as bar:
+        options: dict[str, Any] = {"executor": executor, "device": chosen_device(device), "done": bar.update}
+        return head_scores(stores, measures, crops, **options)[0]
 
 
 def progress(utterances: int) -> tqdm:
@@ -133,21 +135,11 @@ def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
 
 @dataclass(frozen=True)
 class Crop:
-    """What to compare of one utterance's maps.
+    """What to compare of one utterance's maps."""
 
-    Attributes
-    ----------
-    rows : ndarray
-        Which stored query rows.
-    start : ndarray of shape (rows,), int, optional
-        First key of each row: rows are cropped and brought to sum 1 again.
-    width : int
-        Keys of each row.
-    """
-
-    rows: np.ndarray
-    start: np.ndarray | None = None
-    width: int = 0
+    rows: np.ndarray  # which of the stored query rows
+    start: np.ndarray | None = None  # first key of each row: rows are cropped and brought to sum 1 again
+    width: int = 0  # keys of each row
 
 
 def kept_rows(stores: Sequence[ActivationStore], rows: int | None = None) -> list[Crop]:
@@ -155,7 +147,7 @@ def kept_rows(stores: Sequence[ActivationStore], rows: int | None = None) -> lis
     index = with_attention(stores)[0].index
     if rows is not None and rows < 1:
         raise SslsimError(f"rows is {rows}; give at least 1 query row of each utterance, or None for all stored")
-    return [Crop(sampled(int(stored), rows)) for stored in index.n_rows]
+    return [Crop(spread(stored, stored if rows is None else rows)) for stored in index.n_rows.tolist()]
 
 
 def cropped_rows(stores: Sequence[ActivationStore], crops: list[Crop], strata: Sequence[np.ndarray]) -> list[Crop]:
@@ -166,7 +158,7 @@ def cropped_rows(stores: Sequence[ActivationStore], crops: list[Crop], strata: S
     store, out = with_attention(stores)[0], list(crops)
     for stratum in strata:
         count = min(len(crops[u].rows) for u in stratum)
-        kept = {int(u): crops[u].rows[sampled(len(crops[u].rows), count)] for u in stratum}
+        kept = {int(u): crops[u].rows[spread(len(crops[u].rows), count)] for u in stratum}
         query = {u: store.query_rows(u)[some] for u, some in kept.items()}
         left = np.min([query[u] for u in kept], axis=0)
         right = np.min([int(store.index["length"].iloc[u]) - query[u] for u in kept], axis=0)
@@ -179,23 +171,12 @@ def cropped_rows(stores: Sequence[ActivationStore], crops: list[Crop], strata: S
 
 @dataclass(frozen=True)
 class HeadScores:
-    """Scores of every head with every other.
+    """Scores of every head with every other."""
 
-    Attributes
-    ----------
-    means : dict of ndarray of shape (heads, heads)
-        Mean score by measure; of attention_cka the covariance.
-    labels : list
-        Model, layer and head of each.
-    n_rows : int
-        Query rows compared.
-    alone : dict of ndarray, optional
-        `means` of every utterance with itself, where these are of two: what attention_cka is divided by.
-    """
-
-    means: dict[str, np.ndarray]
+    means: dict[str, np.ndarray]  # mean score by measure, (heads, heads); of attention_cka the covariance
     labels: list[Label]
-    n_rows: int
+    n_rows: int  # query rows compared
+    # `means` of every utterance with itself, where these are of two: what attention_cka is divided by
     alone: dict[str, np.ndarray] | None = None
 
     def layers(self) -> pd.DataFrame:
@@ -211,7 +192,7 @@ class HeadScores:
 
     def best(self) -> pd.DataFrame:
         """Best match of every head in every other model; its value is NaN where no row could be scored."""
-        of_heads = [name for name in self.means if name in attention.MEASURES]
+        of_heads = [name for name in self.means if name in attention.HEAD_MEASURES]
         best = [_best_heads(name, self.means[name], self.labels) for name in of_heads]
         return pd.concat(best, ignore_index=True) if best else pd.DataFrame(columns=_COLUMNS)
 
@@ -246,19 +227,12 @@ def head_scores(
     chosen = with_attention(stores)
     members = blocks or [range(len(crops))]
     calls, block_of = _calls(chosen, measures, members, crops, partner)
+    tell = lambda i: done(len(calls[i][2]))  # noqa: E731
+    options: dict[str, Any] = {"executor": executor, "workers": workers_on(device), "ahead": AHEAD, "done": tell}
     sums: list[dict[str, attention.Sums]] = [{} for _ in members]
-    parts = results(
-        partial(_sum_utterances, device),
-        calls,
-        executor=executor,
-        workers=workers_on(device),
-        ahead=AHEAD,
-        done=lambda i: done(len(calls[i][2])),
-    )
-    for g, part in zip(block_of, parts, strict=True):
+    for g, part in zip(block_of, results(partial(_sum_utterances, device), calls, **options), strict=True):
         sums[g] = {name: sums[g][name] + part[name] for name in measures} if sums[g] else part
     total = {name: reduce(operator.add, (each[name] for each in sums)) for name in measures}
-    sizes = [sum(len(crops[u].rows) for u in block) for block in members]
     labels = [
         (s.checkpoint.name, layer, head)
         for s in chosen
@@ -272,6 +246,7 @@ def head_scores(
             means = {name: np.triu(mean) + np.triu(mean, 1).T for name, mean in means.items()}
         return HeadScores(means, labels, size)
 
+    sizes = [sum(len(crops[u].rows) for u in block) for block in members]
     without = [{name: total[name] - each[name] for name in measures} for each in sums] if blocks else []
     left_out = [scores(of, sum(sizes) - size) for of, size in zip(without, sizes, strict=bool(blocks))]
     return scores(total, sum(sizes)), left_out
@@ -316,17 +291,9 @@ def _sum_utterances(
 
 @dataclass(frozen=True)
 class _Stacked:
-    """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read.
+    """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read."""
 
-    Attributes
-    ----------
-    maps : list of arrays of shape (heads, stored rows, T)
-        Of each layer.
-    crop : Crop
-        What of them.
-    """
-
-    maps: list[np.ndarray]
+    maps: list[np.ndarray]  # of each layer, (heads, stored rows, T)
     crop: Crop
 
     @property

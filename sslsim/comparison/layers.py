@@ -10,12 +10,13 @@ import pandas as pd
 
 from sslsim.activations.selection import LayerView, check_between, check_measures, check_stores, layer_views
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.engine import Comparison, score_pairs
+from sslsim.comparison.engine import score_pairs
 from sslsim.comparison.heads import compare_attention, with_attention
+from sslsim.comparison.pieces import Comparison
 from sslsim.comparison.scores import Scores
 from sslsim.comparison.tables import KEYS, PAIR, SIDES, pair_columns, sides
 from sslsim.measures.neighbours import SAMPLE
-from sslsim.measures.registry import MEASURES, level_of
+from sslsim.measures.registry import MEASURES, measure_named
 from sslsim.parallel import chosen_device
 
 COLUMNS = [*KEYS, *SIDES, *PAIR, "value", "n_frames", "rank_x", "rank_y", "constant_x", "constant_y"]
@@ -61,7 +62,7 @@ def compare(
         do not vary).
     """
     check_measures(measures)
-    heads = [name for name in measures if level_of(name) == "attention"]
+    heads = [name for name in measures if measure_named(name).level == "attention"]
     wanted = tuple(name for name in measures if name not in heads)
     check_stores(stores)
     if heads:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from sslsim.activations.selection import LayerView
-from sslsim.comparison.scores import Controls, Partners, PairScorer, PairScores, Scores
+from sslsim.comparison.scores import Controls, PairScores, Partners, Scores, score_pair
 from sslsim.comparison.scratch import load, save
 from sslsim.errors import SslsimError
 from sslsim.measures import moments
 from sslsim.measures.moments import Marginal, Moments
+from sslsim.measures.neighbours import SAMPLE
 from sslsim.measures.products import Means, Products, Side, Utterances, cross_products
 from sslsim.measures.registry import MEASURES
 
@@ -25,44 +26,33 @@ DTYPE = torch.float32  # of stored layers and their products
 
 
 @dataclass(frozen=True)
-class Task:
-    """What every piece needs to know; written once to the scratch folder, read by each worker.
+class Comparison:
+    """What to compare."""
 
-    Attributes
-    ----------
-    folder : Path
-        Its part of the scratch folder.
-    views : list of LayerView
-        The layers.
-    batches : list of lists of int
-        Numbers of layers of one checkpoint that are computed together.
-    measures : tuple of str
-        All of moments, or all of frames.
-    between : set of pairs of checkpoint names
-        Which checkpoints to compare.
-    rows : list of arrays
-        Which frames: first those of x, then those of y in every other order; None for all.
-    utterances : Utterances, optional
-        Keep sums of products by utterance and group.
-    partners, controls, device
-        See `sslsim.comparison.engine.Comparison`.
-    """
-
-    folder: Path
-    views: list[LayerView]
-    batches: list[list[int]]
-    measures: tuple[str, ...]
-    between: set[frozenset[str]]
-    rows: list[np.ndarray | None]
-    utterances: Utterances | None = None
-    partners: bool = False
+    views: list[LayerView]  # pairs of layers go by their numbers in this list
+    measures: tuple[str, ...]  # of layers and neurons
+    between: set[frozenset[str]]  # pairs of checkpoints
+    sample: int = SAMPLE  # at most so many frames for measures that compare every frame with every other
+    partners: bool = False  # find each neuron's best partner in every other checkpoint too
     controls: Controls = Controls()
     device: str = "cpu"
+    title: str = "layers"  # of the progress bar
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every piece needs to know; written once to the scratch folder, read by each worker."""
+
+    folder: Path  # its part of the scratch folder
+    what: Comparison  # by measures that are all of moments, or all of frames
+    batches: list[list[int]]  # numbers of layers of one checkpoint that are computed together
+    rows: list[np.ndarray | None]  # which frames: first those of x, then those of y in every other order; None for all
+    utterances: Utterances | None = None  # keep sums of products by group
 
     @property
     def of_frames(self) -> bool:
         """Whether the measures need the frames themselves."""
-        return any(MEASURES[name].prepare for name in self.measures)
+        return any(MEASURES[name].prepare for name in self.what.measures)
 
     @property
     def by_utterance(self) -> bool:
@@ -80,7 +70,7 @@ class Task:
 
     def wants(self, k: int, m: int) -> bool:
         """Whether the checkpoints of two batches are to be compared."""
-        return frozenset(self.views[self.batches[b][0]].label[0] for b in (k, m)) in self.between
+        return frozenset(self.what.views[self.batches[b][0]].label[0] for b in (k, m)) in self.what.between
 
     def pairs(self, *, diagonal: bool) -> list[tuple[int, ...]]:
         """Unordered pairs of batches whose checkpoints are to be compared; with `diagonal` each with itself too."""
@@ -114,15 +104,19 @@ def _on_rows(folder: Path, order: int) -> list[LayerView]:
     task = _task(folder)
     rows = task.rows[order]
     if rows is None:
-        return task.views
-    frames = task.views[0].only(rows).frames  # one array for all of them
-    return [replace(view, frames=frames) for view in task.views]
+        return task.what.views
+    frames = task.what.views[0].only(rows).frames  # one array for all of them
+    return [replace(view, frames=frames) for view in task.what.views]
 
 
-def forget() -> None:
-    """Drop the task that was read last, with what small layers have read."""
-    _task.cache_clear()
-    _on_rows.cache_clear()
+@contextmanager
+def caches() -> Iterator[None]:
+    """Drop at the end the task that was read last, with what small layers have read."""
+    try:
+        yield
+    finally:
+        _task.cache_clear()
+        _on_rows.cache_clear()
 
 
 def own_moments(folder: Path, order: int, k: int) -> Scores:
@@ -131,7 +125,7 @@ def own_moments(folder: Path, order: int, k: int) -> Scores:
     views, means = task.batch(k, order), []
     for view in views:
         with _named(view):
-            means.append(Means.of(view, task.utterances, task.device))
+            means.append(Means.of(view, task.utterances, task.what.device))
     products = cross_products(Side(views, means, DTYPE), None, len(views[0]), task.utterances)
     layers = []
     for view, mean, row in zip(views, means, products, strict=True):
@@ -146,13 +140,13 @@ def own_moments(folder: Path, order: int, k: int) -> Scores:
 def _layer_moments(task: Task, view: LayerView, means: Means, products: Products) -> LayerMoments:
     """Return a layer's own moments with all that the measures need of it alone; an error if no neuron varies."""
     marginal = moments.marginal(means, products, len(view), torch.finfo(DTYPE).eps)
-    marginal = replace(marginal, wide=0) if task.controls.single else marginal
-    blocks = task.controls.blocks
+    marginal = replace(marginal, wide=0) if task.what.controls.single else marginal
+    blocks = task.what.controls.blocks
     every = [marginal, *(marginal.without(g) for g in range(len(blocks.members) if blocks else 0))]
     for one in every:
-        one.alive  # noqa: B018  raises where no neuron varies
+        one.check_varies()
     norms: dict[bool, Tensor] = {}
-    for name in task.measures:
+    for name in task.what.measures:
         measure = MEASURES[name]
         if measure.norms and measure.standardize not in norms:
             norms[measure.standardize] = moments.squared_norms(view, *every, standardize=measure.standardize)
@@ -173,7 +167,7 @@ def pair_of_batches(folder: Path, order: int, k: int, m: int) -> Scores:
         Side(views, [layer.marginal.means for layer in layers], DTYPE)
         for views, layers in ((task.batch(k), left), (task.batch(m, order), right))
     )
-    products = cross_products(side_x, side_y, len(task.views[0]), task.utterances)
+    products = cross_products(side_x, side_y, len(task.what.views[0]), task.utterances)
     products = [row[a:] if k == m else row for a, row in enumerate(products)]
     return _scores(task, order, (k, m), (left, right), products)
 
@@ -192,23 +186,25 @@ def _scores(
         for a, row in enumerate(products)
         for b, product in enumerate(row, a if k == m else 0)
     }
-    if torch.device(task.device).type != "cpu" and any(MEASURES[name].canonical for name in task.measures):
+    if torch.device(task.what.device).type != "cpu" and any(MEASURES[name].canonical for name in task.what.measures):
         moments.decompose(list(pairs.values()))
-    controls = task.controls
-    scorer = PairScorer(task.measures, controls, controls.rotations_chance if order else controls.rotations)
+    controls = task.what.controls
+    bases = controls.rotations_chance if order else controls.rotations
     scores = Scores()
     while pairs:
         a, b = next(iter(pairs))
         pair, i, j = pairs.pop((a, b)), task.batches[k][a], task.batches[m][b]
         x, y = layers[0][a].norms, layers[1][b].norms
         ways = [(i, j)] if i == j else [(i, j), (j, i)]
-        records, rotated = scorer.score(pair, {scaled: (x[scaled], y[scaled]) for scaled in x}, len(ways))
-        scores.pairs |= dict(zip(ways, records, strict=True))
-        if task.partners and task.views[i].label[0] != task.views[j].label[0]:
-            for (one, other), there, bases in zip(ways, (pair, pair.swapped), rotated or (None, None), strict=True):
-                view = task.views[other]
-                best = Scores(partners={(one, view.label[0]): Partners.of(there, view.layer, bases)})
-                scores.add(best)
+        norms = {scaled: (x[scaled], y[scaled]) for scaled in x}
+        for way, (record, in_bases) in zip(
+            ways, score_pair(pair, norms, task.what.measures, controls, bases, len(ways)), strict=True
+        ):
+            scores.pairs[way] = record
+            one, view = way[0], task.what.views[way[1]]
+            if task.what.partners and task.what.views[one].label[0] != view.label[0]:
+                best = Partners.of(pair if way == (i, j) else pair.swapped, view.layer, in_bases.rotated)
+                scores.add(Scores(partners={(one, view.label[0]): best}))
     return scores
 
 
@@ -218,7 +214,7 @@ def sampled_pair(folder: Path, order: int, k: int, m: int) -> Scores:
     if k == m and not order:
         counts = [int((np.ptp(view[:], axis=0) == 0).sum()) for view in task.batch(k)]
         scores.constant = {(True, i): count for i, count in zip(task.batches[k], counts, strict=True)}
-    for name in task.measures:
+    for name in task.what.measures:
         left = [_prepared(task, view, name) for view in task.batch(k)]
         right = left if k == m and not order else [_prepared(task, view, name) for view in task.batch(m, order)]
         for a, i in enumerate(task.batches[k]):
@@ -234,7 +230,7 @@ def _prepared(task: Task, view: LayerView, name: str) -> Tensor:
     prepare = MEASURES[name].prepare
     assert prepare
     with _named(view):
-        return prepare(view, device=task.device)
+        return prepare(view, device=task.what.device)
 
 
 @contextmanager

@@ -1,24 +1,29 @@
-"""Which checkpoints: a lineup file is read, a checkpoint's files are found and hashed; none is loaded."""
+"""Which checkpoints: a lineup file is read; no checkpoint is looked at."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from sslsim import DATA
-from sslsim.encoders.log_mel import RECIPE
-from sslsim.encoders.named import Named, as_html
+import pandas as pd
+
 from sslsim.errors import SslsimError, close_match
-from sslsim.speech.recording import content_fingerprint
+from sslsim.resources import DATA
 
 LOG_MEL = "log-mel"
 """Source of the checkpoint that is a spectrogram, and its name where a list of checkpoints asks for it."""
+
+
+class _HasName(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=_HasName)
 
 
 @dataclass(frozen=True)
@@ -60,28 +65,37 @@ class Checkpoint:
         return "trained" if self.untrained_seed is None else f"random, seed {self.untrained_seed}"
 
 
-class Lineup(Named[Checkpoint]):
-    """The checkpoints of a lineup in their order; in a notebook a table whose names complete."""
+class ByName(list[T]):
+    """A list of checkpoints, or of what was made from them, whose items go by ``list["name"]`` too."""
 
-    PLACE = "the lineup"
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return type(self)(super().__getitem__(key))
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        named = {item.name: item for item in self}
+        if key not in named:
+            raise SslsimError(f"no checkpoint {key!r} here{close_match(key, named)}")
+        return named[key]
 
-    @staticmethod
-    def name_of(item: Checkpoint) -> str:
-        """Name in the lineup."""
-        return item.name
+    def _ipython_key_completions_(self) -> list[str]:
+        return [item.name for item in self]
+
+
+class Lineup(ByName[Checkpoint]):
+    """The checkpoints of a lineup in their order; in a notebook a table."""
 
     def _repr_html_(self) -> str:
-        rows = [{**asdict(checkpoint), "weights": checkpoint.weights} for checkpoint in self]
-        return as_html([key for key in (*_KEYS, "weights") if any(row[key] not in (None, "") for row in rows)], rows)
+        table = pd.DataFrame([{**asdict(checkpoint), "weights": checkpoint.weights} for checkpoint in self])
+        table = table.astype(object).where(table.notna(), "").map(str)
+        return table.loc[:, (table != "").any()].to_html(index=False)
 
 
 LINEUPS = DATA / "lineups"
 _KEYS = tuple(f.name for f in fields(Checkpoint))
 _RELATIVES = {"finetuned_from": "finetuned from", "seed_of": "another seed of"}
 _UNTRAINED = re.compile(r"untrained:(?P<name>[^:]*)(:(?P<seed>\d+))?")
-_SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
-_WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def find_lineup(name: str | Path, folder: Path = Path()) -> Path:
@@ -177,7 +191,7 @@ def _resolve(base: Path, source: str) -> str:
     if source == LOG_MEL:
         return source
     folder = base / Path(source).expanduser()
-    if folder.exists() or not _HUB_ID.fullmatch(source) or (base / source.split("/")[0]).exists():
+    if folder.exists() or not HUB_ID.fullmatch(source) or (base / source.split("/")[0]).exists():
         return str(folder.resolve())
     return source
 
@@ -221,73 +235,6 @@ def _named(name: str, known: Mapping[str, Checkpoint]) -> Checkpoint:
     )
 
 
-def locate(checkpoint: Checkpoint) -> Path:
-    """Return the folder with a checkpoint's files, fetching them from the hub if its source is an id.
-
-    Only configuration and weights are fetched; pickled weights only where there are no safetensors, and none
-    for an untrained twin.
-    """
-    trained = checkpoint.untrained_seed is None
-    folder = Path(checkpoint.source)
-    if folder.is_dir():
-        if checkpoint.revision:
-            raise problem(checkpoint, f"has a revision, but its source is a folder, {str(folder)!r}")
-    elif _HUB_ID.fullmatch(checkpoint.source):
-        folder = _fetch(checkpoint, [*_SETTINGS, _WEIGHTS[0]] if trained else [*_SETTINGS])
-        if trained and not _weight_files(folder):
-            folder = _fetch(checkpoint, [_WEIGHTS[1]])
-    else:
-        raise problem(checkpoint, f"no folder {checkpoint.source!r}")
-    if not (folder / "config.json").is_file():
-        raise problem(checkpoint, f"no config.json in {str(folder)!r}; a folder that save_pretrained left has one")
-    if trained and not _weight_files(folder):
-        raise problem(checkpoint, f"no weights in {str(folder)!r} ({' or '.join(_WEIGHTS)})")
-    return folder
-
-
 def problem(checkpoint: Checkpoint, text: str) -> SslsimError:
     """Return the error that says what is wrong with a checkpoint."""
     return SslsimError(f"checkpoint {checkpoint.name!r}: {text}")
-
-
-def _fetch(checkpoint: Checkpoint, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    source, revision = checkpoint.source, f" at {checkpoint.revision}" if checkpoint.revision else ""
-    try:
-        return Path(snapshot_download(checkpoint.source, revision=checkpoint.revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises a dozen kinds: offline, not found, gated, cache...
-        revision = f" at revision {checkpoint.revision}" if checkpoint.revision else ""
-        raise problem(
-            checkpoint,
-            f"no folder {source!r}, and it could not be had from the hub{revision} "
-            f"({type(error).__name__}: {first_line(error)})",
-        ) from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what a library said, so that an error stays one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the files that from_pretrained reads weights from: safetensors, else pickled ones."""
-    return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
-
-
-def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
-    """Return a SHA-256 over names and content of a checkpoint's settings and weight files.
-
-    Of an untrained twin: over its settings, its seed, and the versions of the libraries that draw its weights.
-    """
-    if checkpoint.source == LOG_MEL:
-        return hashlib.sha256(f"{RECIPE}\0{version('transformers')}".encode()).hexdigest()
-    folder = locate(checkpoint)
-    files = [folder / name for name in _SETTINGS if (folder / name).is_file()]
-    drawn = ""
-    if checkpoint.untrained_seed is None:
-        files += _weight_files(folder)
-    else:
-        drawn = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
-    parts = drawn + "".join(f"{file.name}\0{content_fingerprint(file)}\n" for file in files)
-    return hashlib.sha256(parts.encode()).hexdigest()

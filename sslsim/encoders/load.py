@@ -1,12 +1,7 @@
-"""Checkpoints in: an encoder is loaded, one utterance turned into hidden states and attention rows.
+"""A checkpoint in: its encoder is loaded, and tried on a short sound.
 
 What transformers' many encoders have in common is found by looking: the blocks, the attention of each, whether a
-LayerNorm makes their output, whether another follows the last one. A short sound is run through every encoder when it
-is loaded, and what does not behave is refused.
-
-Hidden states are taken with hooks of our own: what ``output_hidden_states`` returns last for pre-norm
-models changed between transformers 5.15 and 5.16. Layer 0 is the input of the first block, layers 1..L are
-the blocks' outputs; ``final`` is ``last_hidden_state`` where a last LayerNorm makes it differ from layer L.
+LayerNorm makes their output, whether another follows the last one. What does not behave is refused.
 """
 
 from __future__ import annotations
@@ -15,49 +10,28 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import TqdmWarning
 
-from sslsim.encoders.encoder import Anatomy, Encoded
-from sslsim.encoders.lineup import (
-    LOG_MEL,
-    Checkpoint,
-    checkpoint_fingerprint,
-    first_line,
-    locate,
-    problem,
-    read_lineup,
-    select,
-)
-from sslsim.encoders.log_mel import BANDS, log_mel
+from sslsim.encoders.encoder import Anatomy, Encoder, Grid, torch_dtype
+from sslsim.encoders.files import first_line, locate
+from sslsim.encoders.hooks import Hooks, attention_of, rows_of
+from sslsim.encoders.lineup import LOG_MEL, Checkpoint, problem
+from sslsim.encoders.log_mel import LogMel
 from sslsim.errors import SslsimError
 from sslsim.speech.recording import SAMPLE_RATE, n_frames
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: only loading an encoder does
     import torch
 
-__all__ = [
-    "Anatomy",
-    "Checkpoint",
-    "Encoded",
-    "Encoder",
-    "LogMel",
-    "checkpoint_fingerprint",
-    "load_encoder",
-    "read_lineup",
-    "select",
-]
-
 DTYPES = ("float32", "bfloat16", "float16")
-_ON_GPU = threading.Lock()
 _LOADING = threading.Lock()  # random weights and transformers' verbosity are global to the process
 # weights that a checkpoint may have beyond its encoder: heads, quantizer and their projections
 _HEADS = re.compile(
@@ -67,258 +41,6 @@ _HEADS = re.compile(
 )
 _DECODER = re.compile(r"(model\.)?decoder\.")
 _TRIAL = 9_999  # samples of the sound that an encoder is tried on: 30 frames, and as much as can be left over
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How an encoder's own frames are brought onto frame i = samples [320 i, 320 i + 400), centre 320 i + 200.
-
-    Attributes
-    ----------
-    lead, tail : int
-        Samples of silence put before and after the sound.
-    first : int
-        The encoder's own frame that is frame 0.
-    most : int or None
-        Most frames that it can take.
-    beyond : int
-        Most frames that it gives after those of the sound.
-    """
-
-    lead: int = 0
-    tail: int = 0
-    first: int = 0
-    most: int | None = None
-    beyond: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Encoder:
-    """A loaded encoder in evaluation mode.
-
-    Attributes
-    ----------
-    checkpoint : Checkpoint
-        What was loaded.
-    anatomy : Anatomy
-        What it is like.
-    device, dtype : str
-        Where and in what it computes; what it gives is float32.
-    """
-
-    checkpoint: Checkpoint
-    anatomy: Anatomy
-    device: str
-    dtype: str
-    _model: Any
-    _preprocess: Any
-    _grid: Grid
-    _heard: _Heard
-
-    def encode(
-        self,
-        waveform: NDArray[np.float32],
-        rows: NDArray[np.int64] | Sequence[int],
-        frames: NDArray[np.int64] | Sequence[int] | None = None,
-    ) -> Encoded:
-        """Run one utterance.
-
-        One at a time, so that there is no padding: padding changes what models with group norm, data2vec and
-        conformers make of every frame, even with a mask, by a tenth and more. Batches of equal lengths would be
-        exact to 1e-6, but not to the bit, and a CPU gains nothing by them.
-
-        Parameters
-        ----------
-        waveform : ndarray, (n,), float32
-            Mono, 16 kHz.
-        rows : sequence of int
-            Query frames whose attention rows to keep; none: no attention.
-        frames : sequence of int, optional
-            Frames whose hidden states to keep; all unless given.
-        """
-        import torch
-
-        length = n_frames(len(waveform))
-        keep = torch.arange(length) if frames is None else torch.as_tensor(np.asarray(frames, dtype=np.int64))
-        states, maps, last = self._run(waveform, np.asarray(rows, dtype=np.int64))
-        self._check(states, maps, last, len(rows))
-        keep = keep.to(self.device)
-        final = last.index_select(0, keep).float().cpu().numpy() if self.anatomy.final_norm else None
-        hidden = torch.stack([state.index_select(0, keep) for state in states]).float().cpu().numpy()
-        empty = np.zeros((0, self.anatomy.n_heads, 0, length), "f4")
-        attention = torch.stack(maps).float().cpu().numpy() if maps else empty
-        return Encoded(hidden, final, attention)
-
-    def _run(
-        self, waveform: NDArray[np.float32], rows: NDArray[np.int64]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
-        """Hidden states (T, n_neurons), wanted rows of the maps (n_heads, n_rows, T) and the last hidden state."""
-        import torch
-
-        grid, length = self._grid, n_frames(len(waveform))
-        if grid.most is not None and length > grid.most:
-            raise problem(
-                self.checkpoint,
-                f"takes at most {grid.most:,} frames, not {length:,}; cut the audio shorter with piece_seconds",
-            )
-        sound = np.pad(waveform, (grid.lead, grid.tail)) if grid.lead or grid.tail else waveform
-        # the checkpoint's own preprocessor: zero mean and unit variance or not, mask of ones or none
-        inputs = self._preprocess(sound, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        inputs = inputs.to(self.device) if self.dtype == "float32" else inputs.to(self.device, _torch_dtype(self.dtype))
-        part = slice(grid.first, grid.first + length)
-        wanted = torch.as_tensor(rows + grid.first, device=self.device)
-        with torch.inference_mode(), _exact_products(self.device), self._heard.listening(wanted) as (states, maps):
-            last = self._model(**inputs).last_hidden_state[0]
-            if not 0 <= len(last) - part.stop <= grid.beyond:
-                raise problem(
-                    self.checkpoint,
-                    f"gave {len(last)} frames where {length} were expected "
-                    "(25 ms windows every 20 ms); this architecture is not supported",
-                )
-            if len(last) > length:  # frames of silence around the sound: attention is that among its frames
-                maps = [rows / rows.sum(-1, keepdim=True) for rows in (m[..., part] for m in maps)]
-            return [state[part] for state in states], maps, last[part]
-
-    def _check(self, states: list, maps: list, last: torch.Tensor, n_rows: int) -> None:
-        import torch
-
-        blocks = self.anatomy.n_layers - 1
-        if len(states) != blocks + 1:
-            raise problem(self.checkpoint, f"gave {len(states)} hidden states for {blocks} blocks")
-        if n_rows and len(maps) != blocks:
-            raise problem(self.checkpoint, f"gave {len(maps)} attention maps for {blocks} blocks")
-        if not self.anatomy.final_norm and not torch.equal(last.nan_to_num(), states[-1].nan_to_num()):
-            raise problem(self.checkpoint, "its last hidden state is not its last block's output, as it was at first")
-
-
-def _torch_dtype(dtype: str) -> Any:
-    import torch
-
-    return getattr(torch, dtype)
-
-
-class _Heard:
-    """What an encoder's blocks say while it runs, in each thread for itself: several may run one encoder at a time."""
-
-    def __init__(self, blocks: Any, rows_of: Callable[[Any, Any, Any, torch.Tensor], torch.Tensor | None]) -> None:
-        self._local = threading.local()
-        self._rows_of = rows_of
-        blocks[0].register_forward_pre_hook(self._before, with_kwargs=True)
-        for block in blocks:
-            block.register_forward_hook(self._after)
-            attention = attention_of(block)
-            attention.register_forward_hook(self._attended, with_kwargs=True)
-            if hasattr(attention, "gru_rel_pos_linear"):
-                attention.register_forward_pre_hook(_unmasked, with_kwargs=True)
-
-    @contextmanager
-    def listening(self, rows: torch.Tensor) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-        """Yield two lists that fill with hidden states and with these rows of the attention maps."""
-        states: list[torch.Tensor] = []
-        maps: list[torch.Tensor] = []
-        self._local.states, self._local.maps, self._local.rows = states, maps, rows
-        try:
-            yield states, maps
-        finally:
-            del self._local.states, self._local.maps, self._local.rows
-
-    def _before(self, _module: Any, args: tuple, kwargs: dict) -> None:
-        if hasattr(self._local, "states"):
-            self._local.states.append((args[0] if args else kwargs["hidden_states"])[0])
-
-    def _after(self, _module: Any, _args: tuple, out: Any) -> None:
-        if hasattr(self._local, "states"):
-            self._local.states.append((out[0] if isinstance(out, tuple) else out)[0])  # WavLM's blocks return a tuple
-
-    def _attended(self, module: Any, args: tuple, kwargs: dict, out: Any) -> None:
-        if hasattr(self._local, "maps") and len(self._local.rows):
-            rows = self._rows_of(module, args[0] if args else kwargs["hidden_states"], out, self._local.rows)
-            if rows is not None:
-                self._local.maps.append(rows)
-
-
-def _unmasked(_module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Take its mask of ones from WavLM's attention: torch warns of a Boolean mask beside a bias of positions."""
-    return args, kwargs | {"attention_mask": None}
-
-
-def attention_of(block: Any) -> Any:
-    """Return the self-attention of a block, or None."""
-    return getattr(block, "attention", None) or getattr(block, "self_attn", None)
-
-
-def _rows_of(
-    checkpoint: Checkpoint, heads: int, module: Any, hidden: torch.Tensor, out: Any, rows: torch.Tensor
-) -> torch.Tensor | None:
-    """Rows of the maps of all heads, (n_heads, n_rows, n_keys), from what an attention module took and gave."""
-    weights = out[1]
-    if hasattr(module, "gru_rel_pos_linear"):
-        return _gated_rows(checkpoint, module, hidden, out, rows)
-    if weights is None:
-        return None
-    if weights.shape[1] != heads or (heads > 1 and weights.stride(1) == 0):
-        raise problem(
-            checkpoint,
-            f"gives only the mean of its {heads} attention heads; "
-            "extract it with queries 0 (hidden states only) or leave it out",
-        )
-    return weights[0].index_select(1, rows)
-
-
-def _gated_rows(
-    checkpoint: Checkpoint, module: Any, hidden: torch.Tensor, out: Any, rows: torch.Tensor
-) -> torch.Tensor:
-    """Rows of each head's map of a WavLM block, of which transformers gives only the mean over heads.
-
-    softmax(q k' / sqrt(d) + gate * bias), gate from the layer's input, bias from relative positions, shared by all
-    layers (Chen et al. 2022, arXiv 2110.13900, section 3).
-    """
-    heads, width = module.num_heads, module.head_dim
-    x = hidden[0]
-
-    def by_head(y: torch.Tensor) -> torch.Tensor:
-        return y.view(len(y), heads, width).transpose(0, 1)
-
-    some = x.index_select(0, rows)
-    gate = module.gru_rel_pos_linear(by_head(some)).view(heads, len(rows), 2, 4).sum(-1).sigmoid()
-    a, b = gate[..., :1], gate[..., 1:]
-    scale = a * (b * module.gru_rel_pos_const[0] - 1.0) + 2.0
-    bias = out[2].view(heads, len(x), len(x)).index_select(1, rows)
-    scores = by_head(module.q_proj(some)) * width**-0.5 @ by_head(module.k_proj(x)).transpose(1, 2)
-    maps = (scores + scale * bias).softmax(-1)
-    if out[1] is not None:
-        mean = out[1][0, 0].index_select(0, rows)
-        off = float((maps.mean(0) - mean).abs().max())
-        if off > (1e-4 if maps.element_size() == 4 else 0.05):
-            raise problem(checkpoint, f"heads recomputed differ by {off:.1g} from the mean that transformers gives")
-    return maps
-
-
-@dataclass(frozen=True, eq=False)
-class LogMel:
-    """A log-mel spectrogram in the form of an encoder: one layer, 80 neurons, no heads.
-
-    Its frames are those of the encoders, samples [320 i, 320 i + 400).
-    """
-
-    checkpoint: Checkpoint
-
-    @property
-    def anatomy(self) -> Anatomy:
-        """As of an encoder."""
-        heard = {"normalised": False, "mask": False, "features": "spectrogram"}
-        return Anatomy(1, BANDS, 0, normed=False, input_normed=False, final_norm=False, heard=heard, parameters=0)
-
-    def encode(
-        self,
-        waveform: NDArray[np.float32],
-        rows: NDArray[np.int64] | Sequence[int] = (),
-        frames: NDArray[np.int64] | Sequence[int] | None = None,
-    ) -> Encoded:
-        """Return the wanted frames of the spectrogram as ``hidden``, (1, n_frames, 80); `rows` are of no use."""
-        values = log_mel(waveform)
-        kept = values if frames is None else values[np.asarray(frames, dtype=np.int64)]
-        return Encoded(kept[None], None, np.zeros((0, 0, 0, len(values)), "f4"))
 
 
 def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float32") -> Encoder | LogMel:
@@ -348,7 +70,7 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "floa
     blocks = _blocks(checkpoint, model)
     grid = _grid_of(checkpoint, model, preprocess)
     try:
-        model = model.to(device, _torch_dtype(dtype))
+        model = model.to(device, torch_dtype(dtype))
     except (RuntimeError, AssertionError) as error:
         raise SslsimError(f"device {device!r} cannot be used: {first_line(error)}") from error
     heads = int(model.config.num_attention_heads)
@@ -359,11 +81,11 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "floa
         normed=False,
         input_normed=False,
         final_norm=True,
-        heard=_hearing(model, preprocess),
+        input=_input_of(model, preprocess),
         parameters=sum(weight.numel() for weight in model.parameters()),
     )
-    heard = _Heard(blocks, partial(_rows_of, checkpoint, heads))
-    encoder = Encoder(checkpoint, anatomy, device, dtype, model, preprocess, grid, heard)
+    hooks = Hooks(blocks, partial(rows_of, checkpoint, heads))
+    encoder = Encoder(checkpoint, anatomy, device, dtype, model, preprocess, grid, hooks)
     return _tried(encoder, blocks)
 
 
@@ -473,7 +195,7 @@ def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> Grid:
     raise problem(checkpoint, f"has a preprocessor {kind}, whose frames are not known here")
 
 
-def _hearing(model: Any, preprocess: Any) -> dict[str, Any]:
+def _input_of(model: Any, preprocess: Any) -> dict[str, Any]:
     features = getattr(model.config, "feat_extract_norm", None)
     if model.main_input_name == "input_features":
         features = "spectrogram"
@@ -484,26 +206,6 @@ def _hearing(model: Any, preprocess: Any) -> dict[str, Any]:
         "mask": bool(getattr(preprocess, "return_attention_mask", False)),
         "features": features,
     }
-
-
-@contextmanager
-def _exact_products(device: str) -> Iterator[None]:
-    """Switch off TF32 convolutions, which a GPU would otherwise use, at 1e-3 relative.
-
-    The switch is global, so one thread at a time runs encoders on GPUs.
-    """
-    if device == "cpu":
-        yield
-        return
-    import torch
-
-    with _ON_GPU:
-        before = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = False
-        try:
-            yield
-        finally:
-            torch.backends.cudnn.allow_tf32 = before
 
 
 @contextmanager

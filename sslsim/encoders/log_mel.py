@@ -1,12 +1,16 @@
-"""The spectrogram as a checkpoint without weights: what every encoder hears, and a floor for what it adds."""
+"""The spectrogram as a checkpoint without weights: the input of every encoder, and a floor for what it adds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sslsim.encoders.encoder import Anatomy, Encoded
+from sslsim.encoders.lineup import Checkpoint
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
 
 BANDS = 80
@@ -32,3 +36,30 @@ def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
     power = np.abs(np.fft.rfft(frames * window, _FFT)) ** 2
     return np.log(np.maximum(power @ _filters(), _FLOOR)).astype("f4")
+
+
+@dataclass(frozen=True, eq=False)
+class LogMel:
+    """A log-mel spectrogram in the form of an encoder: one layer, 80 neurons, no heads.
+
+    Its frames are those of the encoders, samples [320 i, 320 i + 400).
+    """
+
+    checkpoint: Checkpoint
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """As of an encoder."""
+        how = {"normalised": False, "mask": False, "features": "spectrogram"}
+        return Anatomy(1, BANDS, 0, normed=False, input_normed=False, final_norm=False, input=how, parameters=0)
+
+    def encode(
+        self,
+        waveform: NDArray[np.float32],
+        rows: NDArray[np.int64] | Sequence[int] = (),
+        frames: NDArray[np.int64] | Sequence[int] | None = None,
+    ) -> Encoded:
+        """Return the wanted frames of the spectrogram as ``hidden``, (1, n_frames, 80); `rows` are of no use."""
+        values = log_mel(waveform)
+        kept = values if frames is None else values[np.asarray(frames, dtype=np.int64)]
+        return Encoded(kept[None], None, np.zeros((0, 0, 0, len(values)), "f4"))

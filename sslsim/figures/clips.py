@@ -27,25 +27,15 @@ STEP = 80  # samples, 5 ms, from one column of a spectrogram to the next
 RANGE = 60.0  # dB from white to black
 FADE = 80  # samples at both ends: a clip that begins in the middle of a sound would click
 SIZE, DPI = (3.3, 2.7), 130  # inches and dots of the picture of a clip
-TONES = 32  # of a clip's picture, whose colours are few: a third of the bytes
+GREYS, TINTS = 14, 5  # of a clip's picture, whose colours are few: a third of the bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Card:
     """A sound to be played, with a picture of it, as `sslsim.Report.clips` shows it.
 
-    Attributes
-    ----------
-    group, row : str
-        Headings: cards of one group and row stand together.
-    title : str
-        What is heard.
-    alt : str
-        What the picture shows.
-    audio : bytes
-        A FLAC file.
-    picture : bytes
-        A PNG file, or nothing.
+    Cards of one `group` and `row` stand together under these headings. `title` says what is heard, `alt` what the
+    picture shows. `audio` is a FLAC file, `picture` a PNG file or nothing.
     """
 
     group: str
@@ -129,8 +119,17 @@ def _picture(clip: Clip) -> bytes:
         canvas.draw()
     file = io.BytesIO()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    image.quantize(TONES, dither=Image.Dither.NONE).save(file, "png", optimize=True)
+    image.quantize(palette=_palette(), dither=Image.Dither.NONE).save(file, "png", optimize=True)
     return file.getvalue()
+
+
+def _palette() -> Image.Image:
+    """Return the colours of a clip's picture: greys, and the two lines fading into white."""
+    shades = [np.linspace(0, 1, GREYS)[:, None] * np.ones(3)]
+    shades += [1 - np.linspace(1, 0, TINTS, endpoint=False)[:, None] * (1 - np.array(c)) for c in COLOURS[:2]]
+    image = Image.new("P", (1, 1))
+    image.putpalette(np.round(255 * np.vstack(shades)).astype(np.uint8).ravel().tolist())
+    return image
 
 
 def _show_spectrogram(ax: Axes, samples: NDArray[np.float32], ends: tuple[float, float]) -> None:

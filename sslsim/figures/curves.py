@@ -90,7 +90,7 @@ def best_matching_layers(best_depths: pd.DataFrame) -> Figure:
     """
     need(best_depths, ["relation", "model", "depth", "best_depth"], "from sslsim.analysis.best_depths")
     panels, models = ("relation", relations_of(best_depths)), looks(best_depths.model)
-    grid = _panels(best_depths, panels, ("model", models), "depth", sharey=True, height=3.4)
+    grid = _panels(best_depths, panels, ("model", models), "depth", sharey=True)
     for ax in grid.axes.flat:
         ax.plot([0, 1], [0, 1], color="0.8", linewidth=4, zorder=0, solid_capstyle="butt")
     grid.map(plt.plot, "depth", "best_depth", linestyle="", markersize=2, alpha=0.5)
@@ -98,7 +98,7 @@ def best_matching_layers(best_depths: pd.DataFrame) -> Figure:
     grid.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
     several = best_depths.duplicated(["relation", "model", "depth"]).any()
     of = "mean over the other models; small marks: each" if several else "best match in any of the other models"
-    return _finished(grid, DEPTH, "of its best match", f"{of}; grey: equal depth")
+    return _finished(grid, DEPTH, "relative depth of its best match", f"{of}; grey: equal depth")
 
 
 @styled()
@@ -154,15 +154,16 @@ def _panels(
     x: str,
     *,
     sharey: bool = False,
-    height: float = SIZE[1],
 ) -> sns.FacetGrid:
     """Make a grid: a panel each value of one column, a line with a colour and marker of its own each of another."""
     (col, order), (hue, named) = panels, lines
     colours, markers = (list(look) for look in zip(*named.values(), strict=True))
-    width, height = (SIZE[0], height) if len(order) > 1 else ALONE
+    width, height = SIZE if len(order) > 1 else ALONE
     of_panels = {"col": col, "col_order": order, "col_wrap": min(COLUMNS, len(order)), "sharey": sharey}
     of_lines = {"hue": hue, "hue_order": list(named), "palette": colours, "hue_kws": {"marker": markers}}
-    grid = sns.FacetGrid(rows.sort_values(x), **of_panels, **of_lines, height=height, aspect=width / height)
+    grid = sns.FacetGrid(
+        rows.sort_values(x, kind="stable"), **of_panels, **of_lines, height=height, aspect=width / height
+    )
     return grid.set_titles("{col_name}")
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sslsim.figures.readout import Cells, attach
 from sslsim.figures.style import floor, is_excess, listed, need, rows_of, styled, title
 
+Size = tuple[float, float, float]
 CROWDED = 40  # layers along an axis from which only the first and middle of each model are numbered
 
 
@@ -73,12 +74,12 @@ _DRAWN = {False: heatmap, True: above_chance}  # whether above chance
 
 def heatmaps(table: pd.DataFrame, measures: Sequence[str], columns: int = 2) -> Figure:
     """Draw one `heatmap` a measure, so many columns of panels side by side."""
-    return _tiled(heatmap, table, measures, columns)
+    return _tiled(heatmap, [(table, measure) for measure in listed(measures)], columns)
 
 
 def above_chance_maps(table: pd.DataFrame, measures: Sequence[str], columns: int = 2) -> Figure:
     """Draw one `above_chance` a measure, in the places of `heatmaps`."""
-    return _tiled(above_chance, table, measures, columns)
+    return _tiled(above_chance, [(table, measure) for measure in listed(measures)], columns)
 
 
 def pair_maps(
@@ -89,12 +90,9 @@ def pair_maps(
     `pairs` are names (model_x, model_y), x along the rows of a panel. With `above_chance`, and the ``table()`` of an
     evidence, what is above chance is drawn in place of the similarity.
     """
-    draw, names = _DRAWN[above_chance], listed(measures)
-    figure, axes = _axes(len(names), len(pairs), (5.4, 4.4), wspace=0.6, hspace=0.35)
-    for row, measure in zip(axes, names, strict=True):
-        for ax, (model_x, model_y) in zip(row, pairs, strict=True):
-            draw(table[(table.model_x == model_x) & (table.model_y == model_y)], measure, ax=ax)
-    return figure
+    tables = [table[(table.model_x == x) & (table.model_y == y)] for x, y in pairs]
+    panels = [(rows, measure) for measure in listed(measures) for rows in tables]
+    return _tiled(_DRAWN[above_chance], panels, len(pairs), size=(5.4, 4.4, 0.6))
 
 
 def matrix(table: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -102,32 +100,24 @@ def matrix(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     return _wide(rows_of(table, measure), "value")
 
 
-def _tiled(draw: Callable[..., Axes], table: pd.DataFrame, measures: Sequence[str], columns: int) -> Figure:
-    """One panel a measure."""
-    names = listed(measures)
-    columns = min(columns, len(names))
-    figure, axes = _axes(-(-len(names) // columns), columns, (6.8, 6.0), wspace=0.3, hspace=0.25)
-    for ax, measure in zip(axes.flat, names, strict=False):
+@styled()
+def _tiled(
+    draw: Callable[..., Axes], panels: Sequence[tuple[pd.DataFrame, str]], columns: int, size: Size = (6.8, 6.0, 0.3)
+) -> Figure:
+    """Draw tables and measures row by row, in panels of a width, height (inches) and gap between them (of a width)."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
+    figure.subplots_adjust(wspace=size[2], hspace=0.3)
+    for ax, (table, measure) in zip(axes.flat, panels, strict=False):
         draw(table, measure, ax=ax)
-    for ax in axes.flat[len(names) :]:
+    for ax in axes.flat[len(panels) :]:
         ax.remove()
     return figure
 
 
-@styled()
-def _axes(rows: int, columns: int, size: tuple[float, float], **space: float) -> tuple[Figure, NDArray[Any]]:
-    """Make a figure of panels of a size in inches."""
-    inches = (size[0] * columns, size[1] * rows)
-    return plt.subplots(rows, columns, figsize=inches, squeeze=False, gridspec_kw=space)
-
-
 def _mesh(
-    ax: Axes | None,
-    grid: pd.DataFrame,
-    scale: tuple[float, float],
-    title: str,
-    label: str,
-    open_ends: bool = False,
+    ax: Axes | None, grid: pd.DataFrame, scale: tuple[float, float], title: str, label: str, open_ends: bool = False
 ) -> Axes:
     """Draw a grid of layers on a fixed scale with its colour bar; with open ends, arrows say that values lie beyond."""
     ax = ax or plt.subplots(figsize=(7.4, 6.4))[1]
@@ -196,18 +186,15 @@ def _label_blocks(ax: Axes, grid: pd.DataFrame) -> None:
             shown = sorted({place for _, start, stop in _blocks(index) for place in (start, (start + stop) // 2)})
         axis.set_ticks(np.array(shown) + 0.5, [str(layer) for layer in index.get_level_values(1)[shown]])
     ax.tick_params(labelsize=min(8.0, 240 / min(CROWDED, max(grid.shape))), length=0, pad=1, labelrotation=0)
+    look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
     for model, start, stop in _blocks(grid.columns):
         ax.axvline(start, color="white", linewidth=1.2 if start else 0)
-        place: dict[str, Any] = {
-            "xy": ((start + stop) / 2, 0),
-            "xycoords": ax.get_xaxis_transform(),
-            "xytext": (4, -11),
-        }
-        ax.annotate(model, **place, textcoords="offset points", rotation=30, ha="right", va="top", fontsize=8)
+        look |= {"xycoords": ax.get_xaxis_transform(), "xytext": (4, -11), "va": "top", "rotation": 30}
+        ax.annotate(model, ((start + stop) / 2, 0), **look)
     for model, start, stop in _blocks(grid.index):
         ax.axhline(start, color="white", linewidth=1.2 if start else 0)
-        place = {"xy": (0, (start + stop) / 2), "xycoords": ax.get_yaxis_transform(), "xytext": (-12, 0)}
-        ax.annotate(model, **place, textcoords="offset points", ha="right", va="center", fontsize=8)
+        look |= {"xycoords": ax.get_yaxis_transform(), "xytext": (-12, 0), "va": "center", "rotation": 0}
+        ax.annotate(model, (0, (start + stop) / 2), **look)
     ax.set(xlabel="", ylabel="")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,29 +11,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sslsim.errors import SslsimError, close_match
+from sslsim.errors import SslsimError
 from sslsim.figures.heatmaps import matrix
-from sslsim.figures.style import COLOURED, looks, need, styled, title
+from sslsim.figures.style import COLOURED, looks, styled, title
 
 
 @styled()
-def layer_map(table: pd.DataFrame, measure: str, *, baselines: Sequence[str] | None = None) -> Figure:
+def layer_map(table: pd.DataFrame, measure: str) -> Figure:
     """Draw all layers as points of a plane, near where alike, the layers of a model joined from first to last.
 
     Classical scaling of the distance sqrt(2 - 2 s), that of unit vectors whose cosine is the similarity s, after both
     directions of a pair were averaged. The title gives the share of all squared distance that the plane accounts for:
     its two eigenvalues over the sum of the sizes of all, since a similarity that is no cosine has negative ones too.
-    The first layer is hollow, the last large. All models of the table take part, baselines too: where those lie so far
-    off that the rest crowds together, leave them out of the table.
-
-    `table` comes from `sslsim.compare`; one that lacks a pair of layers is an error. `baselines` are the models to draw
-    in grey, by default those that were not trained.
+    The first layer is hollow, the last large; models that were not trained are grey. `table` comes from
+    `sslsim.compare`; one that lacks a pair of layers is an error. All its models take part: where baselines lie so far
+    off that the rest crowds together, leave them out.
     """
     similarity = _symmetric(matrix(table, measure))
-    places, share = _plane(similarity.to_numpy())
+    places, share = plane(similarity.to_numpy())
     points = similarity.index.to_frame(index=False).assign(x=places[:, 0], y=places[:, 1])
     points = points.sort_values("layer", kind="stable")
-    looks_of = _looks(table, list(dict.fromkeys(similarity.index.get_level_values("model"))), baselines)
+    looks_of = _looks(table, list(dict.fromkeys(similarity.index.get_level_values("model"))))
     figure, ax = plt.subplots(figsize=(8.4, 6.4), layout="constrained")
     for model, look in looks_of.items():
         _path(ax, points[points.model == model], *look)
@@ -45,18 +42,12 @@ def layer_map(table: pd.DataFrame, measure: str, *, baselines: Sequence[str] | N
     return figure
 
 
-def _looks(table: pd.DataFrame, models: list[str], baselines: Sequence[str] | None) -> dict[str, tuple[Any, str]]:
-    """Colour and marker of every model, baselines grey."""
-    if baselines is None:
-        need(table, ["trained_x"], "from sslsim.compare")
-        trained = set(table.model_x[table.trained_x])
-        baselines = [model for model in models if model not in trained]
-    for name in baselines:
-        if name not in models:
-            raise SslsimError(f"the table has no model {name!r} to draw as a baseline{close_match(name, models)}")
-    of_all = looks([model for model in models if model not in baselines], COLOURED)
-    of_all |= {model: ("0.6", marker) for model, (_, marker) in looks(baselines).items()}
-    return {model: of_all[model] for model in models}
+def _looks(table: pd.DataFrame, models: list[str]) -> dict[str, tuple[Any, str]]:
+    """Colour and marker of every model; those that were not trained are grey."""
+    trained = set(table.model_x[table.trained_x])
+    of_trained = looks([model for model in models if model in trained], COLOURED)
+    others = looks(model for model in models if model not in trained)
+    return {m: of_trained[m] if m in trained else ("0.6", others[m][1]) for m in models}
 
 
 def _symmetric(grid: pd.DataFrame) -> pd.DataFrame:
@@ -76,8 +67,8 @@ def _symmetric(grid: pd.DataFrame) -> pd.DataFrame:
     return mean
 
 
-def _plane(similarity: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Coordinates (n, 2) by classical scaling of sqrt(2 - 2 s), and the share of squared distance they account for."""
+def plane(similarity: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return places (n, 2) by classical scaling of sqrt(2 - 2 s), and the share of squared distance that they keep."""
     n = len(similarity)
     if n < 3:
         raise SslsimError(f"a map needs at least 3 layers, got {n}")

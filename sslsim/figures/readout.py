@@ -22,15 +22,10 @@ _ATTRIBUTE = "sslsim_cells"
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The numbers of a heatmap.
+    """The numbers of a heatmap; `rows`, from the top, and `columns` say what each is.
 
-    Attributes
-    ----------
-    rows, columns : sequence of str
-        What each row, from the top, and each column is.
-    numbers : dict of str to arrays
-        What is said of a cell, in this order: a name and one array (n_rows, n_columns), or the two ends of an interval;
-        NaN where there is none.
+    `numbers` are what is said of a cell, in this order: by name one array (n_rows, n_columns), or two, the ends of an
+    interval; NaN where there is none. One of another shape is an error.
     """
 
     rows: Sequence[str]

@@ -56,7 +56,9 @@ def title(measure: str, width: int = 100) -> str:
 
 def is_excess(measure: str) -> bool:
     """Tell whether a measure is an excess over random bases, so that chance is near 0 and values are small."""
-    return measure == "neurons_shared" or "_excess_" in measure
+    from sslsim.measures.registry import EXCESS
+
+    return measure in EXCESS
 
 
 def floor(smallest: float) -> float:

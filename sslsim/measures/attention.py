@@ -5,9 +5,8 @@ compared row by row on the same query frames, every head of one layer with every
 is the mean over its heads of the best match in the other layer, so it is directional; `attention_cka` compares the
 heads of two layers all together instead.
 
-No function loops over pairs of heads: Pearson and Frobenius are one matrix product a block of query rows, and of the
-Jensen-Shannon divergence ``H((a + b) / 2) - (H(a) + H(b)) / 2`` only the entropy of the mixture is per pair. Blocks
-stay in cache and are spread over the threads that torch uses.
+Pearson and Frobenius are one matrix product a block of query rows, and of the Jensen-Shannon divergence
+``H((a + b) / 2) - (H(a) + H(b)) / 2`` only the entropy of the mixture is per pair. Blocks stay in cache.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +60,15 @@ def _correlations(a: Tensor, b: Tensor, half: bool) -> Sums:
     return Sums(multiply(unit_a.flatten(1), unit_b.flatten(1).T).double(), weight.double())
 
 
+def _unit_rows(a: Tensor) -> Tensor:
+    """Rows centred and scaled to length 1, or 0 where a row is uniform."""
+    centred = a - 1 / a.shape[2]
+    norm = torch.linalg.vecdot(centred, centred).sqrt_()
+    # softmax rounds a uniform row to within a few float units of 1 / T
+    varies = norm > 8 * torch.finfo(a.dtype).eps * a.shape[2] ** -0.5
+    return centred.mul_(torch.where(varies, 1 / norm, 0.0)[:, :, None])
+
+
 def _js(a: Tensor, b: Tensor, half: bool) -> Sums:
     """Sum over query rows of one minus the Jensen-Shannon divergence over ln 2, in [0, 1]."""
     rows = a.shape[1]
@@ -71,11 +79,16 @@ def _js(a: Tensor, b: Tensor, half: bool) -> Sums:
     return Sums(total, torch.full_like(total, rows))
 
 
+def _neg_entropy(a: Tensor) -> Tensor:
+    """Sum over the rows of every head of ``sum_k a log a``, shape (heads,), float64."""
+    return torch.special.xlogy(a, a).sum((1, 2), dtype=torch.float64)
+
+
 def _sum_entropy(a: Tensor, b: Tensor, symmetric: bool) -> Tensor:
     """``sum_k s_k log s_k`` of s = a_i + b_j for every pair of heads; (heads_a, heads_b) float64.
 
-    Cells and heads of b go in blocks that stay in cache with their logarithms; with `symmetric` (a is b) only j >= i
-    is computed.
+    Cells and heads of b go in blocks that stay in cache with their logarithms; with `symmetric` only j >= i is
+    computed.
     """
     out = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
     a = a + torch.finfo(a.dtype).tiny  # 0 log 0 = 0 without a mask
@@ -102,6 +115,18 @@ def _squared_distances(a: Tensor, b: Tensor, half: bool) -> Sums:
     return Sums(total, torch.full_like(total, a.shape[1]))
 
 
+def _bounded(sums: Sums, keys: int) -> Sums:
+    """One minus the Frobenius distance over its largest possible value sqrt(2 rows), in [0, 1]."""
+    distance = sums.total.clamp(min=0.0).div(2 * sums.weight).sqrt()
+    return Sums(1 - distance, torch.ones_like(distance))
+
+
+def _published(sums: Sums, keys: int) -> Sums:
+    """One minus the Frobenius distance of the whole T x T maps, estimated from the rows given; unbounded below."""
+    distance = sums.total.clamp(min=0.0).mul(keys / sums.weight).sqrt()
+    return Sums(1 - distance, torch.ones_like(distance))
+
+
 def _covariances(a: Tensor, b: Tensor, half: bool) -> Sums:
     """Covariance of the heads over all (query, key) cells, each row centred at 1 / T, for `attention_cka`."""
     centred_a = a.flatten(1) - 1 / a.shape[2]
@@ -110,40 +135,16 @@ def _covariances(a: Tensor, b: Tensor, half: bool) -> Sums:
     return Sums(total, torch.full_like(total, a.shape[1] * a.shape[2]))
 
 
-def _as_it_is(sums: Sums, keys: int) -> Sums:
-    return sums
-
-
-def _bounded(sums: Sums, keys: int) -> Sums:
-    """One minus the Frobenius distance over its largest possible value sqrt(2 rows), in [0, 1]."""
-    distance = sums.total.clamp(min=0.0).div(2 * sums.weight).sqrt()
-    return Sums(1 - distance, torch.ones_like(distance))
-
-
-def _published(sums: Sums, keys: int) -> Sums:
-    """One minus the Frobenius distance of the whole T x T maps, as published: unbounded below, grows with T.
-
-    From sampled rows the squared distance of the whole map is estimated as T / rows times that of the rows.
-    """
-    distance = sums.total.clamp(min=0.0).mul(keys / sums.weight).sqrt()
-    return Sums(1 - distance, torch.ones_like(distance))
-
-
 @dataclass(frozen=True)
 class HeadMeasure:
     """How every pair of heads is scored.
 
-    Attributes
-    ----------
-    rows : callable
-        ``rows(a, b, half) -> Sums`` of maps (heads, rows, T), such that sums over blocks of query rows add up; with
-        `half` only pairs j >= i are wanted.
-    of_utterance : callable
-        ``of_utterance(sums, T) -> Sums``: what the sums over all rows of an utterance come to.
+    ``rows(a, b, half)`` are the sums over query rows of maps (heads, rows, T), with `half` of pairs j >= i only;
+    ``of_utterance(sums, T)`` is what the sums over all rows of an utterance come to.
     """
 
     rows: Callable[[Tensor, Tensor, bool], Sums]
-    of_utterance: Callable[[Sums, int], Sums] = _as_it_is
+    of_utterance: Callable[[Sums, int], Sums] = lambda sums, keys: sums
 
 
 HEAD_MEASURES: dict[str, HeadMeasure] = {
@@ -156,7 +157,7 @@ LAYER_MEASURES = {"attention_cka": HeadMeasure(_covariances)}  # of two layers, 
 
 
 def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, device: str = "cpu") -> np.ndarray:
-    """Similarity of every head of `a` with every head of `b`.
+    """Similarity of every head of `a` with every head of `b`, shape (heads_a, heads_b); 1 for a head with itself.
 
     Parameters
     ----------
@@ -166,28 +167,17 @@ def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, 
         One array an utterance, the same query rows of the same utterances on both sides; rows = T for whole maps.
     device : str
         Where to compute.
-
-    Returns
-    -------
-    ndarray of shape (heads_a, heads_b)
-        Mean similarity over rows (utterances for Frobenius); 1 for a head with itself.
-
-    Raises
-    ------
-    SslsimError
-        If the measure is unknown, the maps do not line up, or a row is not a distribution.
     """
     check_head_measure(measure)
     return _sum_over(a, b, measure, device).mean.cpu().numpy()
 
 
 def attention_cka(a: Sequence[Maps], b: Sequence[Maps], *, device: str = "cpu") -> float:
-    """Linear CKA of two layers' attention: heads are the neurons, (query, key) cells the frames; symmetric, in [0, 1].
+    """Linear CKA of two layers' attention: heads are the neurons, (query, key) cells the frames.
 
-    Every row is centred at 1 / T, its mean, so that long utterances alone do not count as similarity.
-    NaN if all heads of a side are uniform. Arguments and errors are those of `attention_similarity`.
-
-    After AttnLinCKA of Wu et al. 2020 (arXiv 2005.01172), who centre each head over the cells of all utterances.
+    After AttnLinCKA of Wu et al. 2020 (arXiv 2005.01172), who centre each head over the cells of all utterances; here
+    every row is centred at 1 / T, its mean, so that long utterances alone do not count as similarity. NaN if all heads
+    of a side are uniform. Arguments are those of `attention_similarity`.
     """
     sides = [(a, b), (a, a), (b, b)]
     cross, norm_a, norm_b = (_sum_over(*side, "attention_cka", device).total.norm() for side in sides)
@@ -205,11 +195,9 @@ class Profile:
     distance : ndarray
         Mean distance in frames between the query and where it looks.
     diagonality : ndarray
-        1 - distance over that of a head that looks at all frames alike: 1 looks at the query frame itself, 0 is broad,
-        below 0 looks away.
+        1 - distance over that of uniform attention: 1 looks at the query frame itself, 0 is broad, below 0 looks away.
     one_key : ndarray
-        Share of an utterance's attention on the one frame that gets most of it: 1 / T when broad, 1 for a head that
-        looks at one frame whatever the query.
+        Share of an utterance's attention on the frame that gets most: 1 / T when broad, 1 if always the same frame.
     """
 
     entropy: np.ndarray
@@ -219,20 +207,7 @@ class Profile:
 
 
 def head_profile(maps: Sequence[Maps], queries: Sequence[Sequence[int] | np.ndarray]) -> Profile:
-    """Describe what each head looks at.
-
-    Parameters
-    ----------
-    maps : sequence of arrays of shape (heads, rows, T)
-        One array an utterance.
-    queries : sequence of arrays of shape (rows,)
-        Frame number of each query row, one array an utterance.
-
-    Raises
-    ------
-    SslsimError
-        If a row is not a distribution, or `queries` does not number the rows.
-    """
+    """Describe what each head looks at: maps (heads, rows, T) and frame numbers (rows,) of queries, by utterance."""
     if len(maps) != len(queries) or not len(maps):
         raise SslsimError(f"{len(maps)} maps and {len(queries)} lists of query frames; give one list an utterance")
     parts, rows = [], []
@@ -271,42 +246,26 @@ def _sum_over(a: Sequence[Maps], b: Sequence[Maps], measure: str, device: str) -
     return reduce(operator.add, sums)
 
 
-class RowMaps(Protocol):
-    """Maps (heads, rows, T) of which a run of rows is read at a time."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Heads, rows and T."""
-
-    def __getitem__(self, part: tuple[slice, slice], /) -> Any: ...
-
-
 def utterance_sums(
     measures: Sequence[str],
-    a: RowMaps,
-    b: RowMaps,
+    a: Any,
+    b: Any,
     *,
     names: tuple[str, str] = ("a", "b"),
     utterance: int = 0,
     half: bool = False,
     device: str,
 ) -> dict[str, Sums]:
-    """Score every head of `a` with every head of `b` on one utterance.
+    """Score every head of `a` with every head of `b` on one utterance, by measures of heads or of layers.
 
     Parameters
     ----------
-    measures : sequence of str
-        Of heads or of layers.
     a, b : arrays of shape (heads, rows, T)
-        Maps on the same query rows; where b is a, what is symmetric is computed once.
-    names : tuple of str
-        What errors call the two.
-    utterance : int
-        Its number, for errors.
+        Maps on the same query rows, of which a run is read at a time; where b is a, half is computed.
+    names, utterance
+        What errors call the two, and the utterance.
     half : bool
         Only the pairs of head i of `a` with heads i and on of `b` are wanted; the rest need not mean anything.
-    device : str
-        Where to compute.
     """
     for maps, name in zip((a, b), names, strict=True):
         _check_shape(maps, name, utterance)
@@ -332,7 +291,7 @@ def utterance_sums(
     return {name: score.of_utterance(total[name], keys) for name, score in scores.items()}
 
 
-def _check_shape(maps: RowMaps, name: str, utterance: int) -> None:
+def _check_shape(maps: Any, name: str, utterance: int) -> None:
     if len(maps.shape) != 3 or 0 in maps.shape:
         raise SslsimError(
             f"{name}, utterance {utterance}: shape {tuple(maps.shape)}; give (heads, rows, T), none of them 0"
@@ -351,17 +310,3 @@ def check_maps(maps: Maps, name: str = "maps", utterance: int = 0) -> Tensor:
             f"smallest weight {float(maps.amin()):.3g}); give attention weights after the softmax"
         )
     return maps
-
-
-def _unit_rows(a: Tensor) -> Tensor:
-    """Rows centred and scaled to length 1, or 0 where a row is uniform."""
-    centred = a - 1 / a.shape[2]
-    norm = torch.linalg.vecdot(centred, centred).sqrt_()
-    # softmax rounds a uniform row to within a few float units of 1 / T
-    varies = norm > 8 * torch.finfo(a.dtype).eps * a.shape[2] ** -0.5
-    return centred.mul_(torch.where(varies, 1 / norm, 0.0)[:, :, None])
-
-
-def _neg_entropy(a: Tensor) -> Tensor:
-    """Sum over the rows of every head of ``sum_k a log a``, shape (heads,), float64."""
-    return torch.special.xlogy(a, a).sum((1, 2), dtype=torch.float64)

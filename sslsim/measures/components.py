@@ -18,18 +18,10 @@ TRUNCATIONS = ("reaching", "below")
 
 @dataclass(frozen=True)
 class Components:
-    """Eigendecomposition of a covariance.
+    """Eigendecomposition of a covariance."""
 
-    Attributes
-    ----------
-    variance : Tensor of shape (k,)
-        Eigenvalues, largest first, float64.
-    directions : Tensor of shape (n_varying, k)
-        Eigenvectors, in the dtype of the marginal.
-    """
-
-    variance: Tensor
-    directions: Tensor
+    variance: Tensor  # eigenvalues (k,), largest first, float64
+    directions: Tensor  # eigenvectors (n_varying, k), in the dtype of the marginal
 
     @classmethod
     def of(cls, covariance: Tensor, eps: float, dtype: torch.dtype = torch.float64) -> Components:

@@ -17,16 +17,9 @@ LAGS = 100  # frames, 2 s: beyond, the correlation of neurons of speech with the
 
 
 def autocorrelation(x: Array, lengths: Sequence[int], lags: int = LAGS) -> NDArray[np.float64]:
-    """Correlation of every neuron with itself some frames later, within utterances, (lags + 1, n_neurons).
+    """Correlation of every neuron with itself up to `lags` frames later, within utterances, (lags + 1, n_neurons).
 
-    Parameters
-    ----------
-    x : array of shape (n_frames, n_neurons)
-        Activations.
-    lengths : sequence of int
-        Frames of each utterance, in order.
-    lags : int
-        Most frames later; what no utterance is long enough for is 0.
+    `lengths` are the frames of each utterance, in order; lags that no utterance is long enough for are 0.
     """
     frames = block(x[:], torch.float64).numpy()
     if sum(lengths) != len(frames):
@@ -46,14 +39,8 @@ def autocorrelation(x: Array, lengths: Sequence[int], lags: int = LAGS) -> NDArr
 def effective_frames(x: NDArray, y: NDArray, n: int) -> NDArray[np.float64]:
     """Independent frames worth as much for the correlation of two neurons, (n_neurons_x, n_neurons_y).
 
-    ``n / (1 + 2 sum_k (1 - k / n) r_x(k) r_y(k))`` (Bartlett 1946), at most n.
-
-    Parameters
-    ----------
-    x, y : arrays of shape (lags + 1, n_neurons)
-        `autocorrelation` of each layer.
-    n : int
-        Frames.
+    ``n / (1 + 2 sum_k (1 - k / n) r_x(k) r_y(k))`` (Bartlett 1946), at most the n there are; x and y are the
+    `autocorrelation` of each layer.
     """
     weight = 1 - np.arange(1, len(x)) / n
     return n / np.maximum(1 + 2 * (x[1:] * weight[:, None]).T @ y[1:], 1.0)
@@ -70,45 +57,19 @@ def chance_max_corr(n_eff: ArrayLike, neurons: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Concentration:
-    """How a layer's variance is spread over its neurons.
+    """How a layer's variance is spread over its neurons."""
 
-    Attributes
-    ----------
-    top_neuron : int
-        The neuron of largest variance.
-    top_share : float
-        Its share of the layer's variance.
-    neurons_in_effect : float
-        Participation ratio of the neurons' variances, ``(sum v)^2 / sum v^2``.
-    dimensions : float
-        Participation ratio of the principal components of the neurons in their own units.
-    dimensions_standardized : float
-        The same of z-scored neurons.
-    kurtosis : float
-        Largest excess kurtosis of a neuron: 0 for normal, large for one that fires rarely.
-    dominated : bool
-        Whether the top neuron holds more than a tenth of the variance and more than ten times an even share.
-    """
-
-    top_neuron: int
-    top_share: float
-    neurons_in_effect: float
-    dimensions: float
-    dimensions_standardized: float
-    kurtosis: float
-    dominated: bool
+    top_neuron: int  # of largest variance
+    top_share: float  # its share of the layer's variance
+    neurons_in_effect: float  # participation ratio of the neurons' variances, (sum v)^2 / sum v^2
+    dimensions: float  # participation ratio of the principal components of the neurons in their own units
+    dimensions_standardized: float  # the same of z-scored neurons
+    kurtosis: float  # largest excess kurtosis of a neuron: 0 for normal, large for one that fires rarely
+    dominated: bool  # whether the top neuron holds more than a tenth of the variance and ten times an even share
 
 
 def concentration(x: Array, layer: Marginal) -> Concentration:
-    """Say whether few neurons dominate a layer: then raw CKA, SVCCA and Procrustes speak of those only.
-
-    Parameters
-    ----------
-    x : array of shape (n_frames, n_neurons)
-        Activations.
-    layer : Marginal
-        Their moments.
-    """
+    """Say whether few neurons dominate a layer x of these moments: raw CKA, SVCCA, Procrustes then see only those."""
     variance = layer.scatter.diagonal()
     share = float(variance.max() / variance.sum())
     fourth = torch.zeros_like(variance)

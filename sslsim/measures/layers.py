@@ -1,7 +1,7 @@
 """Layer measures: do two layers span the same subspace, or have the same geometry?
 
-All are functions of `Moments`; neurons without variance are left out. ``standardize=True`` z-scores every neuron first,
-``False`` keeps its units; the two differ when few neurons hold most of the variance.
+All are functions of the `Moments` of two layers; neurons without variance are left out. ``standardize=True`` z-scores
+every neuron first, ``False`` keeps its units; the two differ when few neurons hold most of the variance.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ DROPPED = 3  # neurons of largest variance that linear_cka_dropped leaves out
 
 
 def cca(m: Moments) -> float:
-    """Mean canonical correlation over all min(k_x, k_y) pairs of directions; symmetric, in [0, 1].
+    """Mean canonical correlation.
 
-    k is the rank of each side: the number of varying neurons unless some are linearly dependent or frames are few.
+    Over all min(k_x, k_y) pairs of directions; k is the rank of each side: the number of varying neurons unless some
+    are linearly dependent or frames are few.
     """
     return float(m.canonical[1].mean())
 
@@ -41,17 +42,9 @@ def svcca_ranks(
 def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE, truncation: str = "reaching") -> float:
     """Mean canonical correlation of the leading principal components (Raghu et al. 2017, arXiv 1706.05806).
 
-    Parameters
-    ----------
-    m : Moments
-        Moments of the two layers.
-    standardize : bool
-        Z-score every neuron first.
-    variance : float
-        Share of the variance to keep.
-    truncation : {'reaching', 'below'}
-        Keep the fewest components of each side whose summed variance reaches `variance`, or, as the code of Wu et al.
-        2020 does, the most that stay below it: one fewer, which moves the value in the third digit.
+    Truncation 'reaching' keeps the fewest components of each side whose summed share of the variance reaches
+    `variance`, 'below', as the code of Wu et al. 2020 does, the most that stay below it: one fewer, which moves the
+    value in the third digit.
     """
     k_x, k_y = svcca_ranks(m, standardize=standardize, variance=variance, truncation=truncation)
     if standardize:
@@ -64,10 +57,10 @@ def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE, t
 
 
 def pwcca(m: Moments, *, standardize: bool = True) -> float:
-    """Canonical correlations weighted by how much of x each direction accounts for (Morcos et al. 2018).
+    """Mean canonical correlation, weighted by how much of x each accounts for (Morcos et al. 2018, arXiv 1806.05759).
 
     ``sum_i a_i rho_i / sum_i a_i`` with ``a_i = sum_j |<h_i, x_j>|``, h_i the orthonormal canonical variates of x and
-    x_j its centred neurons, z-scored with `standardize`. Directional: the weights come from x. arXiv 1806.05759.
+    x_j its centred neurons, z-scored with `standardize`.
     """
     left, rho, _ = m.canonical
     x = m.x.components()
@@ -77,18 +70,18 @@ def pwcca(m: Moments, *, standardize: bool = True) -> float:
 
 
 def linear_cka_biased(m: Moments, *, standardize: bool = True) -> float:
-    """Linear CKA, ``||Y'X||^2 / (||X'X|| ||Y'Y||)`` of centred data (Kornblith et al. 2019, arXiv 1905.00414).
+    """Linear CKA (Kornblith et al. 2019, arXiv 1905.00414); too high where neurons are many against frames.
 
-    Symmetric, in [0, 1]. Biased upwards when neurons are many against frames: see `linear_cka_debiased`.
+    ``||Y'X||^2 / (||X'X|| ||Y'Y||)`` of centred data.
     """
     norm_x, norm_y = _norms(m, standardize)
     return float(_cross(m, standardize).norm() ** 2 / (norm_x * norm_y))
 
 
 def linear_cka_dropped(m: Moments, *, drop: int = DROPPED) -> float:
-    """Biased linear CKA of the neurons in their own units, without the `drop` of largest variance on each side.
+    """Linear CKA of the neurons in their own units, biased, without the 3 of largest variance on each side.
 
-    Beside the raw and the standardised score it tells whether few neurons make the difference. Symmetric, in [0, 1].
+    Beside the raw and the standardised score it tells whether few neurons, `drop` of each side, make the difference.
     """
     x, y = (side.scale.argsort(descending=True)[min(drop, len(side.scale) - 1) :] for side in (m.x, m.y))
     norm_x, norm_y = m.x.covariance[x][:, x].norm(), m.y.covariance[y][:, y].norm()
@@ -96,18 +89,9 @@ def linear_cka_dropped(m: Moments, *, drop: int = DROPPED) -> float:
 
 
 def linear_cka_debiased(m: Moments, norms_x: Tensor, norms_y: Tensor, *, standardize: bool = True) -> float:
-    """Linear CKA from the unbiased HSIC of Song et al. 2012, so that unrelated layers give 0 on average.
+    """Linear CKA from the unbiased HSIC of Song et al. 2012: 0 on average for unrelated layers, or slightly below.
 
-    Symmetric, at most 1; may fall slightly below 0.
-
-    Parameters
-    ----------
-    m : Moments
-        Moments of the two layers.
-    norms_x, norms_y : Tensor of shape (n_frames,)
-        `squared_norms` of the centred frames of each side, with the same `standardize`.
-    standardize : bool
-        Z-score every neuron first.
+    `norms_x` and `norms_y` are `squared_norms` of the frames of each side, (n_frames,), with the same `standardize`.
     """
     if m.x.n < 4:
         raise SslsimError(f"debiased CKA needs at least 4 frames, got {m.x.n}; give more or use linear_cka_biased")
@@ -117,9 +101,9 @@ def linear_cka_debiased(m: Moments, norms_x: Tensor, norms_y: Tensor, *, standar
 
 
 def procrustes(m: Moments, *, standardize: bool = True) -> float:
-    """Cosine of the angular Procrustes distance: ``nuclear(Y'X) / (||X|| ||Y||)``; symmetric, in [0, 1].
+    """Cosine of the angular Procrustes distance: what one rotation aligns (Williams et al. 2021, arXiv 2110.14739).
 
-    The similarity left after the best rotation of one layer onto the other. Williams et al. 2021 (arXiv 2110.14739).
+    ``nuclear(Y'X) / (||X|| ||Y||)`` of centred data.
     """
     # float64: among the singular values of a covariance the small are many, and their sum counts
     nuclear = _singular_values(_cross(m, standardize)).sum()

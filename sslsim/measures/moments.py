@@ -30,30 +30,14 @@ WIDE = 256  # varying neurons from which the dtype of the products is precise en
 
 @dataclass(frozen=True)
 class Marginal:
-    """Moments of one layer.
+    """Moments of one layer."""
 
-    Attributes
-    ----------
-    n : int
-        Number of frames.
-    mean : Tensor of shape (n_neurons,)
-        Mean of every neuron, float64.
-    scatter : Tensor of shape (n_neurons, n_neurons)
-        Centred second moments, ``sum_t (x_t - mean)(x_t - mean)'``, float64.
-    eps : float
-        Rounding unit of the products that made `scatter`; sets which directions count as empty.
-    groups : tuple of Marginal
-        The moments of groups of utterances, which together are all frames; empty if no utterances were given.
-    wide : int
-        Varying neurons from which what is computed from the components runs in the dtype of the products.
-    """
-
-    n: int
-    mean: Tensor
-    scatter: Tensor
-    eps: float = torch.finfo(torch.float64).eps
-    groups: tuple[Marginal, ...] = ()
-    wide: int = WIDE
+    n: int  # number of frames
+    mean: Tensor  # of every neuron, (n_neurons,), float64
+    scatter: Tensor  # sum_t (x_t - mean)(x_t - mean)', (n_neurons, n_neurons), float64
+    eps: float = torch.finfo(torch.float64).eps  # of the products that made it: which directions count as empty
+    groups: tuple[Marginal, ...] = ()  # of groups of utterances, which together are all frames, if any were given
+    wide: int = WIDE  # varying neurons from which what follows from components runs in the dtype of the products
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is quickly made again: moments are kept on disk between pieces of work."""
@@ -156,22 +140,12 @@ class Marginal:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Moments of two layers on the same frames.
-
-    Attributes
-    ----------
-    x, y : Marginal
-        Moments of each side.
-    cross : Tensor of shape (n_neurons_x, n_neurons_y)
-        ``sum_t (x_t - mean_x)(y_t - mean_y)'``, float64.
-    groups : tuple of Tensor of shape (n_neurons_x, n_neurons_y)
-        `cross` of every group of utterances about the group's means.
-    """
+    """Moments of two layers on the same frames."""
 
     x: Marginal
     y: Marginal
-    cross: Tensor
-    groups: tuple[Tensor, ...] = ()
+    cross: Tensor  # sum_t (x_t - mean_x)(y_t - mean_y)', (n_neurons_x, n_neurons_y), float64
+    groups: tuple[Tensor, ...] = ()  # the same of every group of utterances about the group's means
 
     @classmethod
     def of(cls, x: Marginal, y: Marginal, products: Products) -> Moments:
@@ -312,14 +286,8 @@ def marginal(means: Means, products: Products, n: int, eps: float) -> Marginal:
 def squared_norms(x: Array, *marginals: Marginal, standardize: bool) -> Tensor:
     """Squared norms of every centred frame, (marginals, n_frames) float64: what debiased CKA needs beside the moments.
 
-    Parameters
-    ----------
-    x : array of shape (n_frames, n_neurons)
-        The activations that the marginals were computed from, from all of them or from some frames.
-    *marginals : Marginal
-        Their moments: each has the means and scales of one row of norms.
-    standardize : bool
-        Divide every varying neuron by its root sum of squares, as in `Marginal.correlation`.
+    Each marginal, of all frames of x or of some, has the means and scales of one row of norms; `standardize` divides
+    every varying neuron by its root sum of squares, as in `Marginal.correlation`.
     """
     origin = marginals[0].mean
     weight = torch.zeros(len(origin), len(marginals), dtype=torch.float64, device=origin.device)

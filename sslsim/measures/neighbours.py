@@ -28,18 +28,9 @@ def sample_frames(x: Array, sample: int = SAMPLE) -> np.ndarray:
 
 
 def neighbours(frames: Array, *, standardize: bool = True, k: int = NEIGHBOURS, device: str = "cpu") -> Tensor:
-    """Return the k nearest neighbours of every frame by cosine, itself left out, (n_frames, k).
+    """Return the k nearest neighbours by cosine of every one of the sampled frames, itself left out, (n_frames, k).
 
-    Parameters
-    ----------
-    frames : array of shape (n_frames, n_neurons)
-        The sampled frames of a layer.
-    standardize : bool
-        Z-score every neuron over them first; otherwise the cosine is of the activations as they are, uncentred.
-    k : int
-        Number of neighbours, below the number of frames.
-    device : str
-        Where to compute.
+    Without `standardize` (z-scored over these frames) the cosine is of the activations as they are, uncentred.
     """
     if not 1 <= k < len(frames):
         raise SslsimError(f"k is {k} with {len(frames):,} frames; give at least 1 and fewer than there are frames")
@@ -51,30 +42,19 @@ def neighbours(frames: Array, *, standardize: bool = True, k: int = NEIGHBOURS, 
 
 
 def mutual_knn(x: Tensor, y: Tensor) -> float:
-    """Mean share of neighbours that two layers have in common, from `neighbours` of each; symmetric, in [0, 1].
+    """Share of the 10 nearest frames (cosine) in common, on at most 2,000 frames (Huh et al. 2024, arXiv 2405.07987).
 
-    By chance k / (n_frames - 1). Huh et al. 2024 (arXiv 2405.07987).
+    From `neighbours` of each layer. By chance k / (n_frames - 1).
     """
     common = (x[:, :, None] == y[:, None, :]).sum()
     return float(common) / x.numel()
 
 
 def kernel(frames: Array, *, standardize: bool = True, bandwidth: float = 1.0, device: str = "cpu") -> Tensor:
-    """Centred Gaussian kernel of the frames at norm 1, (n_frames, n_frames), float64.
+    """Centred Gaussian kernel of the sampled frames at norm 1, (n_frames, n_frames), float64.
 
     ``exp(-d^2 / (2 s^2))`` with s = `bandwidth` times the root of the median squared distance of all pairs
-    (Kornblith et al. 2019, arXiv 1905.00414).
-
-    Parameters
-    ----------
-    frames : array of shape (n_frames, n_neurons)
-        The sampled frames of a layer.
-    standardize : bool
-        Z-score every neuron over them first.
-    bandwidth : float
-        In units of the median distance.
-    device : str
-        Where to compute.
+    (Kornblith et al. 2019, arXiv 1905.00414); `standardize` z-scores over these frames first.
     """
     if not bandwidth > 0:
         raise SslsimError(f"bandwidth is {bandwidth}; give a multiple of the median distance, above 0")
@@ -94,7 +74,10 @@ def kernel(frames: Array, *, standardize: bool = True, bandwidth: float = 1.0, d
 
 
 def rbf_cka(x: Tensor, y: Tensor) -> float:
-    """CKA of Gaussian kernels, from `kernel` of each layer; symmetric, in [0, 1], biased upwards with few frames."""
+    """CKA of Gaussian kernels as wide as the median distance, on at most 2,000 frames; too high with few.
+
+    From `kernel` of each layer.
+    """
     return float(torch.linalg.vecdot(x, y).sum())
 
 

@@ -15,9 +15,9 @@ from sslsim.measures.moments import Moments
 
 
 def max_corr(m: Moments) -> float:
-    """Mean over the neurons of x of the largest ``|r(x_i, y_j)|`` over the neurons of y.
+    """Mean over the neurons of x of the best absolute correlation with one neuron of y.
 
-    Directional, in [0, 1]. Positive by chance: it is a maximum over many neurons.
+    Positive by chance: it is a maximum over many neurons.
     """
     return best_match(m.correlation.abs())
 
@@ -46,9 +46,9 @@ def best_partners(m: Moments) -> tuple[np.ndarray, np.ndarray]:
 
 
 def matched_corr(m: Moments) -> float:
-    """Mean ``|r|`` under the best one-to-one assignment of min(p, q) neurons (Hungarian algorithm); symmetric.
+    """Mean absolute correlation under the best one-to-one assignment of neurons (Li et al. 2016, arXiv 1511.07543).
 
-    Unlike `max_corr` no neuron of y can serve two of x. Li et al. 2016 (arXiv 1511.07543).
+    Unlike in `max_corr` no neuron of y can serve two of x. Over min(p, q) neurons, by the Hungarian algorithm.
     """
     return one_to_one(m.correlation.abs())
 
@@ -60,10 +60,10 @@ def one_to_one(r: Tensor) -> float:
 
 
 def soft_matched_corr(m: Moments) -> float:
-    """Mean ``|r|`` under the best soft matching, where neurons share partners so that p and q may differ; symmetric.
+    """Mean absolute correlation under the best soft matching (Khosla & Williams 2023, arXiv 2311.09466).
 
-    The largest ``sum_ij T_ij |r_ij|`` over plans T >= 0 whose rows sum to 1 / p and columns to 1 / q, solved exactly
-    (network simplex of POT). `matched_corr` when p = q. Khosla & Williams 2023 (arXiv 2311.09466).
+    Neurons share partners, so that p and q may differ: the largest ``sum_ij T_ij |r_ij|`` over plans T >= 0 whose rows
+    sum to 1 / p and columns to 1 / q, exact by the network simplex of POT. `matched_corr` when p = q.
     """
     r = m.correlation.abs().cpu().double().numpy()
     p, q = r.shape
@@ -78,7 +78,7 @@ def soft_matched_corr(m: Moments) -> float:
 
 
 def multiple_corr(m: Moments) -> Tensor:
-    """Multiple correlation R of every varying neuron of x with all neurons of y, shape (n_alive_x,).
+    """Multiple correlation R of every varying neuron of x with all neurons of y, shape (n_varying_x,).
 
     R is the norm of the neuron's correlations with the whitened neurons of y. Directions of y without variance
     (duplicated neurons, fewer frames than neurons) take no part.
@@ -89,14 +89,14 @@ def multiple_corr(m: Moments) -> Tensor:
 def linreg(m: Moments) -> float:
     """Mean over the neurons of x of R, in sample, of a linear regression on all neurons of y.
 
-    Directional, in [0, 1]. R and not R2, as in Wu et al. It rises with n_neurons_y / n_frames by fitting noise:
-    independent data reach about sqrt(n_neurons_y / n_frames).
+    R and not R2, as in Wu et al. It rises with n_neurons_y / n_frames by fitting noise: independent data reach about
+    sqrt(n_neurons_y / n_frames).
     """
     return float(multiple_corr(m).mean())
 
 
 def linreg_r2(m: Moments) -> float:
-    """Mean over the neurons of x of R2, in sample, of a linear regression on all neurons of y; directional, in [0, 1].
+    """Mean over the neurons of x of R2, in sample, of a linear regression on all neurons of y.
 
     The share of the variance of z-scored x that lies in the subspace of y, and by chance about n_neurons_y / n_frames
     of what does not.

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,20 +27,13 @@ from sslsim.measures.arrays import Array, block, chunks, mean, multiply
 class Utterances:
     """Which frames are of one utterance, and which utterances form a group.
 
-    Attributes
-    ----------
-    lengths : tuple of int
-        Number of frames of each utterance, in order.
-    n_groups : int
-        Groups are runs of whole utterances of about the same length together, so that speakers who stand together stay
-        together; at most this many.
-    labels : tuple of int, optional
-        Group of each utterance, in place of such runs.
+    Groups are runs of whole utterances of about the same length together, so that speakers who stand together stay
+    together, or those of one label.
     """
 
-    lengths: tuple[int, ...]
-    n_groups: int = 5
-    labels: tuple[int, ...] | None = None
+    lengths: tuple[int, ...]  # frames of each utterance, in order
+    n_groups: int = 5  # runs, at most
+    labels: tuple[int, ...] | None = None  # group of each utterance, in place of runs
 
     @cached_property
     def members(self) -> list[list[int]]:
@@ -115,21 +109,11 @@ class Means:
 
 @dataclass(frozen=True)
 class Products:
-    """Sums of products of two layers' centred frames, float64.
+    """Sums of products of two layers' centred frames, (n_neurons_x, n_neurons_y), float64."""
 
-    Attributes
-    ----------
-    total : Tensor of shape (n_neurons_x, n_neurons_y)
-        Over all frames, about the means of all frames.
-    groups : tuple of Tensor
-        Over each group of utterances, about the means of the group; empty if no utterances were given.
-    sizes : tuple of int
-        Frames of each group.
-    """
-
-    total: Tensor
-    groups: tuple[Tensor, ...] = ()
-    sizes: tuple[int, ...] = ()
+    total: Tensor  # over all frames, about the means of all frames
+    groups: tuple[Tensor, ...] = ()  # over each group of utterances, if any were given, about the means of the group
+    sizes: tuple[int, ...] = ()  # frames of each group
 
     def part(self, rows: slice, columns: slice) -> Products:
         """Products of some neurons of x with some of y."""
@@ -137,16 +121,9 @@ class Products:
 
 
 class Side:
-    """Layers side by side, read a chunk of frames at a time into one buffer.
+    """Layers (n_frames, n_neurons) on the same frames, side by side, read a chunk of frames at a time into one buffer.
 
-    Parameters
-    ----------
-    layers : sequence of arrays of shape (n_frames, n_neurons)
-        On the same frames.
-    means : sequence of Means
-        Of each layer.
-    dtype : torch.dtype
-        Of the products.
+    Their products run in `dtype`.
     """
 
     def __init__(self, layers: Sequence[Array], means: Sequence[Means], dtype: torch.dtype) -> None:
@@ -192,23 +169,14 @@ def cross_products(
         Keep sums by group of utterances too.
     """
     other = right or left
-    strips = [slice(None)] if right else left.columns
-    sums = [_Strip(left.means, other.means, rows, slice(rows.start, None)) for rows in strips]
+    strips = [(rows, slice(rows.start, None)) for rows in ([slice(None)] if right else left.columns)]
     runs = utterances.groups if utterances else [[slice(0, n)]]
-    for g, run in enumerate(runs):
-        origin_x, origin_y = (side.means.groups[g].to(side.dtype) for side in (left, other))
-        for span in run:
-            for part in chunks(span.stop - span.start):
-                rows = slice(span.start + part.start, span.start + part.stop)
-                a = left.near_zero(rows, origin_x)
-                b = a if other is left else other.near_zero(rows, origin_y)
-                for strip in sums:
-                    strip.add(a, b)
-            for strip in sums:
-                strip.end_utterance()
-        for strip in sums:
-            strip.end_group(g, sum(span.stop - span.start for span in run), origin_x, origin_y)
-    made = [strip.products(keep=utterances is not None) for strip in sums]
+    sums = [_of_group(left, other, strips, g, run) for g, run in enumerate(runs)]
+    sizes = utterances.sizes if utterances else ()
+    made = [
+        _assembled(left.means, other.means, strip, groups, sizes)
+        for strip, groups in zip(strips, zip(*sums, strict=True), strict=True)
+    ]
     if right:
         return [[made[0].part(rows, columns) for columns in right.columns] for rows in left.columns]
     return [
@@ -217,46 +185,34 @@ def cross_products(
     ]
 
 
-class _Strip:
-    """Running sums of the products of some columns of two sides."""
+def _of_group(left: Side, right: Side, strips: list[tuple[slice, slice]], g: int, run: list[slice]) -> list[Tensor]:
+    """Products over a group of utterances, about its means, of each pair of some columns of left and of right."""
+    origin_x, origin_y = (side.means.groups[g].to(side.dtype) for side in (left, right))
+    totals: list[Any] = [None] * len(strips)
+    for span in run:
+        sums: list[Any] = [None] * len(strips)
+        for part in chunks(span.stop - span.start):
+            rows = slice(span.start + part.start, span.start + part.stop)
+            a = left.near_zero(rows, origin_x)
+            b = a if right is left else right.near_zero(rows, origin_y)
+            sums = [_plus(some, multiply(a[:, i].T, b[:, j])) for some, (i, j) in zip(sums, strips, strict=True)]
+        totals = [_plus(total, some) for total, some in zip(totals, sums, strict=True)]
+    n = sum(span.stop - span.start for span in run)
+    rest_x = left.means.groups[g] - origin_x.double()  # of the mean, by its rounding to the dtype
+    rest_y = right.means.groups[g] - origin_y.double()
+    return [total.addr_(rest_x[i], rest_y[j], alpha=-n) for total, (i, j) in zip(totals, strips, strict=True)]
 
-    def __init__(self, means_x: Means, means_y: Means, rows: slice, columns: slice) -> None:
-        self.x, self.y, self.rows, self.columns = means_x, means_y, rows, columns
-        self.groups: list[Tensor] = []
-        self.sizes: list[int] = []
-        self._group: Tensor | None = None
-        self._utterance: Tensor | None = None
 
-    def products(self, keep: bool) -> Products:
-        """Return the sums over all groups and, with `keep`, of each group."""
-        if not keep:
-            return Products(self.groups[0])
-        total = None
-        for g, (group, n) in enumerate(zip(self.groups, self.sizes, strict=True)):
-            shift_x = (self.x.groups[g] - self.x.whole)[self.rows]
-            shift_y = (self.y.groups[g] - self.y.whole)[self.columns]
-            total = _plus(total, group.addr(shift_x, shift_y, alpha=n))
-        assert total is not None
-        return Products(total, tuple(self.groups), tuple(self.sizes))
-
-    def add(self, a: Tensor, b: Tensor) -> None:
-        """Take in a chunk of frames near zero."""
-        self._utterance = _plus(self._utterance, multiply(a[:, self.rows].T, b[:, self.columns]))
-
-    def end_utterance(self) -> None:
-        """Add the utterance to its group."""
-        assert self._utterance is not None
-        self._group = _plus(self._group, self._utterance)
-        self._utterance = None
-
-    def end_group(self, g: int, n: int, origin_x: Tensor, origin_y: Tensor) -> None:
-        """Close a group of n frames."""
-        assert self._group is not None
-        left_x = (self.x.groups[g] - origin_x.double())[self.rows]  # of the mean, by its rounding to the dtype
-        left_y = (self.y.groups[g] - origin_y.double())[self.columns]
-        self.groups.append(self._group.addr_(left_x, left_y, alpha=-n))
-        self.sizes.append(n)
-        self._group = None
+def _assembled(
+    x: Means, y: Means, strip: tuple[slice, slice], groups: Sequence[Tensor], sizes: tuple[int, ...]
+) -> Products:
+    """Return sums over all frames from those of the groups; without sizes the one group is all frames."""
+    if not sizes:
+        return Products(groups[0])
+    total: Any = None
+    for group, mean_x, mean_y, n in zip(groups, x.groups, y.groups, sizes, strict=True):
+        total = _plus(total, group.addr((mean_x - x.whole)[strip[0]], (mean_y - y.whole)[strip[1]], alpha=n))
+    return Products(total, tuple(groups), sizes)
 
 
 def _plus(total: Tensor | None, more: Tensor) -> Tensor:

@@ -23,18 +23,9 @@ def haar(d: int, basis: int, seed: int = 0) -> Tensor:
 
 
 def rotated_correlation(m: Moments, side: str, basis: int, seed: int = 0) -> Tensor:
-    """Absolute correlations (n_varying_x, n_varying_y) with the z-scored neurons of one side in a random basis.
+    """Absolute correlations (n_varying_x, n_varying_y) with the z-scored neurons of side 'x' or 'y' in a random basis.
 
-    Parameters
-    ----------
-    m : Moments
-        Moments of the two layers.
-    side : {'x', 'y'}
-        Which layer is put in the basis.
-    basis : int
-        Number of the random basis; layers of one width share them.
-    seed : int
-        Of all bases.
+    `basis` is its number, `seed` that of all bases; layers of one width share them.
     """
     r = m.correlation.float()
     return (_directions(m.x, basis, seed).T @ r if side == "x" else r @ _directions(m.y, basis, seed)).abs_()

@@ -1,13 +1,13 @@
 """All measures by name, what tables and figures say of them, and `similarity` of two arrays.
 
-A measure that depends on the units of the neurons stands there twice: NAME z-scores every neuron first, NAME_raw takes
+A measure that depends on the units of the neurons stands here twice: NAME z-scores every neuron first, NAME_raw takes
 neurons in their own units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,215 +24,132 @@ from sslsim.measures.moments import Marginal, moments, squared_norms
 class Measure:
     """What one measure says, how it is computed and what it depends on.
 
-    Attributes
-    ----------
-    level : {'neuron', 'layer', 'attention'}
-        What is compared: single neurons, the subspace or geometry of whole layers, or attention.
-    title : str
-        What figures write.
-    description : str
-        What it says, in one line.
-    score : callable
-        ``score(moments, **options) -> float``; with `norms`, ``score(moments, norms_x, norms_y, **options)``; with
-        `prepare`, see there; of attention, the function of two layers' maps.
-    value_range : str
-        Smallest and largest value.
-    symmetric : bool
-        Whether score(x, y) = score(y, x).
-    standardize : bool
-        Whether neurons are z-scored first, and so which norms are needed.
-    norms : bool
-        Whether the squared norms of the frames are needed beside the moments.
-    ranks : callable, optional
-        ``ranks(moments) -> (k_x, k_y)``: the components of each side that the score is made of.
-    canonical : bool
-        Whether the score is made of `Moments.canonical`.
-    prepare_layer : callable, optional
-        ``prepare_layer(marginal)`` computes, and the marginal keeps, what the score needs of one layer alone.
-    utterances : bool
-        Whether the moments must keep sums of groups of utterances.
-    prepare : callable, optional
-        For a measure that needs the frames: ``score(prepare(x_frames, **options), prepare(y_frames, **options))``.
-    matching : callable, optional
-        The score as a function of the absolute correlations (n_neurons_x, n_neurons_y): it speaks of single neurons, so
-        that a random basis is its control.
+    ``score(moments, **options)``, or with `norms` ``score(moments, norms_x, norms_y, **options)``, or with `prepare`
+    ``score(prepare(x_frames, **options), prepare(y_frames, **options))``; of attention, a function of two layers' maps.
     """
 
-    level: str
-    title: str
-    description: str
+    level: str  # 'neuron', 'layer' or 'attention'
+    title: str  # what figures write
     score: Callable[..., Any]
+    description: str  # what it says, in one line
     value_range: str = "0 to 1"
-    symmetric: bool = True
-    standardize: bool = True
-    norms: bool = False
-    ranks: Callable[..., tuple[int, int]] | None = None
-    canonical: bool = False
-    prepare_layer: Callable[[Marginal], Any] | None = None
-    utterances: bool = False
-    prepare: Callable[..., Tensor] | None = None
-    matching: Callable[[Tensor], float] | None = None
+    symmetric: bool = True  # whether score(x, y) = score(y, x)
+    standardize: bool = True  # whether neurons are z-scored first, and so which norms are needed
+    norms: bool = False  # whether the squared norms of the frames are needed beside the moments
+    ranks: Callable[..., tuple[int, int]] | None = None  # of moments: how many components of x and y it is made of
+    canonical: bool = False  # whether the score is made of `Moments.canonical`
+    prepare_layer: Callable[[Marginal], Any] | None = None  # computes, and the marginal keeps, what a layer alone gives
+    utterances: bool = False  # whether the moments must keep sums of groups of utterances
+    prepare: Callable[..., Tensor] | None = None  # of frames: what the score compares
+    matching: Callable[[Tensor], float] | None = None  # score of |r|, (p, q), where a random basis is its control
 
 
-def _scaled(name: str, title: str, description: str, *, needs: dict[str, Any] | None = None, **made: Any) -> dict:
-    """Entries of a layer measure under both scalings; functions in `needs` are told which."""
-    entries = {}
+def _of(level: str, title: str, score: Callable[..., Any], description: str = "", **facts: Any) -> Measure:
+    """Return a measure; without a description it says what the docstring of its function begins with."""
+    return Measure(level, title, score, description or (score.__doc__ or "").split("\n")[0].rstrip("."), **facts)
+
+
+def _scaled(name: str, title: str, told: dict[str, Callable[..., Any]], **facts: Any) -> dict[str, Measure]:
+    """Return both entries of a layer measure, whose functions in `told` take ``standardize=``."""
+    one, entries = _of("layer", title, **(told | facts)), {}
     for suffix, standardize, scaling in (("", True, "standardised"), ("_raw", False, "raw")):
-        bound = {key: partial(function, standardize=standardize) for key, function in (needs or {}).items()}
-        says = description if standardize else f"{name} of neurons in their own units"
-        entries[name + suffix] = Measure(
-            "layer", f"{title}, {scaling}", says, standardize=standardize, **(made | bound)
-        )
+        bound: dict[str, Any] = {key: partial(function, standardize=standardize) for key, function in told.items()}
+        says = one.description if standardize else f"{name} of the neurons in their own units"
+        entry = replace(one, title=f"{title}, {scaling}", description=says, standardize=standardize, **bound)
+        entries[name + suffix] = entry
     return entries
 
 
-def _svcca(name: str, title: str, description: str, truncation: str) -> dict[str, Measure]:
+def _svcca(truncation: str) -> dict[str, Callable[..., Any]]:
     score, ranks = (partial(function, truncation=truncation) for function in (layers.svcca, layers.svcca_ranks))
-    needs = {"score": score, "ranks": ranks, "prepare_layer": Marginal.components}
-    return _scaled(name, title, description, needs=needs)
+    return {"score": score, "ranks": ranks, "prepare_layer": Marginal.components}
 
 
-def _of_heads(name: str, title: str, description: str, value_range: str = "0 to 1") -> dict[str, Measure]:
+def _heads(name: str, title: str, description: str, value_range: str = "0 to 1") -> dict[str, Measure]:
+    # directional: the score of a layer is the mean of its heads' best matches
     score = partial(attention.attention_similarity, name)
-    return {name: Measure("attention", title, description, score, value_range, symmetric=False)}
+    return {name: Measure("attention", title, score, description, value_range, symmetric=False)}
 
+
+_neuron, _components = partial(_of, "neuron"), Marginal.components
 
 MEASURES: dict[str, Measure] = {
-    "max_corr": Measure(
-        "neuron",
-        "max_corr: best single neuron",
-        "mean over neurons of x of the best absolute correlation with one neuron of y",
-        neurons.max_corr,
-        symmetric=False,
-        matching=neurons.best_match,
+    "max_corr": _neuron("max_corr: best single neuron", neurons.max_corr, symmetric=False, matching=neurons.best_match),
+    "matched_corr": _neuron("matched_corr: one-to-one neurons", neurons.matched_corr, matching=neurons.one_to_one),
+    "soft_matched_corr": _neuron("soft_matched_corr: shared partners", neurons.soft_matched_corr),
+    "linreg": _neuron("linreg: all neurons, in-sample R", neurons.linreg, symmetric=False, prepare_layer=_components),
+    "linreg_r2": _neuron(
+        "linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, symmetric=False, prepare_layer=_components
     ),
-    "matched_corr": Measure(
-        "neuron",
-        "matched_corr: one-to-one neurons",
-        "mean absolute correlation under the best one-to-one assignment of neurons",
-        neurons.matched_corr,
-        matching=neurons.one_to_one,
-    ),
-    "soft_matched_corr": Measure(
-        "neuron",
-        "soft_matched_corr: shared partners",
-        "the same under the best soft matching, for layers of different width",
-        neurons.soft_matched_corr,
-    ),
-    "linreg": Measure(
-        "neuron",
-        "linreg: all neurons, in-sample R",
-        "mean over neurons of x of R of a regression on all neurons of y, in sample (R, not R2)",
-        neurons.linreg,
-        symmetric=False,
-        prepare_layer=Marginal.components,
-    ),
-    "linreg_r2": Measure(
-        "neuron",
-        "linreg_r2: all neurons, in-sample R2",
-        "the same with R2: the share of the variance of x in the subspace of y, chance included",
-        neurons.linreg_r2,
-        symmetric=False,
-        prepare_layer=Marginal.components,
-    ),
-    "linreg_heldout": Measure(
-        "neuron",
+    "linreg_heldout": _neuron(
         "linreg_heldout: R2 on other utterances",
-        "mean over neurons of x of R2 on utterances left out, ridge regression on all neurons of y",
         regression.linreg_heldout,
-        "at most 1",
+        value_range="at most 1",
         symmetric=False,
         prepare_layer=regression.prepare_fits,
         utterances=True,
     ),
-    "cca": Measure(
+    "cca": _of(
         "layer",
         "cca: mean canonical correlation",
-        "mean canonical correlation",
         layers.cca,
-        prepare_layer=Marginal.components,
         ranks=layers.cca_ranks,
         canonical=True,
+        prepare_layer=_components,
     ),
-    **_svcca(
+    **_scaled(
         "svcca",
         "svcca: 99 % of variance",
-        "mean canonical correlation of the fewest principal components that hold 99 % of the variance",
-        "reaching",
+        _svcca("reaching"),
+        description="Mean canonical correlation of the fewest principal components that hold 99 % of the variance",
     ),
-    **_svcca(
+    **_scaled(
         "svcca_below",
         "svcca: below 99 %, as published",
-        "svcca on one component fewer, as the code of Wu et al. truncates",
-        "below",
+        _svcca("below"),
+        description="The same of one component fewer, as the code of Wu et al. 2020 truncates",
     ),
     **_scaled(
         "pwcca",
         "pwcca: projection-weighted",
-        "canonical correlations weighted by how much of x each accounts for",
-        needs={"score": layers.pwcca},
+        {"score": layers.pwcca},
         symmetric=False,
-        prepare_layer=Marginal.components,
         canonical=True,
+        prepare_layer=_components,
     ),
-    **_scaled("linear_cka_biased", "linear CKA, biased", "linear CKA", needs={"score": layers.linear_cka_biased}),
-    "linear_cka_dropped": Measure(
-        "layer",
-        "linear CKA, raw, 3 largest neurons dropped",
-        "linear_cka_biased_raw without the 3 neurons of largest variance on each side",
-        layers.linear_cka_dropped,
-        standardize=False,
+    **_scaled("linear_cka_biased", "linear CKA, biased", {"score": layers.linear_cka_biased}),
+    "linear_cka_dropped": _of(
+        "layer", "linear CKA, raw, 3 largest neurons dropped", layers.linear_cka_dropped, standardize=False
     ),
     **_scaled(
         "linear_cka_debiased",
         "linear CKA, debiased",
-        "linear CKA from the unbiased HSIC: 0 on average for unrelated layers",
-        needs={"score": layers.linear_cka_debiased},
+        {"score": layers.linear_cka_debiased},
         value_range="at most 1",
         norms=True,
     ),
+    **_scaled("procrustes", "procrustes: after best rotation", {"score": layers.procrustes}),
     **_scaled(
-        "procrustes",
-        "procrustes: after best rotation",
-        "cosine of the angular Procrustes distance: what one rotation aligns",
-        needs={"score": layers.procrustes},
+        "mutual_knn", "mutual_knn: shared neighbours", {"prepare": neighbours.neighbours}, score=neighbours.mutual_knn
     ),
-    **_scaled(
-        "mutual_knn",
-        "mutual_knn: shared neighbours",
-        "share of the 10 nearest frames (cosine) in common, on at most 2,000 frames",
-        needs={"prepare": neighbours.neighbours},
-        score=neighbours.mutual_knn,
-    ),
-    **_scaled(
-        "rbf_cka",
-        "RBF CKA",
-        "CKA of Gaussian kernels as wide as the median distance, on at most 2,000 frames",
-        needs={"prepare": neighbours.kernel},
-        score=neighbours.rbf_cka,
-    ),
-    **_of_heads("pearson", "pearson: rows of attention", "mean correlation of the rows of two heads", "-1 to 1"),
-    **_of_heads("js", "js: 1 - Jensen-Shannon", "1 - Jensen-Shannon divergence of the rows of two heads / ln 2"),
-    **_of_heads("frobenius", "frobenius, bounded", "1 - Frobenius distance of the maps of two heads / sqrt(2 T)"),
-    **_of_heads(
+    **_scaled("rbf_cka", "RBF CKA", {"prepare": neighbours.kernel}, score=neighbours.rbf_cka),
+    **_heads("pearson", "pearson: rows of attention", "Mean correlation of the rows of two heads", "-1 to 1"),
+    **_heads("js", "js: 1 - Jensen-Shannon", "1 - Jensen-Shannon divergence of the rows of two heads / ln 2"),
+    **_heads("frobenius", "frobenius, bounded", "1 - Frobenius distance of the maps of two heads / sqrt(2 T)"),
+    **_heads(
         "frobenius_published",
         "frobenius, as published",
         "1 - Frobenius distance of the maps of two heads, as in the paper; falls with T",
         "at most 1",
     ),
-    "attention_cka": Measure(
-        "attention",
-        "attention_cka: all heads together",
-        "linear CKA of the attention of two layers, heads as neurons, cells of the maps as frames",
-        attention.attention_cka,
-    ),
+    "attention_cka": _of("attention", "attention_cka: all heads together", attention.attention_cka),
 }
 EXCESS = {  # beyond random bases, in evidence: chance is near 0
-    "neurons_shared": "neurons_shared: best neuron's variance, beyond random bases",
-    "max_corr_excess_x": "max_corr_excess_x: best neuron, beyond random bases of x",
-    "max_corr_excess_y": "max_corr_excess_y: best neuron, beyond random bases of y",
-    "matched_corr_excess_x": "matched_corr_excess_x: one-to-one, beyond random bases of x",
-    "matched_corr_excess_y": "matched_corr_excess_y: one-to-one, beyond random bases of y",
+    "neurons_shared": "neurons_shared: best neuron's variance, beyond random bases"
+} | {
+    f"{name}_excess_{side}": f"{name}_excess_{side}: {what}, beyond random bases of {side}"
+    for name, what in (("max_corr", "best neuron"), ("matched_corr", "one-to-one"))
+    for side in "xy"
 }
 TITLES = {name: measure.title for name, measure in MEASURES.items()} | EXCESS
 
@@ -255,26 +172,19 @@ def title_of(name: str) -> str:
 
 
 def reference_table() -> pd.DataFrame:
-    """All measures, one row each: name, what it says, range, direction.
+    """Return all measures, one row each: name, what it says, range, direction.
 
-    All but the two of Frobenius distance are 1 for a layer with itself and rise with similarity; a direction
-    "of x in y" means that the score of (x, y) says how well x is represented in y.
+    "x in y" is the direction of a score of (x, y) that says how well x is represented in y.
     """
     rows = [
-        (name, m.description, m.value_range, "symmetric" if m.symmetric else "of x in y")
-        for name, m in MEASURES.items()
+        (name, one.description, one.value_range, "symmetric" if one.symmetric else "x in y")
+        for name, one in MEASURES.items()
     ]
     return pd.DataFrame(rows, columns=["name", "what it says", "range", "direction"])
 
 
 def similarity(
-    measure: str,
-    x: Array,
-    y: Array,
-    *,
-    utterances: Sequence[int] | None = None,
-    device: str = "cpu",
-    **options: Any,
+    measure: str, x: Array, y: Array, *, utterances: Sequence[int] | None = None, device: str = "cpu", **options: Any
 ) -> float:
     """Similarity of two layers on the same frames; higher is more alike, a layer with itself gives 1.
 
@@ -301,10 +211,10 @@ def similarity(
     """
     chosen = measure_named(measure)
     if chosen.level == "attention":
-        function = "attention_cka" if measure == "attention_cka" else "attention_similarity"
-        raise SslsimError(f"measure {measure!r} compares attention maps, not frames: use compare or {function}")
+        function = "attention_cka" if measure in attention.LAYER_MEASURES else "attention_similarity"
+        raise SslsimError(f"measure {measure!r} compares attention, not frames: use compare or {function}")
     if "standardize" in options:
-        raise SslsimError("scaling is part of a measure's name: svcca z-scores neurons, svcca_raw does not")
+        raise SslsimError("scaling is part of a measure's name: svcca z-scores every neuron, svcca_raw does not")
     try:
         if chosen.prepare:
             return _similarity_of_frames(chosen, x, y, device, **options)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from sslsim.activations.selection import check_between, check_measures, check_stores, layer_views, utterances_of
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.engine import Comparison, score_orders, score_pairs
+from sslsim.comparison.engine import score_orders, score_pairs
 from sslsim.comparison.layers import partner_keys, partners_table, scores_table
-from sslsim.comparison.scores import Controls, Scores
+from sslsim.comparison.pieces import Comparison
+from sslsim.comparison.scores import Controls, PairScores, Scores
 from sslsim.comparison.tables import pair_columns
 from sslsim.errors import SslsimError
 from sslsim.measures.products import Utterances
@@ -87,13 +88,11 @@ def _scores(what: Comparison, blocks: Utterances | None, resampling: Resampling,
         return scores
     scores.add(score_pairs(replace(what, measures=anew, partners=what.partners and not of_moments), executor))
     left_out = []
-    for kept in blocks.without if blocks else ():
-        views = [view.only(kept) for view in what.views]
-        title = f"without block {len(left_out) + 1}"
-        left_out.append(score_pairs(replace(what, views=views, measures=anew, partners=False, title=title), executor))
-    for pair, record in scores.pairs.items() if left_out else ():
-        more = {name: [fewer.pairs[pair].value[name] for fewer in left_out] for name in anew}
-        scores.pairs[pair] = replace(record, left_out=record.left_out | more)
+    for g, kept in enumerate(blocks.without if blocks else ()):
+        fewer = replace(what, views=[view.only(kept) for view in what.views], measures=anew, partners=False)
+        left_out.append(score_pairs(replace(fewer, title=f"without block {g + 1}"), executor).pairs)
+    for pair in scores.pairs if left_out else ():
+        scores.pairs[pair] |= PairScores(without=tuple(one[pair] for one in left_out))
     return scores
 
 
@@ -143,23 +142,26 @@ def _assemble(
     """
     table = pair_columns(scores_table(what, scores), stores)
     keys = [(name, pair) for name in what.measures for pair in sorted(scores.pairs)]
-    count, sizes = (len(blocks.members), blocks.sizes) if blocks else (0, ())
-    values = np.array([[one.pairs[pair].value[name] for name, pair in keys] for one in null])
-    left_out = _columns([scores.pairs[pair].left_out.get(name) for name, pair in keys], count)
-    nothing = np.full((rotations, len(keys)), np.nan)
-    parts = [Evidence(table, _shifted(values, table.value.to_numpy()), left_out, sizes, nothing)]
+    sizes = blocks.sizes if blocks else ()
+    left_out = _columns([[one.value[name] for one in scores.pairs[pair].without] for name, pair in keys])
+    rotated = np.full((rotations, len(keys)), np.nan)
+    parts = [Evidence(table, _shifted(_values(null, keys), table.value.to_numpy()), left_out, sizes, rotated)]
     rows = [k for k, (name, _) in enumerate(keys) if MEASURES[name].matching] if rotations else []
     for side in "xy" if rows else "":
         parts.append(_excess([keys[k] for k in rows], rows, side, scores, null, parts[0]))
     if rows:
-        parts.append(_shared(rows[: len(scores.pairs)], sorted(scores.pairs), scores, null, parts[0]))
+        parts.append(_shared(rows[: len(scores.pairs)], scores, null, parts[0]))
     whole = _stack(parts)
     return whole.only(whole.pairs.value.notna())
 
 
-def _columns(values: Sequence[Sequence[float] | None], count: int) -> NDArray[np.float64]:
-    """Stack what there is of each pair, (count, n_pairs), NaN where nothing is."""
-    return np.array([[np.nan] * count if one is None else one for one in values]).reshape(len(values), count).T
+def _columns(values: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Stack as many numbers of every pair, (count, n_pairs)."""
+    return np.array(values, dtype=np.float64).T
+
+
+def _values(null: list[Scores], keys: list[Key]) -> NDArray[np.float64]:
+    return np.array([[one.pairs[pair].value[name] for name, pair in keys] for one in null])
 
 
 def _shifted(null: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -172,35 +174,33 @@ def _excess(
 ) -> Evidence:
     """Return the rows of the excess over random bases of one side."""
 
-    def in_bases(one: Scores) -> list[list[float] | None]:
-        return [one.pairs[pair].rotated.get((name, side)) for name, pair in keys]
+    def in_bases(one: Scores, count: int) -> NDArray[np.float64]:
+        unknown = [np.nan] * count  # of assignments, in mismatches
+        return _columns([one.pairs[pair].rotated.get((name, side), unknown) for name, pair in keys])
 
-    rotated = _columns(in_bases(scores), max(len(r) for r in in_bases(scores) if r is not None))
+    rotated = in_bases(scores, 0)
     base, value = rotated.mean(0), whole.pairs.value.to_numpy()[rows]
-    few = min(len(rotated), ROTATIONS_CHANCE)
-    counts = [len(rotated), *[few] * (len(null) - 1)]  # the score on cropped utterances in all bases
-    bases = [_columns(in_bases(one), count).mean(0) for one, count in zip(null, counts, strict=bool(null))]
-    raw = np.array([[one.pairs[pair].value[name] for name, pair in keys] for one in null])
+    # the score on cropped utterances is in all bases, a mismatch in few
+    counts = [len(rotated) if k == 0 else ROTATIONS_CHANCE for k in range(len(null))]
+    bases = [in_bases(one, count).mean(0) for one, count in zip(null, counts, strict=True)]
+    raw = _values(null, keys)
     # of fewer bases, that is what the blocks change: the mean over bases is that of all
-    fewer = min(len(rotated), ROTATIONS_OUT)
-    out = [scores.pairs[pair].rotated_out.get((name, side)) for name, pair in keys]
-    bases_out = _columns([None if one is None else [float(np.mean(v)) for v in one] for one in out], len(whole.sizes))
-    left_out = whole.left_out[:, rows] - (bases_out + base - rotated[:fewer].mean(0))
+    out = [[float(np.mean(one.rotated[name, side])) for one in scores.pairs[pair].without] for name, pair in keys]
+    left_out = whole.left_out[:, rows] - (_columns(out) + base - rotated[:ROTATIONS_OUT].mean(0))
     pairs = whole.pairs.iloc[rows].reset_index(drop=True)
     pairs = pairs.assign(value=value - base, measure=pairs.measure + f"_excess_{side}")
-    shifted = _shifted(raw - np.array(bases) if null else raw, value - base)
-    return Evidence(pairs, shifted, left_out, whole.sizes, rotated - base)
+    return Evidence(pairs, _shifted(raw - bases if null else raw, value - base), left_out, whole.sizes, rotated - base)
 
 
-def _shared(
-    rows: list[int], of: list[tuple[int, int]], scores: Scores, null: list[Scores], whole: Evidence
-) -> Evidence:
+def _shared(rows: list[int], scores: Scores, null: list[Scores], whole: Evidence) -> Evidence:
     """Return the rows of the share of neurons matched beyond random bases."""
-    matched = np.array([scores.pairs[pair].matched for pair in of])
-    shares = np.array([[one.pairs[pair].matched[0] for pair in of] for one in null])
-    left_out = _columns([scores.pairs[pair].matched_out for pair in of], len(whole.sizes))
-    pairs = whole.pairs.iloc[rows].reset_index(drop=True).assign(value=matched[:, 0], measure="neurons_shared")
-    return Evidence(pairs, _shifted(shares, matched[:, 0]), left_out, whole.sizes, np.stack(matched[:, 1:], 1))
+    records = [scores.pairs[pair] for pair in sorted(scores.pairs)]
+    value = np.array([record.matched[0] for record in records])
+    shares = np.array([[one.pairs[pair].matched[0] for pair in sorted(scores.pairs)] for one in null])
+    left_out = _columns([[one.matched[0] for one in record.without] for record in records])
+    pairs = whole.pairs.iloc[rows].reset_index(drop=True).assign(value=value, measure="neurons_shared")
+    rotated = np.stack([record.matched[1:] for record in records], 1)
+    return Evidence(pairs, _shifted(shares, value), left_out, whole.sizes, rotated)
 
 
 def _stack(parts: list[Evidence]) -> Evidence:
@@ -226,8 +226,8 @@ def _partners(
             columns["chance"].append(wrong.mean(0))
             columns["p"].append(p_value(size[alive], wrong))
         if resampling.rotations:
-            rotated = scores.partners[key].rotated
-            rotated = (np.full((1, len(size)), np.nan) if rotated is None else rotated)[:, alive]
+            rotated = scores.partners[key].rotated  # empty where no measure is of single neurons
+            rotated = rotated[:, alive] if len(rotated) else np.full((1, alive.sum()), np.nan)
             columns["rotated"].append(rotated.mean(0))
             columns["rotated_high"].append(rotated.max(0))
     return table.assign(**{name: np.concatenate(parts) if parts else [] for name, parts in columns.items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
@@ -63,11 +64,6 @@ def n_frames(n_samples: int) -> int:
     HuBERT and their kin (windows 10, 3, 3, 3, 3, 2, 2; strides 5, 2, 2, 2, 2, 2, 2; no padding).
     """
     return max(0, (n_samples - WINDOW) // HOP + 1)
-
-
-def frame_times(n_frames: int) -> NDArray[np.float64]:
-    """Return the centre of each frame in seconds, shape (n_frames,): 0.0125 + 0.02 i."""
-    return (np.arange(n_frames) * HOP + WINDOW / 2) / SAMPLE_RATE
 
 
 def spread(n_items: int, n_wanted: int) -> NDArray[np.int64]:
@@ -245,21 +241,6 @@ def at_16_khz(n_samples: int, rate: int) -> int:
     return (2 * n_samples * SAMPLE_RATE + rate) // (2 * rate)
 
 
-def load_audio(source: Source) -> NDArray[np.float32]:
-    """Return a whole sound at 16 kHz, shape (n,), float32; channels averaged, resampled by soxr.
-
-    Raises
-    ------
-    AudioError
-        No such file, not audio, cut off, empty, shorter than one frame, or a sample that is NaN or
-        infinite.
-    """
-    with Recording(source) as recording:
-        waveform = recording.read()
-    check_length(source, len(waveform))
-    return waveform
-
-
 def check_length(source: Source, n_samples: int) -> None:
     """Raise if there is not one frame in so many samples at 16 kHz."""
     if n_samples < WINDOW:
@@ -277,11 +258,32 @@ def waveform_fingerprint(waveform: NDArray[np.float32]) -> str:
 
 
 def content_fingerprint(source: Source) -> str:
-    """Return the SHA-256 of the bytes of a file or clip; of one that cannot be read, of the reason."""
+    """Return the SHA-256 of the bytes of a file or clip; of one that cannot be read, of the reason.
+
+    A file that has not changed is hashed once in a process.
+    """
     try:
         with _open(source) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            key = _state(file)
+            if key in _HASHED:
+                return _HASHED[key]
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            if key and time.time_ns() - key[-1] > _SETTLED:
+                _HASHED[key] = digest
+            return digest
     except AudioError as error:
         return hashlib.sha256(error.reason.encode()).hexdigest()
     except OSError as error:
         return hashlib.sha256(str(error.strerror).encode()).hexdigest()
+
+
+_HASHED: dict[tuple[int, ...], str] = {}
+_SETTLED = 2_000_000_000  # ns: a file changed twice within a tick of its clock looks as it did
+
+
+def _state(file: BinaryIO) -> tuple[int, ...]:
+    """Return what changes with the content of an open file; nothing for one in memory."""
+    if isinstance(file, io.BytesIO):
+        return ()
+    state = os.fstat(file.fileno())
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns

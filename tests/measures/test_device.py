@@ -1,13 +1,11 @@
-"""``device="cuda"`` computes everything on the device: each measure, the grid and attention, on a pretended one."""
+"""``device="cuda"`` computes everything on the device: each measure, on a pretended one."""
 
 import numpy as np
 import pytest
 import torch
-from pretend import Here, OnGpu, pretend_cuda
+from pretend import OnGpu, pretend_cuda
 
 import sslsim
-from sslsim.measures.attention import MEASURES as HEADS
-from sslsim.measures.attention import attention_cka, attention_similarity
 from sslsim.measures.moments import moments
 from sslsim.measures.registry import MEASURES
 
@@ -35,44 +33,29 @@ def test_the_pretended_device_refuses_what_cuda_refuses():
         assert torch.ones(2).to("cuda").add_(1).cpu().tolist() == [2, 2]
 
 
-@pytest.mark.parametrize("standardize", [True, False])
-@pytest.mark.parametrize("measure", MEASURES)
-def test_every_measure(measure, standardize, layers):
+@pytest.mark.parametrize("measure", [name for name, one in MEASURES.items() if one.level != "attention"])
+def test_every_measure_of_layers(measure, layers):
     known = {"utterances": [100] * 7} if MEASURES[measure].utterances else {}
-    expected = sslsim.similarity(measure, *layers, standardize=standardize, **known)
+    expected = sslsim.similarity(measure, *layers, **known)
     with pretend_cuda():
-        found = sslsim.similarity(measure, *layers, standardize=standardize, device="cuda", **known)
-    assert found == pytest.approx(expected, abs=2e-6)
+        there = sslsim.similarity(measure, *layers, device="cuda", **known)
+    assert there == pytest.approx(expected, abs=2e-6)
 
 
 def test_moments_stay_on_the_device(layers):
     with pretend_cuda():
         m = moments(*layers, device="cuda")
-        for tensor in (m.cross, m.x.mean, m.y.scatter, m.x.components.directions, m.whitened, *m.canonical):
+        for tensor in (m.cross, m.x.mean, m.y.scatter, m.x.components().directions, m.whitened, *m.canonical):
             assert isinstance(tensor, OnGpu)
         already_there = moments(*(torch.from_numpy(side).to("cuda") for side in layers), device="cuda")
         assert torch.equal(already_there.cross, m.cross)
 
 
-@pytest.mark.parametrize("measure", [*HEADS, "attention_cka"])
-def test_attention(measure):
+@pytest.mark.parametrize("measure", [name for name, one in MEASURES.items() if one.level == "attention"])
+def test_every_measure_of_attention(measure):
     rng = np.random.default_rng(0)
     maps = [torch.softmax(torch.as_tensor(rng.standard_normal((3, 9, 9))), 2).numpy() for _ in range(4)]
-    call = (
-        attention_cka if measure == "attention_cka" else lambda *sides, **o: attention_similarity(measure, *sides, **o)
-    )
+    score = MEASURES[measure].score
     with pretend_cuda():
-        found = call(maps[:2], maps[2:], device="cuda")
-    np.testing.assert_allclose(found, call(maps[:2], maps[2:]), atol=1e-7)
-
-
-def test_the_grid(make_store):
-    stores = [make_store(name, n_neurons=n, seed=n) for name, n in (("a", 6), ("b", 9))]
-    options = {"standardize": (True, False), "progress": False}
-    measures = [*MEASURES, *HEADS, "attention_cka"]
-    expected = sslsim.compare(stores, measures, **options)
-    with pretend_cuda():
-        found = sslsim.compare(stores, measures, device="cuda", executor=Here(), **options)
-        _, partners = sslsim.compare_neurons(stores, device="cuda", executor=Here(), progress=False)
-    np.testing.assert_allclose(found.value, expected.value, atol=1e-6)
-    np.testing.assert_allclose(partners.value, sslsim.compare_neurons(stores, progress=False)[1].value, atol=1e-6)
+        there = score(maps[:2], maps[2:], device="cuda")
+    np.testing.assert_allclose(there, score(maps[:2], maps[2:]), atol=1e-7)

@@ -1,12 +1,15 @@
-"""Moments: exact, mergeable in any way the frames are cut, and honest about what they cannot merge."""
+"""Moments: exact in any way the frames are cut, over all of them and without some groups of utterances."""
 
 import numpy as np
 import pytest
 import torch
 
 from sslsim.errors import SslsimError
-from sslsim.measures import products as mm
+from sslsim.measures import arrays, products
 from sslsim.measures.moments import moments, squared_norms
+from sslsim.measures.products import Utterances
+
+LENGTHS = (40, 25, 60, 35, 50, 45, 30, 55)
 
 
 def marginal(x):
@@ -38,23 +41,10 @@ def test_against_numpy(pair):
     np.testing.assert_allclose(m.x.mean.numpy(), pair[0].mean(0))
 
 
-@pytest.mark.parametrize("cuts", [[500], [2, 5, 990], [100, 200, 300, 400, 500, 600, 700, 800, 900]])
-def test_merged_blocks_equal_the_whole(pair, cuts):
-    x, y = pair
-    parts = [moments(a, b) for a, b in zip(np.split(x, cuts), np.split(y, cuts), strict=True)]
-    assert sum(p.x.n for p in parts) == 1000
-    merged = parts[0]
-    for part in parts[1:]:
-        merged = merged + part
-    assert_same(merged, moments(x, y))
-    assert_same(parts[-1] + merged, merged + parts[-1])
-
-
 @pytest.mark.parametrize("chunk", [1, 7, 999, 5000])
 def test_any_chunk_size_gives_the_same(pair, chunk, monkeypatch):
     whole = moments(*pair)
-    cut = list(mm.chunks(1000, chunk))
-    monkeypatch.setattr(mm, "chunks", lambda n: iter(cut))
+    monkeypatch.setattr(products, "chunks", lambda n: arrays.chunks(n, chunk))
     assert_same(moments(*pair), whole)
 
 
@@ -75,10 +65,12 @@ def test_memory_mapped_arrays_are_read_in_chunks(tmp_path, pair):
 def test_constant_neurons_are_found_at_any_size():
     x = np.random.default_rng(0).standard_normal((5000, 6)).astype(np.float32)
     x[:, 1], x[:, 3], x[:, 4] = 0, 1e6 + 0.1, -3e-20
-    own = marginal(x)
-    assert own.alive.tolist() == [True, False, True, False, False, True]
-    assert own.n_constant == 3
-    assert own.correlation.shape == (3, 3)
+    layer = marginal(x)
+    assert layer.alive.tolist() == [True, False, True, False, False, True]
+    assert layer.n_constant == 3
+    assert layer.correlation.shape == (3, 3)
+    with pytest.raises(SslsimError, match="none of 3 neurons varies over 5,000 frames; nothing to compare"):
+        marginal(x[:, [1, 3, 4]]).check_varies()
 
 
 def test_a_tiny_but_varying_neuron_counts():
@@ -86,36 +78,81 @@ def test_a_tiny_but_varying_neuron_counts():
     assert marginal(x).n_constant == 0
 
 
-def test_components_have_no_null_directions():
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((3000, 20)).astype(np.float32)
-    doubled = np.hstack([x, x, x @ rng.standard_normal((20, 15)).astype(np.float32)])
-    assert len(marginal(doubled).components.variance) == 20
-    assert len(marginal(x[:8]).components.variance) == 7
-    white = marginal(x).components.whitener
-    torch.testing.assert_close(white.T @ marginal(x).correlation @ white, torch.eye(20, dtype=torch.float64))
-
-
 def test_squared_norms(pair):
     x = pair[1]
     z = (x - x.mean(0)) / x.std(0) / np.sqrt(1000)
-    own = marginal(x)
-    np.testing.assert_allclose(squared_norms(x, own, standardize=True)[0].numpy(), (z**2).sum(1))
-    np.testing.assert_allclose(squared_norms(x, own, standardize=False)[0].numpy(), ((x - x.mean(0)) ** 2).sum(1))
+    layer = marginal(x)
+    np.testing.assert_allclose(squared_norms(x, layer, standardize=True)[0].numpy(), (z**2).sum(1))
+    np.testing.assert_allclose(squared_norms(x, layer, standardize=False)[0].numpy(), ((x - x.mean(0)) ** 2).sum(1))
 
 
-def test_different_layers_do_not_merge(pair):
-    with pytest.raises(SslsimError, match="moments cannot be merged: 7 and 5 neurons"):
-        marginal(pair[0]) + marginal(pair[1])
-
-
-def test_swapped_carries_what_is_computed_whenever_it_is_asked_for(pair, monkeypatch):
+def test_swapped_is_the_other_way_round_whenever_it_is_asked_for(pair):
     m = moments(*pair)
     assert m.swapped.correlation.shape == (5, 7)
-    rho = m.canonical[1]
-    torch.testing.assert_close(m.swapped.correlation, m.correlation.T)
-    monkeypatch.setattr(torch.linalg, "eigh", None)  # a second decomposition would fail
-    left, swapped_rho, right = m.swapped.canonical
-    torch.testing.assert_close(swapped_rho, rho)
-    torch.testing.assert_close(left, m.canonical[2])
-    torch.testing.assert_close(right, m.canonical[0])
+    left, rho, right = m.canonical
+    torch.testing.assert_close(m.swapped.correlation, moments(*pair[::-1]).correlation)
+    for known, made in zip((right, rho, left), m.swapped.canonical, strict=True):
+        assert known is made  # not decomposed a second time
+
+
+# --- groups of utterances
+
+
+@pytest.fixture
+def drifting():
+    """Frames that drift from utterance to utterance, as speakers make them."""
+    rng = np.random.default_rng(0)
+    drift = np.repeat(rng.standard_normal((len(LENGTHS), 6)), LENGTHS, axis=0)
+    latent = rng.standard_normal((sum(LENGTHS), 6)) + drift
+    return tuple(latent @ rng.standard_normal((6, d)) + rng.standard_normal((len(latent), d)) + d for d in (9, 12))
+
+
+def spans(groups):
+    return [np.r_[tuple(np.arange(s.start, s.stop) for s in run)] for run in groups]
+
+
+def test_groups_are_runs_of_whole_utterances_of_like_length():
+    groups = Utterances(LENGTHS, 3).groups
+    assert [len(run) for run in groups] == [3, 2, 3]
+    assert Utterances(LENGTHS, 3).sizes == (125, 85, 130)
+    for lengths, count in (((280, *[10] * 6), 5), ((300, 20, 20), 3), ((10, 10, 500), 3), ((7, 8), 2)):
+        made = Utterances(lengths).groups  # one long utterance does not leave the others without a group
+        assert len(made) == count
+        assert all(made)
+        assert sum(map(len, made)) == len(lengths)
+    assert np.concatenate(spans(groups)).tolist() == list(range(sum(LENGTHS)))
+    assert [len(run) for run in Utterances((7, 0, 9)).groups] == [1, 1]  # an utterance without a chosen frame is none
+    assert Utterances(()).groups == []
+
+
+def test_labelled_groups_are_the_same_joined():
+    labelled = Utterances((5, 7, 0, 4, 6), labels=(1, 0, 0, 0, 1))
+    assert labelled.members == [[1, 3], [0, 4]]
+    assert labelled.joined == Utterances((5, 11, 6), labels=(1, 0, 1))
+    for one, other in zip(labelled.without, labelled.joined.without, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("chunk", [7, 5000])
+def test_groups_are_the_moments_of_their_frames(drifting, chunk, monkeypatch):
+    x, y = drifting
+    monkeypatch.setattr(products, "chunks", lambda n: arrays.chunks(n, chunk))
+    m = moments(x, y, utterances=LENGTHS)
+    torch.testing.assert_close(m.cross, moments(x, y).cross)
+    for run, layer, cross in zip(spans(Utterances(LENGTHS).groups), m.x.groups, m.groups, strict=True):
+        expected = moments(x[run], y[run])
+        assert layer.n == len(run)
+        torch.testing.assert_close(layer.mean, expected.x.mean)
+        torch.testing.assert_close(layer.scatter, expected.x.scatter)
+        torch.testing.assert_close(cross, expected.cross)
+
+
+@pytest.mark.parametrize("left_out", [(0,), (3,), (1, 4)])
+def test_all_but_some_groups_are_the_moments_of_their_frames(drifting, left_out):
+    x, y = drifting
+    m = moments(x, y, utterances=LENGTHS)
+    rows = np.concatenate([s for g, s in enumerate(spans(Utterances(LENGTHS).groups)) if g not in left_out])
+    expected, without = moments(x[rows], y[rows]), m.without(*left_out)
+    assert_same(without, expected)
+    torch.testing.assert_close(without.y.mean, expected.y.mean)
+    assert m.x.without(*left_out) is without.x  # kept, with its decomposition, for the next pair

@@ -1,12 +1,14 @@
-"""Sums of products: exact to rounding whatever the layout, the means and the cut; and their singular vectors."""
+"""Sums of products: exact to rounding whatever the layout, the means and the cut."""
 
 import numpy as np
 import pytest
 import torch
 
-from sslsim.measures import products as pp
-from sslsim.measures.moments import decompose, moments, singular_vectors
-from sslsim.measures.products import Means, Side, Utterances, cross_products, multiply
+from sslsim.errors import SslsimError
+from sslsim.measures import arrays, products
+from sslsim.measures.arrays import multiply
+from sslsim.measures.moments import moments
+from sslsim.measures.products import Means, Side, Utterances, cross_products
 
 LENGTHS = (300, 41, 259, 400)
 
@@ -15,7 +17,7 @@ LENGTHS = (300, 41, 259, 400)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("view", ["plain", "transposed", "strips", "both"])
 def test_multiply_in_any_layout(view, dtype, large, monkeypatch):
-    monkeypatch.setattr(pp, "LARGE", large)  # oneDNN always, or never
+    monkeypatch.setattr(arrays, "LARGE", large)  # oneDNN always, or never
     torch.manual_seed(0)
     a, b = torch.randn(70, 90, dtype=dtype), torch.randn(90, 50, dtype=dtype)
     if view in ("transposed", "both"):
@@ -62,8 +64,7 @@ def assert_near(found, x, y, rows=slice(None)):
 
 @pytest.mark.parametrize("chunk", [1, 17, 5000])
 def test_every_pair_of_layers_of_two_blocks(sides, chunk, monkeypatch):
-    chunks = pp.chunks
-    monkeypatch.setattr(pp, "chunks", lambda n: chunks(n, chunk))
+    monkeypatch.setattr(products, "chunks", lambda n: arrays.chunks(n, chunk))
     left, right = sides
     both = cross_products(side(left), side(right), 1000)
     for i, x in enumerate(left):
@@ -75,9 +76,9 @@ def test_every_pair_of_layers_of_two_blocks(sides, chunk, monkeypatch):
 @pytest.mark.parametrize("utterances", [None, Utterances(LENGTHS, 3)])
 def test_a_block_with_itself_is_multiplied_once_a_pair(sides, utterances):
     layers = [*sides[0], *sides[1]]
-    own = cross_products(side(layers, utterances), None, 1000, utterances)
-    assert [len(row) for row in own] == [4, 3, 2, 1]
-    for i, row in enumerate(own):
+    made = cross_products(side(layers, utterances), None, 1000, utterances)
+    assert [len(row) for row in made] == [4, 3, 2, 1]
+    for i, row in enumerate(made):
         for j, found in enumerate(row, i):
             assert_near(found.total, layers[i], layers[j])
             pair = cross_products(
@@ -99,67 +100,5 @@ def test_what_is_given_is_not_changed(sides):
 def test_infinities_of_both_signs_are_named():
     x = np.ones((50, 2), dtype="f4")
     x[[20, 30], 1] = np.inf, -np.inf
-    with pytest.raises(pp.SslsimError, match="frame 20 holds NaN or infinity"):
+    with pytest.raises(SslsimError, match="frame 20 holds NaN or infinity"):
         moments(x, x)
-
-
-def spectrum(values, p, q, dtype, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    u, v = (torch.linalg.qr(torch.randn(n, len(values), generator=generator, dtype=torch.float64))[0] for n in (p, q))
-    return ((u * torch.tensor(values, dtype=torch.float64)) @ v.T).to(dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("p", "q"), [(40, 40), (40, 70), (70, 40)])
-@pytest.mark.parametrize(
-    "values",
-    [
-        np.linspace(1, 0.1, 40),
-        [1.0] * 20 + [0.5] * 20,  # alike
-        np.geomspace(1, 1e-9, 40),  # ever smaller
-        [0.9] * 30 + [0.0] * 10,  # nothing left
-    ],
-)
-def test_singular_vectors_are_those_of_an_svd(values, p, q, dtype):
-    a = spectrum(values, p, q, dtype)
-    left, found, right = singular_vectors([a])[0]
-    tolerance = 2e-6 if dtype == torch.float32 else 1e-10
-    torch.testing.assert_close(found, torch.linalg.svdvals(a), rtol=0, atol=tolerance)
-    for vectors, n in ((left, p), (right, q)):
-        assert vectors.shape == (n, 40)
-        eye = torch.eye(40, dtype=dtype)
-        torch.testing.assert_close(vectors.T @ vectors, eye, rtol=0, atol=2e-4 if dtype == torch.float32 else 5e-5)
-    torch.testing.assert_close((left * found) @ right.T, a, rtol=0, atol=tolerance)
-
-
-def test_singular_vectors_of_rows_that_are_exactly_zero():
-    a = torch.zeros(6, 6, dtype=torch.float64)
-    a[0, 2], a[1, 4] = 0.5, 0.25
-    left, values, right = singular_vectors([a])[0]
-    torch.testing.assert_close(values, torch.tensor([0.5, 0.25, 0, 0, 0, 0], dtype=torch.float64))
-    torch.testing.assert_close(right.T @ right, torch.eye(6, dtype=torch.float64))
-    torch.testing.assert_close((left * values) @ right.T, a)
-
-
-def test_small_and_absent_values_together_keep_their_signs():
-    for seed in range(4):
-        a = spectrum([0.9, 0.5, 0.2, 3e-8, 1e-8, 0.0], 6, 6, torch.float64, seed)
-        left, values, right = singular_vectors([a])[0]
-        torch.testing.assert_close((left * values) @ right.T, a, rtol=0, atol=1e-10)
-        torch.testing.assert_close(
-            (left.T @ a @ right).diagonal()[:5] / values[:5], torch.ones(5).double(), rtol=1e-4, atol=0
-        )
-
-
-def test_many_pairs_are_decomposed_together_as_one_by_one():
-    rng = np.random.default_rng(0)
-    layers = [rng.standard_normal((60, width)) for width in (9, 12, 9, 5)]
-    layers += [rng.standard_normal((60, 300)).astype("f4") for _ in range(2)]
-    layers.append(layers[-1] * (np.arange(300) >= 60))  # few vary: of the same rank, but paired in float64
-    pairs = [moments(x, y) for x in layers for y in layers] + [moments(layers[0], layers[1])]
-    decompose(pairs)
-    for pair in pairs:
-        left, rho, right = vars(pair)["canonical"]
-        torch.testing.assert_close(rho, singular_vectors([pair.whitened])[0][1].clamp(max=1))
-        tolerance = 1e-5 if rho.dtype == torch.float32 else 1e-7
-        torch.testing.assert_close((left * rho) @ right.T, pair.whitened, rtol=0, atol=tolerance)

@@ -1,0 +1,249 @@
+"""Writing an activation store, by any number of workers, through any interruption.
+
+A store grows in a hidden folder beside its place, ``.NAME-KEY.partial``. The folder has the store's description from
+the beginning; then one shard after another appears in it, in any order, each whole and never changed. Who goes on later
+keeps the shards whose bytes are those written, if the description is to the byte what it would write: the same audio,
+checkpoint, libraries and kind of processor. The folder is renamed when all shards are there, so that nothing
+half-written is ever seen in its place. What is made depends on no interruption and no number of workers, since the
+cut into shards belongs to the store.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from sslsim.activations.description import STORE_FILE, described
+from sslsim.activations.shards import Arrays, ShardFile, shard_file, write_shard
+from sslsim.activations.store import ActivationStore
+from sslsim.errors import SslsimError
+
+_POLL = 0.2  # seconds between two looks whether another process is through
+
+
+class Unwritable(SslsimError):
+    """A store, or the draft of one, that the disk does not take."""
+
+    def __init__(self, root: Path, error: OSError) -> None:
+        super().__init__(f"store {str(root)!r}: cannot be written: {error}")
+        self.root, self.error = root, error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root, self.error)  # it may come from another process
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One shard to be made, and all that a worker anywhere must know of it.
+
+    Attributes
+    ----------
+    root, path : Path
+        Where the store, and where the shard's file, will be.
+    store : ActivationStore
+        The store as if it had the utterances of this shard alone.
+    """
+
+    root: Path
+    path: Path
+    store: ActivationStore
+
+    def write(self, arrays: Callable[[Any], Arrays]) -> None:
+        """Write the shard.
+
+        Parameters
+        ----------
+        arrays : callable
+            Given a row of the index, as ``itertuples`` gives it, what this utterance adds; called once for each, in
+            their order.
+
+        Raises
+        ------
+        SslsimError
+            A value that is not finite, arrays of another size than expected, or a disk that is full.
+        """
+        made = (_checked(self.store, row, arrays(row)) for row in self.store.index.itertuples())
+        try:
+            write_shard(self.path, self.store.layouts[0], made)
+        except OSError as error:  # said here, where it is known which of several stores it was
+            raise Unwritable(self.root, error) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A store that is being written in a folder; see `drafting` for how it comes to be."""
+
+    root: Path
+    folder: Path
+    store: ActivationStore
+
+    def tasks(self) -> list[Task]:
+        """Return the shards that are not there yet."""
+        files = [self.folder / shard_file(number) for number in range(len(self.store.shards))]
+        return [self._task(number, path) for number, path in enumerate(files) if not path.is_file()]
+
+    def _task(self, number: int, path: Path) -> Task:
+        part = slice(self.store.shards[number], [*self.store.shards, None][number + 1])
+        index = self.store.index.iloc[part].reset_index(drop=True)
+        return Task(self.root, path, replace(self.store, shards=[0], index=index, skipped=self.store.skipped[:0]))
+
+    def begin(self) -> None:
+        """Write the description, and keep what is there already if it belongs to it and is not damaged."""
+        files = described(self.store)
+        written = self.folder / STORE_FILE
+        if not written.is_file() or written.read_bytes() != files[STORE_FILE]:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(exist_ok=True)
+        remove_stale(self.folder, ".*.part")
+        for number, layout in enumerate(self.store.layouts):
+            path = self.folder / shard_file(number)
+            try:
+                ShardFile(path, layout, afresh=True).verify()
+            except (OSError, ValueError):
+                path.unlink(missing_ok=True)
+        self._check_space()
+        if not written.is_file():
+            for name, content in files.items():  # the description last: without it, what is there is begun anew
+                (self.folder / name).write_bytes(content)
+
+    def _check_space(self) -> None:
+        needed = sum(layout.size for layout in self.store.layouts)
+        needed -= sum(file.stat().st_size for file in self.folder.glob("shard_*.bin"))
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise SslsimError(
+                f"store in {str(self.root.parent)!r}: needs {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; "
+                "use another disk, or fewer frames, queries or utterances"
+            )
+
+    def finish(self) -> None:
+        """See that all is on the disk, and put the store in its place."""
+        assert not self.tasks()
+        for part in self.folder.glob(".*.part"):  # of workers that were killed, on other machines
+            part.unlink(missing_ok=True)
+        for path in [*sorted(self.folder.iterdir()), self.folder]:
+            _sync(path)
+        self.folder.rename(self.root)
+        _sync(self.root.parent)
+
+
+@contextmanager
+def drafting(root: Path, plan: Callable[[], ActivationStore]) -> Iterator[Draft | None]:
+    """Yield the draft of the store that belongs to `root`, begun or begun again, or None if the store is there.
+
+    One process at a time has it; others wait, and go on from where it stopped if it was killed. The draft stays on
+    any exception, to be resumed, unless no shard of it is complete.
+
+    Parameters
+    ----------
+    root : path
+        The place of the store.
+    plan : callable
+        Returns the store as it will be.
+    """
+    folder, made = root.parent / f".{root.name}.partial", False
+    try:
+        with _locked(root) as ours:
+            if ours:
+                try:
+                    draft = Draft(root, folder, replace(plan(), root=folder))
+                    draft.begin()
+                    made = True
+                    yield draft
+                    draft.finish()
+                except BaseException:
+                    if root.exists() or not any(folder.glob("shard_*.bin")):
+                        shutil.rmtree(folder, ignore_errors=True)
+                    raise
+    except Unwritable as error:
+        if error.root != root or not root.exists():
+            raise
+    except OSError as error:
+        if not root.exists():  # else another process was first, without a lock that we could see: the same content
+            raise Unwritable(root, error) from error
+    if not made:
+        yield None
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[bool]:
+    """Wait until no other process makes this store; yield whether it is still to be made."""
+    if root.exists():
+        yield False
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(root.parent / f".{root.name}.lock")
+    try:
+        lock.acquire(timeout=_POLL)
+    except filelock.Timeout:
+        print(f"{root.name}: waiting for another process that is making it", flush=True)
+        lock.acquire()
+    except NotImplementedError:
+        pass  # no locks on this disk: whoever else writes puts the same bytes in the same places
+    try:
+        yield not root.exists()
+    finally:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _checked(store: ActivationStore, row: Any, arrays: Arrays) -> Arrays:
+    """Return the arrays of an utterance, once it is known that they fit and are finite."""
+    layer, map_ = (row.n_frames, store.n_neurons), (store.n_heads, row.n_rows, row.length)
+    parts: list[tuple[str, Any, tuple]] = [(f"layer {i}", state, layer) for i, state in enumerate(arrays.hidden)]
+    parts += [("final layer", arrays.final, layer)] if arrays.final is not None else []
+    if len(parts) != store.n_layers + store.final_norm or len(arrays.attention) != store.attention_layers:
+        raise SslsimError(f"checkpoint {store.name!r}: gave other layers for utterance {row.utterance!r} than before")
+    parts += [(f"attention of layer {i}", rows, map_) for i, rows in enumerate(arrays.attention, 1)]
+    for what, values, shape in parts:
+        if values.shape != shape:
+            raise SslsimError(
+                f"checkpoint {store.name!r}: {what} of utterance {row.utterance!r} has the shape {values.shape}, "
+                f"where {shape} was expected"
+            )
+        if not np.isfinite(values).all():
+            raise SslsimError(
+                f"checkpoint {store.name!r}: {what} is NaN or infinite for utterance {row.utterance!r}; "
+                f"its weights may be damaged, or too large for {store.dtype}"
+            )
+    return arrays
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_stale(out: Path, pattern: str) -> None:
+    """Remove what processes of this machine that were killed have left: ``.<...>.<machine>.<pid>.<...>``."""
+    mark = f".{platform.node()}."
+    for path in out.glob(pattern):
+        pid = path.name.rpartition(mark)[2].split(".")[0]
+        if mark in path.name and pid.isdigit() and not _alive(int(pid)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # someone else's
+    return True

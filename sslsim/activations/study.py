@@ -1,0 +1,173 @@
+"""A study: which checkpoints and which speech are compared, and what is kept of them."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from sslsim.activations.store import Stores
+from sslsim.encoders.lineup import Checkpoint, find_lineup, read_lineup, select
+from sslsim.encoders.load import DTYPES
+from sslsim.errors import SslsimError, close_match
+from sslsim.resources import DATA, write_text
+from sslsim.speech.corpus import Utterance, read_corpus
+from sslsim.speech.index import Segmentation
+from sslsim.speech.subset import Subset
+
+EMBEDDED = "embedded"
+"""Name of the study of the data that come with sslsim."""
+_TABLES = {"subset": Subset, "segmentation": Segmentation}
+_NONE = "none"  # TOML has no null
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is extracted; the default is the data that come with sslsim.
+
+    Attributes
+    ----------
+    lineup : path or sequence of Checkpoint
+        A lineup file or the name of one that comes with sslsim (see ``read_lineup``), or its checkpoints.
+    corpus : path or datasets.Dataset
+        A folder, a manifest or a dataset (see ``read_corpus``).
+    checkpoints : tuple of str
+        Which of the lineup, see ``select``; empty takes all.
+    subset : Subset
+        Which utterances.
+    segmentation : Segmentation
+        Long utterances are cut into pieces, or left out.
+    frames_per_utterance, queries : int or None
+        At most so many frames of each utterance, and query rows of each of its attention maps, evenly spread; None
+        keeps all, 0 queries no attention.
+    dtype : str
+        What the encoders compute in: float32, or bfloat16 or float16, which are quicker on a GPU and wrong by about
+        a hundredth. What is stored is float32.
+    strict : bool
+        Raise if there is an utterance that cannot be used (unreadable, cut off, NaN, silent, shorter than a
+        frame, too long) instead of leaving it out; ``store.skipped`` lists what was.
+    """
+
+    lineup: str | Path | Sequence[Checkpoint] = DATA / "lineup.toml"
+    corpus: str | Path | Any = DATA / "speech" / "manifest.csv"
+    checkpoints: tuple[str, ...] = ()
+    subset: Subset = Subset()
+    segmentation: Segmentation = Segmentation()
+    frames_per_utterance: int | None = None
+    queries: int | None = 16
+    dtype: str = "float32"
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.checkpoints, str):
+            raise SslsimError(f"checkpoints is {self.checkpoints!r}; give a list of names")
+        object.__setattr__(self, "checkpoints", tuple(self.checkpoints))
+        for name, least in (("frames_per_utterance", 1), ("queries", 0)):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise SslsimError(f"{name} is {value!r}; it must be a whole number, {least} or more, or None for all")
+        if self.dtype not in DTYPES:
+            raise SslsimError(f"dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
+        if not isinstance(self.strict, bool):
+            raise SslsimError(f"strict is {self.strict!r}; it must be true or false")
+
+    @classmethod
+    def read(cls, path: str | Path, checkpoints: Sequence[str] = ()) -> Study:
+        """Read a study.
+
+        Parameters
+        ----------
+        path : path
+            ``embedded``, or a TOML file with any of a study's attributes: ``lineup`` (a file, or the name of one that
+            comes with sslsim) and ``corpus``, relative to the file, ``checkpoints``, ``frames_per_utterance``,
+            ``queries``, ``dtype``, ``strict``, and the tables ``[subset]`` and ``[segmentation]``. A limit may be
+            ``"none"``.
+        checkpoints : sequence of str
+            Take these of the lineup instead of those that it names.
+
+        Raises
+        ------
+        SslsimError
+            No such file, not TOML, an unknown key, or a value that cannot be.
+        """
+        if str(path) == EMBEDDED and not Path(path).exists():
+            study = cls()
+        else:
+            try:
+                content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+                study = cls(**_arguments(content, Path(path).absolute().parent))
+            except OSError as error:
+                raise SslsimError(f"study {str(path)!r}: cannot be read: {error.strerror}") from error
+            except ValueError as error:
+                told = str(error) if isinstance(error, SslsimError) else f"not TOML: {error}"
+                raise SslsimError(f"study {str(path)!r}: {told}") from error
+        if isinstance(checkpoints, str):
+            raise SslsimError(f"checkpoints is {checkpoints!r}; give a list of names")
+        return replace(study, checkpoints=tuple(checkpoints)) if checkpoints else study
+
+    def write(self, path: str | Path) -> None:
+        """Write the study as a TOML file that can be read from any folder: its paths are absolute."""
+        if not isinstance(self.lineup, str | Path) or not isinstance(self.corpus, str | Path):
+            raise SslsimError("a study is written with a lineup file and a corpus on the disk; give paths to both")
+        paths = {"lineup": find_lineup(self.lineup), "corpus": Path(self.corpus)}
+        content = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _TABLES}
+        lines = _lines(content | {name: str(place.absolute()) for name, place in paths.items()})
+        for name in _TABLES:
+            lines += ["", f"[{name}]", *_lines(asdict(getattr(self, name)))]
+        write_text(path, "\n".join(lines) + "\n")
+
+    def selected(self) -> list[Checkpoint]:
+        """Return the checkpoints, in the order of `checkpoints` or of the lineup."""
+        lineup = read_lineup(self.lineup) if isinstance(self.lineup, str | Path) else self.lineup
+        return select(lineup, self.checkpoints)
+
+    def utterances(self) -> list[Utterance]:
+        """Return the subset of the corpus; audio is opened only for its length, if the subset asks for seconds."""
+        chosen = self.subset.of(read_corpus(self.corpus))
+        return [u if u.clip else replace(u, path=u.path.absolute()) for u in chosen]
+
+    def extract(self, folder: str | Path, *, executor: Executor | None = None, device: str = "auto") -> Stores:
+        """Run the checkpoints over the corpus, as far as it is not done, and open what came out; see `extract`."""
+        from sslsim.activations.extract import extract  # it takes a study
+
+        return extract(self, folder, executor=executor, device=device)
+
+
+def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the arguments of a study that are written in a file in a folder."""
+    _check_keys(content, [field.name for field in fields(Study)], "")
+    arguments: dict[str, Any] = {name: _limit(value) for name, value in content.items()}
+    for name, kind in _TABLES.items():
+        table = arguments.get(name, {})
+        if not isinstance(table, dict):
+            raise SslsimError(f"{name} is {table!r}; it must be a table [{name}]")
+        _check_keys(table, [field.name for field in fields(kind)], f"[{name}]: ")
+        arguments[name] = kind(**{key: _limit(value) for key, value in table.items()})
+    for name in ("lineup", "corpus"):
+        if not isinstance(arguments.get(name, ""), str):
+            raise SslsimError(f"{name} is {arguments[name]!r}; it must be a path")
+    if "lineup" in arguments:
+        arguments["lineup"] = find_lineup(arguments["lineup"], folder)
+    if "corpus" in arguments:
+        arguments["corpus"] = folder / arguments["corpus"]
+    return arguments
+
+
+def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise SslsimError(f"{where}unknown key {key!r}{close_match(key, known)}")
+
+
+def _limit(value: Any) -> Any:
+    return None if value == _NONE else value
+
+
+def _lines(content: Mapping[str, Any]) -> list[str]:
+    """Return values as TOML: its strings, numbers and lists are written as in JSON."""
+    values = {name: _NONE if value is None else value for name, value in content.items()}
+    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]

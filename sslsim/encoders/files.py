@@ -1,0 +1,80 @@
+"""A checkpoint's files: found in a folder or fetched from the hub, and hashed; none is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+from sslsim.encoders.lineup import HUB_ID, LOG_MEL, Checkpoint, problem
+from sslsim.encoders.log_mel import RECIPE
+from sslsim.speech.recording import content_fingerprint
+
+_SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
+_WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
+
+
+def locate(checkpoint: Checkpoint) -> Path:
+    """Return the folder with a checkpoint's files, fetching them from the hub if its source is an id.
+
+    Only configuration and weights are fetched; pickled weights only where there are no safetensors, and none
+    for an untrained twin.
+    """
+    trained = checkpoint.untrained_seed is None
+    folder = Path(checkpoint.source)
+    if folder.is_dir():
+        if checkpoint.revision:
+            raise problem(checkpoint, f"has a revision, but its source is a folder, {str(folder)!r}")
+    elif HUB_ID.fullmatch(checkpoint.source):
+        folder = _fetch(checkpoint, [*_SETTINGS, _WEIGHTS[0]] if trained else [*_SETTINGS])
+        if trained and not _weight_files(folder):
+            folder = _fetch(checkpoint, [_WEIGHTS[1]])
+    else:
+        raise problem(checkpoint, f"no folder {checkpoint.source!r}")
+    if not (folder / "config.json").is_file():
+        raise problem(checkpoint, f"no config.json in {str(folder)!r}; a folder that save_pretrained left has one")
+    if trained and not _weight_files(folder):
+        raise problem(checkpoint, f"no weights in {str(folder)!r} ({' or '.join(_WEIGHTS)})")
+    return folder
+
+
+def _fetch(checkpoint: Checkpoint, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(checkpoint.source, revision=checkpoint.revision, allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises a dozen kinds: offline, not found, gated, cache...
+        revision = f" at revision {checkpoint.revision}" if checkpoint.revision else ""
+        raise problem(
+            checkpoint,
+            f"no folder {checkpoint.source!r}, and it could not be had from the hub{revision} "
+            f"({type(error).__name__}: {first_line(error)})",
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library said, so that an error stays one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files that from_pretrained reads weights from: safetensors, else pickled ones."""
+    return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+
+
+def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
+    """Return a SHA-256 over names and content of a checkpoint's settings and weight files.
+
+    Of an untrained twin: over its settings, its seed, and the versions of the libraries that draw its weights.
+    """
+    if checkpoint.source == LOG_MEL:
+        return hashlib.sha256(f"{RECIPE}\0{version('transformers')}".encode()).hexdigest()
+    folder = locate(checkpoint)
+    files = [folder / name for name in _SETTINGS if (folder / name).is_file()]
+    drawn = ""
+    if checkpoint.untrained_seed is None:
+        files += _weight_files(folder)
+    else:
+        drawn = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
+    parts = drawn + "".join(f"{file.name}\0{content_fingerprint(file)}\n" for file in files)
+    return hashlib.sha256(parts.encode()).hexdigest()

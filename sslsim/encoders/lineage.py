@@ -1,0 +1,131 @@
+"""What checkpoints are to each other, as their lineup tells: their *relation*.
+
+- counterpart: one was finetuned from the other or both from the same one, so they share most of their weights;
+- other seed: pretrained by the same recipe with other random numbers (`seed_of`), the ceiling for two separate models;
+- same family, other family: anything else of one family or of two; other model: where a family is not named;
+- untrained: at least one has random weights, the floor;
+- spectrogram: one is the log-mel spectrogram, the input of all of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from sslsim.encoders.lineup import Checkpoint
+from sslsim.errors import Unanswered
+
+RELATIONS = ["same model", "counterpart", "other seed", "same family", "other family", "other model"]
+RELATIONS += ["untrained", "spectrogram"]
+SEPARATE = ["other seed", "same family", "other family", "other model"]  # trained, and not from one another
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Relations of some checkpoints; all go by name, and all lists are in the order of the checkpoints."""
+
+    checkpoints: tuple[Checkpoint, ...]
+
+    @cached_property
+    def _named(self) -> dict[str, Checkpoint]:
+        return {checkpoint.name: checkpoint for checkpoint in self.checkpoints}
+
+    @cached_property
+    def _pretrained(self) -> dict[str, str]:
+        return {name: _origin(name, {n: c.finetuned_from for n, c in self._named.items()}) for name in self._named}
+
+    @cached_property
+    def _recipe(self) -> dict[str, str]:
+        return {name: _origin(name, {n: c.seed_of for n, c in self._named.items()}) for name in self._named}
+
+    def relation(self, x: str, y: str) -> str:
+        """Return what two checkpoints are to each other, one of `RELATIONS`."""
+        a, b = self._named[x], self._named[y]
+        if x == y:
+            return "same model"
+        if "none" in (a.weights, b.weights):
+            return "spectrogram"
+        if a.untrained_seed is not None or b.untrained_seed is not None:
+            return "untrained"
+        if self._pretrained[x] == self._pretrained[y]:
+            return "counterpart"
+        if self._recipe[x] == self._recipe[y]:
+            return "other seed"
+        if not a.family or not b.family:
+            return "other model"
+        return "same family" if a.family == b.family else "other family"
+
+    def trained(self, name: str) -> bool:
+        """Return whether the weights of a checkpoint were trained."""
+        return self._named[name].weights == "trained"
+
+    def trained_apart(self) -> list[str]:
+        """Return the models that were trained apart: all but those finetuned from another one.
+
+        Raises
+        ------
+        Unanswered
+            If there are no two trained ones, of which neither nor both come from one pretrained model.
+        """
+        kept = [name for name, checkpoint in self._named.items() if checkpoint.finetuned_from not in self._named]
+        pairs = itertools.combinations(filter(self.trained, kept), 2)
+        if not any(self.relation(*pair) in SEPARATE for pair in pairs):
+            raise Unanswered(
+                f"no two models trained apart among {', '.join(self._named)}; "
+                "choose two trained checkpoints, neither of them finetuned from the other or from the same model"
+            )
+        return kept
+
+    def with_trained(self) -> list[tuple[str, str]]:
+        """Return the pairs, each with itself too, of which one at least was trained.
+
+        Baselines among themselves (random weights, the spectrogram) need no controls.
+        """
+        pairs = itertools.combinations_with_replacement(self._named, 2)
+        return [(x, y) for x, y in pairs if self.trained(x) or self.trained(y)]
+
+    def typical_pairs(self) -> list[tuple[str, str]]:
+        """Return the first pair of each relation between models trained apart, and one of no training."""
+        first: dict[str, tuple[str, str]] = {}
+        for x, y in itertools.combinations(self._named, 2):
+            first.setdefault(self.relation(x, y), (x, y))
+        return [first[relation] for relation in [*SEPARATE, "untrained"] if relation in first]
+
+    def finetuned_pairs(self) -> list[tuple[str, str]]:
+        """Return each finetuned checkpoint behind the pretrained one that it comes from.
+
+        Raises
+        ------
+        Unanswered
+            If no checkpoint names another one of these in `finetuned_from`.
+        """
+        parents = {name: checkpoint.finetuned_from for name, checkpoint in self._named.items()}
+        pairs = [(parent, name) for name, parent in parents.items() if parent is not None and parent in parents]
+        if not pairs:
+            raise Unanswered(
+                f"no finetuned counterpart among {', '.join(self._named)}; "
+                "choose checkpoints of which one is finetuned_from another"
+            )
+        return pairs
+
+    def finetuned_family(self) -> list[str]:
+        """Return those that say how far finetuning went: pretrained models, their counterparts and other seeds."""
+        chosen = {name for pair in self.finetuned_pairs() for name in pair}
+        return [name for name, checkpoint in self._named.items() if name in chosen or checkpoint.seed_of in chosen]
+
+    def finetuning_pairs(self) -> list[tuple[str, str]]:
+        """Return each pretrained model with its counterparts and yardsticks: other seeds, other families."""
+        pretrained = {parent for parent, _ in self.finetuned_pairs()}
+        wanted = ("counterpart", "other seed", "other family")
+        pairs = itertools.product(self._named, self._named)
+        return [(x, y) for x, y in pairs if x in pretrained and self.relation(x, y) in wanted]
+
+
+def _origin(name: str, parents: Mapping[str, str | None]) -> str:
+    """Checkpoint at the start of a chain of parents; one that is not among them is an origin all the same."""
+    seen = [name]
+    while (parent := parents.get(seen[-1])) and parent not in seen:
+        seen.append(parent)
+    return seen[-1]

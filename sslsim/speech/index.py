@@ -1,0 +1,208 @@
+"""Every recording is decoded and checked once: what of it can be encoded, in pieces of bounded length, and what cannot.
+
+Nothing here stops for a file that is no good: it is left out and named, with the reason. Waveforms that were decoded
+can be kept in a folder as long as a run lasts, where the encoders' reader finds them.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sslsim.errors import SslsimError
+from sslsim.parallel import results
+from sslsim.speech.corpus import Utterance
+from sslsim.speech.recording import AudioError, Recording, at_16_khz, check_length, is_silent, waveform_fingerprint
+
+TOGETHER = 16  # recordings that are checked in one call
+INDEX = ("utterance", "speaker", "recording", "begin", "end", "n_samples", "waveform")
+SKIPPED = ("utterance", "path", "reason")
+SILENT = "silent: no sample is further from the mean than the last of 16 bits"
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What is done about long recordings.
+
+    Attributes
+    ----------
+    piece_seconds : float
+        Longer utterances are cut into pieces of equal length, none longer than this: attention costs the square of the
+        length, and the memory of the convolutions grows with it.
+    longest_seconds : float
+        Utterances longer than this are left out.
+    """
+
+    piece_seconds: float = 30.0
+    longest_seconds: float = 3600.0
+
+    def __post_init__(self) -> None:
+        for name in ("piece_seconds", "longest_seconds"):
+            if not isinstance(getattr(self, name), Real):
+                raise SslsimError(f"{name} is {getattr(self, name)!r}; it must be a number")
+        if not 0.1 <= self.piece_seconds <= self.longest_seconds:
+            raise SslsimError(
+                f"piece_seconds is {self.piece_seconds:g} and longest_seconds {self.longest_seconds:g}; "
+                "0.1 <= piece_seconds <= longest_seconds must hold"
+            )
+
+    def cuts(self, n: int, rate: int) -> list[int]:
+        """Return where `n` samples at `rate` are cut: the ends of all pieces, 0 first."""
+        pieces = max(1, -(-n // max(1, int(min(self.piece_seconds * rate, n)))))
+        return [i * n // pieces for i in range(pieces + 1)]
+
+
+def index_of(
+    utterances: Sequence[Utterance],
+    segmentation: Segmentation,
+    *,
+    keep: Path | None = None,
+    executor: Executor | None = None,
+    done: Callable[[int], object] = lambda _: None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Decode every utterance once, and say what is there to be encoded and what is left out.
+
+    Parameters
+    ----------
+    keep : Path, optional
+        A folder for the waveforms, see `Reader`.
+    executor : Executor, optional
+        Where to decode, see `parallel.results`.
+    done : callable
+        Told a number of utterances as they are through.
+
+    Returns
+    -------
+    index : DataFrame
+        One row a piece: utterance (``id``, or ``id#1`` and on where there are several), speaker, recording (the
+        utterance's place in the list), begin and end (samples of the file, at its own rate), n_samples (at 16 kHz),
+        waveform (content hash).
+    skipped : DataFrame
+        utterance, path and reason of what is left out.
+    """
+    numbered = list(enumerate(utterances))
+    calls = [(numbered[i : i + TOGETHER], segmentation, keep) for i in range(0, len(numbered), TOGETHER)]
+    rows: list[tuple] = []
+    skipped: list[tuple] = []
+    for good, bad in results(_check_all, calls, executor=executor, done=lambda i: done(len(calls[i][0]))):
+        rows += good
+        skipped += bad
+    for name, times in Counter(row[0] for row in rows).items():
+        if times > 1:
+            raise SslsimError(f"id {name!r} is that of an utterance and of a piece of another; rename one of the files")
+    return pd.DataFrame(rows, columns=list(INDEX)), pd.DataFrame(skipped, columns=list(SKIPPED))
+
+
+def _check_all(
+    numbered: Sequence[tuple[int, Utterance]], segmentation: Segmentation, keep: Path | None
+) -> tuple[list[tuple], list[tuple]]:
+    rows: list[tuple] = []
+    skipped: list[tuple] = []
+    for number, utterance in numbered:
+        try:
+            good, silent = _check(number, utterance, segmentation, keep)
+        except AudioError as error:
+            skipped.append((utterance.id, str(utterance.source), error.reason))
+        else:
+            rows += good
+            skipped += [(name, str(utterance.source), SILENT) for name in silent]
+    return rows, skipped
+
+
+def _check(
+    number: int, utterance: Utterance, segmentation: Segmentation, keep: Path | None
+) -> tuple[list[tuple], list[str]]:
+    """Rows of an utterance's pieces, and the names of those that are silent."""
+    with Recording(utterance.source) as recording:
+        check_length(utterance.source, at_16_khz(recording.n, recording.rate))
+        seconds = recording.n / recording.rate
+        if seconds > segmentation.longest_seconds:
+            reason = f"{seconds:,.1f} s, longer than longest_seconds = {segmentation.longest_seconds:g}"
+            raise AudioError(utterance.source, reason)
+        cuts = segmentation.cuts(recording.n, recording.rate)
+        rows, silent = [], []
+        for piece, (begin, end) in enumerate(zip(cuts, cuts[1:], strict=False), 1):
+            mono = recording.mono(begin, end)
+            waveform = recording.resampled(mono)
+            name = utterance.id if len(cuts) == 2 else f"{utterance.id}#{piece}"
+            if is_silent(mono) or is_silent(waveform):  # a constant rings at its ends once it is resampled
+                silent.append(name)
+                continue
+            _keep(keep, number, begin, waveform)
+            fingerprint = waveform_fingerprint(waveform)
+            rows.append((name, utterance.speaker, number, begin, end, len(waveform), fingerprint))
+    return rows, silent
+
+
+class Reader:
+    """Pieces of a corpus one after another, each decoded once a run; a file stays open while its pieces are read.
+
+    Parameters
+    ----------
+    utterances : mapping or sequence of Utterance
+        What the `recording` column of the index numbers.
+    keep : Path, optional
+        A folder of this run, where decoded waveforms lie and new ones are put; without one, or where it is full or
+        gone, every reading decodes.
+    """
+
+    def __init__(self, utterances: Mapping[int, Utterance] | Sequence[Utterance], keep: Path | None = None) -> None:
+        self._utterances, self._keep = utterances, keep
+        self._open: tuple[int, Recording] | None = None
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._open:
+            self._open[1].close()
+        self._open = None
+
+    def read(self, row: Any) -> NDArray[np.float32]:
+        """Return the waveform of a row of the index, and raise if it is no longer what the index was made of."""
+        if self._keep:
+            with suppress(OSError):
+                waveform = np.fromfile(_kept(self._keep, row.recording, row.begin), "<f4")
+                if len(waveform) == row.n_samples:
+                    return waveform
+        if self._open is None or self._open[0] != row.recording:
+            self._close()
+            self._open = row.recording, Recording(self._utterances[row.recording].source)
+        recording = self._open[1]
+        if row.end <= recording.n:
+            waveform = recording.read(row.begin, row.end)
+            if waveform_fingerprint(waveform) == row.waveform:
+                _keep(self._keep, row.recording, row.begin, waveform)
+                return waveform
+        raise AudioError(recording.source, "changed while it was being extracted")
+
+
+def _kept(folder: Path, recording: int, begin: int) -> Path:
+    return folder / f"{recording}-{begin}.f4"
+
+
+def _keep(folder: Path | None, recording: int, begin: int, waveform: NDArray[np.float32]) -> None:
+    if folder is None:
+        return
+    part = folder / f"{uuid.uuid4()}.part"
+    try:
+        part.write_bytes(np.ascontiguousarray(waveform, "<f4").data)
+        os.replace(part, _kept(folder, recording, begin))
+    except OSError:  # no room: it is decoded again
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
