@@ -152,11 +152,8 @@ def test_runs_as_in_jupyterlab(path, tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     Study(checkpoints=("w2v2-small", "w2v2-small-b", "hubert-small", "w2v2-small-ctc")).write(tmp_path / "few.toml")
     notebook, few = nbformat.read(path, as_version=4), f"study = {str(tmp_path / 'few.toml')!r}"
-    for cell in notebook.cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            cell.source += (
-                f"\nstudy, frames, rows, permutations, rotations = {str(tmp_path / 'few.toml')!r}, 500, 4, 2, 2"
-            )
+    for cell in (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])):
+        cell.source += f"\n{few}\nframes = 500\npermutations = rotations = 2"
     NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path / "notebooks")}}).execute()
     for folder in ("tables", "figures"):
         assert list((tmp_path / "reports" / folder).glob(f"{path.stem}-*"))
