@@ -4,7 +4,9 @@
 """
 
 import ast
+import importlib
 import importlib.util
+import operator
 import re
 import shlex
 import sys
@@ -85,6 +87,16 @@ def test_commands_are_understood(capsys):
             raise AssertionError(f"{path.relative_to(ROOT)}: sslsim {command}: {capsys.readouterr().err}") from error
         seen += 1
     assert seen > 5
+
+
+def test_the_functions_of_the_walk_exist():
+    text = (ROOT / "sslsim/README.md").read_text(encoding="utf-8")
+    named = re.findall(
+        r"`([a-z]+\.[a-z_]+)\.([A-Za-z_.]+)`", text[text.index("## The walk") : text.index("## The measures")]
+    )
+    for module, name in named:
+        operator.attrgetter(name)(importlib.import_module(f"sslsim.{module}"))
+    assert len(named) > 20
 
 
 def test_names_in_snippets_exist():
