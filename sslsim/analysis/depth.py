@@ -44,11 +44,8 @@ def same_depth_by_relation(pairs: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
 def along_depth(evidence: Evidence, measures: str | Sequence[str]) -> pd.DataFrame:
     """Similarity of layers at the same relative depth, by measure, relation and depth.
 
-    Returns
-    -------
-    DataFrame
-        measure, relation, depth (relative, of the layer of x, to the nearest fifth), value (mean over the layers),
-        ci_low, ci_high, chance, p. Rows are of trained models x; models against themselves are left out.
+    Columns: measure, relation, depth (relative, of the layer of x, to the nearest fifth), value (mean over the layers),
+    ci_low, ci_high, chance, p. Rows are of trained models x; models against themselves are left out.
     """
     rows = []
     for name in [measures] if isinstance(measures, str) else measures:
@@ -65,11 +62,8 @@ def along_depth(evidence: Evidence, measures: str | Sequence[str]) -> pd.DataFra
 def best_layers(evidence: Evidence, measure: str) -> pd.DataFrame:
     """Find the best-matching pair of layers of every two checkpoints, with the chance level of the search.
 
-    Returns
-    -------
-    DataFrame
-        model_x, model_y, relation, layer_x, layer_y, value, ci_low, ci_high, chance, p, calibrated: chance is the best
-        pair of layers of each mismatch, whichever that is.
+    Columns: model_x, model_y, relation, layer_x, layer_y, value, ci_low, ci_high, chance, p, calibrated: chance is the
+    best pair of layers of each mismatch, whichever that is.
     """
     some = measured(evidence, measure)
     pairs, rows = some.pairs, []
@@ -101,10 +95,7 @@ def convergence(
     The pairs are of names of checkpoints, each compared at the same relative depth; of `frames` what there is not is
     left out, and all come last. Permutations are mismatches of utterances, for the chance level.
 
-    Returns
-    -------
-    DataFrame
-        measure, pair, n_frames, value, chance, enough (ten frames a neuron of both sides).
+    Columns: measure, pair, n_frames, value, chance, enough (ten frames a neuron of both sides).
     """
     check_stores(stores)
     total, rows = stores[0].n_frames, []

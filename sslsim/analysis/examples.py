@@ -31,11 +31,8 @@ def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
     model where that is most. Blocks add to what they are given, so that a neuron goes through the layers of its model
     under one number; no neuron, number for number, is chosen twice. Partners come from `sslsim.evidence`.
 
-    Returns
-    -------
-    DataFrame
-        kind (most shared, least shared), relation, model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value,
-        rotated, excess.
+    Columns: kind (most shared, least shared), relation, model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value,
+    rotated, excess.
     """
     if "rotated" not in partners:
         raise SslsimError(
@@ -69,13 +66,10 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
 
     At most `n` moments of each of the neurons, which come from `extremes`.
 
-    Returns
-    -------
-    DataFrame
-        pair (row of `chosen`), kind, side (x the neuron, y its partner), model, layer, neuron, utterance, frame (its
-        number there), seconds (its centre), z (z-score of the neuron over all stored frames), z_other and above_other
-        (z-score of the other one of the pair at the same frame, and the share of all frames where that is lower). The
-        sign of a partner that anticorrelates is turned around.
+    Columns: pair (row of `chosen`), kind, side (x the neuron, y its partner), model, layer, neuron, utterance, frame
+    (its number there), seconds (its centre), z (z-score of the neuron over all stored frames), z_other and above_other
+    (z-score of the other one of the pair at the same frame, and the share of all frames where that is lower). The sign
+    of a partner that anticorrelates is turned around.
     """
     by_name = {store.name: store for store in stores}
     rows = []

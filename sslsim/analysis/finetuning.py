@@ -29,11 +29,8 @@ def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     The table is of `sslsim.compare`, between `Lineage.finetuning_pairs`; `pairs` are names of pretrained and finetuned
     checkpoints, from `Lineage.finetuned_pairs`.
 
-    Returns
-    -------
-    DataFrame
-        level, measure, pretrained, finetuned, layer, depth (layer over number of blocks), value, other_seed and
-        other_family (means over the checkpoints of that relation; NaN if there is none).
+    Columns: level, measure, pretrained, finetuned, layer, depth (layer over number of blocks), value, other_seed and
+    other_family (means over the checkpoints of that relation; NaN if there is none).
     """
     keys = ["measure", "model_x", "layer_x"]
     yardsticks = table[same_depth(table)].pivot_table(index=keys, columns="relation", values="value")
@@ -57,12 +54,9 @@ def distance_moved(evidences: Evidence | Sequence[Evidence], pairs: Pairs) -> pd
     The evidence is between each pretrained model, its counterparts and its other seeds; for `pairs` see
     `finetuning_by_layer`.
 
-    Returns
-    -------
-    DataFrame
-        measure (excesses over random bases are no similarities and left out), pretrained, finetuned, layer, depth,
-        distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the two seeds in this
-        layer).
+    Columns: measure (excesses over random bases are no similarities and left out), pretrained, finetuned, layer, depth,
+    distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the two seeds in this
+    layer).
     """
     several = [evidences] if isinstance(evidences, Evidence) else evidences
     rows = [row for evidence in several for row in _distances(evidence, pairs)]
@@ -94,11 +88,8 @@ def in_seeds(to: int, seeds: NDArray[np.intp], values: NDArray[np.float64]) -> N
 def first_moved(moved: pd.DataFrame) -> pd.DataFrame:
     """Find, for each measure and finetuned model, the lowest layer that moved half the distance of two seeds.
 
-    Returns
-    -------
-    DataFrame
-        measure, pretrained, finetuned, first_layer (missing if none moved so far), furthest_layer, furthest (its
-        distance).
+    Columns: measure, pretrained, finetuned, first_layer (missing if none moved so far), furthest_layer, furthest (its
+    distance).
     """
     keys = ["measure", "pretrained", "finetuned"]
     rows = []
@@ -115,10 +106,8 @@ def changed_neurons(stores: Sequence[ActivationStore], *, frames: int | None = N
 
     Finetuning begins with the pretrained weights, so a neuron keeps its number; models of different width have no rows.
 
-    Returns
-    -------
-    DataFrame
-        model_x (pretrained), layer_x, neuron_x, model_y (finetuned), layer_y, neuron_y (equal to those of x), value.
+    Columns: model_x (pretrained), layer_x, neuron_x, model_y (finetuned), layer_y, neuron_y (equal to those of x),
+    value.
     """
     by_name = {store.name: store for store in stores}
     views = {view.label: view for view in layer_views(stores, frames)}

@@ -20,10 +20,7 @@ CKA = {"linear_cka_biased_raw": "raw", "linear_cka_biased": "standardised", "lin
 def concentrations(stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:
     """Say of every layer how its variance is spread over neurons, and which layers a single neuron dominates.
 
-    Returns
-    -------
-    DataFrame
-        model, layer and the fields of `sslsim.measures.diagnostics.Concentration`.
+    Columns: model, layer and the fields of `sslsim.measures.diagnostics.Concentration`.
     """
     check_stores(stores)
     rows = []
@@ -39,11 +36,8 @@ def raw_against_standardised(table: pd.DataFrame, spread: pd.DataFrame, n: int |
     The table is of `sslsim.compare` with linear_cka_biased_raw, linear_cka_biased and linear_cka_dropped, `spread` is
     from `concentrations`. With `n`, only so many layers: those where raw and standardised differ most.
 
-    Returns
-    -------
-    DataFrame
-        model, layer, raw, standardised, dropped (means over the layers at the same depth of models trained apart),
-        difference (raw less standardised), top_share, dimensions, kurtosis, dominated.
+    Columns: model, layer, raw, standardised, dropped (means over the layers at the same depth of models trained apart),
+    difference (raw less standardised), top_share, dimensions, kurtosis, dominated.
     """
     near = table[same_depth(table) & table.relation.isin(SEPARATE)]
     missing = [name for name in CKA if name not in set(near.measure)]

@@ -68,12 +68,9 @@ def _neuron(view: LayerView, neuron: int) -> NDArray[np.float64]:
 def one_to_many(partners: pd.DataFrame) -> pd.DataFrame:
     """Say whether neurons have a partner that no other has, or many share few, by relation.
 
-    Returns
-    -------
-    DataFrame
-        relation, neurons (with a best partner), exclusive (share of them whose partner is no other's of their model),
-        mutual (share whose partner's best partner in turn, among the layers compared, is the neuron itself),
-        most_to_one (most neurons that have one partner).
+    Columns: relation, neurons (with a best partner), exclusive (share of them whose partner is no other's of their
+    model), mutual (share whose partner's best partner in turn, among the layers compared, is the neuron itself),
+    most_to_one (most neurons that have one partner).
     """
     keys = ["model_x", "model_y", "layer_y", "neuron_y"]
     sharing = partners.groupby(keys).neuron_x.transform("size")
@@ -92,12 +89,9 @@ def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames:
 
     The evidence is of max_corr, with rotations, and made from these stores and frames.
 
-    Returns
-    -------
-    DataFrame
-        relation, frames, effective_frames (median over neurons and layers, from the correlation of each neuron with
-        itself in time), extreme_value (what a maximum over independent neurons reaches on so many), mismatched (mean
-        over the mismatches), rotated (in random bases of the same subspace), value.
+    Columns: relation, frames, effective_frames (median over neurons and layers, from the correlation of each neuron
+    with itself in time), extreme_value (what a maximum over independent neurons reaches on so many), mismatched (mean
+    over the mismatches), rotated (in random bases of the same subspace), value.
     """
     views = {view.label: view for view in layer_views(stores, frames)}
     lengths, n = utterances_of(list(views.values())).lengths, len(next(iter(views.values())))

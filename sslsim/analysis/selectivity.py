@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from sslsim.activations.store import ActivationStore
+from sslsim.activations.store import ActivationStore, StoredLayer
 from sslsim.analysis.labels import Labels
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.significance.nulls import Mismatches, p_value
@@ -27,11 +27,8 @@ def neuron_of(store: ActivationStore, layer: int, neuron: int) -> NDArray[np.flo
 def preferred_labels(stores: Sequence[ActivationStore], labels: Labels) -> pd.DataFrame:
     """Find the label of each neuron of each layer whose frames have the mean z-score that is furthest from 0.
 
-    Returns
-    -------
-    DataFrame
-        model, layer, neuron, label, mean_z (below 0 where the neuron falls on its label). Neurons that never vary are
-        left out.
+    Columns: model, layer, neuron, label, mean_z (below 0 where the neuron falls on its label). Neurons that never vary
+    are left out.
     """
     tables = []
     for store in stores:
@@ -42,9 +39,7 @@ def preferred_labels(stores: Sequence[ActivationStore], labels: Labels) -> pd.Da
     return pd.concat(tables, ignore_index=True)
 
 
-def _preferred(
-    x: NDArray[np.float32], labels: Labels
-) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.bool_]]:
+def _preferred(x: StoredLayer, labels: Labels) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.bool_]]:
     """Return the preferred label of each neuron of a layer, its mean z-score, and whether the neuron varies."""
     codes, n_labels = labels.codes, len(labels.names)
     count, total, square = 0, np.zeros(x.shape[1]), np.zeros(x.shape[1])
@@ -80,12 +75,9 @@ def same_label(partners: pd.DataFrame, stores: Sequence[ActivationStore], labels
     A pair agrees when both prefer one label, on the same side of 0 where they correlate and on opposite ones where they
     anticorrelate. Partners come from `sslsim.evidence`, with rotations.
 
-    Returns
-    -------
-    DataFrame
-        relation, pairs, same (share that agrees), shuffled (share expected if the partners of each two models were
-        dealt anew: exact), beyond (pairs that correlate more than in the random bases, by rotated_high), same_beyond
-        and shuffled_beyond (the shares of those).
+    Columns: relation, pairs, same (share that agrees), shuffled (share expected if the partners of each two models were
+    dealt anew: exact), beyond (pairs that correlate more than in the random bases, by rotated_high), same_beyond and
+    shuffled_beyond (the shares of those).
     """
     pairs = partners[partners.relation.isin(SEPARATE)]
     columns = ["relation", "pairs", "same", "shuffled", "beyond", "same_beyond", "shuffled_beyond"]
@@ -136,11 +128,8 @@ def selectivity(
     searched anew in each permutation (`sslsim.significance.nulls.Mismatches`); p is the share of the permutations, and
     of the score on cropped utterances itself, that are as selective. Utterances without marks are left out.
 
-    Returns
-    -------
-    DataFrame
-        `chosen`, as from `extremes`, without relation and excess, and label_x (after its sign), auroc_x, chance_x, p_x,
-        the same of y, and same_label (also in sign, that of the correlation taken off).
+    Columns: `chosen`, as from `extremes`, without relation and excess, and label_x (after its sign), auroc_x, chance_x,
+    p_x, the same of y, and same_label (also in sign, that of the correlation taken off).
     """
     out = chosen.drop(columns=["relation", "excess"], errors="ignore").reset_index(drop=True)
     by_name = {store.name: store for store in stores}

@@ -21,12 +21,9 @@ def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     Read this beside any result on last layers: a raw residual stream and the output of a LayerNorm differ, and the last
     hidden state that others report is layer L only where no final norm follows.
 
-    Returns
-    -------
-    DataFrame
-        model, layer_0 and layers (output of a LayerNorm, or raw residual stream), last (number of the last layer),
-        final_norm (whether another LayerNorm follows it), normalised, mask, features (see
-        `sslsim.encoders.encoder.Anatomy`), dtype.
+    Columns: model, layer_0 and layers (output of a LayerNorm, or raw residual stream), last (number of the last layer),
+    final_norm (whether another LayerNorm follows it), normalised, mask, features (see
+    `sslsim.encoders.encoder.Anatomy`), dtype.
     """
     norm = {True: "LayerNorm", False: "residual"}
     rows = [
@@ -63,11 +60,8 @@ def same_depth(table: pd.DataFrame) -> pd.Series:
 def similarity_by_relation(table: pd.DataFrame) -> pd.DataFrame:
     """Similarity of each layer to the other layers of its model (intra) and to those of others, by relation (inter).
 
-    Returns
-    -------
-    DataFrame
-        measure, model, layer, depth, relation, mean (over the layers compared with), best, best_model, best_layer and
-        best_depth (where the best is). A layer is not compared with itself.
+    Columns: measure, model, layer, depth, relation, mean (over the layers compared with), best, best_model, best_layer
+    and best_depth (where the best is). A layer is not compared with itself.
     """
     others = table.dropna(subset="value")  # a layer of uniform attention has no correlation
     others = others[(others.relation != "same model") | (others.layer_x != others.layer_y)]
@@ -82,11 +76,8 @@ def similarity_by_relation(table: pd.DataFrame) -> pd.DataFrame:
 def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Where in depth each layer finds its best match by one measure of `similarity_by_relation`.
 
-    Returns
-    -------
-    DataFrame
-        relation, model, layer, depth (relative, 0 to 1), best_model, best_layer, best_depth, best (its similarity). The
-        spectrogram, which has no depth, is left out.
+    Columns: relation, model, layer, depth (relative, 0 to 1), best_model, best_layer, best_depth, best (its
+    similarity). The spectrogram, which has no depth, is left out.
     """
     rows = by_relation[(by_relation.measure == measure) & (by_relation.relation != "spectrogram")]
     columns = ["relation", "model", "layer", "depth", "best_model", "best_layer", "best_depth", "best"]

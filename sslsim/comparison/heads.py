@@ -14,18 +14,18 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from sslsim.activations.selection import check_measures, check_stores
+from sslsim.activations.selection import check_measures
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import workers_on
+from sslsim.comparison.maps import Crop, kept_rows, sum_utterances, with_attention
 from sslsim.comparison.tables import pair_columns, square_table
-from sslsim.errors import SslsimError
 from sslsim.measures import attention
 from sslsim.parallel import chosen_device, results
-from sslsim.speech.recording import spread
 
 Label = tuple[str, int, int]  # model, layer, head
 UTTERANCES = 4  # of one piece of work
 AHEAD = 64  # pieces that may wait: two matrices of heads by heads a measure each
+_COLUMNS = ["measure", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", "value"]
 
 
 def compare_heads(
@@ -116,57 +116,9 @@ def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
         queries = [store.query_rows(u) for u in range(len(store.index))]
         for layer in range(1, store.attention_layers + 1):
             profile = attention.head_profile([store.attention(layer, u) for u in range(len(store.index))], queries)
-            keys = {"model": store.checkpoint.name, "layer": layer, "head": np.arange(store.n_heads)}
+            keys = {"model": store.name, "layer": layer, "head": np.arange(store.n_heads)}
             tables.append(pd.DataFrame(keys | vars(profile)))
     return pd.concat(tables, ignore_index=True)
-
-
-_COLUMNS = ["measure", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", "value"]
-
-
-def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
-    """Return the stores that hold attention (log-mel has no heads); raise if they cannot be compared or none does."""
-    check_stores(stores)
-    found = [store for store in stores if store.attention_layers]
-    if not found:
-        raise SslsimError("no attention in these stores; extract with queries above 0")
-    return found
-
-
-@dataclass(frozen=True)
-class Crop:
-    """What to compare of one utterance's maps."""
-
-    rows: np.ndarray  # which of the stored query rows
-    start: np.ndarray | None = None  # first key of each row: rows are cropped and brought to sum 1 again
-    width: int = 0  # keys of each row
-
-
-def kept_rows(stores: Sequence[ActivationStore], rows: int | None = None) -> list[Crop]:
-    """Return the stored query rows of each utterance to compare: all, or so many at most, evenly spaced."""
-    index = with_attention(stores)[0].index
-    if rows is not None and rows < 1:
-        raise SslsimError(f"rows is {rows}; give at least 1 query row of each utterance, or None for all stored")
-    return [Crop(spread(stored, stored if rows is None else rows)) for stored in index.n_rows.tolist()]
-
-
-def cropped_rows(stores: Sequence[ActivationStore], crops: list[Crop], strata: Sequence[np.ndarray]) -> list[Crop]:
-    """Crop the maps of the utterances of each stratum alike, so that any can stand for any other.
-
-    The query frames of their rows then stand at one place, with as many keys before and after as all of them have.
-    """
-    store, out = with_attention(stores)[0], list(crops)
-    for stratum in strata:
-        count = min(len(crops[u].rows) for u in stratum)
-        kept = {int(u): crops[u].rows[spread(len(crops[u].rows), count)] for u in stratum}
-        query = {u: store.query_rows(u)[some] for u, some in kept.items()}
-        left = np.min([query[u] for u in kept], axis=0)
-        right = np.min([int(store.index["length"].iloc[u]) - query[u] for u in kept], axis=0)
-        width = int((left + right).min())
-        before = np.clip(width * left // (left + right), width - right, left)
-        for u, some in kept.items():
-            out[u] = Crop(some, query[u] - before, width)
-    return out
 
 
 @dataclass(frozen=True)
@@ -215,7 +167,7 @@ def head_scores(
     stores, measures, executor, device
         See `compare_attention`.
     crops : sequence of Crop
-        What to compare of each utterance (`kept_rows`, `cropped_rows`).
+        What to compare of each utterance (`maps.kept_rows`, `maps.cropped_rows`).
     blocks : sequence of lists of int
         Utterances to leave out, one list after another; together all.
     partner : array of int, optional
@@ -224,21 +176,17 @@ def head_scores(
     done : callable
         Told how many utterances more have been compared.
     """
-    chosen = with_attention(stores)
+    chosen, other = with_attention(stores), range(len(crops)) if partner is None else partner.tolist()
     members = blocks or [range(len(crops))]
-    calls, block_of = _calls(chosen, measures, members, crops, partner)
-    tell = lambda i: done(len(calls[i][2]))  # noqa: E731
-    options: dict[str, Any] = {"executor": executor, "workers": workers_on(device), "ahead": AHEAD, "done": tell}
+    some = [(g, block[k : k + UTTERANCES]) for g, block in enumerate(members) for k in range(0, len(block), UTTERANCES)]
+    calls = [(chosen, list(measures), [(u, other[u], crops[u], crops[other[u]]) for u in part]) for _, part in some]
+    options: dict[str, Any] = {"executor": executor, "workers": workers_on(device), "ahead": AHEAD}
+    parts = results(partial(sum_utterances, device), calls, **options, done=lambda i: done(len(some[i][1])))
     sums: list[dict[str, attention.Sums]] = [{} for _ in members]
-    for g, part in zip(block_of, results(partial(_sum_utterances, device), calls, **options), strict=True):
+    for (g, _), part in zip(some, parts, strict=True):
         sums[g] = {name: sums[g][name] + part[name] for name in measures} if sums[g] else part
     total = {name: reduce(operator.add, (each[name] for each in sums)) for name in measures}
-    labels = [
-        (s.checkpoint.name, layer, head)
-        for s in chosen
-        for layer in range(1, s.attention_layers + 1)
-        for head in range(s.n_heads)
-    ]
+    labels = [(s.name, layer, head) for s in chosen for layer in range(1, s.n_layers) for head in range(s.n_heads)]
 
     def scores(of: dict[str, attention.Sums], size: int) -> HeadScores:
         means = {name: one.mean.cpu().numpy() for name, one in of.items()}
@@ -250,69 +198,6 @@ def head_scores(
     without = [{name: total[name] - each[name] for name in measures} for each in sums] if blocks else []
     left_out = [scores(of, sum(sizes) - size) for of, size in zip(without, sizes, strict=bool(blocks))]
     return scores(total, sum(sizes)), left_out
-
-
-def _calls(
-    stores: list[ActivationStore],
-    measures: Sequence[str],
-    blocks: Sequence[Sequence[int]],
-    crops: Sequence[Crop],
-    partner: np.ndarray | None,
-) -> tuple[list[tuple], list[int]]:
-    """Return the calls of `_sum_utterances`, a few utterances of one block each, and the block of each call."""
-    calls, block_of = [], []
-    for g, block in enumerate(blocks):
-        for k in range(0, len(block), UTTERANCES):
-            some = list(block[k : k + UTTERANCES])
-            others = some if partner is None else [int(partner[u]) for u in some]
-            pairs = [(u, v, crops[u], crops[v]) for u, v in zip(some, others, strict=True)]
-            calls.append((stores, list(measures), pairs))
-            block_of.append(g)
-    return calls, block_of
-
-
-def _sum_utterances(
-    device: str,
-    stores: list[ActivationStore],
-    measures: list[str],
-    utterances: list[tuple[int, int, Crop, Crop]],
-) -> dict[str, attention.Sums]:
-    """Sum of the scores of every pair of heads over some utterances and their partners."""
-    sums: dict[str, attention.Sums] = {}
-    for u, v, crop_x, crop_y in utterances:
-        x = y = _stacked(stores, u, crop_x)
-        if u != v:
-            y = _stacked(stores, v, crop_y)
-        names, half = ("attention", "attention"), u != v
-        parts = attention.utterance_sums(measures, x, y, names=names, utterance=u, half=half, device=device)
-        sums = {name: sums[name] + part for name, part in parts.items()} if sums else parts
-    return sums
-
-
-@dataclass(frozen=True)
-class _Stacked:
-    """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read."""
-
-    maps: list[np.ndarray]  # of each layer, (heads, stored rows, T)
-    crop: Crop
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (sum(len(m) for m in self.maps), len(self.crop.rows), self.crop.width or self.maps[0].shape[2])
-
-    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
-        (heads, some), crop = part, self.crop
-        whole = np.concatenate([m[heads, crop.rows[some]] for m in self.maps])
-        if crop.start is None:
-            return whole
-        keys = crop.start[some][:, None] + np.arange(crop.width)
-        cropped = np.take_along_axis(whole, keys[None], axis=2)
-        mass = cropped.sum(2, keepdims=True)
-        return np.where(mass > 1e-6, cropped / np.maximum(mass, 1e-6), np.float32(1 / crop.width))
-
-
-def _stacked(stores: list[ActivationStore], u: int, crop: Crop) -> _Stacked:
-    return _Stacked([s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)], crop)
 
 
 def _starts(labels: list, depth: int) -> np.ndarray:

@@ -11,7 +11,8 @@ import pandas as pd
 from sslsim.activations.selection import LayerView, check_between, check_measures, check_stores, layer_views
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_pairs
-from sslsim.comparison.heads import compare_attention, with_attention
+from sslsim.comparison.heads import compare_attention
+from sslsim.comparison.maps import with_attention
 from sslsim.comparison.pieces import Comparison
 from sslsim.comparison.scores import Scores
 from sslsim.comparison.tables import KEYS, PAIR, SIDES, pair_columns, sides
@@ -104,25 +105,24 @@ def neuron_partners(
     check_stores(stores)
     chosen = check_between(between, stores)
     what = Comparison(layer_views(stores, frames), (), chosen, partners=True, device=chosen_device(device))
-    return partners_table(what.views, score_pairs(what, executor), stores)
+    return pair_columns(partners_table(what.views, score_pairs(what, executor)), stores)
 
 
-def scores_table(what: Comparison, scores: Scores) -> pd.DataFrame:
-    """One row a measure and ordered pair of layers, with ranks and counts of constant neurons."""
+def scores_table(what: Comparison, scores: Scores, added: Sequence[str] = ()) -> pd.DataFrame:
+    """One row a measure, those that random bases have added too, and ordered pair of layers."""
     pairs = sorted(scores.pairs)
     records = [scores.pairs[pair] for pair in pairs]
     x, y = np.array(pairs, dtype=int).reshape(-1, 2).T
     named = sides([view.label for view in what.views], ["model", "layer"], x, y)
     tables, n = [], len(what.views[0])
-    for name in what.measures:
-        sampled = MEASURES[name].prepare is not None
+    for name in (*what.measures, *added):
+        sampled = name in MEASURES and MEASURES[name].prepare is not None
         constant = np.array([scores.constant.get((sampled, i), 0) for i in range(len(what.views))])
         table = named.assign(value=[record.value[name] for record in records])
         table.insert(0, "measure", name)
         table["n_frames"] = min(what.sample, n) if sampled else n
-        for side in (0, 1):
-            ranks = [record.ranks[name][side] if name in record.ranks else pd.NA for record in records]
-            table[f"rank_{'xy'[side]}"] = pd.array(ranks, dtype="Int64")
+        ranks = [record.ranks.get(name, (pd.NA, pd.NA)) for record in records]
+        table["rank_x"], table["rank_y"] = (pd.array(side, dtype="Int64") for side in zip(*ranks, strict=True))
         tables.append(table.assign(constant_x=constant[x], constant_y=constant[y]))
     return pd.concat(tables, ignore_index=True)
 
@@ -133,7 +133,7 @@ def partner_keys(views: list[LayerView], scores: Scores) -> list[tuple[int, str]
     return sorted(scores.partners, key=lambda key: (key[0], models.index(key[1])))
 
 
-def partners_table(views: list[LayerView], scores: Scores, stores: Sequence[ActivationStore]) -> pd.DataFrame:
+def partners_table(views: list[LayerView], scores: Scores) -> pd.DataFrame:
     """One row a neuron that varies and other checkpoint: its best partner there."""
     columns = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "value"]
     tables = []
@@ -142,5 +142,4 @@ def partners_table(views: list[LayerView], scores: Scores, stores: Sequence[Acti
         keys = {"model_x": views[i].label[0], "layer_x": views[i].layer, "neuron_x": np.arange(len(best.r))}
         table = pd.DataFrame(keys | {"model_y": model, "layer_y": best.layer, "neuron_y": best.neuron, "value": best.r})
         tables.append(table.dropna(subset="value"))
-    table = pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-    return pair_columns(table, stores).drop(columns=["depth_x", "depth_y"])
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)

@@ -16,6 +16,7 @@ from sslsim.measures.products import Utterances
 from sslsim.measures.random_basis import rotated_correlation, shared, shared_without
 from sslsim.measures.registry import MEASURES
 
+SHARED = "neurons_shared"
 Norms = dict[bool, tuple[Tensor, Tensor]]  # by scaling, the squared norms of the frames of x and of y
 
 
@@ -36,31 +37,20 @@ class Controls:
 class PairScores:
     """Scores of one layer x in another layer y, by measure.
 
-    Attributes
-    ----------
-    value : dict
-        The scores.
-    ranks : dict
-        The components (k_x, k_y) that a score was made of.
-    rotated : dict
-        By measure and side: scores with the neurons of that side, 'x' or 'y', in each random basis.
-    matched : tuple of float
-        Share of the neurons of x matched in y beyond random bases (`random_basis.shared`), and that of each basis.
-    without : tuple of PairScores
-        The same without each block of utterances.
+    Random bases add measures: MEASURE_excess_x and MEASURE_excess_y, the score less its mean in bases of that side, and
+    neurons_shared (`random_basis.shared`).
     """
 
     value: dict[str, float] = field(default_factory=dict)
-    ranks: dict[str, tuple[int, int]] = field(default_factory=dict)
-    rotated: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    matched: tuple[float, ...] = ()
-    without: tuple[PairScores, ...] = ()
+    ranks: dict[str, tuple[int, int]] = field(default_factory=dict)  # components (k_x, k_y) that a score was made of
+    rotated: dict[str, list[float]] = field(default_factory=dict)  # what each random basis has in place of an excess
+    without: tuple[PairScores, ...] = ()  # the same without each block of utterances
 
     def __or__(self, other: PairScores) -> PairScores:
         """Put together the scores of the same pair by some measures and by others."""
-        ranks, rotated = self.ranks | other.ranks, self.rotated | other.rotated
         without = (a | b for a, b in zip_longest(self.without, other.without, fillvalue=PairScores()))
-        return PairScores(self.value | other.value, ranks, rotated, self.matched or other.matched, tuple(without))
+        rotated = self.rotated | other.rotated
+        return PairScores(self.value | other.value, self.ranks | other.ranks, rotated, tuple(without))
 
 
 @dataclass(frozen=True)
@@ -105,13 +95,11 @@ class Scores:
 
 @dataclass
 class InBases:
-    """Scores of a pair, one way, with the neurons of each side in random bases; arrays are empty without bases."""
+    """Scores of a pair, one way, with the neurons of each side in random bases; empty without bases."""
 
     scores: dict[tuple[str, str], list[float]] = field(default_factory=dict)  # by measure and side
-    best: np.ndarray = field(default_factory=lambda: np.empty(0))  # absolute correlation of each neuron of x, in y
-    rotated: np.ndarray = field(
-        default_factory=lambda: np.empty((0, 0))
-    )  # and in random bases of y, (bases, n_neurons)
+    best: np.ndarray = field(default_factory=lambda: np.empty(0))  # absolute correlation of each neuron of x with y
+    rotated: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # and with random bases of y, a row each
 
 
 def score_pair(
@@ -128,17 +116,41 @@ def score_pair(
         fewer, rows = pair.without(g), torch.from_numpy(mask)
         norms_out = {scaled: (x[g + 1, rows], y[g + 1, rows]) for scaled, (x, y) in norms.items()}
         values_out = _values(fewer, norms_out, measures, ways)
-        for way, out in enumerate(_in_bases(fewer, measures, controls, controls.rotations_out, ways)):
-            before = in_bases[way].rotated
-            share = shared_without(out.best, out.rotated, before) if len(out.rotated) else np.nan
-            without[way].append(PairScores(values_out[way], rotated=out.scores, matched=(share,)))
+        in_few = _in_bases(fewer, measures, controls, controls.rotations_out, ways)
+        for way in range(ways):
+            excess = _excess_without(values_out[way], in_few[way], in_bases[way])
+            without[way].append(PairScores(values_out[way] | excess))
     ranks = {name: count(pair) for name in measures if (count := MEASURES[name].ranks)}
     scored = []
     for way, one in enumerate(in_bases):
-        share, in_each = shared(one.best, one.rotated) if len(one.rotated) else (np.nan, np.empty(0))
         both = {name: k[::-1] for name, k in ranks.items()} if way else ranks
-        scored.append((PairScores(values[way], both, one.scores, (share, *in_each.tolist()), tuple(without[way])), one))
+        excess, rotated = _excess(values[way], one)
+        scored.append((PairScores(values[way] | excess, both, rotated, tuple(without[way])), one))
     return scored
+
+
+def _excess(values: dict[str, float], bases: InBases) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Return how far scores are above random bases, and the same of each of these bases."""
+    excess, rotated = {}, {}
+    for (name, side), scores in bases.scores.items():
+        base = np.mean(scores)
+        excess[f"{name}_excess_{side}"] = float(values[name] - base)
+        rotated[f"{name}_excess_{side}"] = (np.array(scores) - base).tolist()
+    if bases.scores:
+        excess[SHARED], in_each = shared(bases.best, bases.rotated)
+        rotated[SHARED] = in_each.tolist()
+    return excess, rotated
+
+
+def _excess_without(values: dict[str, float], few: InBases, before: InBases) -> dict[str, float]:
+    """Return the excess from fewer utterances and bases; the mean over bases is carried over from all (`before`)."""
+    excess = {}
+    for (name, side), scores in few.scores.items():
+        base = before.scores[name, side]
+        excess[f"{name}_excess_{side}"] = float(
+            values[name] - (np.mean(scores) + np.mean(base) - np.mean(base[: len(scores)]))
+        )
+    return excess | ({SHARED: shared_without(few.best, few.rotated, before.rotated)} if few.scores else {})
 
 
 def _values(pair: Moments, norms: Norms, measures: Sequence[str], ways: int) -> list[dict[str, float]]:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslsim.activations.shards import remove_stale
+from sslsim.activations.draft import remove_stale
 from sslsim.errors import SslsimError
 
 

@@ -30,15 +30,16 @@ def pair_columns(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.D
     -------
     DataFrame
         The same rows with, before value, relation (one of `sslsim.encoders.lineage.RELATIONS`), depth_x and depth_y
-        (layer over number of blocks, 0 to 1), trained_x and trained_y (False for random weights and the spectrogram).
+        (layer over number of blocks, 0 to 1; not of neurons), trained_x and trained_y (False for random weights and the
+        spectrogram).
     """
     lineage = Lineage(tuple(store.checkpoint for store in stores))
-    last = {store.checkpoint.name: max(1, store.n_layers - 1) for store in stores}
+    last = {store.name: max(1, store.n_layers - 1) for store in stores}
     trained = {name: lineage.trained(name) for name in last}
     pairs = list(zip(table.model_x, table.model_y, strict=True))
     relation = {pair: lineage.relation(*pair) for pair in dict.fromkeys(pairs)}
     columns: dict[str, ArrayLike] = {"relation": np.array([relation[pair] for pair in pairs], dtype=object)}
-    for side in "xy":
+    for side in "xy" if "neuron_x" not in table else "":  # a table of neurons is long, and depth is of layers
         columns[f"depth_{side}"] = table[f"layer_{side}"] / table[f"model_{side}"].map(last)
     for side in "xy":
         columns[f"trained_{side}"] = np.array([trained[name] for name in table[f"model_{side}"]], dtype=bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,23 +11,9 @@ from torch import Tensor
 
 from sslsim.errors import SslsimError
 
+Array = Any  # (n_frames, n_neurons), read in runs of frames: numpy, torch, or a layer of a store
 CHUNK = 2048  # frames a product: float32 sums stay exact to 1e-6, buffers in reach of the cache
 LARGE = 2**23  # multiplications from which oneDNN is worth its call
-
-
-class Frames(Protocol):
-    """What is read in runs of frames: a numpy or torch array, or a view of a store."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Frames and neurons."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice, /) -> Any: ...
-
-
-Array = np.ndarray | Tensor | Frames
 
 
 def block(x: Array, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Tensor:
@@ -43,25 +29,19 @@ def chunks(n: int, size: int = CHUNK) -> Iterator[slice]:
 
 
 def mean(x: Array, rows: slice = slice(None)) -> Tensor:
-    """Mean of every neuron in float64 over a run of frames, shape (n_neurons,).
-
-    An error names the first frame that is not finite.
-    """
-    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    """Mean of every neuron in float64 over a run of frames; an error names the first frame that is not finite."""
+    total = np.zeros(x.shape[1])
     start, stop, _ = rows.indices(len(x))
     for part in chunks(stop - start):
-        some = slice(start + part.start, start + part.stop)
-        frames = x[some]
-        if isinstance(frames, np.ndarray):
-            with np.errstate(invalid="ignore"):  # infinities of both signs
-                subtotal = torch.from_numpy(frames.sum(0, dtype=np.float64))
-        else:
-            subtotal = block(frames, None).sum(0, dtype=torch.float64).cpu()
-        if not subtotal.isfinite().all():
-            bad = some.start + int((~block(frames, None).isfinite()).any(1).int().argmax())
+        frames = x[start + part.start : start + part.stop]
+        if not isinstance(frames, np.ndarray):
+            frames = block(frames, torch.float64).numpy()
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            total += frames.sum(0, dtype=np.float64)
+        if not np.isfinite(total).all():
+            bad = start + part.start + int((~np.isfinite(frames)).any(1).argmax())
             raise SslsimError(f"frame {bad} holds NaN or infinity; drop such frames before comparing")
-        total += subtotal
-    return total / (stop - start)
+    return torch.from_numpy(total / (stop - start))
 
 
 def check_pair(x: Array, y: Array) -> torch.dtype:

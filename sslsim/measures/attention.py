@@ -1,12 +1,9 @@
 """Attention measures: do two heads look at the same places?
 
 A head's map on one utterance is (rows, T): each row is one query frame's distribution over T key frames. Heads are
-compared row by row on the same query frames, every head of one layer with every head of the other. A layer's score
-is the mean over its heads of the best match in the other layer, so it is directional; `attention_cka` compares the
-heads of two layers all together instead.
-
-Pearson and Frobenius are one matrix product a block of query rows, and of the Jensen-Shannon divergence
-``H((a + b) / 2) - (H(a) + H(b)) / 2`` only the entropy of the mixture is per pair. Blocks stay in cache.
+compared row by row on the same query frames, every head of one layer with every head of the other; a layer's score is
+the mean over its heads of the best match there. Pearson and Frobenius are one matrix product a block of rows, and of
+the Jensen-Shannon divergence ``H((a + b) / 2) - (H(a) + H(b)) / 2`` only the mixture's entropy is per pair.
 """
 
 from __future__ import annotations
@@ -85,11 +82,7 @@ def _neg_entropy(a: Tensor) -> Tensor:
 
 
 def _sum_entropy(a: Tensor, b: Tensor, symmetric: bool) -> Tensor:
-    """``sum_k s_k log s_k`` of s = a_i + b_j for every pair of heads; (heads_a, heads_b) float64.
-
-    Cells and heads of b go in blocks that stay in cache with their logarithms; with `symmetric` only j >= i is
-    computed.
-    """
+    """``sum_k s_k log s_k`` of s = a_i + b_j for every pair of heads, in blocks that stay in cache with their logs."""
     out = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
     a = a + torch.finfo(a.dtype).tiny  # 0 log 0 = 0 without a mask
     for cells in chunks(a.shape[1], BLOCK_CELLS):

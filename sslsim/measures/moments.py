@@ -1,13 +1,9 @@
 """First and second moments of layers: the one object behind most measures.
 
-A layer is an array ``(n_frames, n_neurons)``. Two layers on the same frames are reduced to `Moments`: count, means and
-centred second moments. Correlation, regression, CCA, SVCCA, PWCCA, biased CKA and Procrustes are functions of it,
-so data are read once, in chunks (see `products`), and the moments of groups of utterances merge exactly.
-
-Precision: sums, means, correlations and each layer's eigendecomposition are float64. What is whitened for a pair of
-wide layers (linreg, CCA, SVCCA, PWCCA) runs in the dtype of their products, float32 for stored ones: the rounding of
-each of many directions is small against what the products have already left out, and evens out. Layers of few neurons,
-where it would not and float64 costs little, stay float64.
+Data are read once, in chunks (see `products`), and the moments of groups of utterances merge exactly. Sums, means,
+correlations and each layer's eigendecomposition are float64. What is whitened for a pair of wide layers (linreg, CCA,
+SVCCA, PWCCA) runs in the dtype of their products, float32 for stored ones: the rounding of each of many directions is
+small against what the products have left out, and evens out. Layers of few neurons, where it would not, stay float64.
 """
 
 from __future__ import annotations
@@ -241,21 +237,10 @@ def _of_varying(matrix: Tensor, x: Marginal, y: Marginal) -> Tensor:
 def moments(
     x: Array, y: Array, *, utterances: Sequence[int] | None = None, device: str | torch.device = "cpu"
 ) -> Moments:
-    """Moments of two layers on the same frames, read in chunks.
+    """Moments of two layers (n_frames, n_neurons) on the same frames, numpy or torch, read in chunks.
 
-    Parameters
-    ----------
-    x, y : arrays of shape (n_frames, n_neurons_x) and (n_frames, n_neurons_y)
-        Activations, frame t of both from the same stretch of speech; numpy or torch.
-    utterances : sequence of int, optional
-        Number of frames of each utterance, in order, for measures that look at groups of utterances.
-    device : str or torch.device
-        Where the products run and the moments stay.
-
-    Raises
-    ------
-    SslsimError
-        If the shapes do not fit, fewer than two frames are given, or a value is not finite.
+    With `utterances`, the number of frames of each in order, those of groups of utterances are kept too. They stay on
+    `device`. An error says which shapes do not fit, or which frame is not finite.
     """
     dtype, known = check_pair(x, y), None
     if utterances is not None:
@@ -272,10 +257,8 @@ def moments(
 
 
 def marginal(means: Means, products: Products, n: int, eps: float) -> Marginal:
-    """Moments of one layer from its means and the products of its centred frames with themselves.
-
-    The two triangles of a product may differ in the last digit, so their mean is taken.
-    """
+    """Moments of one layer from its means and the products of its centred frames with themselves."""
+    # the two triangles of a product may differ in the last digit, so their mean is taken
     groups = [
         Marginal(size, middle, (product + product.T) / 2, eps)
         for product, middle, size in zip(products.groups, means.groups, products.sizes, strict=False)

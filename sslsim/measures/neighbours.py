@@ -83,8 +83,6 @@ def rbf_cka(x: Tensor, y: Tensor) -> float:
 
 def _varying(frames: Array, standardize: bool, device: str) -> Tensor:
     """Neurons that vary over the frames, float64; z-scored or as they are."""
-    if len(frames.shape) != 2 or 0 in frames.shape:
-        raise SslsimError(f"frames have shape {tuple(frames.shape)}; give (n_frames, n_neurons), neither of them 0")
     x = block(frames[:], torch.float64, device)
     if not (finite := x.isfinite().all(1)).all():
         bad = int((~finite).int().argmax())

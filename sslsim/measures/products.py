@@ -4,8 +4,6 @@ Frames are read in chunks, put side by side for as many layers as are wanted, br
 dtype of the data (float32 for stored layers); chunks are summed in float64. The usual E[xy] - E[x]E[y] loses every
 digit when means are large against deviations: here the mean, rounded to the dtype of the product, comes off each frame
 first, and what the rounding left is taken out of the sums exactly.
-
-Told which frames belong to which utterance, sums are also kept for each group of utterances.
 """
 
 from __future__ import annotations
@@ -88,7 +86,7 @@ class Means:
 
     @classmethod
     def of(cls, x: Array, utterances: Utterances | None = None, device: str | torch.device = "cpu") -> Means:
-        """Read the layer once; an error names the first frame that is not finite."""
+        """Read the layer once."""
         if utterances is None:
             whole = mean(x).to(device)
             return cls(whole, (whole,))
@@ -99,12 +97,6 @@ class Means:
         ]
         whole = sizes @ torch.stack(groups) / len(x)
         return cls(whole.to(device), tuple(group.to(device) for group in groups))
-
-    @classmethod
-    def side_by_side(cls, means: Sequence[Means]) -> Means:
-        """Means of layers whose neurons stand side by side."""
-        groups = zip(*(m.groups for m in means), strict=True)
-        return cls(torch.cat([m.whole for m in means]), tuple(torch.cat(group) for group in groups))
 
 
 @dataclass(frozen=True)
@@ -128,18 +120,16 @@ class Side:
 
     def __init__(self, layers: Sequence[Array], means: Sequence[Means], dtype: torch.dtype) -> None:
         self.layers, self.dtype = layers, dtype
-        self.means = Means.side_by_side(means)
+        groups = zip(*(one.groups for one in means), strict=True)
+        self.means = Means(torch.cat([one.whole for one in means]), tuple(torch.cat(group) for group in groups))
         ends = np.cumsum([0, *(layer.shape[1] for layer in layers)]).tolist()
         self.columns = [slice(a, b) for a, b in pairwise(ends)]
-        self._buffer = self._empty(0)
-
-    def _empty(self, n: int) -> Tensor:
-        return torch.empty(n, len(self.means.whole), dtype=self.dtype, device=self.means.whole.device)
+        self._buffer = torch.empty(0, ends[-1], dtype=dtype, device=self.means.whole.device)
 
     def near_zero(self, rows: slice, origin: Tensor) -> Tensor:
         """Frames of `rows` less `origin`, (n_rows, n_neurons); the next call overwrites them."""
         if len(self._buffer) < rows.stop - rows.start:
-            self._buffer = self._empty(rows.stop - rows.start)
+            self._buffer = self._buffer.new_empty(rows.stop - rows.start, self._buffer.shape[1])
         out = self._buffer[: rows.stop - rows.start]
         for layer, columns in zip(self.layers, self.columns, strict=True):
             part = layer[rows]

@@ -33,7 +33,7 @@ def linreg_heldout(m: Moments) -> float:
 
 def heldout_r2(m: Moments) -> Tensor:
     """R2 of `linreg_heldout` for every neuron of x that varies in all fits."""
-    count = len(m.groups)
+    count, held = len(m.groups), [Moments(*one) for one in zip(m.x.groups, m.y.groups, m.groups, strict=True)]
     if count < 3:
         raise SslsimError(
             f"linreg_heldout needs at least 3 utterances, to fit, to choose a penalty and to judge; got {count}"
@@ -44,9 +44,9 @@ def heldout_r2(m: Moments) -> Tensor:
     error, spread = (torch.zeros(int(alive.sum()), dtype=torch.float64, device=alive.device) for _ in range(2))
     for group in range(count):
         judge = (group + 1) % count
-        tried, _ = _errors(m.without(*sorted((group, judge))), _group(m, judge), alive, PENALTIES)
+        tried, _ = _errors(m.without(*sorted((group, judge))), held[judge], alive, PENALTIES)
         best = int((tried / m.x.without(group).scatter.diagonal()[alive]).mean(1).argmin())
-        left, around = _errors(m.without(group), _group(m, group), alive, PENALTIES[best : best + 1])
+        left, around = _errors(m.without(group), held[group], alive, PENALTIES[best : best + 1])
         error += left[0]
         spread += around
     return 1 - error / spread
@@ -60,15 +60,10 @@ def prepare_fits(layer: Marginal) -> None:
             layer.without(*left_out).components()
 
 
-def _group(m: Moments, group: int) -> Moments:
-    return Moments(m.x.groups[group], m.y.groups[group], m.groups[group])
-
-
 def _errors(fit: Moments, held: Moments, alive: Tensor, penalties: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """Squared errors on `held` of a fit with each penalty, (penalties, n_alive_x), and about the mean, (n_alive_x,).
+    """Squared errors on `held` of a fit with each penalty, (penalties, n_alive_x), and about its mean, (n_alive_x,).
 
-    The mean is that of the fit. Works in the principal components of the z-scored y of the fit, where every penalty is
-    one division.
+    In the principal components of the z-scored y of the fit every penalty is one division.
     """
     scale, kept = fit.y.scale, fit.y.alive
     components = fit.y.components()

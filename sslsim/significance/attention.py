@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -11,18 +11,11 @@ import numpy as np
 import pandas as pd
 
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.heads import (
-    HeadScores,
-    check_attention_measures,
-    cropped_rows,
-    head_scores,
-    kept_rows,
-    progress,
-)
+from sslsim.comparison.heads import HeadScores, check_attention_measures, head_scores, progress
+from sslsim.comparison.maps import cropped_rows, kept_rows
 from sslsim.comparison.tables import pair_columns
-from sslsim.measures.products import Utterances
 from sslsim.parallel import chosen_device
-from sslsim.significance.evidence import Evidence, Resampling
+from sslsim.significance.evidence import Evidence, Resampling, shifted
 from sslsim.significance.jackknife import blocks_of
 from sslsim.significance.nulls import Mismatches
 
@@ -62,37 +55,32 @@ def attention_evidence(
     kept = kept_rows(stores, rows)
     index, lengths = stores[0].index, [len(crop.rows) for crop in kept]
     blocks = blocks_of(index, lengths, resampling.blocks, resampling.block_by) if resampling.blocks else None
-    # without blocks one is made, so that sums are made in the same order, and its scores are dropped
-    members = (blocks or Utterances(tuple(lengths), 1)).members
-    wrong = None
+    wrong, null = None, []
     if resampling.permutations:
         wrong = Mismatches.of(index["length"].tolist(), resampling.permutations, resampling.seed)
-    null: list[HeadScores] = []
     with progress(len(kept) * (2 + len(wrong.partners) if wrong else 1)) as bar:
         options: dict[str, Any] = {"executor": executor, "device": chosen_device(device), "done": bar.update}
-        scores, left_out = head_scores(stores, measures, kept, members, **options)
+        scores, left_out = head_scores(stores, measures, kept, blocks.members if blocks else (), **options)
         if wrong:
             crops = cropped_rows(stores, kept, wrong.strata)
             null.append(head_scores(stores, measures, crops, **options)[0])
             for partner in wrong.partners:
                 one = head_scores(stores, measures, crops, partner=partner, **options)[0]
                 null.append(replace(one, alone=null[0].means))
-    if blocks is None:
-        left_out = []
-
-    def made(of: Callable[[HeadScores], pd.DataFrame]) -> Evidence:
-        pairs, (low, out) = of(scores), ([of(one).value for one in some] for some in (null, left_out))
-        return _evidence(pair_columns(pairs, stores), low, out, blocks.sizes if blocks else ())
-
-    return made(HeadScores.layers), made(HeadScores.best)
+    sizes = blocks.sizes if blocks else ()
+    layers, heads = (
+        _evidence(of(scores), [of(one).value for one in null], [of(one).value for one in left_out], sizes)
+        for of in (HeadScores.layers, HeadScores.best)
+    )
+    return replace(layers, pairs=pair_columns(layers.pairs, stores)), replace(
+        heads, pairs=pair_columns(heads.pairs, stores)
+    )
 
 
 def _evidence(
     pairs: pd.DataFrame, null: list[pd.Series], left_out: list[pd.Series], sizes: tuple[int, ...]
 ) -> Evidence:
-    """Put the scores on cropped utterances, those of mismatches and those without blocks into arrays of one order."""
-    values, out = (np.array(some, dtype=np.float64).reshape(len(some), len(pairs)) for some in (null, left_out))
-    value = pairs.value.to_numpy(np.float64)
-    null_values = values[1:] + (value - values[0]) if len(null) else values
-    whole = Evidence(pairs, null_values, out, sizes, np.empty((0, len(pairs))))
-    return whole.only(pairs.value.notna() & np.isfinite(null_values).all(0) & np.isfinite(out).all(0))
+    """Put scores, those on cropped and on mismatched utterances, and those without blocks into arrays of one order."""
+    out = np.array(left_out, dtype=np.float64).reshape(len(left_out), len(pairs))
+    whole = Evidence(pairs, shifted(null, pairs.value), out, sizes, np.empty((0, len(pairs))))
+    return whole.only(pairs.value.notna() & np.isfinite(whole.null).all(0) & np.isfinite(out).all(0))

@@ -6,7 +6,7 @@ level and an interval of its own, because all that they are made from is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,6 +194,15 @@ class Evidence:
             known = np.isfinite(rotated).all(0)
             out["p_rotation"] = np.where(known, p_value(value, np.nan_to_num(rotated)), np.nan)
         return out
+
+
+def shifted(null: Sequence[Sequence[float]], value: pd.Series) -> NDArray[np.float64]:
+    """Take what cropping does to the score off the mismatches, so that they can be held against that of all frames.
+
+    `null` is first the score on cropped utterances and then the mismatches of those; it may be empty.
+    """
+    scores = np.array(null, dtype=np.float64)
+    return scores[1:] + (value.to_numpy(np.float64) - scores[0]) if len(null) else np.empty((0, len(value)))
 
 
 def _z(value: NDArray[np.float64], null: NDArray[np.float64]) -> NDArray[np.float64]:

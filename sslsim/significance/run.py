@@ -15,13 +15,13 @@ from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_orders, score_pairs
 from sslsim.comparison.layers import partner_keys, partners_table, scores_table
 from sslsim.comparison.pieces import Comparison
-from sslsim.comparison.scores import Controls, PairScores, Scores
+from sslsim.comparison.scores import SHARED, Controls, PairScores, Scores
 from sslsim.comparison.tables import pair_columns
 from sslsim.errors import SslsimError
 from sslsim.measures.products import Utterances
 from sslsim.measures.registry import MEASURES, measure_named
 from sslsim.parallel import chosen_device
-from sslsim.significance.evidence import Evidence, Resampling
+from sslsim.significance.evidence import Evidence, Resampling, shifted
 from sslsim.significance.jackknife import blocks_of
 from sslsim.significance.nulls import Mismatches, p_value
 
@@ -67,8 +67,9 @@ def evidence(
     what = Comparison(views, tuple(measures), chosen, partners=partners, device=chosen_device(device))
     scores = _scores(what, blocks, resampling, executor)
     null = _mismatched(what, wrong, lengths, resampling, executor) if wrong else []
-    made = _assemble(what, scores, null, blocks, resampling.rotations, stores)
-    return replace(made, partners=_partners(what, scores, null, resampling, stores)) if partners else made
+    made = _assemble(what, scores, null, blocks.sizes if blocks else (), resampling.rotations)
+    best = pair_columns(_partners(what, scores, null, resampling), stores) if partners else None
+    return replace(made, pairs=pair_columns(made.pairs, stores), partners=best)
 
 
 def _scores(what: Comparison, blocks: Utterances | None, resampling: Resampling, executor: Executor | None) -> Scores:
@@ -99,7 +100,7 @@ def _scores(what: Comparison, blocks: Utterances | None, resampling: Resampling,
 def _mismatched(
     what: Comparison, wrong: Mismatches, lengths: Sequence[int], resampling: Resampling, executor: Executor | None
 ) -> list[Scores]:
-    """Return the scores on cropped utterances, and then with those of y mismatched in each way."""
+    """Return the scores on cropped utterances, and then those with y mismatched in each way."""
     rows = _cropped(what, lengths, wrong.lengths)
     controls = Controls(
         rotations=resampling.rotations,
@@ -127,95 +128,28 @@ def _order(common: NDArray[np.int64], partner: NDArray[np.int64]) -> NDArray[np.
     return np.concatenate([np.arange(starts[v], starts[v] + common[v]) for v in partner])
 
 
-def _assemble(
-    what: Comparison,
-    scores: Scores,
-    null: list[Scores],
-    blocks: Utterances | None,
-    rotations: int,
-    stores: Sequence[ActivationStore],
-) -> Evidence:
-    """Put scores and their controls into arrays of one order.
-
-    `null` is first the scores on cropped utterances and then the mismatches of those. What cropping does to the score
-    is taken off the mismatches, so that they can be held against the score of all frames.
-    """
-    table = pair_columns(scores_table(what, scores), stores)
-    keys = [(name, pair) for name in what.measures for pair in sorted(scores.pairs)]
-    sizes = blocks.sizes if blocks else ()
-    left_out = _columns([[one.value[name] for one in scores.pairs[pair].without] for name, pair in keys])
-    rotated = np.full((rotations, len(keys)), np.nan)
-    parts = [Evidence(table, _shifted(_values(null, keys), table.value.to_numpy()), left_out, sizes, rotated)]
-    rows = [k for k, (name, _) in enumerate(keys) if MEASURES[name].matching] if rotations else []
-    for side in "xy" if rows else "":
-        parts.append(_excess([keys[k] for k in rows], rows, side, scores, null, parts[0]))
-    if rows:
-        parts.append(_shared(rows[: len(scores.pairs)], scores, null, parts[0]))
-    whole = _stack(parts)
-    return whole.only(whole.pairs.value.notna())
+def _assemble(what: Comparison, scores: Scores, null: list[Scores], sizes: tuple[int, ...], rotations: int) -> Evidence:
+    """Put scores and their controls into arrays of one order; `null` is that of `_mismatched`."""
+    of_neurons = [name for name in what.measures if MEASURES[name].matching] if rotations else []
+    added = [f"{name}_excess_{side}" for side in "xy" for name in of_neurons] + ([SHARED] if of_neurons else [])
+    table = scores_table(what, scores, added)
+    keys = [(name, pair) for name in (*what.measures, *added) for pair in sorted(scores.pairs)]
+    nothing = [np.nan] * rotations
+    left_out = [[one.value[name] for one in scores.pairs[pair].without] for name, pair in keys]
+    rotated = [scores.pairs[pair].rotated.get(name, nothing) for name, pair in keys]
+    values = [[one.pairs[pair].value.get(name, np.nan) for name, pair in keys] for one in null]
+    whole = Evidence(table, shifted(values, table.value), _rows(left_out), sizes, _rows(rotated))
+    return whole.only(table.value.notna())
 
 
-def _columns(values: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Stack as many numbers of every pair, (count, n_pairs)."""
-    return np.array(values, dtype=np.float64).T
+def _rows(numbers: list[list[float]]) -> NDArray[np.float64]:
+    """Return as many numbers of every pair in rows, (count, n_pairs)."""
+    return np.array(numbers, dtype=np.float64).T
 
 
-def _values(null: list[Scores], keys: list[Key]) -> NDArray[np.float64]:
-    return np.array([[one.pairs[pair].value[name] for name, pair in keys] for one in null])
-
-
-def _shifted(null: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Take the first row, the score on cropped utterances, to the score on all frames, and the others along with it."""
-    return null[1:] + (value - null[0]) if len(null) else np.empty((0, len(value)))
-
-
-def _excess(
-    keys: list[Key], rows: list[int], side: str, scores: Scores, null: list[Scores], whole: Evidence
-) -> Evidence:
-    """Return the rows of the excess over random bases of one side."""
-
-    def in_bases(one: Scores, count: int) -> NDArray[np.float64]:
-        unknown = [np.nan] * count  # of assignments, in mismatches
-        return _columns([one.pairs[pair].rotated.get((name, side), unknown) for name, pair in keys])
-
-    rotated = in_bases(scores, 0)
-    base, value = rotated.mean(0), whole.pairs.value.to_numpy()[rows]
-    # the score on cropped utterances is in all bases, a mismatch in few
-    counts = [len(rotated) if k == 0 else ROTATIONS_CHANCE for k in range(len(null))]
-    bases = [in_bases(one, count).mean(0) for one, count in zip(null, counts, strict=True)]
-    raw = _values(null, keys)
-    # of fewer bases, that is what the blocks change: the mean over bases is that of all
-    out = [[float(np.mean(one.rotated[name, side])) for one in scores.pairs[pair].without] for name, pair in keys]
-    left_out = whole.left_out[:, rows] - (_columns(out) + base - rotated[:ROTATIONS_OUT].mean(0))
-    pairs = whole.pairs.iloc[rows].reset_index(drop=True)
-    pairs = pairs.assign(value=value - base, measure=pairs.measure + f"_excess_{side}")
-    return Evidence(pairs, _shifted(raw - bases if null else raw, value - base), left_out, whole.sizes, rotated - base)
-
-
-def _shared(rows: list[int], scores: Scores, null: list[Scores], whole: Evidence) -> Evidence:
-    """Return the rows of the share of neurons matched beyond random bases."""
-    records = [scores.pairs[pair] for pair in sorted(scores.pairs)]
-    value = np.array([record.matched[0] for record in records])
-    shares = np.array([[one.pairs[pair].matched[0] for pair in sorted(scores.pairs)] for one in null])
-    left_out = _columns([[one.matched[0] for one in record.without] for record in records])
-    pairs = whole.pairs.iloc[rows].reset_index(drop=True).assign(value=value, measure="neurons_shared")
-    rotated = np.stack([record.matched[1:] for record in records], 1)
-    return Evidence(pairs, _shifted(shares, value), left_out, whole.sizes, rotated)
-
-
-def _stack(parts: list[Evidence]) -> Evidence:
-    pairs = pd.concat([part.pairs for part in parts], ignore_index=True)
-    null, left_out, rotated = (
-        np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("null", "left_out", "rotated")
-    )
-    return Evidence(pairs, null, left_out, parts[0].sizes, rotated)
-
-
-def _partners(
-    what: Comparison, scores: Scores, null: list[Scores], resampling: Resampling, stores: Sequence[ActivationStore]
-) -> pd.DataFrame:
+def _partners(what: Comparison, scores: Scores, null: list[Scores], resampling: Resampling) -> pd.DataFrame:
     """Best partners with what mismatches and random bases give for the same neuron."""
-    table = partners_table(what.views, scores, stores)
+    table = partners_table(what.views, scores)
     names = [*(["chance", "p"] if null else []), *(["rotated", "rotated_high"] if resampling.rotations else [])]
     columns: dict[str, list[NDArray]] = {name: [] for name in names}
     for key in partner_keys(what.views, scores):

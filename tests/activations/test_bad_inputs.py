@@ -15,8 +15,8 @@ import pytest
 import soundfile
 from conftest import tone
 from safetensors.torch import load_file, save_file
-
 from sslsim.activations.extract import extract
+
 from sslsim.activations.store import check_pairable, open_store
 from sslsim.encoders.lineup import Checkpoint, read_lineup
 from sslsim.errors import SslsimError

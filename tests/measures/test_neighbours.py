@@ -9,7 +9,7 @@ from sklearn.gaussian_process.kernels import RBF
 from sklearn.neighbors import NearestNeighbors
 
 import sslsim
-from sslsim.measures.neighbours import kernel, neighbours, sample_frames
+from sslsim.measures.neighbours import neighbours, sample_frames
 
 X, Y = seeded()
 
@@ -105,7 +105,7 @@ def test_frames_that_make_no_sense():
     broken[17, 2] = np.nan
     with pytest.raises(sslsim.SslsimError, match="frame 17 of the sample holds NaN or infinity"):
         sslsim.similarity("mutual_knn", broken, y)
-    with pytest.raises(sslsim.SslsimError, match=r"frames have shape \(200,\); give \(n_frames, n_neurons\)"):
-        kernel(x[:, 0])
+    with pytest.raises(sslsim.SslsimError, match=r"x has shape \(200,\); give \(n_frames, n_neurons\)"):
+        sslsim.similarity("rbf_cka", x[:, 0], y)
     with pytest.raises(sslsim.SslsimError, match="x has 200 frames, y 100; give the same frames of both"):
         sslsim.similarity("mutual_knn", x, y[:100])

@@ -103,7 +103,10 @@ def test_claims_are_written_in_full_and_shown_in_words(tmp_path: Path) -> None:
         ),
         (lambda o: o.table("../x", pd.DataFrame()), "table '../x' cannot name a file"),
         (lambda o: o.table("x", pd.DataFrame({0: [1]})), "table 'x' has the column name 0, which is not a string"),
-        (lambda o: o.table("x", PAIRS, keys=["measure"]), "table 'x' has rows that measure do not tell apart; give oth"),
+        (
+            lambda o: o.table("x", PAIRS, keys=["measure"]),
+            "table 'x' has rows that measure do not tell apart",
+        ),
         (lambda o: o.table("x", PAIRS, keys=["depth"]), "table 'x' has no depth; give other keys"),
         (
             lambda o: o.table("x", pd.DataFrame({"a": [1]}, index=["row"])),

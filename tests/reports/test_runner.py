@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,7 +59,7 @@ def run(folder: Path, notebooks: list[str], **options: Any) -> int:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """One run of three notebooks, two of which fail, while a kernelspec python3 of the user's leads nowhere."""
     folder = tmp_path_factory.mktemp("run")
     for name, cells in {"good": GOOD, "bad": BAD, "dead": DEAD}.items():
@@ -73,7 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setattr(provenance, "made_from", lambda _: MADE_FROM)
         code = run(folder, ["good", "bad", "dead"], parameters={"count": "7"}, jobs=2)
-    yield Finished(folder, code, printed.getvalue())
+    return Finished(folder, code, printed.getvalue())
 
 
 def test_a_failed_notebook_does_not_stop_the_others(finished: Finished) -> None:

@@ -1,0 +1,99 @@
+"""Attention maps of some utterances, cropped so that any can stand for any other, and sums of scores over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sslsim.activations.selection import check_stores
+from sslsim.activations.store import ActivationStore
+from sslsim.errors import SslsimError
+from sslsim.measures import attention
+from sslsim.speech.recording import spread
+
+
+def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
+    """Return the stores that hold attention (log-mel has no heads); raise if they cannot be compared or none does."""
+    check_stores(stores)
+    found = [store for store in stores if store.attention_layers]
+    if not found:
+        raise SslsimError("no attention in these stores; extract with queries above 0")
+    return found
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What to compare of one utterance's maps."""
+
+    rows: np.ndarray  # which of the stored query rows
+    start: np.ndarray | None = None  # first key of each row: rows are cropped and brought to sum 1 again
+    width: int = 0  # keys of each row
+
+
+def kept_rows(stores: Sequence[ActivationStore], rows: int | None = None) -> list[Crop]:
+    """Return the stored query rows of each utterance to compare: all, or so many at most, evenly spaced."""
+    index = with_attention(stores)[0].index
+    if rows is not None and rows < 1:
+        raise SslsimError(f"rows is {rows}; give at least 1 query row of each utterance, or None for all stored")
+    return [Crop(spread(stored, stored if rows is None else rows)) for stored in index.n_rows.tolist()]
+
+
+def cropped_rows(stores: Sequence[ActivationStore], crops: list[Crop], strata: Sequence[np.ndarray]) -> list[Crop]:
+    """Crop the maps of the utterances of each stratum alike, so that any can stand for any other.
+
+    The query frames of their rows then stand at one place, with as many keys before and after as all of them have.
+    """
+    store, out = with_attention(stores)[0], list(crops)
+    for stratum in strata:
+        count = min(len(crops[u].rows) for u in stratum)
+        kept = {int(u): crops[u].rows[spread(len(crops[u].rows), count)] for u in stratum}
+        query = {u: store.query_rows(u)[some] for u, some in kept.items()}
+        left = np.min([query[u] for u in kept], axis=0)
+        right = np.min([int(store.index["length"].iloc[u]) - query[u] for u in kept], axis=0)
+        width = int((left + right).min())
+        before = np.clip(width * left // (left + right), width - right, left)
+        for u, some in kept.items():
+            out[u] = Crop(some, query[u] - before, width)
+    return out
+
+
+def sum_utterances(
+    device: str, stores: list[ActivationStore], measures: list[str], utterances: list[tuple[int, int, Crop, Crop]]
+) -> dict[str, attention.Sums]:
+    """Sum of the scores of every pair of heads over some utterances and their partners."""
+    sums: dict[str, attention.Sums] = {}
+    for u, v, crop_x, crop_y in utterances:
+        x = _stacked(stores, u, crop_x)
+        y = x if u == v else _stacked(stores, v, crop_y)
+        names, half = ("attention", "attention"), u != v
+        parts = attention.utterance_sums(measures, x, y, names=names, utterance=u, half=half, device=device)
+        sums = {name: sums[name] + part for name, part in parts.items()} if sums else parts
+    return sums
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read."""
+
+    maps: list[np.ndarray]  # of each layer, (heads, stored rows, T)
+    crop: Crop
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(len(m) for m in self.maps), len(self.crop.rows), self.crop.width or self.maps[0].shape[2])
+
+    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
+        (heads, some), crop = part, self.crop
+        whole = np.concatenate([m[heads, crop.rows[some]] for m in self.maps])
+        if crop.start is None:
+            return whole
+        keys = crop.start[some][:, None] + np.arange(crop.width)
+        cropped = np.take_along_axis(whole, keys[None], axis=2)
+        mass = cropped.sum(2, keepdims=True)
+        return np.where(mass > 1e-6, cropped / np.maximum(mass, 1e-6), np.float32(1 / crop.width))
+
+
+def _stacked(stores: list[ActivationStore], u: int, crop: Crop) -> _Stacked:
+    return _Stacked([s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)], crop)
