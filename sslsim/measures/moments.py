@@ -73,12 +73,13 @@ class Marginal:
         return Means(self.mean, tuple(group.mean for group in self.groups) or (self.mean,))
 
     @cached_property
-    def _merged(self) -> dict[tuple[int, ...], Marginal]:
+    def _kept(self) -> dict[Any, Any]:
+        """Merged moments by groups left out, components by scaling."""
         return {}
 
     def without(self, *left_out: int) -> Marginal:
         """Moments of all groups but some; kept, with what is computed from them, for the next time."""
-        if left_out not in self._merged:
+        if left_out not in self._kept:
             kept = [group for g, group in enumerate(self.groups) if g not in left_out]
             n = sum(group.n for group in kept)
             shift = sum(group.n * (group.mean - self.mean) for group in kept) / n
@@ -86,8 +87,8 @@ class Marginal:
             for group in kept:
                 away = group.mean - mean
                 scatter.add_(group.scatter).addr_(away, away, alpha=group.n)
-            self._merged[left_out] = Marginal(n, mean, scatter, self.eps)
-        return self._merged[left_out]
+            self._kept[left_out] = Marginal(n, mean, scatter, self.eps)
+        return self._kept[left_out]
 
     @cached_property
     def scale(self) -> Tensor:
@@ -119,19 +120,12 @@ class Marginal:
         """What `sslsim.measures.random_basis` has computed of random bases of this layer."""
         return {}
 
-    @cached_property
-    def _components(self) -> dict[bool, Components]:
-        return {}
-
     def components(self, standardize: bool = True) -> Components:
-        """Principal components, without empty directions, of the z-scored neurons or of those in their own units.
-
-        Computed at the first call and kept: a layer's decomposition is needed for every pair that it is in.
-        """
-        if standardize not in self._components:
+        """Principal components of the z-scored neurons, or of those in their own units; kept for the next pair."""
+        if standardize not in self._kept:
             matrix = self.correlation if standardize else self.covariance
-            self._components[standardize] = Components.of(matrix, self.eps, self.dtype)
-        return self._components[standardize]
+            self._kept[standardize] = Components.of(matrix, self.eps, self.dtype)
+        return self._kept[standardize]
 
 
 @dataclass(frozen=True, eq=False)

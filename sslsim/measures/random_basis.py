@@ -57,11 +57,8 @@ def shared(best: np.ndarray, rotated: np.ndarray) -> tuple[float, np.ndarray]:
 
     Returns
     -------
-    share : float
-        The mean over neurons.
-    of_bases : ndarray of shape (bases,)
-        The share that each basis would have, to be ranked with it: the observed basis takes part in the mean square
-        here, so that it differs from the others in nothing if it is one of them.
+    The share, and what each basis would have in its place, (bases,), to be ranked with it: there the observed basis
+    takes part in the mean square, so that it differs from the others in nothing if it is one of them.
     """
     value = _share(best**2, (rotated**2).mean(0))
     every = np.concatenate([best[None], rotated]) ** 2
