@@ -22,7 +22,7 @@ def test_is_short_and_clean_and_has_no_logic_of_its_own():
     code = cells("code")
     assert len(code) <= 12
     for cell in code:
-        assert cell["outputs"] == [] and cell["execution_count"] is None
+        assert (cell["outputs"], cell["execution_count"]) == ([], None)
         assert len(cell["source"]) <= 8
         kinds = Counter(type(node).__name__ for node in ast.walk(ast.parse("".join(cell["source"]))))
         assert not kinds & Counter(["FunctionDef", "ClassDef", "For", "While", "Lambda"])
