@@ -37,6 +37,11 @@ class Model:
         """A checkpoint of the folder's name, of a family of its own."""
         return Checkpoint(self.root.name, "made", family=self.root.name)
 
+    @property
+    def name(self) -> str:
+        """Of the checkpoint."""
+        return self.root.name
+
     @cached_property
     def index(self) -> pd.DataFrame:
         """Utterances of UTTERANCE frames."""
