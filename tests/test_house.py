@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import sslsim
+from sslsim import analysis, figures, speech
+from sslsim.resources import NOTEBOOKS
 
 ROOT = Path(sslsim.__file__).parent
 FILES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in ROOT.rglob("*.py")}
@@ -33,6 +37,7 @@ RANKS = [
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 LIGHT = ("speech", "encoders", "activations")  # opened by commands that must not wait for torch
 HEAVY = {"torch", "transformers", "huggingface_hub"}
+PLACES = {"sslsim": sslsim, "analysis": analysis, "figures": figures, "speech": speech}
 LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS, MOST_LINES = 320, 40, 8, 10_000
 
 
@@ -41,9 +46,10 @@ def tree(module: str) -> ast.Module:
 
 
 def imported(node: ast.AST) -> set[str]:
-    """Return the dotted names that a piece of code imports, inside functions too."""
+    """Return the dotted names that a piece of code imports, in functions too, but not what only type checkers read."""
     names = set()
-    for each in ast.walk(node):
+    typed = {id(part) for each in ast.walk(node) if types_only(each) for part in ast.walk(each)}
+    for each in (part for part in ast.walk(node) if id(part) not in typed):
         if isinstance(each, ast.Import):
             names |= {alias.name for alias in each.names}
         elif isinstance(each, ast.ImportFrom):
@@ -52,13 +58,18 @@ def imported(node: ast.AST) -> set[str]:
     return names
 
 
+def types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def arrows(module: str) -> set[str]:
     """Return the modules of this package that a module imports."""
     paths = (name.split(".")[1:] for name in imported(tree(module)) if name.split(".")[0] == "sslsim")
     found = set()
     for path in paths:
         candidates = (".".join(path[:n]) for n in range(len(path), 0, -1))
-        found |= {next((name for name in candidates if name in FILES), f"{path[0]}.__init__" if path else "__init__")}
+        package = f"{path[0]}.__init__" if path and path[0] in RANK else "__init__"
+        found |= {next((name for name in candidates if name in FILES), package)}
     return found - {module}
 
 
@@ -125,24 +136,31 @@ def test_importing_sslsim_and_asking_for_help_does_not_load_torch():
 
 def test_public_names_are_what_notebooks_use_and_more():
     """Every name that a notebook takes from the package is one that its page of names exports."""
-    import json
-
-    from sslsim.resources import NOTEBOOKS
-
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                place = {"sslsim": sslsim, "analysis": sslsim.analysis, "figures": sslsim.figures}.get(node.value.id)
+                place = PLACES.get(node.value.id)
                 assert place is None or node.attr in place.__all__, f"{path.name}: {node.value.id}.{node.attr}"
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sslsim"):
                 assert node.module == "sslsim", f"{path.name}: from {node.module}"
-                assert {alias.name for alias in node.names} <= {"analysis", "figures"}
+                assert {alias.name for alias in node.names} <= set(PLACES)
 
 
 def test_the_readme_of_the_package_draws_these_arrows():
-    """The picture in words names the packages in this order."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    places = [text.index(f"`{name}`") for names in RANKS[3:12] for name in sorted(names) if len(names) == 1]
-    assert all(a < b for a, b in pairwise(places))
+    """The picture in words has every arrow that the code has, straight or by way of others."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("```")[1]
+    drawn: dict[str, set[str]] = {name: set() for name in RANK}
+    for line in re.split(r"[\n;]", text):
+        groups = [{name.strip() for name in part.split(",")} for part in line.split("<-") if part.strip()]
+        for left, right in pairwise(groups):
+            for name in right:
+                drawn[name] |= left
+    reach = {name: set(targets) for name, targets in drawn.items()}
+    for _ in RANK:
+        reach = {name: targets | {far for near in targets for far in reach[near]} for name, targets in reach.items()}
+    for module in FILES:
+        own = module.split(".")[0]
+        for target in {name.split(".")[0] for name in arrows(module)} - {own, "__init__"} if own in reach else ():
+            assert target in reach[own] or own == "__main__", f"{module} imports {target}"
