@@ -174,12 +174,11 @@ class ShardFile:
         return values
 
     def verify(self) -> None:
-        """Check all of it."""
+        """Read and check all of it."""
         for array in range(self._shard.n_arrays):
             self.rows(array, np.arange(self._shard.n_frames))
-        for layer in range(1, self._shard.n_maps + 1):
-            for u in range(len(self._shard.maps) - 1):
-                self.attention(layer, u)
+        for layer, u in np.ndindex(self._shard.n_maps, len(self._shard.maps) - 1):
+            self.attention(layer + 1, u)
 
 
 def row_sums(values: NDArray[np.float32], rows: Iterable[int]) -> NDArray[np.uint32]:
