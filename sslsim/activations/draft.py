@@ -23,8 +23,9 @@ import filelock
 import numpy as np
 
 from sslsim.activations.description import STORE_FILE, described
-from sslsim.activations.shards import Arrays, ShardFile, shard_file, write_shard
+from sslsim.activations.shards import ShardFile, shard_file, write_shard
 from sslsim.activations.store import ActivationStore
+from sslsim.encoders.encoder import Encoded
 from sslsim.errors import SslsimError
 from sslsim.speech.corpus import Utterance
 
@@ -67,7 +68,7 @@ class Task:
         """Return the recordings of which it has pieces, by their numbers."""
         return {number: utterances[number] for number in self.store.index["recording"].tolist()}
 
-    def write(self, arrays: Callable[[Any], Arrays]) -> None:
+    def write(self, arrays: Callable[[Any], Encoded]) -> None:
         """Write the shard; `arrays`, called with each row of the index in turn, gives what this utterance adds.
 
         Raises
@@ -196,7 +197,7 @@ def _locked(root: Path) -> Iterator[bool]:
         lock.release()
 
 
-def _checked(store: ActivationStore, row: Any, arrays: Arrays) -> Arrays:
+def _checked(store: ActivationStore, row: Any, arrays: Encoded) -> Encoded:
     """Return the arrays of an utterance, once it is known that they fit and are finite."""
     layer, map_ = (row.n_frames, store.n_neurons), (store.n_heads, row.n_rows, row.length)
     parts: list[tuple[str, Any, tuple]] = [(f"layer {i}", state, layer) for i, state in enumerate(arrays.hidden)]

@@ -225,10 +225,7 @@ class ActivationStore:
 
 @dataclass(frozen=True, eq=False)
 class StoredLayer:
-    """A layer in a store, (n_frames, n_neurons): ``layer[rows]`` or ``layer[rows, neuron]`` reads, checks and is an array.
-
-    ``np.asarray(layer)`` gives all of it.
-    """
+    """A layer in a store: ``layer[rows]`` and ``layer[rows, neuron]`` read, check and give an array."""
 
     store: ActivationStore
     array: int
