@@ -90,13 +90,7 @@ def results(
 
 @lru_cache
 def executor(scheduler: str) -> Executor:
-    """Return the executor of a dask cluster, whose workers must see the same folders.
-
-    Parameters
-    ----------
-    scheduler : str
-        Its address, such as ``tcp://node7:8786``; it takes ``pip install sslsim[dask]``.
-    """
+    """Return the executor of the dask cluster at an address such as ``tcp://node7:8786``."""
     try:
         from distributed import Client
     except ImportError as error:

@@ -302,7 +302,7 @@ CALLS = [
         "no checkpoint 'huber-pre' in the lineup; did you mean",
     ),
     ("an unknown twin", options(checkpoints=("untrained:x",)), "^no checkpoint 'x' in the lineup; known: hubert-post,"),
-    ("no lineup", options(lineup="nowhere.toml"), "^lineup 'nowhere.toml': no such file$"),
+    ("no lineup", options(lineup="nowhere.toml"), "^lineup 'nowhere.toml': cannot be read: No such file or directory$"),
     ("torn toml", lineup("[[checkpoint"), "lineup.toml': not TOML: "),
     ("an empty lineup", lineup(""), r"lineup.toml': no \[\[checkpoint\]\] tables$"),
     ("an unknown key", lineup(TABLE + "famly = 'x'"), r"checkpoint 1: unknown key 'famly'; did you mean 'family'\?$"),
