@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from sslsim.errors import SslsimError
 
 Result = TypeVar("Result")
+GPU_WORKERS = 2  # one reads while the other computes
 CONNECT = 20  # seconds to wait for a scheduler
 SCHEDULER = "SSLSIM_SCHEDULER"
 """Environment variable: the address of the dask scheduler where all computes for which no executor is given."""
@@ -114,6 +115,11 @@ def chosen_device(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def workers_on(device: str) -> int | None:
+    """Return how many calls may compute on a device at a time: on a CPU as many as there are workers, on a GPU few."""
+    return None if device.startswith("cpu") else GPU_WORKERS
 
 
 def _tell(done: Callable[[int], object], i: int, future: Future[Any]) -> None:

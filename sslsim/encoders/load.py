@@ -182,7 +182,7 @@ def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> Grid:
     kind = type(preprocess).__name__
     if kind == "Wav2Vec2FeatureExtractor":
         return Grid()
-    if kind == "WhisperFeatureExtractor":  # its frame j is centred on sample 320 j, and 30 s are always heard
+    if kind == "WhisperFeatureExtractor":  # its frame j is centred on sample 320 j, and 30 s are always taken
         most = model.config.max_source_positions - 1
         return Grid(lead=120, first=1, most=most, beyond=most)
     if kind == "SeamlessM4TFeatureExtractor":  # frame j covers samples [320 j, 320 j + 560), in two windows
