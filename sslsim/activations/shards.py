@@ -15,6 +15,7 @@ own so that a comparison of every fiftieth frame reads, and checks, every fiftie
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import uuid
@@ -22,29 +23,14 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sslsim.encoders.encoder import Encoded
+
 SHARD_SECONDS = 30.0  # of audio in one shard: what is lost of each worker's when it is interrupted
 MOST = 256  # shards of a store: beyond, they grow with the corpus
-
-
-class Arrays(Protocol):
-    """What one utterance adds to a store; `encoders.Encoded` is one."""
-
-    @property
-    def hidden(self) -> NDArray[np.float32]:
-        """Layers, (L + 1, n_frames, n_neurons)."""
-
-    @property
-    def final(self) -> NDArray[np.float32] | None:
-        """Last hidden state, (n_frames, n_neurons), where it is not layer L."""
-
-    @property
-    def attention(self) -> NDArray[np.float32]:
-        """Rows of every map, (L, n_heads, n_rows, T)."""
 
 
 def cut(seconds: Sequence[float]) -> list[int]:
@@ -125,19 +111,14 @@ _CHECKED: dict[tuple, NDArray[np.bool_]] = {}  # by file, which of its checksums
 
 
 class ShardFile:
-    """A shard's file, memory-mapped; what is read of it is checked the first time that this process reads it.
-
-    Raises
-    ------
-    OSError, ValueError
-        Not there, of another size than its shard, or damaged.
-    """
+    """A shard's file, memory-mapped; what is read of it is checked the first time that this process reads it."""
 
     def __init__(self, path: Path, shard: Shard, *, afresh: bool = False) -> None:
-        state = path.stat()
-        if state.st_size != shard.size:
-            raise ValueError(f"{state.st_size:,} bytes, not {shard.size:,}")
-        content = np.asarray(np.memmap(path, "<f4", "r"))
+        with path.open("rb") as file:
+            state = os.fstat(file.fileno())
+            if state.st_size != shard.size:
+                raise ValueError(f"{state.st_size:,} bytes, not {shard.size:,}")
+            content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), "<f4")
         self._shard, self._values = shard, content[: shard.numbers]
         self._sums = content[shard.numbers :].view("<u4")
         key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
@@ -153,9 +134,11 @@ class ShardFile:
         start = first * shard.n_neurons
         values = self._values[start : start + shard.n_frames * shard.n_neurons].reshape(-1, shard.n_neurons)
         places = first + rows
-        for place in places[~self._checked[places]].tolist():
-            self._check(place, values[place - first])
-        self._checked[places] = True
+        new = places[~self._checked[places]]
+        wrong = np.flatnonzero(row_sums(values, (new - first).tolist()) != self._sums[new])
+        if len(wrong):
+            raise Damaged(int(new[wrong[0]]))
+        self._checked[new] = True
         together = len(rows) and (np.diff(rows) == 1).all()
         return values[rows[0] : rows[-1] + 1] if together else values[rows]
 
@@ -164,29 +147,27 @@ class ShardFile:
         place, part = self._shard.map_at(layer, u)
         values = self._values[part]
         if not self._checked[place]:
-            self._check(place, values)
+            if zlib.crc32(values.data) != self._sums[place]:
+                raise Damaged(place)
             self._checked[place] = True
         return values
 
     def verify(self) -> None:
-        """Check all of it."""
+        """Read and check all of it."""
         for array in range(self._shard.n_arrays):
             self.rows(array, np.arange(self._shard.n_frames))
-        for layer in range(1, self._shard.n_maps + 1):
-            for u in range(len(self._shard.maps) - 1):
-                self.attention(layer, u)
-
-    def _check(self, place: int, values: NDArray[np.float32]) -> None:
-        if zlib.crc32(values.data) != self._sums[place]:
-            raise Damaged(place)
+        for layer, u in np.ndindex(self._shard.n_maps, len(self._shard.maps) - 1):
+            self.attention(layer + 1, u)
 
 
-def write_shard(path: Path, shard: Shard, utterances: Iterable[Arrays]) -> None:
-    """Write the shard of these utterances, in their order; it is there whole or not at all.
+def row_sums(values: NDArray[np.float32], rows: Iterable[int]) -> NDArray[np.uint32]:
+    """Return the CRC-32 of some rows of an array."""
+    content, width = values.data.cast("B"), values.shape[1] * 4
+    return np.array([zlib.crc32(content[row * width : (row + 1) * width]) for row in rows], np.uint32)
 
-    Memory is that of one utterance, and of the checksums. These are plain writes, not a memory map, where a full disk
-    would kill the process.
-    """
+
+def write_shard(path: Path, shard: Shard, utterances: Iterable[Encoded]) -> None:
+    """Write the shard of these utterances, in their order, whole or not at all; one at a time is in memory."""
     part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     sums = np.zeros(shard.sums, "<u4")
     try:
@@ -202,12 +183,12 @@ def write_shard(path: Path, shard: Shard, utterances: Iterable[Arrays]) -> None:
 
 
 def _placed(
-    shard: Shard, u: int, arrays: Arrays, sums: NDArray[np.uint32]
+    shard: Shard, u: int, arrays: Encoded, sums: NDArray[np.uint32]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield which value of the shard each array of an utterance begins at, and fill in its checksums."""
     for array, rows in enumerate([*arrays.hidden, *([] if arrays.final is None else [arrays.final])]):
         first = shard.rows_at(array, u)
-        sums[first : first + len(rows)] = [zlib.crc32(row.data) for row in np.ascontiguousarray(rows, "<f4")]
+        sums[first : first + len(rows)] = row_sums(np.ascontiguousarray(rows, "<f4"), range(len(rows)))
         yield first * shard.n_neurons, rows
     for layer, rows in enumerate(arrays.attention, 1):
         place, part = shard.map_at(layer, u)
@@ -216,6 +197,7 @@ def _placed(
 
 
 def _write_at(file: int, content: memoryview, place: int) -> None:
+    """Write all of it: plain writes, not a memory map, where a full disk would kill the process."""
     while content:
         written = os.pwrite(file, content, place)
         content, place = content[written:], place + written
