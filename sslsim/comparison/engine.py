@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
@@ -39,12 +39,11 @@ Piece = Callable[..., Scores]
 
 def score_pairs(what: Comparison, executor: Executor | None = None) -> Scores:
     """Score every pair of layers of the wanted checkpoints, both ways, each layer with itself included."""
-    (scores,) = score_orders(what, (), executor)
-    return scores
+    return score_orders(what, (), executor)[0]
 
 
-def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Executor | None = None) -> Iterator[Scores]:
-    """Yield the scores of every pair of layers, and then the same with the frames of y in each of some other orders.
+def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Executor | None = None) -> list[Scores]:
+    """Return the scores of every pair of layers, and then the same with the frames of y in each of some other orders.
 
     Parameters
     ----------
@@ -57,18 +56,17 @@ def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Execu
         Where pieces run, see `parallel.results`; its workers must see the folder of the stores.
     """
     with scratch(what.views[0].store.root.parent) as folder, pieces.caches():
-        tasks = _tasks(what, orders, folder)
-        rounds = [[(task, *one) for task in tasks for one in _round(task, k)] for k in range(1 + len(orders))]
-        total = sum(len(batches) for _, _, batches in itertools.chain(*rounds))
+        tasks, numbers = _tasks(what, orders, folder), range(1 + len(orders))
+        rounds = [(k, task, *one) for task in tasks for k in numbers for one in _round(task, k)]
+        total = sum(len(batches) for *_, batches in rounds)
+        scores, workers = [Scores() for _ in numbers], workers_on(what.device)
         with tqdm(total=total, desc=what.title, file=sys.stdout, mininterval=1.0) as bar:
-            for k, of_order in enumerate(rounds):
-                scores = Scores()
-                for task, piece, batches in of_order:
-                    calls = [(task.folder, k, *some) for some in batches]
-                    for part in results(piece, calls, executor=executor, workers=workers_on(what.device)):
-                        scores.add(part)
-                        bar.update()
-                yield scores
+            for k, task, piece, batches in rounds:
+                calls = [(task.folder, k, *some) for some in batches]
+                for part in results(piece, calls, executor=executor, workers=workers):
+                    scores[k].add(part)
+                    bar.update()
+    return scores
 
 
 def workers_on(device: str) -> int | None:

@@ -131,9 +131,8 @@ def test_between_keeps_the_wanted_pairs(stores):
 
 def test_best_partners_are_the_best_over_all_layers(stores):
     table = neuron_partners(stores, device="cpu")
-    assert table.columns.tolist() == [
-        "model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "relation", "trained_x", "trained_y", "value",
-    ]  # fmt: skip
+    keys = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y"]
+    assert table.columns.tolist() == [*keys, "relation", "trained_x", "trained_y", "value"]
     assert len(table) == 2 * 3 * (6 + 9 + 4)
     x = np.asarray(stores[0].layer(2))
     layers = [np.asarray(stores[1].layer(layer)) for layer in range(3)]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sslsim.comparison.heads import HeadScores, compare_attention, head_scores
+from sslsim.comparison.heads import HeadScores, Run, compare_attention, head_scores
 from sslsim.comparison.maps import cropped_rows, kept_rows
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.errors import SslsimError
@@ -152,7 +152,7 @@ def mismatched(stores, partner, name):
 def test_heads_on_wrong_utterances_are_aligned_at_their_query_frames(stores, name):
     partner = np.roll(np.arange(len(AUDIO)), 3)
     crops = cropped_rows(stores, kept_rows(stores), [np.arange(len(AUDIO))])
-    found, _ = head_scores(stores, [name], crops, partner=partner)
+    ((found, _),) = head_scores(stores, [name], [Run(crops, partner=partner)])
     np.testing.assert_allclose(found.means[name], mismatched(stores, partner, name).means[name], atol=1e-5)
 
 

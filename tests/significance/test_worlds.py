@@ -1,4 +1,4 @@
-"""Evidence on made worlds: what is there is found, what is not is not, as often as p says; intervals cover the truth."""
+"""Evidence on made worlds: what is there is found, what is not as often as p says, and intervals cover the truth."""
 
 from __future__ import annotations
 
