@@ -80,7 +80,7 @@ def _round(task: Task, order: int) -> list[tuple[Piece, list[tuple[int, ...]]]]:
         return [(pieces.sampled_pair, task.pairs(diagonal=True))]
     rounds: list[tuple[Piece, list[tuple[int, ...]]]] = [(pieces.pair_of_batches, task.pairs(diagonal=bool(order)))]
     if not order or task.utterances:  # another order of the frames changes moments of utterances and blocks only
-        rounds.insert(0, (pieces.own_moments, [(k,) for k in range(len(task.batches))]))
+        rounds.insert(0, (pieces.moments_of_batch, [(k,) for k in range(len(task.batches))]))
     return rounds
 
 

@@ -97,7 +97,7 @@ def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatc
 
     monkeypatch.setattr(engine, "BATCH_NEURONS", 1)
     monkeypatch.setattr(heads, "UTTERANCES", 1)
-    for name in ("own_moments", "pair_of_batches"):
+    for name in ("moments_of_batch", "pair_of_batches"):
         monkeypatch.setattr(pieces, name, counted(getattr(pieces, name)))
     monkeypatch.setattr(heads, "sum_utterances", counted(heads.sum_utterances))
 
