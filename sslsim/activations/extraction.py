@@ -40,7 +40,7 @@ from sslsim.encoders.files import checkpoint_fingerprint
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.encoders.log_mel import LogMel
 from sslsim.errors import SslsimError
-from sslsim.parallel import chosen_device, chosen_executor, results
+from sslsim.parallel import chosen_device, chosen_executor, results, workers_on
 from sslsim.resources import write_text
 from sslsim.speech.corpus import Utterance, corpus_fingerprint
 from sslsim.speech.index import Reader, index_of
@@ -98,10 +98,10 @@ def extract(
         with _scratch(out) as keep:
             index, skipped = _index(study, utterances, audio, out, keep, executor)
             _check_skipped(skipped, index.empty, study.strict)
-            work = Work(study, utterances, audio, prints, roots, index, skipped, chosen_device(device), keep, executor)
+            plan = Plan(study, utterances, audio, prints, roots, index, skipped, chosen_device(device), keep, executor)
             try:  # in threads one checkpoint after another, so that one is in memory at a time
-                for together in [[checkpoint] for checkpoint in missing] if work.threads else [missing]:
-                    _extract(together, work)
+                for together in [[checkpoint] for checkpoint in missing] if plan.threads else [missing]:
+                    _extract(together, plan)
             finally:
                 _encoder.cache_clear()
     # names and notes as the lineup has them now: they may have changed since, the content has not
@@ -112,7 +112,7 @@ def extract(
 
 
 @dataclass(frozen=True)
-class Work:
+class Plan:
     """What all stores of an extraction have in common."""
 
     study: Study
@@ -193,35 +193,35 @@ def _check_skipped(skipped: pd.DataFrame, none_left: bool, strict: bool) -> None
     print(f"left out {len(skipped):,} that cannot be used (skipped.csv in each store): {told}", flush=True)
 
 
-def _extract(checkpoints: list[Checkpoint], work: Work) -> None:
+def _extract(checkpoints: list[Checkpoint], plan: Plan) -> None:
     """Make some stores, their shards in one row."""
     title = checkpoints[0].name if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
-    total = int(work.index["n_samples"].sum()) * len(checkpoints)  # whole numbers, whose sum is the total
+    total = int(plan.index["n_samples"].sum()) * len(checkpoints)  # whole numbers, whose sum is the total
     options: dict[str, Any] = {"bar_format": _BAR, "unit_scale": 1 / SAMPLE_RATE, "file": sys.stdout, "mininterval": 1}
+    where: dict[str, Any] = {"executor": plan.executor, "workers": workers_on(plan.device)}
     stop, tasks = threading.Event(), []
     # the bar first: loading takes seconds, and the first time more, to import transformers
     with tqdm(total=total, desc=title, **options) as bar, ExitStack() as stack:
-        for checkpoint in sorted(checkpoints, key=lambda c: work.roots[c]):  # in one order everywhere: no deadlock
-            draft = stack.enter_context(drafting(work.roots[checkpoint], partial(_planned, checkpoint, work)))
+        for checkpoint in sorted(checkpoints, key=lambda c: plan.roots[c]):  # in one order everywhere: no deadlock
+            draft = stack.enter_context(drafting(plan.roots[checkpoint], partial(_planned, checkpoint, plan)))
             tasks += draft.tasks() if draft else []
         bar.update(total - sum(task.samples for task in tasks))
-        calls = [(task, task.recordings(work.utterances), work.device, work.keep) for task in tasks]
-        if work.threads:  # of this process: they tell of every utterance, and can be told to stop
-            make = partial(_make, stop=stop, tick=bar.update)
-            list(results(make, calls, executor=work.executor, stop=stop))
+        calls = [(task, task.recordings(plan.utterances), plan.device, plan.keep) for task in tasks]
+        if plan.threads:  # of this process: they tell of every utterance, and can be told to stop
+            list(results(partial(_make, stop=stop, tick=bar.update), calls, **where, stop=stop))
         else:
-            list(results(_make, calls, executor=work.executor, done=lambda i: bar.update(tasks[i].samples)))
+            list(results(_make, calls, **where, done=lambda i: bar.update(tasks[i].samples)))
 
 
-def _planned(checkpoint: Checkpoint, work: Work) -> ActivationStore:
+def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
     """Return the store that is about to be written."""
     import torch
 
-    study = work.study
-    call = (checkpoint, work.prints[checkpoint], work.device, study.dtype)
-    (anatomy,) = results(_anatomy, [call], executor=work.executor)
-    lengths = [n_frames(n) for n in work.index["n_samples"]]
-    index = work.index.assign(length=lengths)
+    study = plan.study
+    call = (checkpoint, plan.prints[checkpoint], plan.device, study.dtype)
+    (anatomy,) = results(_anatomy, [call], executor=plan.executor)
+    lengths = [n_frames(n) for n in plan.index["n_samples"]]
+    index = plan.index.assign(length=lengths)
     index["n_frames"] = [len(sampled(n, study.frames_per_utterance)) for n in lengths]
     index["start"] = index["n_frames"].cumsum() - index["n_frames"]
     index["n_rows"] = [len(sampled(n, study.queries)) if anatomy.n_heads else 0 for n in lengths]
@@ -231,8 +231,8 @@ def _planned(checkpoint: Checkpoint, work: Work) -> ActivationStore:
         checkpoint=checkpoint,
         **vars(anatomy),
         n_frames=int(index["n_frames"].sum()),
-        fingerprint=work.prints[checkpoint],
-        corpus_fingerprint=work.audio,
+        fingerprint=plan.prints[checkpoint],
+        corpus_fingerprint=plan.audio,
         dtype=study.dtype,
         frames_per_utterance=study.frames_per_utterance,
         queries=study.queries,
@@ -240,7 +240,7 @@ def _planned(checkpoint: Checkpoint, work: Work) -> ActivationStore:
         versions=versions | {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"},
         shards=cut((index["n_samples"] / SAMPLE_RATE).tolist()),
         index=index,
-        skipped=work.skipped,
+        skipped=plan.skipped,
     )
 
 
@@ -254,8 +254,8 @@ def _loaded(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) -
         return _encoder(checkpoint, fingerprint, device, dtype)
 
 
-def _anatomy(*call: str) -> Anatomy:
-    return _loaded(*call).anatomy  # type: ignore[arg-type]
+def _anatomy(*call: Any) -> Anatomy:
+    return _loaded(*call).anatomy
 
 
 class _Stopped(Exception):
