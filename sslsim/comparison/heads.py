@@ -16,11 +16,10 @@ from tqdm import tqdm
 
 from sslsim.activations.selection import check_measures
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.engine import workers_on
 from sslsim.comparison.maps import Crop, kept_rows, sum_utterances, with_attention
 from sslsim.comparison.tables import pair_columns, square_table
 from sslsim.measures import attention
-from sslsim.parallel import chosen_device, results
+from sslsim.parallel import chosen_device, results, workers_on
 
 Label = tuple[str, int, int]  # model, layer, head
 UTTERANCES = 4  # of one piece
