@@ -47,9 +47,7 @@ def compare_heads(
         columns of `sslsim.comparison.tables.pair_columns`, value, n_frames (query rows). Layers count from 1: layer 0
         is the input of the first block.
     """
-    check_measures(measures)
-    for name in measures:
-        attention.check_head_measure(name)
+    check_attention_measures(measures, of_layers=False)
     scores = _all_scores(stores, measures, executor, device)
     table = square_table(scores.means, scores.labels, ["model", "layer", "head"])
     return pair_columns(table.assign(n_frames=scores.n_rows), stores)
@@ -86,8 +84,7 @@ def _all_scores(
     """Score every pair of heads on all stored rows, with a progress bar."""
     crops = kept_rows(stores)
     with progress(len(crops)) as bar:
-        options: dict[str, Any] = {"executor": executor, "device": chosen_device(device), "done": bar.update}
-        return head_scores(stores, measures, crops, **options)[0]
+        return head_scores(stores, measures, crops, executor=executor, device=chosen_device(device), done=bar.update)[0]
 
 
 def progress(utterances: int) -> tqdm:
@@ -95,11 +92,11 @@ def progress(utterances: int) -> tqdm:
     return tqdm(total=utterances, desc="attention", file=sys.stdout, unit="utt", mininterval=1.0)
 
 
-def check_attention_measures(measures: Sequence[str]) -> None:
-    """Raise unless `measures` are names of measures of heads or of the attention of layers."""
+def check_attention_measures(measures: Sequence[str], *, of_layers: bool = True) -> None:
+    """Raise unless `measures` are names of measures of heads or, with `of_layers`, of the attention of layers."""
     check_measures(measures)
     for name in measures:
-        if name not in attention.LAYER_MEASURES:
+        if name not in attention.LAYER_MEASURES or not of_layers:
             attention.check_head_measure(name)
 
 
