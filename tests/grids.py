@@ -32,6 +32,7 @@ def lineup(*names: str, n_layers: int = 2, **layers: int) -> list[SimpleNamespac
     numbers = {"mel": 1} | layers
     return [
         SimpleNamespace(
+            name=name,
             checkpoint=Checkpoint(**{"name": name, "source": "made"} | LINEUP.get(name, {})),
             n_layers=numbers.get(name, n_layers),
         )

@@ -114,6 +114,7 @@ def lab(folder: Path) -> Iterator[tuple[str, str]]:
     command += [f"--IdentityProvider.token={token}", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     with (folder / "server.log").open("wb") as log:
         environment = os.environ | {name: str(own / name) for name in PLACES}
+        environment.pop("TQDM_DISABLE", None)  # a reader sees progress
         server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
         try:
             told = until(lambda: next((own / "JUPYTER_RUNTIME_DIR").glob("jpserver-*.json"), None), 60, "no server")

@@ -4,10 +4,9 @@ from sslsim.analysis.claims import CLAIM_COLUMNS, attention_claims, finetuning_c
 from sslsim.analysis.depth import along_depth, best_layers, convergence
 from sslsim.analysis.examples import Clip, HeadPair, cut_clips, extremes, head_pair, strongest_moments
 from sslsim.analysis.finetuning import changed_neurons, distance_moved, finetuning_by_layer, first_moved
-from sslsim.analysis.labels import Labels, labels_if_any
 from sslsim.analysis.outliers import concentrations, raw_against_standardised
 from sslsim.analysis.partners import chance_levels, matched_heads, one_to_many, strongest, with_intervals
-from sslsim.analysis.selectivity import preferred_labels, same_label, selectivity
+from sslsim.analysis.selectivity import Labels, labels_if_any, preferred_labels, same_label, selectivity
 from sslsim.analysis.summaries import best_depths, layer_norms, relation_means, same_depth, similarity_by_relation
 
 __all__ = [

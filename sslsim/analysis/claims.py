@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sslsim.analysis.depth import measured, same_depth_by_relation
+from sslsim.analysis.depth import measured, same_depth_by_relation, separate_at_same_depth
 from sslsim.analysis.finetuning import Pairs, in_seeds
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.significance.evidence import Estimate, Evidence
 from sslsim.significance.nulls import ALPHA
 
+Mask = NDArray[np.bool_]
 CLAIM_COLUMNS = ["claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds"]
 TOO_FEW = "too few"
-NO_INTERVAL = "no interval"
 FEW_NEURONS = 0.1  # share of neurons with partners of their own below which models have other neurons
 CLOSE = 0.1  # how far raw and standardised scores may lie apart and still say the same
 
@@ -44,7 +44,7 @@ def neuron_claims(evidence: Evidence) -> pd.DataFrame:
     The evidence is of max_corr and linreg_r2, with rotations.
     """
     rows = []
-    for relation, part in _by_relation(evidence):
+    for relation, part in separate_at_same_depth(evidence):
         permutations, rotations = len(part.null), len(part.rotated)
         r2 = measured(part, "linreg_r2").estimate()
         space = _above_chance("the subspace is shared", relation, "linreg_r2", r2, open_to=1.0)
@@ -75,11 +75,11 @@ def layer_claims(evidence: Evidence, measures: Sequence[str] = ("svcca", "linear
         known = same_depth_by_relation(some.pairs)
         rows += _above_controls(some, known, "layers alike above chance", name)
         if "same family" in known and "other family" in known:
-            claim = "one family more alike than two"
-            rows.append(_difference(some, known, "same family", "other family", claim, name))
+            two = (known["same family"], known["other family"])
+            rows.append(_difference("one family more alike than two", "same family", name, some, *two, "other family"))
     cka = evidence.only(evidence.pairs.measure.isin(["linear_cka_debiased", "linear_cka_debiased_raw"]))
     if cka.pairs.measure.nunique() == 2:
-        rows += [_raw_as_standardised(relation, part) for relation, part in _by_relation(cka)]
+        rows += [_raw_as_standardised(relation, part) for relation, part in separate_at_same_depth(cka)]
     return _table(rows, "models trained apart, and " + " or ".join(measures))
 
 
@@ -130,11 +130,6 @@ def _moved(evidence: Evidence, pair: tuple[str, str], measure: str) -> list[dict
     return rows
 
 
-def _by_relation(evidence: Evidence) -> list[tuple[str, Evidence]]:
-    known = same_depth_by_relation(evidence.pairs)
-    return [(relation, evidence.only(known[relation])) for relation in SEPARATE if relation in known]
-
-
 def _row(claim: str, between: str, measure: str, estimate: Estimate, control: str, **more: Any) -> dict[str, Any]:
     row: dict[str, Any] = {"claim": claim, "between": between, "measure": measure}
     row |= {"effect": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
@@ -143,7 +138,7 @@ def _row(claim: str, between: str, measure: str, estimate: Estimate, control: st
 
 
 def _yes_or_no(holds: bool, low: float) -> str:
-    return NO_INTERVAL if np.isnan(low) else "yes" if holds else "no"
+    return "no interval" if np.isnan(low) else "yes" if holds else "no"
 
 
 def _counted(row: dict[str, Any], **counts: int) -> dict[str, Any]:
@@ -185,33 +180,32 @@ def _same_space_other_axes(between: str, space: dict[str, Any], single: dict[str
     return row | {"control": f"partners of their own: below {FEW_NEURONS:g}", "holds": holds}
 
 
-def _above_controls(
-    evidence: Evidence, known: dict[str, NDArray[np.bool_]], claim: str, measure: str
-) -> list[dict[str, Any]]:
+def _above_controls(evidence: Evidence, known: dict[str, Mask], claim: str, measure: str) -> list[dict[str, Any]]:
     """Judge each relation of models trained apart against chance, untrained models and the spectrogram."""
-    others = {"untrained": "more alike than with random weights", "spectrogram": "more alike than with the spectrogram"}
     rows = []
     for relation in [r for r in SEPARATE if r in known]:
         above = _above_chance(claim, relation, measure, evidence.only(known[relation]).estimate())
         rows.append(_counted(above, permutations=len(evidence.null)))
-        rows += [_difference(evidence, known, relation, to, others[to], measure) for to in others if to in known]
+        for to, what in (("untrained", "random weights"), ("spectrogram", "the spectrogram")):
+            if to in known:
+                two = (known[relation], known[to])
+                rows.append(_difference(f"more alike than with {what}", relation, measure, evidence, *two, to))
     return rows
 
 
 def _difference(
-    evidence: Evidence, known: dict[str, NDArray[np.bool_]], relation: str, to: str, claim: str, measure: str
+    claim: str, between: str, measure: str, evidence: Evidence, a: Mask, b: Mask, control: str
 ) -> dict[str, Any]:
-    a, b = known[relation], known[to]
+    """Judge how far the mean over some pairs of layers lies above that over others, the control."""
     estimate = evidence.estimate(lambda v: v[..., a].mean(-1) - v[..., b].mean(-1))
-    return _row(claim, relation, measure, estimate, f"{to}: {evidence.only(b).estimate().value:.3f}")
+    return _row(claim, between, measure, estimate, f"{control}: {evidence.only(b).estimate().value:.3f}")
 
 
 def _raw_as_standardised(between: str, cka: Evidence) -> dict[str, Any]:
     raw = (cka.pairs.measure == "linear_cka_debiased_raw").to_numpy()
-    estimate = cka.estimate(lambda v: v[..., raw].mean(-1) - v[..., ~raw].mean(-1))
-    control = f"standardised: {cka.only(~raw).estimate().value:.3f}"
-    row = _row("raw CKA says what standardised CKA says", between, "linear_cka_debiased", estimate, control)
-    return row | {"holds": _yes_or_no(estimate.low > -CLOSE and estimate.high < CLOSE, estimate.low)}
+    claim = "raw CKA says what standardised CKA says"
+    row = _difference(claim, between, "linear_cka_debiased", cka, raw, ~raw, "standardised")
+    return row | {"holds": _yes_or_no(row["ci_low"] > -CLOSE and row["ci_high"] < CLOSE, row["ci_low"])}
 
 
 def _table(rows: list[dict[str, Any]], needed: str) -> pd.DataFrame:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sslsim.activations.selection import check_stores
 from sslsim.activations.store import ActivationStore
 from sslsim.analysis.summaries import same_depth
-from sslsim.encoders.lineage import RELATIONS
+from sslsim.encoders.lineage import RELATIONS, SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.significance import run
 from sslsim.significance.evidence import Estimate, Evidence, Resampling
@@ -20,14 +18,14 @@ from sslsim.significance.evidence import Estimate, Evidence, Resampling
 FRAMES = (500, 1500, 4500, 13500)
 
 
-def measured(evidence: Evidence, *measures: str) -> Evidence:
-    """Return the evidence of some measures; raise if it has none of them."""
-    some = evidence.only(evidence.pairs.measure.isin(measures))
+def measured(evidence: Evidence, measure: str) -> Evidence:
+    """Return the evidence of a measure; raise if there is none."""
+    some = evidence.only(evidence.pairs.measure == measure)
     if some.pairs.empty:
         known = ", ".join(dict.fromkeys(evidence.pairs.measure))
-        of_bases = "_excess_" in measures[0] or measures[0] == "neurons_shared"
-        remedy = "it needs max_corr, permutations and rotations" if of_bases else "compute it too"
-        raise SslsimError(f"the evidence has no {measures[0]}, only {known}; {remedy}")
+        of_bases = "_excess_" in measure or measure == "neurons_shared"
+        remedy = "it needs max_corr and rotations" if of_bases else "compute it too"
+        raise SslsimError(f"the evidence has no {measure}, only {known}; {remedy}")
     return some
 
 
@@ -41,14 +39,20 @@ def same_depth_by_relation(pairs: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
     return {relation: mask for relation, mask in masks.items() if mask.any()}
 
 
-def along_depth(evidence: Evidence, measures: str | Sequence[str]) -> pd.DataFrame:
+def separate_at_same_depth(evidence: Evidence) -> list[tuple[str, Evidence]]:
+    """Return, for each relation of models trained apart, the evidence of layers at the same relative depth."""
+    masks = same_depth_by_relation(evidence.pairs)
+    return [(relation, evidence.only(masks[relation])) for relation in SEPARATE if relation in masks]
+
+
+def along_depth(evidence: Evidence, measures: Sequence[str]) -> pd.DataFrame:
     """Similarity of layers at the same relative depth, by measure, relation and depth.
 
     Columns: measure, relation, depth (relative, of the layer of x, to the nearest fifth), value (mean over the layers),
     ci_low, ci_high, chance, p. Rows are of trained models x; models against themselves are left out.
     """
     rows = []
-    for name in [measures] if isinstance(measures, str) else measures:
+    for name in measures:
         some = measured(evidence, name)
         depth = (5 * some.pairs.depth_x).round() / 5
         for relation, mask in same_depth_by_relation(some.pairs).items():
@@ -87,7 +91,6 @@ def convergence(
     frames: Sequence[int] = FRAMES,
     permutations: int = 2,
     seed: int = 0,
-    executor: Executor | None = None,
     device: str = "auto",
 ) -> pd.DataFrame:
     """Score pairs of models on more and more frames, to see whether the scores have settled.
@@ -97,16 +100,12 @@ def convergence(
 
     Columns: measure, pair, n_frames, value, chance, enough (ten frames a neuron of both sides).
     """
-    check_stores(stores)
-    total, rows = stores[0].n_frames, []
-    width = {s.name: s.n_neurons for s in stores}
+    total, width, rows = stores[0].n_frames, {s.name: s.n_neurons for s in stores}, []
     resampling = Resampling(permutations, blocks=0, rotations=0, seed=seed)
     for n in [*(f for f in frames if f < total), total]:
         for x, y in pairs:
             two = [s for s in stores if s.name in (x, y)]
-            scored = run.evidence(
-                two, measures, frames=n, between=[(x, y)], resampling=resampling, executor=executor, device=device
-            )
+            scored = run.evidence(two, measures, frames=n, between=[(x, y)], resampling=resampling, device=device)
             near = same_depth(scored.pairs) & (scored.pairs.model_x == x)
             for name in measures:
                 estimate = scored.only(near & (scored.pairs.measure == name)).estimate()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.activations.store import ActivationStore
-from sslsim.analysis.labels import origins, rows_of
-from sslsim.analysis.selectivity import KEYS, neuron_of
+from sslsim.analysis.selectivity import KEYS, origins, rows_of, traces
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.speech.alignments import MARKS, centres
 from sslsim.speech.corpus import Utterance
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, Recording, waveform_fingerprint
 
-KINDS = ("most shared", "least shared")
+SECONDS = 0.8  # of a clip
 
 
 def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
@@ -34,31 +32,20 @@ def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
     Columns: kind (most shared, least shared), relation, model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value,
     rotated, excess.
     """
-    if "rotated" not in partners:
-        raise SslsimError(
-            "these partners have no column rotated; take them from sslsim.evidence with partners=True and rotations"
-        )
     between = partners[partners.relation.isin(SEPARATE)].dropna(subset=["value", "rotated"])
     ordered = between.assign(excess=between.value.abs() - between.rotated)
     ordered = ordered.sort_values("excess", ascending=False, kind="stable")
     best = ordered.drop_duplicates([f"{key}_x" for key in KEYS])
     taken: set[tuple[str, int]] = set()
-    rows = [
-        {"kind": kind} | row
-        for kind, order in zip(KINDS, (best, best[::-1]), strict=True)
-        for row in islice(_new(order, taken), n)
-    ]
+    rows: list[dict[str, Any]] = []
+    for kind, order in (("most shared", best), ("least shared", best[::-1])):
+        for pair in order.to_dict("records"):
+            two = {(pair[f"model_{side}"], pair[f"neuron_{side}"]) for side in "xy"}
+            if not two & taken and sum(row["kind"] == kind for row in rows) < n:
+                taken |= two
+                rows.append({"kind": kind} | pair)
     columns = ["kind", "relation", *(f"{key}_{side}" for side in "xy" for key in KEYS), "value", "rotated", "excess"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _new(pairs: pd.DataFrame, taken: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
-    """Yield the pairs of which neither neuron was taken before, by its number, and take them."""
-    for row in pairs.to_dict("records"):
-        two = {(row[f"model_{side}"], row[f"neuron_{side}"]) for side in "xy"}
-        if not two & taken:
-            taken |= two
-            yield row
 
 
 def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n: int = 3) -> pd.DataFrame:
@@ -71,29 +58,25 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
     (z-score of the other one of the pair at the same frame, and the share of all frames where that is lower). The sign
     of a partner that anticorrelates is turned around.
     """
-    by_name = {store.name: store for store in stores}
-    rows = []
-    for pair, row in enumerate(chosen.to_dict("records")):
-        scores = _scores(row, by_name)
+    store, rows = stores[0], []  # all have the same frames
+    for number, pair in enumerate(chosen.to_dict("records")):
+        scores = _scores(pair, stores)
         for side, other in ("xy", "yx"):
-            store, z = by_name[row[f"model_{side}"]], scores[other]
+            neuron, z = [pair[f"{key}_{side}"] for key in KEYS], scores[other]
             for u, at in _peaks(scores[side], store.index, n):
                 frame = int(store.frame_rows(u)[at - int(store.index.start.iat[u])])
-                place = {"utterance": store.index.utterance.iat[u], "frame": frame}
-                place |= {"seconds": float(centres(np.array([frame]))[0]), "z": scores[side][at]}
-                neuron = {"pair": pair, "kind": row["kind"], "side": side} | {k: row[f"{k}_{side}"] for k in KEYS}
-                rows.append(neuron | place | {"z_other": z[at], "above_other": float((z < z[at]).mean())})
+                seconds = float(centres(np.array([frame]))[0])
+                moment = (store.index.utterance.iat[u], frame, seconds, scores[side][at])
+                rows.append((number, pair["kind"], side, *neuron, *moment, z[at], float((z < z[at]).mean())))
     columns = ["pair", "kind", "side", *KEYS, "utterance", "frame", "seconds", "z", "z_other", "above_other"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _scores(row: dict[str, Any], by_name: dict[str, ActivationStore]) -> dict[str, NDArray[np.float64]]:
+def _scores(pair: dict[str, Any], stores: Sequence[ActivationStore]) -> dict[str, NDArray[np.float64]]:
     """Return the z-scores of a neuron and its partner over all stored frames, the partner's in the neuron's sense."""
-    scores = {}
-    for side, sign in zip("xy", (1.0, float(np.sign(row["value"]))), strict=True):
-        x = neuron_of(by_name[row[f"model_{side}"]], row[f"layer_{side}"], row[f"neuron_{side}"])
-        scores[side] = sign * (x - x.mean()) / (x.std() or 1.0)
-    return scores
+    signs = (1.0, float(np.sign(pair["value"])))
+    traced = zip("xy", signs, traces(pair, stores), strict=True)
+    return {side: sign * (x - x.mean()) / (x.std() or 1.0) for side, sign, x in traced}
 
 
 def _peaks(z: NDArray[np.float64], index: pd.DataFrame, n: int) -> list[tuple[int, int]]:
@@ -133,29 +116,26 @@ def cut_clips(
     stores: Sequence[ActivationStore],
     corpus: str | Path | Any,
     marks: pd.DataFrame | None = None,
-    *,
-    seconds: float = 0.8,
 ) -> list[Clip]:
-    """Cut the sound around moments out of the corpus, each moment in the middle.
+    """Cut the sound around moments out of the corpus, each moment in the middle of `SECONDS`.
 
     The neurons and moments come from `extremes` and `strongest_moments`, the stores were made of the corpus, whose
     marks are read by `sslsim.speech.alignments`. It is an error if the corpus has no such utterance, or another sound
     under its name.
     """
-    by_name = {store.name: store for store in stores}
-    scores = {pair: _scores(row, by_name) for pair, row in enumerate(chosen.to_dict("records"))}
-    places, half = list(origins(stores[0].index, corpus)), round(seconds * SAMPLE_RATE / 2)
-    clips = []
+    scores = [_scores(pair, stores) for pair in chosen.to_dict("records")]
+    store, half = stores[0], round(SECONDS * SAMPLE_RATE / 2)
+    places, clips = list(origins(store.index, corpus)), []
     for moment in moments.to_dict("records"):
-        store, z = by_name[moment["model"]], scores[moment["pair"]]
         u = int((store.index.utterance == moment["utterance"]).to_numpy().argmax())
-        waveform, said = _sound(stores[0].index.iloc[u], *places[u], marks)
+        waveform, said = _sound(store.index.iloc[u], *places[u], marks)
         middle = HOP * moment["frame"] + WINDOW // 2
         first, last = max(0, middle - half), min(len(waveform), middle + half)
         begin, end = ((at - middle) / SAMPLE_RATE for at in (first, last))
         times = centres(store.frame_rows(u)) - moment["seconds"]
         inside = (times >= begin) & (times < end)
-        this, other = (z[side][rows_of(store, u)][inside] for side in ("xy" if moment["side"] == "x" else "yx"))
+        sides = "xy" if moment["side"] == "x" else "yx"
+        this, other = (scores[moment["pair"]][side][rows_of(store, u)][inside] for side in sides)
         said = said.assign(start=said.start - moment["seconds"], end=said.end - moment["seconds"])
         said = said[(said.start < end) & (said.end > begin)].reset_index(drop=True)
         clips.append(Clip(moment, waveform[first:last], begin, times[inside], this, other, said))
@@ -203,10 +183,7 @@ def head_pair(
     The first row of `matched` (model_x, layer_x, head_x, model_y, layer_y, head_y) says which; for the rest see
     `cut_clips`.
     """
-    if matched.empty:
-        raise SslsimError("no pair of heads to show; give a table with at least one, such as that of matched_heads")
-    row = matched.iloc[0]
-    by_name = {store.name: store for store in stores}
+    row, by_name = matched.iloc[0], {store.name: store for store in stores}
     two = [(by_name[row[f"model_{side}"]], int(row[f"layer_{side}"]), int(row[f"head_{side}"])) for side in "xy"]
     index = two[0][0].index
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,8 @@ def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     """How much of each pretrained layer is still there, in the same layer, after finetuning.
 
     Beside it, as yardsticks, the same layer of another seed of the pretrained model, and checkpoints of other families
-    at the nearest relative depth.
-
-    The table is of `sslsim.compare`, between `Lineage.finetuning_pairs`; `pairs` are names of pretrained and finetuned
-    checkpoints, from `Lineage.finetuned_pairs`.
+    at the nearest relative depth. The table is of `sslsim.compare`, between `Lineage.finetuning_pairs`; `pairs` are
+    names of pretrained and finetuned checkpoints, from `Lineage.finetuned_pairs`.
 
     Columns: level, measure, pretrained, finetuned, layer, depth (layer over number of blocks), value, other_seed and
     other_family (means over the checkpoints of that relation; NaN if there is none).
@@ -49,35 +48,26 @@ def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
 def distance_moved(evidences: Evidence | Sequence[Evidence], pairs: Pairs) -> pd.DataFrame:
     """Say how far finetuning moved each layer, in multiples of the distance between two seeds of the pretrained model.
 
-    The distance of two layers is one minus their similarity. Pretrained models without another seed have no rows.
-
-    The evidence is between each pretrained model, its counterparts and its other seeds; for `pairs` see
+    The distance of two layers is one minus their similarity. Pretrained models without another seed have no rows. The
+    evidence is between each pretrained model, its counterparts and its other seeds; for `pairs` see
     `finetuning_by_layer`.
 
     Columns: measure (excesses over random bases are no similarities and left out), pretrained, finetuned, layer, depth,
     distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the two seeds in this
     layer).
     """
-    several = [evidences] if isinstance(evidences, Evidence) else evidences
-    rows = [row for evidence in several for row in _distances(evidence, pairs)]
+    rows = []
+    for evidence, pair in product([evidences] if isinstance(evidences, Evidence) else evidences, pairs):
+        table = evidence.pairs
+        here = (table.layer_x == table.layer_y) & ~table.measure.str.contains("_excess_") & (table.model_x == pair[0])
+        for (measure, layer), same in table[here].groupby(["measure", "layer_x"], sort=False):
+            to, seeds = same.index[same.model_y == pair[1]], same.index[same.relation == "other seed"]
+            if len(to) and len(seeds):
+                of = evidence.estimate(partial(in_seeds, to[0], seeds.to_numpy()))
+                row = (measure, *pair, layer, same.depth_x[to[0]], of.value, of.low, of.high)
+                rows.append((*row, same.value[to[0]], same.value[seeds].mean()))
     columns = ["measure", "pretrained", "finetuned", "layer", "depth", "distance", "ci_low", "ci_high"]
     return pd.DataFrame(rows, columns=[*columns, "similarity", "of_seeds"])
-
-
-def _distances(evidence: Evidence, pairs: Pairs) -> Iterator[dict[str, Any]]:
-    table = evidence.pairs
-    same_layer = (table.layer_x == table.layer_y) & ~table.measure.str.contains("_excess_")
-    for before, after in pairs:
-        here = table[same_layer & (table.model_x == before)]
-        for (measure, layer), rows in here.groupby(["measure", "layer_x"], sort=False):
-            to = rows.index[rows.model_y == after]
-            seeds = rows.index[rows.relation == "other seed"]
-            if len(to) and len(seeds):
-                estimate = evidence.estimate(partial(in_seeds, to[0], seeds.to_numpy()))
-                row = {"measure": measure, "pretrained": before, "finetuned": after, "layer": layer}
-                row |= {"depth": rows.depth_x[to[0]], "distance": estimate.value}
-                row |= {"ci_low": estimate.low, "ci_high": estimate.high}
-                yield row | {"similarity": table.value[to[0]], "of_seeds": table.value[seeds].mean()}
 
 
 def in_seeds(to: int, seeds: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -91,12 +81,10 @@ def first_moved(moved: pd.DataFrame) -> pd.DataFrame:
     Columns: measure, pretrained, finetuned, first_layer (missing if none moved so far), furthest_layer, furthest (its
     distance).
     """
-    keys = ["measure", "pretrained", "finetuned"]
-    rows = []
+    keys, rows = ["measure", "pretrained", "finetuned"], []
     for names, group in moved.groupby(keys, sort=False):
-        far = group[group.distance >= 0.5]
-        top = group.loc[group.distance.idxmax()]
-        rows.append((*names, far.layer.min() if len(far) else pd.NA, top.layer, top.distance))
+        top = group.distance.idxmax()
+        rows.append((*names, group.layer[group.distance >= 0.5].min(), group.layer[top], group.distance[top]))
     out = pd.DataFrame(rows, columns=[*keys, "first_layer", "furthest_layer", "furthest"])
     return out.astype({"first_layer": "Int64"})
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from sslsim.activations.selection import LayerView, layer_views, utterances_of
+from sslsim.activations.selection import layer_views, utterances_of
 from sslsim.activations.store import ActivationStore
-from sslsim.analysis.depth import measured, same_depth_by_relation
+from sslsim.analysis.depth import measured, separate_at_same_depth
+from sslsim.analysis.selectivity import traces
 from sslsim.encoders.lineage import RELATIONS, SEPARATE
 from sslsim.measures.diagnostics import LAGS, autocorrelation, chance_max_corr, effective_frames
 from sslsim.significance.evidence import Evidence, Resampling
@@ -31,38 +31,30 @@ def with_intervals(
     stores: Sequence[ActivationStore],
     *,
     frames: int | None = None,
-    resampling: Resampling = Resampling(),  # noqa: B008 - frozen
+    resampling: Resampling,
 ) -> pd.DataFrame:
     """Add ci_low and ci_high to the correlations of chosen pairs of neurons.
 
-    By the jackknife on Fisher's z. A pair chosen for its height is a little too high, and its interval with it.
-
-    `partners` are few rows, each of which is read from the stores; `frames` and `resampling` are those of the evidence
-    that they come from. Without blocks nothing is added.
+    By the jackknife on Fisher's z. A pair chosen for its height is a little too high, and its interval with it. The
+    pairs are few rows, each of which is read from the stores; `frames` and `resampling` are those of the evidence that
+    they come from. Without blocks nothing is added.
     """
     if not resampling.blocks:
         return partners
-    views = {view.label: view for view in layer_views(stores, frames)}
-    lengths = utterances_of(list(views.values())).lengths
-    left = blocks_of(stores[0].index, lengths, resampling.blocks, resampling.block_by)
-    low, high = [], []
-    for row in partners.itertuples():
-        x = _neuron(views[row.model_x, row.layer_x], row.neuron_x)
-        y = _neuron(views[row.model_y, row.layer_y], row.neuron_y)
+    views = layer_views(stores, frames)
+    rows = slice(None) if views[0].frames is None else views[0].frames
+    left = blocks_of(stores[0].index, utterances_of(views).lengths, resampling.blocks, resampling.block_by)
+    ends = []
+    for pair in partners.to_dict("records"):
+        x, y = (trace[rows] for trace in traces(pair, stores))
         without = [np.corrcoef(x[kept], y[kept])[0, 1] for kept in left.without]
-        ends = jackknife_interval(_z(np.corrcoef(x, y)[0, 1]), _z(np.array(without)), left.sizes)
-        low.append(float(np.tanh(ends[0])))
-        high.append(float(np.tanh(ends[1])))
+        ends.append(np.tanh(jackknife_interval(_z(np.corrcoef(x, y)[0, 1]), _z(np.array(without)), left.sizes)))
+    low, high = np.reshape(ends, (-1, 2)).T
     return partners.assign(ci_low=low, ci_high=high)
 
 
 def _z(r: Any) -> Any:
     return np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
-
-
-def _neuron(view: LayerView, neuron: int) -> NDArray[np.float64]:
-    rows = slice(None) if view.frames is None else view.frames
-    return np.asarray(view.store.layer(view.layer)[rows, neuron], dtype=np.float64)
 
 
 def one_to_many(partners: pd.DataFrame) -> pd.DataFrame:
@@ -93,23 +85,19 @@ def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames:
     with itself in time), extreme_value (what a maximum over independent neurons reaches on so many), mismatched (mean
     over the mismatches), rotated (in random bases of the same subspace), value.
     """
-    views = {view.label: view for view in layer_views(stores, frames)}
-    lengths, n = utterances_of(list(views.values())).lengths, len(next(iter(views.values())))
+    views = layer_views(stores, frames)
+    layers, lengths, n = {view.label: view for view in views}, utterances_of(views).lengths, len(views[0])
     lags = max(1, int(LAGS * (n / stores[0].n_frames)))
-    auto = cache(lambda label: autocorrelation(views[label], lengths, lags))  # of layers that take part
+    auto = cache(lambda label: autocorrelation(layers[label], lengths, lags))  # of layers that take part
     rows = []
-    scored, beyond = measured(evidence, "max_corr"), measured(evidence, "max_corr_excess_y")
-    above = same_depth_by_relation(beyond.pairs)
-    for relation, mask in same_depth_by_relation(scored.pairs).items():
-        if relation not in SEPARATE:
-            continue
-        part, effective, floors = scored.only(mask), [], []
-        for pair in part.pairs.itertuples():
+    for relation, part in separate_at_same_depth(evidence):
+        scored, excess = measured(part, "max_corr"), measured(part, "max_corr_excess_y").estimate()
+        whole, effective, floors = scored.estimate(), [], []
+        for pair in scored.pairs.itertuples():
             x, y = auto((pair.model_x, pair.layer_x)), auto((pair.model_y, pair.layer_y))
             per_neuron = np.median(effective_frames(x, y, n), axis=1)
             effective.append(np.median(per_neuron))
             floors.append(chance_max_corr(per_neuron, y.shape[1]).mean())
-        whole, excess = part.estimate(), beyond.only(above[relation]).estimate()
         row = {"relation": relation, "frames": n, "effective_frames": float(np.median(effective))}
         row |= {"extreme_value": float(np.mean(floors)), "mismatched": whole.chance}
         rows.append(row | {"rotated": whole.value - excess.value, "value": whole.value})

@@ -1,8 +1,13 @@
-"""Which labels neurons prefer (phones, words, anything that begins and ends), and whether partners prefer the same."""
+"""Which labels neurons prefer (phones, words, anything that begins and ends), and whether partners prefer the same.
+
+Frame i of an utterance covers samples [320 i, 320 i + 400) at 16 kHz and has the label that holds at its centre.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,17 +16,87 @@ from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
 from sslsim.activations.store import ActivationStore, StoredLayer
-from sslsim.analysis.labels import Labels
 from sslsim.encoders.lineage import SEPARATE
+from sslsim.errors import SslsimError
 from sslsim.significance.nulls import Mismatches, p_value
+from sslsim.speech.alignments import centres, held
+from sslsim.speech.corpus import Utterance, read_corpus
+from sslsim.speech.recording import Recording
 
 KEYS = ["model", "layer", "neuron"]
+LEAST = 20  # times that a label must be marked: the mean over fewer stands out by accident
 _BLOCK = 8192  # frames read at a time
 
 
-def neuron_of(store: ActivationStore, layer: int, neuron: int) -> NDArray[np.float64]:
-    """Return the activation of one neuron on all stored frames, (n_frames,)."""
-    return np.asarray(store.layer(layer)[:, neuron], dtype=np.float64)
+class Labels(NamedTuple):
+    """The label of every stored frame.
+
+    `codes` (n_frames,) are places in `names`, the labels that are marked often enough to be preferred; -1 for a frame
+    without a mark or with a rarer label, -2 in an utterance without any mark.
+    """
+
+    names: tuple[str, ...]
+    codes: NDArray[np.int64]
+
+
+def labels_if_any(marks: pd.DataFrame, store: ActivationStore, corpus: str | Path | Any) -> Labels | None:
+    """Return the label of every frame of a store, or nothing where fewer than two utterances have any.
+
+    Labels are phones, or the first kind of mark of these utterances where they have no phones. Those that are marked
+    fewer than `LEAST` times here cannot be preferred; where all are, all but the most frequent. Marks are of
+    `sslsim.speech.alignments`, with times from the beginning of the recording, of which an utterance may be a piece.
+    Stores of the same frames have the same labels; it is an error if the corpus lacks an utterance of them.
+    """
+    here = marks[marks.id.isin({name for utterance in store.index.utterance for name in _recordings(utterance)})]
+    kinds = list(dict.fromkeys(here.kind))
+    kind = "phone" if "phone" in kinds else next(iter(kinds), "")
+    of = dict(list(here[here.kind == kind].groupby("id", sort=False)))
+    labels = np.full(store.n_frames, None, dtype=object)
+    inside = np.zeros(store.n_frames, dtype=bool)
+    used = []  # the marks that hold a frame, by utterance; two pieces of a recording may share one
+    for u, (utterance, begin) in enumerate(origins(store.index, corpus) if of else ()):
+        if utterance.id in of:
+            marked, rows = of[utterance.id], rows_of(store, u)
+            at = held(marked, begin + centres(store.frame_rows(u)))
+            inside[rows] = True
+            labels[rows] = np.where(at >= 0, marked.label.to_numpy(dtype=object)[at], None)
+            used.append(marked.iloc[np.unique(at[at >= 0])])
+    if sum(len(some) > 0 for some in used) < 2:
+        return None
+    times = pd.concat(used)[["id", "start", "label"]].drop_duplicates().label.value_counts()
+    names = tuple(sorted(times.index[times >= min(LEAST, times.max())]))
+    return Labels(names, np.where(inside, pd.Index(names, dtype=object).get_indexer(labels), -2))
+
+
+def _recordings(utterance: str) -> tuple[str, str]:
+    """Return the names that the recording of an utterance may have: the same, or that without the number of a piece."""
+    return utterance, utterance.rpartition("#")[0]
+
+
+def origins(index: pd.DataFrame, corpus: str | Path | Any) -> Iterator[tuple[Utterance, float]]:
+    """Yield the recording that each utterance of a store is a piece of, and where it begins there, in seconds."""
+    known, rates = {utterance.id: utterance for utterance in read_corpus(corpus)}, {}
+    for row in index.itertuples():
+        name = next((name for name in _recordings(row.utterance) if name in known), "")
+        if not name:
+            raise SslsimError(f"no utterance {row.utterance!r} in this corpus; give the one that the store was made of")
+        if row.begin and name not in rates:  # of some files it is known only when all is decoded
+            with Recording(known[name].source) as recording:
+                rates[name] = recording.rate
+        yield known[name], row.begin / rates[name] if row.begin else 0.0
+
+
+def rows_of(store: ActivationStore, u: int) -> slice:
+    """Return which rows of a layer are of one utterance."""
+    start, n = (int(store.index[column].iat[u]) for column in ("start", "n_frames"))
+    return slice(start, start + n)
+
+
+def traces(pair: Any, stores: Sequence[ActivationStore]) -> list[NDArray[np.float64]]:
+    """Return the activations of the two neurons of a pair (a row of a table) on all stored frames, (n_frames,) each."""
+    by_name = {store.name: store for store in stores}
+    layers = [by_name[pair[f"model_{side}"]].layer(pair[f"layer_{side}"]) for side in "xy"]
+    return [x[:, pair[f"neuron_{side}"]].astype(np.float64) for x, side in zip(layers, "xy", strict=True)]
 
 
 def preferred_labels(stores: Sequence[ActivationStore], labels: Labels) -> pd.DataFrame:
@@ -91,25 +166,22 @@ def same_label(partners: pd.DataFrame, stores: Sequence[ActivationStore], labels
         up = np.where(pairs[f"mean_z_{side}"] * sign > 0, "+", "-")
         pairs[f"likes_{side}"] = up + pairs[f"label_{side}"].astype(object)
     rows = []
-    for relation, group in pairs.groupby("relation", sort=False):
+    for relation in SEPARATE:
+        group = pairs[pairs.relation == relation]
         beyond = group[group.value.abs() > group.rotated_high]
-        row = (relation, len(group), _same(group), _shuffled(group))
-        rows.append((*row, len(beyond), _same(beyond), _shuffled(beyond)))
-    table = pd.DataFrame(rows, columns=columns).set_index("relation")
-    return table.loc[[relation for relation in SEPARATE if relation in table.index]].reset_index()
+        if len(group):
+            rows.append((relation, *_agreement(group), *_agreement(beyond)))
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _same(pairs: pd.DataFrame) -> float:
-    return float((pairs.likes_x == pairs.likes_y).mean())
-
-
-def _shuffled(pairs: pd.DataFrame) -> float:
-    """Return the share of equal labels when the partners of each two models are dealt anew."""
+def _agreement(pairs: pd.DataFrame) -> tuple[int, float, float]:
+    """Return the number of pairs, the share of equal labels, and that with the partners of each two models shuffled."""
     expected = 0.0
     for _, group in pairs.groupby(["model_x", "model_y"], sort=False):
         x, y = (group[f"likes_{side}"].value_counts() for side in "xy")
         expected += float((x * y.reindex(x.index, fill_value=0)).sum()) / len(group)
-    return expected / len(pairs) if len(pairs) else float("nan")
+    same = float((pairs.likes_x == pairs.likes_y).mean())
+    return len(pairs), same, expected / len(pairs) if len(pairs) else float("nan")
 
 
 def selectivity(
@@ -132,16 +204,14 @@ def selectivity(
     p_x, the same of y, and same_label (also in sign, that of the correlation taken off).
     """
     out = chosen.drop(columns=["relation", "excess"], errors="ignore").reset_index(drop=True)
-    by_name = {store.name: store for store in stores}
     kept = np.flatnonzero(labels.codes > -2)
     codes, n_labels = labels.codes[kept], len(labels.names)
     ends = np.searchsorted(kept, stores[0].index.start + stores[0].index.n_frames)
     wrong = Mismatches.of(np.diff(ends, prepend=0).tolist(), permutations, seed)
+    activations = [[trace[kept] for trace in traces(pair, stores)] for pair in out.to_dict("records")]
     signs, places = {}, {}
-    for side in "xy":
-        keys = zip(*(out[f"{key}_{side}"] for key in KEYS), strict=True)
-        neurons = [neuron_of(by_name[model], layer, neuron)[kept] for model, layer, neuron in keys]
-        x = np.array(neurons).reshape(len(out), len(kept)).T
+    for number, side in enumerate("xy"):
+        x = np.array([pair[number] for pair in activations]).reshape(len(out), len(kept)).T
         places[side], mean_z, auroc = _preference(*_scored(x), codes, n_labels)
         signs[side] = np.where(mean_z > 0, 1, -1)
         signed = [f"{'+' if z > 0 else '-'}{labels.names[i]}" for z, i in zip(mean_z, places[side], strict=True)]

@@ -25,17 +25,13 @@ def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     final_norm (whether another LayerNorm follows it), normalised, mask, features (see
     `sslsim.encoders.encoder.Anatomy`), dtype.
     """
-    norm = {True: "LayerNorm", False: "residual"}
+
+    def output(store: ActivationStore, normed: bool) -> str:
+        return "spectrogram" if not store.n_heads else "LayerNorm" if normed else "residual"
+
     rows = [
-        {
-            "model": s.name,
-            "layer_0": norm[s.input_normed] if s.n_heads else "spectrogram",
-            "last": s.n_layers - 1,
-            "layers": norm[s.normed] if s.n_heads else "spectrogram",
-            "final_norm": s.final_norm,
-            **s.input,
-            "dtype": s.dtype,
-        }
+        {"model": s.name, "layer_0": output(s, s.input_normed), "last": s.n_layers - 1, "layers": output(s, s.normed)}
+        | {"final_norm": s.final_norm, **s.input, "dtype": s.dtype}
         for s in stores
     ]
     return pd.DataFrame(rows)

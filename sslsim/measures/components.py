@@ -49,10 +49,9 @@ class Components:
 def singular_vectors(matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Left vectors (p, k), values (k,), largest first, and right vectors (q, k) of matrices of norm near 1.
 
-    From the eigenvectors u of the smaller ``a a'``: half the time of an SVD. Values are ``|a'u|`` and right vectors
-    ``a'u / |a'u|``, exact but for small values, whose squares are lost in rounding: the images of those u, less what of
-    them lies along the others, are a matrix of few rows and have an SVD of their own. Eigenvectors of all matrices of
-    one size come from one call, as a GPU wants it.
+    From the eigenvectors u of the smaller ``a a'``, of all matrices of one size at once: half the time of an SVD.
+    Values are ``|a'u|`` and right vectors ``a'u / |a'u|``, exact but for small values, whose squares are lost in
+    rounding: the images of those u, less what of them lies along the others, get a small SVD of their own.
     """
     wide = [a if a.shape[0] <= a.shape[1] else a.T for a in matrices]
     vectors_of: dict[int, tuple[Tensor, Tensor, Tensor]] = {}

@@ -42,19 +42,14 @@ class Marginal:
 
     def check_varies(self) -> None:
         """Raise if no neuron varies."""
-        if not self._varying.any():
-            raise SslsimError(f"none of {len(self._varying)} neurons varies over {self.n:,} frames; nothing to compare")
-
-    @cached_property
-    def _varying(self) -> Tensor:
-        # a constant column leaves only the rounding of its float64 mean in the scatter
-        return self.scatter.diagonal() > self.n * (1e-12 * self.mean) ** 2
+        if self.n_constant == len(self.alive):
+            raise SslsimError(f"none of {len(self.alive)} neurons varies over {self.n:,} frames; nothing to compare")
 
     @cached_property
     def alive(self) -> Tensor:
         """Mask (n_neurons,) of neurons that vary: constant ones have no correlation and are left out everywhere."""
-        self.check_varies()
-        return self._varying
+        # a constant column leaves only the rounding of its float64 mean in the scatter
+        return self.scatter.diagonal() > self.n * (1e-12 * self.mean) ** 2
 
     @cached_property
     def n_constant(self) -> int:
@@ -93,6 +88,7 @@ class Marginal:
     @cached_property
     def scale(self) -> Tensor:
         """Root sum of squared deviations of every varying neuron, shape (n_varying,)."""
+        self.check_varies()
         return self.scatter.diagonal()[self.alive].sqrt()
 
     @cached_property
@@ -103,6 +99,7 @@ class Marginal:
     @cached_property
     def covariance(self) -> Tensor:
         """Scatter of the varying neurons in their own units, (n_varying, n_varying)."""
+        self.check_varies()
         return _of_varying(self.scatter, self, self)
 
     @cached_property

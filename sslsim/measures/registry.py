@@ -107,7 +107,7 @@ MEASURES: dict[str, Measure] = {
         "svcca_below",
         "svcca: below 99 %, as published",
         _svcca(below=True),
-        description="The same of one component fewer, as the code of Wu et al. 2020 truncates",
+        description="svcca of one component fewer, as the code of Wu et al. 2020 truncates",
     ),
     **_scaled(
         "pwcca",

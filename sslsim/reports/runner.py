@@ -144,7 +144,7 @@ def ask(request: Request, label: str = "") -> Run:
     facts = {
         "format": record.FORMAT,
         "status": "interrupted",
-        "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "started": now(),
         "seconds": 0.0,
         **provenance.of_package(),
         "versions": provenance.versions(),
@@ -161,6 +161,11 @@ def checked_jobs(jobs: int | None) -> int:
     if jobs is not None and jobs < 1:
         raise SslsimError(f"--jobs {jobs}: at least 1 is needed")
     return jobs or processors()
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def processors() -> int:

@@ -11,9 +11,8 @@ import json
 import re
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,11 @@ from sslsim.reports import page as render
 from sslsim.reports import runner
 from sslsim.reports.inputs import FIELDS
 from sslsim.reports.jobs import FLAGS, Request, find
-from sslsim.reports.parameters import coerce, read_parameters
+from sslsim.reports.parameters import Parameter, coerce, read_parameters
 from sslsim.reports.runner import Run
 from sslsim.resources import checked_name, write_text
 
 _LONGEST = 100  # characters of a run's name, which is a folder
-_PATHS = ("lineup", "corpus")
 _SAME = ("versions", "code", "study", "checkpoints", "corpus")  # of run.json, for a run to count as done
 
 
@@ -43,10 +41,53 @@ class Table:
     folder: Path = Path()
 
 
+@dataclass
+class Sweep:
+    """The runs that were asked for, by name, with the values of each, and what sweep.json says of earlier ones."""
+
+    out: Path
+    runs: dict[str, Run]
+    values: dict[str, dict[str, Any]]
+    before: dict[str, Any]
+    started: str = field(default_factory=runner.now)
+    clock: float = field(default_factory=time.monotonic)
+
+    @property
+    def status(self) -> str:
+        """``ok``, ``failed``, or ``interrupted`` until the last run is through."""
+        states = {one.status for one in self.runs.values()}
+        return next((state for state in ("interrupted", "failed") if state in states), "ok")
+
+    def publish(self, kept: Sequence[str]) -> None:
+        """Write sweep.json and the index; runs of an earlier sweep keep their places until they have run again."""
+        rows = {
+            name: self._row(name, name in kept) if one.done or name not in self.before else self.before[name]
+            for name, one in self.runs.items()
+        }
+        facts = {"format": record.FORMAT, "status": self.status, "started": self.started}
+        content = {**facts, "seconds": round(time.monotonic() - self.clock, 2), "runs": {**rows, **self.before, **rows}}
+        record.write(self.out / record.SWEEP, content)
+        write_text(self.out / "index.html", page(content))
+
+    def _row(self, name: str, kept: bool) -> dict[str, Any]:
+        """Return what sweep.json says of a run; values as its notebooks get them, and of paths as they were given."""
+        one, values = self.runs[name], self.values[name]
+        typed = {key: value for job in one.jobs for key, value in job.given.items()}
+        typed |= {key: coerce(FIELDS[key], values[key]) for key in values if key in one.request.fields}
+        shown = ("title", "status", "error", "seconds", "claims")
+        done = {job.name: one.done[job.name] for job in one.jobs if job.name in one.done}
+        return {
+            "status": one.status if done else "not run",
+            "sweep": self.started,
+            "kept": kept,
+            "seconds": round(sum(entry["seconds"] for entry in done.values()), 2),
+            "values": {key: typed[key] for key in values},
+            "notebooks": {book: {key: entry[key] for key in shown} for book, entry in done.items()},
+        }
+
+
 def run(words: Sequence[str], request: Request) -> int:
     """Run notebooks with every combination of values, each in a folder of its own in the request's.
-
-    Runs of an earlier sweep in the folder keep their place in the index.
 
     Parameters
     ----------
@@ -68,11 +109,12 @@ def run(words: Sequence[str], request: Request) -> int:
     out = request.out.resolve()
     if (out / "run.json").exists():
         raise SslsimError(f"{out} holds the report of one run, whose index a sweep would replace; give another --out")
-    jobs, clock = runner.checked_jobs(request.jobs), time.monotonic()
-    started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    jobs = runner.checked_jobs(request.jobs)
     asked = requests(words, replace(request, store=request.store or out / "store"))
+    rows = record.read(out / record.SWEEP).get("runs", {})
+    before = {name: row for name, row in rows.items() if (out / name / "run.json").is_file()}
     runs = {name: _ask(name, one) for name, (_, one) in asked.items()}
-    _check_different(runs)
+    sweep = Sweep(out, runs, {name: values for name, (values, _) in asked.items()}, before)
     opened: dict[str, Any] = {}
     for one in runs.values():
         one.extract(opened)
@@ -80,27 +122,12 @@ def run(words: Sequence[str], request: Request) -> int:
     kept = [name for name, one in runs.items() if one.status == "ok"]
     for name in kept:
         print(f"{name}: done already, {runs[name].out / 'index.html'}", flush=True)
-    rows = record.read(out / record.SWEEP).get("runs", {})
-    before = {name: row for name, row in rows.items() if (out / name / "run.json").is_file()}
-
-    def publish() -> None:
-        found = {
-            name: before[name]
-            if name in before and not one.done  # its older pages stand until then
-            else _row(one, asked[name][0], started, name in kept)
-            for name, one in runs.items()
-        }
-        seconds = round(time.monotonic() - clock, 2)
-        facts = {"format": record.FORMAT, "status": _status(runs), "started": started, "seconds": seconds}
-        content = {**facts, "runs": {**found, **{name: row for name, row in before.items() if name not in found}}}
-        record.write(out / record.SWEEP, content)
-        write_text(out / "index.html", page(content))
-
-    publish()
+    sweep.publish(kept)
     if len(kept) < len(runs):
-        runner.run_all([one for name, one in runs.items() if name not in kept], out, jobs, publish)
+        rest = [one for name, one in runs.items() if name not in kept]
+        runner.run_all(rest, out, jobs, lambda: sweep.publish(kept))
     print(out / "index.html", flush=True)
-    return 0 if _status(runs) == "ok" else 1
+    return 0 if sweep.status == "ok" else 1
 
 
 def requests(words: Sequence[str], request: Request) -> dict[str, tuple[dict[str, Any], Request]]:
@@ -130,29 +157,22 @@ def requests(words: Sequence[str], request: Request) -> dict[str, tuple[dict[str
     if files and len(words) > 1:
         raise SslsimError(f"--sweep takes NAME=VALUES or one file, not {' '.join(words)}; put all into the file")
     tables = _read(Path(files[0])) if files else [_assigned(words)]
-    known = [_known(table.notebooks or request.notebooks) for table in tables]
+    known = [
+        {one.name: one.type for path in find(table.notebooks or request.notebooks) for one in _declared(path)}
+        for table in tables
+    ]
     anywhere = {name for each in known for name in each}
     found: dict[str, tuple[dict[str, Any], Request]] = {}
     for table, of_table in zip(tables, known, strict=True):
         common = {n: v for n, v in request.parameters.items() if n in of_table or n not in anywhere}
         for name, values in _combinations(table, of_table, request):
-            if name.casefold() in {each.casefold() for each in found}:  # folders, on some disks the same in any case
-                raise SslsimError(f"two runs would be called {name!r}: give other values, or each [[run]] a name")
-            if name.casefold() == "store":
-                raise SslsimError("run 'store': the activations are kept there; give it another name")
-            fields = {n: v for n, v in values.items() if n in FIELDS and n not in of_table}
+            if name.casefold() in {"store", *map(str.casefold, found)}:  # folders, on some disks the same in any case
+                raise SslsimError(f"a run would be called {name!r}, as another or the store; give it another name")
+            fields = {n: _near(table, n, v) for n, v in values.items() if n in FIELDS and n not in of_table}
             own = {n: v for n, v in values.items() if n not in fields}
-            paths = {n: _path(table, n, fields[n]) for n in _PATHS if n in fields}
-            found[name] = (
-                values,
-                replace(
-                    request,
-                    out=request.out / name,
-                    notebooks=table.notebooks or request.notebooks,
-                    fields={**request.fields, **fields, **paths},
-                    parameters=common | own,
-                ),
-            )
+            books = table.notebooks or request.notebooks
+            one = replace(request, out=request.out / name, notebooks=books, parameters=common | own)
+            found[name] = values, replace(one, fields={**request.fields, **fields})
     return found
 
 
@@ -184,19 +204,17 @@ def _read(file: Path) -> list[Table]:
     tables = content.pop("run", None)
     if content or not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
         raise SslsimError(f"sweep {str(file)!r}: expected [[run]] tables and nothing else")
-    return [_table(f"sweep {str(file)!r}, run {i}", file.parent, table) for i, table in enumerate(tables, 1)]
-
-
-def _table(where: str, folder: Path, table: dict[str, Any]) -> Table:
-    name, notebooks = table.pop("name", ""), table.pop("notebooks", [])
-    if not isinstance(name, str):
-        raise SslsimError(f"{where}: name is {name!r}, not text")
-    if not isinstance(notebooks, list) or not all(isinstance(each, str) for each in notebooks):
-        raise SslsimError(f'{where}: notebooks is {notebooks!r}, not a list such as ["neurons"]')
-    if name:
-        checked_name(name, f"{where}: name")
-    books = tuple(str(folder / each) if each.endswith(".ipynb") else each for each in notebooks)
-    return Table(where, table, name, books, folder)
+    found = []
+    for i, table in enumerate(tables, 1):
+        where = f"sweep {str(file)!r}, run {i}"
+        name, books = table.pop("name", ""), table.pop("notebooks", [])
+        if not isinstance(books, list) or not all(isinstance(each, str) for each in books):
+            raise SslsimError(f'{where}: notebooks is {books!r}, not a list such as ["neurons"]')
+        if name:
+            checked_name(str(name), f"{where}: name")
+        paths = tuple(str(file.parent / each) if each.endswith(".ipynb") else each for each in books)
+        found.append(Table(where, table, str(name), paths, file.parent))
+    return found
 
 
 def _assigned(words: Sequence[str]) -> Table:
@@ -212,9 +230,15 @@ def _assigned(words: Sequence[str]) -> Table:
     return Table("--sweep", values)
 
 
-def _known(notebooks: Sequence[str]) -> dict[str, str]:
-    """Return the types of all parameters that notebooks have."""
-    return {one.name: one.type for path in find(notebooks) for one in read_parameters(path).values()}
+def _declared(path: Path) -> Iterable[Parameter]:
+    return read_parameters(path).values()
+
+
+def _near(table: Table, name: str, value: Any) -> Any:
+    """Return the path of a lineup or corpus near the file that names it, if it is there; other values as they are."""
+    if name not in ("lineup", "corpus") or not (table.folder / str(value)).exists():
+        return value
+    return str(table.folder / str(value))
 
 
 def _combinations(table: Table, known: Mapping[str, str], request: Request) -> list[tuple[str, dict[str, Any]]]:
@@ -242,17 +266,10 @@ def _choices(where: str, name: str, value: Any, is_list: bool) -> list[Any]:
     return value if several else [value]
 
 
-def _path(table: Table, name: str, value: Any) -> str:
-    """Return the path of a lineup or corpus, unless it is the name of a lineup that comes along."""
-    if not isinstance(value, str) or not value:
-        raise SslsimError(f"{table.where}: {name} is {value!r}, not a path")
-    near = table.folder / value
-    return str(near) if near.exists() or name == "corpus" or value.endswith(".toml") else value
-
-
 def _name(table: Table, values: Mapping[str, Any]) -> str:
     """Return a name that can be a folder's: ``frames-5000_seed-0``."""
-    name = "_".join([table.name] * bool(table.name) + [_slug(f"{key} {_words(each)}") for key, each in values.items()])
+    name = "_".join([table.name] * bool(table.name) + [f"{key} {_words(each)}" for key, each in values.items()])
+    name = re.sub("[^A-Za-z0-9_]+", "-", name).strip("-")
     if not name or len(name) > _LONGEST:
         what = f"their names have {len(name)} characters, {_LONGEST} at most" if name else "no values to name it by"
         raise SslsimError(f"{table.where}: {what}; give name = ... in a [[run]] table")
@@ -262,12 +279,7 @@ def _name(table: Table, values: Mapping[str, Any]) -> str:
 def _words(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(_words, value)) or "empty"
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return re.sub(r"^-(?=[\d.])", "minus ", text)
-
-
-def _slug(text: str) -> str:
-    return re.sub("[^A-Za-z0-9]+", "-", text).strip("-")
+    return re.sub(r"^-(?=[\d.])", "minus ", str(value))
 
 
 def _ask(name: str, request: Request) -> Run:
@@ -275,15 +287,6 @@ def _ask(name: str, request: Request) -> Run:
         return runner.ask(request, f"{name}/")
     except SslsimError as error:
         raise SslsimError(f"run {name}: {error}") from None
-
-
-def _check_different(runs: Mapping[str, Run]) -> None:
-    seen: dict[str, str] = {}
-    for name, one in runs.items():
-        jobs = [(str(job.path), {**job.given, "out": "", "study": one.facts["study"]}) for job in one.jobs]
-        other = seen.setdefault(json.dumps(jobs, sort_keys=True), name)
-        if other != name:
-            raise SslsimError(f"runs {other} and {name} are the same notebooks and values; leave one out")
 
 
 def _take_up(one: Run) -> None:
@@ -300,25 +303,3 @@ def _take_up(one: Run) -> None:
             one.done[job.name] = entry
     if one.done:
         one.facts["started"], one.spent = before["started"], before["seconds"]
-
-
-def _status(runs: Mapping[str, Run]) -> str:
-    states = {one.status for one in runs.values()}
-    return next((state for state in ("interrupted", "failed") if state in states), "ok")
-
-
-def _row(one: Run, values: Mapping[str, Any], started: str, kept: bool) -> dict[str, Any]:
-    """Return what sweep.json says of a run; values as its notebooks get them, and of paths as they were given."""
-    typed = {name: value for job in one.jobs for name, value in job.given.items()}
-    typed |= {n: coerce(FIELDS[n], values[n]) for n in values if n in one.request.fields}
-    names = ("title", "status", "error", "seconds", "claims")
-    return {
-        "status": one.status if one.done else "not run",
-        "sweep": started,
-        "kept": kept,
-        "seconds": round(sum(entry["seconds"] for entry in one.done.values()), 2),
-        "values": {name: typed[name] for name in values},
-        "notebooks": {
-            job.name: {name: one.done[job.name][name] for name in names} for job in one.jobs if job.name in one.done
-        },
-    }

@@ -134,10 +134,11 @@ def test_every_way_of_working_ends_in_the_same_store(study, tmp_path):
     assert made[1:] == made[:1] * 2
 
 
-def test_a_dask_cluster_of_processes_gives_the_same_bytes(stores, study, tmp_path, monkeypatch):
+def test_a_dask_cluster_gives_the_same_bytes(stores, study, tmp_path, monkeypatch):
     import distributed  # its import alone takes seconds
 
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "local_directory": tmp_path / "dask"}
+    options = {"processes": False, "protocol": "tcp", "n_workers": 2, "threads_per_worker": 1}
+    options |= {"dashboard_address": ":0", "local_directory": tmp_path / "dask"}
     with distributed.LocalCluster(**options) as cluster:
         monkeypatch.setenv("SSLSIM_SCHEDULER", cluster.scheduler_address)
         made = study.extract(tmp_path / "cluster", device="cpu")

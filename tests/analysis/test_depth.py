@@ -26,7 +26,7 @@ def evidence(models):
 
 
 def test_along_depth_gives_the_mean_of_the_layers_at_that_depth(evidence):
-    table = analysis.along_depth(evidence, "svcca")
+    table = analysis.along_depth(evidence, ["svcca"])
     assert set(table.relation) == {"other family"}
     assert table.depth.tolist() == [0.0, 0.4, 1.0]  # of three layers, to the nearest fifth
     pairs = evidence.pairs
@@ -46,7 +46,7 @@ def test_depth_is_that_of_trained_models_and_baselines_do_not_meet():
     assert list(masks) == ["same model", "same family", "untrained", "spectrogram"]
     untrained = evidence.pairs[masks["untrained"]]
     assert len(untrained) == 2 * 2 * 2 * 2  # a and b, each with the twins, both ways, two layers
-    deep = analysis.along_depth(evidence, "svcca").set_index("relation")
+    deep = analysis.along_depth(evidence, ["svcca"]).set_index("relation")
     forward = untrained[untrained.trained_x & (untrained.layer_x == 0)]
     assert deep.value["untrained"].tolist()[0] == pytest.approx(forward.value.mean())
     assert set(deep.index) == {"same family", "untrained", "spectrogram"}
@@ -80,15 +80,10 @@ def test_the_best_pair_of_layers_is_recognised_and_held_against_searches(tmp_pat
 
 
 def test_a_measure_that_was_not_computed_is_refused(evidence):
-    for of in (analysis.best_layers, analysis.along_depth):
-        with pytest.raises(
-            sslsim.SslsimError, match="the evidence has no svcca_raw, only max_corr, .*; compute it too"
-        ):
-            of(evidence, "svcca_raw")
+    with pytest.raises(sslsim.SslsimError, match="the evidence has no svcca_raw, only max_corr, .*; compute it too"):
+        analysis.best_layers(evidence, "svcca_raw")
     few = evidence.only(evidence.pairs.measure == "svcca")
-    with pytest.raises(
-        sslsim.SslsimError, match="no neurons_shared, only svcca; it needs max_corr, permutations and r"
-    ):
+    with pytest.raises(sslsim.SslsimError, match="no neurons_shared, only svcca; it needs max_corr and rotations"):
         analysis.along_depth(few, ["neurons_shared"])
 
 

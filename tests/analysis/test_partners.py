@@ -25,7 +25,7 @@ def test_chance_levels_of_best_partners_agree_where_nothing_is_shared(tmp_path):
     assert row.extreme_value == pytest.approx(row.mismatched, rel=0.25)
     assert row.rotated == pytest.approx(row.mismatched, rel=0.1)
     without = evidence.only(~evidence.pairs.measure.str.contains("excess"))
-    with pytest.raises(sslsim.SslsimError, match="no max_corr_excess_y, .*; it needs max_corr, permutations and rota"):
+    with pytest.raises(sslsim.SslsimError, match="no max_corr_excess_y, .*; it needs max_corr and rotations"):
         analysis.chance_levels(without, models)
 
 

@@ -1,7 +1,5 @@
 """Labels that neurons prefer, on made activations whose truth is known."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +9,6 @@ from sklearn.metrics import roc_auc_score
 
 from sslsim.analysis import Labels, preferred_labels, same_label
 from sslsim.analysis import selectivity as selectivity_of
-from sslsim.analysis.labels import LEAST
 
 
 def made_labels(store, n_labels=5, seed=0):
@@ -51,7 +48,7 @@ def test_a_neuron_that_fires_on_a_label_is_recognised_whatever_its_scale(planted
 
 def test_preferences_leave_out_constant_neurons_and_utterances_without_marks(planted):
     store, labels = planted
-    some = replace(labels, codes=np.where(np.arange(store.n_frames) < 500, labels.codes, -2))
+    some = labels._replace(codes=np.where(np.arange(store.n_frames) < 500, labels.codes, -2))
     preferred = preferred_labels([edited(store, "layer 1", lambda x: np.copyto(x[:, 0], 7))], some)
     assert preferred[preferred.layer == 1].neuron.tolist() == [1, 2, 3, 4, 5]
     x = store.layer(1)[:500, 2].astype(float)
@@ -107,7 +104,7 @@ def test_agreement_counts_the_label_with_its_sign_beside_shuffled_partners(monke
     monkeypatch.setitem(same_label.__globals__, "preferred_labels", lambda *_: preferred)
     partners = pair_table([(("m", 1, i), ("n", 1, i)) for i in range(4)], value=[0.9, 0.9, 0.9, -0.9])
     partners = partners.assign(rotated_high=[0.8, 0.95, 0.95, 0.8], relation="other model")
-    labels = Labels(("a", "b"), np.zeros(LEAST, dtype=int))
+    labels = Labels(("a", "b"), np.zeros(20, dtype=int))
     row = same_label(partners, [], labels).iloc[0]
     assert row.relation == "other model"
     assert (row.pairs, row.same, row.beyond, row.same_beyond) == (4, 0.75, 2, 1.0)

@@ -356,8 +356,7 @@ def test_runs_may_differ_in_any_field_of_the_study(tmp_path: Path, asked: list[s
         (["queries=1,x"], r"run queries-x: parameter queries: 'x' is not an int or none \(default 16\)"),
         (["frames=1,,2"], "--sweep frames=1,,2: expected NAME=VALUE,VALUE and no empty value"),
         (["frames=1", "frames=2"], "--sweep frames=2: frames is swept twice; name all its values at once"),
-        (["which=a,A"], "two runs would be called 'which-A': give other values, or each"),
-        (["frames=1,01"], "runs frames-1 and frames-01 are the same notebooks and values; leave one out"),
+        (["which=a,A"], "a run would be called 'which-A', as another or the store; give it"),
         (["names=a,b"], r'--sweep: names is a list; write names = \[\["a", "b"\], \["c"\]\] in a file'),
         (["share=0.1"], "--sweep: share is given for all runs too, as '0.5'; give it once"),
         (["out=x"], "--sweep: out is the same for all runs, set it with --out"),
@@ -377,15 +376,13 @@ def test_a_sweep_that_cannot_run_is_refused(tmp_path: Path, words: list[str], te
     [
         ("run = 1 2", r"sweep '.*sweep\.toml': not TOML: "),
         ("frames = 1\n[[run]]\nseed = 1", r"expected \[\[run\]\] tables and nothing else"),
-        ("[[run]]\nname = 1", "run 1: name is 1, not text"),
         ("[[run]]\nname = 'a b'", "run 1: name 'a b' cannot name a file"),
-        ("[[run]]\nname = 'store'", "run 'store': the activations are kept there; give it another name"),
+        ("[[run]]\nname = 'store'", "a run would be called 'store', as another or the store; give it another"),
         ("[[run]]\nnotebooks = 'toy'", r"run 1: notebooks is 'toy', not a list such as \[\"neurons\"\]"),
         ("[[run]]\nname = 'a'\nnotebooks = ['toys']", "unknown notebook 'toys'"),
-        ("[[run]]\ncorpus = ['a', '']", "run 1: corpus is '', not a path"),
+        ("[[run]]\ncorpus = ['a', 'b']", r"run corpus-a: corpus not found: .*/a; give an existing one with --corpus"),
         ("[[run]]\nframes = []", "run 1: frames has no values; give one or more, or leave it out"),
         ("[[run]]", r"run 1: no values to name it by; give name = \.\.\. in a \[\[run\]\] table"),
-        ("[[run]]\nname = 'a'\n[[run]]\nname = 'b'\nframes = 1\n[[run]]\nname = 'c'", "runs a and c are the same"),
     ],
 )
 def test_a_file_that_cannot_run_is_refused(tmp_path: Path, content_: str, text: str) -> None:
