@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Study": "activations",
     "extract": "activations",
-    "open": "activations",
+    "open": "activations:open_store",
     "Subset": "speech",
     "Segmentation": "speech",
     "read_corpus": "speech",
@@ -44,7 +44,8 @@ __all__ = ["__version__", *_HOME, *_PACKAGES]
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(f"sslsim.{_HOME[name]}"), name)
+        package, _, attribute = _HOME[name].partition(":")
+        return getattr(import_module(f"sslsim.{package}"), attribute or name)
     if name in _PACKAGES:
         return import_module(f"sslsim.{name}")
     raise AttributeError(f"module 'sslsim' has no attribute {name!r}")

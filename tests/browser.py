@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 import websocket  # websocket-client, which JupyterLab brings along
 
-from sslsim.figures import heatmaps as plots
+from sslsim.measures.registry import title_of
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (1280, 390)
@@ -242,11 +242,9 @@ def _compare(frame: pd.DataFrame, title: str, line: str) -> Iterator[str]:
     if not pair:
         yield f"cannot be understood: {line!r}"
         return
-    kinds = frame[["measure", "standardize"]].drop_duplicates().itertuples(index=False)
-    measure, scaled = next(kind for kind in kinds if plots._title(*kind) == title)
     names = [pair[1], int(pair[2]), pair[3], int(pair[4])]
     rows = frame[(frame[["model_x", "layer_x", "model_y", "layer_y"]] == names).all(axis=1)]
-    rows = rows[(rows.measure == measure) & (rows.standardize == scaled)]
+    rows = rows[rows.measure.map(title_of) == title]
     if rows.empty and pair[5] == "not compared":
         return
     if len(rows) != 1:

@@ -20,7 +20,7 @@ import bs4
 import numpy as np
 import pandas as pd
 
-STATES = ["model_x", "layer_x", "model_y", "layer_y"]
+SIDES = ["model_x", "layer_x", "model_y", "layer_y"]
 NO_ALT = "No description has been provided for this image"
 
 
@@ -100,25 +100,25 @@ def links(soup: bs4.BeautifulSoup, out: Path) -> Iterator[str]:
             yield f"link to #{fragment}, which is not there"
 
 
-def check_verdicts(out: Path) -> Iterator[str]:
+def check_claims(out: Path) -> Iterator[str]:
     """Each page and the index show what the table of claims says."""
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     index = bs4.BeautifulSoup((out / "index.html").read_text(encoding="utf-8"), "html.parser")
     for name, entry in run["notebooks"].items():
-        file = out / "tables" / f"{name}-verdict.csv"
+        file = out / "tables" / f"{name}-claims.csv"
         if not file.is_file():
-            yield f"{name}: no verdict"
+            yield f"{name}: no claims"
             continue
         table = pd.read_csv(file)
         wanted = sorted(f"{row.holds} {row.effect:.3f}" for row in table.itertuples())
         page = bs4.BeautifulSoup((out / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
         for where, part in ((f"{name}.html", page), ("index.html", index.find(id=name))):
-            cells = part.select("table.verdict td") if part else []
+            cells = part.select("table.claims td") if part else []
             texts = sorted(" ".join(cell.get_text(" ").split(" (")[0].split()) for cell in cells if cell.get_text())
             if texts != wanted:
                 yield f"{where}: claims of {name} are {texts}, its table says {wanted}"
-        if len(entry["verdict"]) != len(table):
-            yield f"run.json: {len(entry['verdict'])} claims of {name}, its table has {len(table)}"
+        if len(entry["claims"]) != len(table):
+            yield f"run.json: {len(entry['claims'])} claims of {name}, its table has {len(table)}"
 
 
 def check_tables(out: Path) -> Iterator[str]:
@@ -159,14 +159,12 @@ def grid(frame: pd.DataFrame) -> Iterator[str]:
 
     For every two models where models are compared with themselves, else for each pair that is there at all.
     """
-    if not {*STATES, "value"} <= set(frame.columns) or {"head_x", "neuron_x", "chance"} & set(frame.columns):
+    if not {*SIDES, "value"} <= set(frame.columns) or {"head_x", "neuron_x", "chance"} & set(frame.columns):
         return
-    by = [column for column in ("measure", "standardize") if column in frame] or [lambda _: "all"]
-    for key, part in frame.groupby(by, dropna=False):
-        label = " ".join(str(item) for item in key) if isinstance(key, tuple) else str(key)
-        states = {state for s in "xy" for state in zip(part[f"model_{s}"], part[f"layer_{s}"], strict=True)}
-        layers = pd.Series([model for model, _ in states]).value_counts()
-        found = part.drop_duplicates(STATES).groupby(["model_x", "model_y"]).size()
+    for label, part in frame.groupby("measure"):
+        layers_there = {state for s in "xy" for state in zip(part[f"model_{s}"], part[f"layer_{s}"], strict=True)}
+        layers = pd.Series([model for model, _ in layers_there]).value_counts()
+        found = part.drop_duplicates(SIDES).groupby(["model_x", "model_y"]).size()
         pairs = [*itertools.product(layers.index, repeat=2)] if any(x == y for x, y in found.index) else found.index
         wanted = {(x, y): layers[x] * layers[y] for pair in pairs for x, y in (pair, pair[::-1])}
         if found.to_dict() != wanted or len(part) != sum(wanted.values()):
@@ -188,7 +186,7 @@ def evidence(frame: pd.DataFrame) -> Iterator[str]:
         p = frame[column].dropna()
         if p.empty or not p.between(0, 1, inclusive="right").all():
             yield f"{column} is not a probability above 0 everywhere"
-    if "holds" in frame and not set(frame.holds) <= {"yes", "no", "too few draws"}:
+    if "holds" in frame and not set(frame.holds) <= {"yes", "no", "too few permutations", "too few rotations"}:
         yield f"claims hold {sorted(set(frame.holds))}"
 
 
@@ -212,7 +210,7 @@ def main() -> int:
         "--browser", type=Path, metavar="SHOTS", help="open each page in Chromium; shots and PDFs go here"
     )
     arguments = parser.parse_args()
-    checks = [check_run, check_pages, check_tables, check_figures, check_verdicts]
+    checks = [check_run, check_pages, check_tables, check_figures, check_claims]
     problems = [problem for check in checks for problem in check(arguments.out)]
     if arguments.browser:
         from browser import check_browser

@@ -23,15 +23,17 @@ from typing import Any
 
 from browser import Page, chromium
 
-import sslsim
+from sslsim.activations import Study
+from sslsim.resources import NOTEBOOKS
+from sslsim.speech import Subset
 
 SMALL = {
     "checkpoints": ["hubert-small", "hubert-small-b", "w2v2-small"],
     "frames": 500,
-    "draws": 3,
-    "groups": 2,
-    "queries": 4,
-    "max_seconds": 60.0,
+    "permutations": 3,
+    "rotations": 3,
+    "blocks": 2,
+    "study": "small.toml",
 }
 TYPED = ("x.n_layers // 2", "1")  # what stands in the cell under Explore, and what is typed over it
 SETTINGS = {
@@ -81,9 +83,8 @@ ENDS = """(() => {  // of a text in an editor, whose line is in pieces of severa
 
 
 def copy(folder: Path) -> Path:
-    """Copy the neurons notebook, with small settings, into a folder with the data beside it, and return the copy."""
-    (folder / "data").symlink_to(sslsim.DATA)
-    notebook = json.loads((sslsim.NOTEBOOKS / "neurons.ipynb").read_text(encoding="utf-8"))
+    """Copy the neurons notebook, with small settings, into a folder with a small study beside it; return the copy."""
+    notebook = json.loads((NOTEBOOKS / "neurons.ipynb").read_text(encoding="utf-8"))
     cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
     text = "".join(cell["source"])
     for name, value in SMALL.items():
@@ -92,6 +93,7 @@ def copy(folder: Path) -> Path:
     cell["source"] = text.splitlines(keepends=True)
     path = folder / "notebooks" / "neurons.ipynb"
     path.parent.mkdir()
+    Study(subset=Subset(max_seconds=60.0), queries=4).write(path.parent / "small.toml")
     path.write_text(json.dumps(notebook), encoding="utf-8")
     return path
 
@@ -112,6 +114,7 @@ def lab(folder: Path) -> Iterator[tuple[str, str]]:
     command += [f"--IdentityProvider.token={token}", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     with (folder / "server.log").open("wb") as log:
         environment = os.environ | {name: str(own / name) for name in PLACES}
+        environment.pop("TQDM_DISABLE", None)  # a reader sees progress
         server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
         try:
             told = until(lambda: next((own / "JUPYTER_RUNTIME_DIR").glob("jpserver-*.json"), None), 60, "no server")

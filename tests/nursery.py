@@ -17,8 +17,11 @@ from pathlib import Path
 import torch
 from transformers import AutoFeatureExtractor, AutoModel, HubertModel, Wav2Vec2FeatureExtractor  # noqa: F401
 
-import sslsim
-from sslsim.encoders import load as models  # noqa: F401
+from sslsim.activations import shards as layout
+from sslsim.activations.study import Study
+from sslsim.encoders import load  # noqa: F401
+
+layout.SHARD_SECONDS, layout.MOST = 0.01, 10_000  # a shard each utterance
 
 LINEUP, CORPUS, FOLDER = (Path(argument) for argument in sys.argv[1:4])
 TRIALS = int(sys.argv[4])
@@ -32,8 +35,7 @@ def begin(out: Path) -> int:
         return child
     try:
         torch.set_num_threads(1)
-        options = {"checkpoints": ["hubert-pre", "log-mel"], "queries": 4, "shard_seconds": 0.01, "progress": False}
-        sslsim.extract(LINEUP, CORPUS, out, **options)
+        Study(LINEUP, CORPUS, ("hubert-pre", "log-mel"), queries=4).extract(out, device="cpu")
         os._exit(0)
     except BaseException as error:  # noqa: BLE001
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -63,12 +65,12 @@ def moment(rng: random.Random) -> int:
 
 def shards(out: Path) -> int:
     """Shards that are said to be complete, of stores and drafts; a complete store counts a hundred."""
-    return len(list(out.glob(".*/.progress/*.npy"))) + 100 * len(list(out.glob("[!.]*/store.json")))
+    return len(list(out.glob(".*.partial/shard*"))) + 100 * len(list(out.glob("[!.]*/store.json")))
 
 
 def spoil(out: Path, rng: random.Random) -> bool:
     """Do to a draft what a loss of power may: bytes that were not written, files that are short."""
-    files = [file for file in sorted(out.glob(".*.partial/**/*.npy")) if file.stat().st_size]
+    files = [file for file in sorted(out.glob(".*.partial/shard*")) if file.stat().st_size]
     if not files:
         return False
     file = rng.choice(files)

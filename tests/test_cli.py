@@ -1,75 +1,40 @@
 from __future__ import annotations
 
-import inspect
 import re
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 from toys import write_notebook
 
-from sslsim import __version__, cli, parallel
-from sslsim.activations import extract as extraction
-from sslsim.encoders import load as models
-from sslsim.encoders.encoder import Anatomy
-from sslsim.encoders.lineup import Checkpoint
+import sslsim
+from sslsim import cli
 from sslsim.errors import SslsimError
-from sslsim.reports import diff as compare_runs
-from sslsim.reports import runner as report
-from sslsim.reports import sweep
-from sslsim.reports.jobs import plan
+from sslsim.reports import inputs, runner
+from sslsim.reports.inputs import FIELDS
+from sslsim.resources import DATA, NOTEBOOKS
 
-HEAVY = ("torch", "transformers", "numpy", "soundfile", "pandas", "matplotlib", "nbconvert", "papermill")
-
-
-@dataclass(frozen=True)
-class Store:
-    """What the command line reads of an activation store."""
-
-    checkpoint: Any
-    root: Path = Path("store/w2v-1")
-    n_layers: int = 7
-    n_neurons: int = 64
-    n_heads: int = 4
-    n_frames: int = 12345
-    fingerprint: str = "f00"
-    corpus_fingerprint: str = "c0"
-    index: Any = None
-    skipped: Any = ()
-
-
-def store(name: str) -> Any:
-    checkpoint = Checkpoint(name, "org/w2v", family="w2v", size="s")
-    return Store(checkpoint, Path("store") / name, index=pd.DataFrame({"n_samples": [16000 * 90]}))
+HEAVY = ("torch", "transformers", "numpy", "soundfile", "pandas", "matplotlib", "nbconvert", "papermill", "nbformat")
 
 
 def test_help_is_quick_and_names_commands_defaults_and_examples() -> None:
     for arguments, texts in {
-        "": ["run", "compare-runs", "extract", "checkpoints", "examples:", "exit status"],
-        "run": ["NOTEBOOK", "--lineup", "default the embedded one", "default reports", "-p NAME=VALUE", "examples:"],
+        "": ["run", "compare-runs", "extract", "checkpoints", "measures", "parameters", "notebooks", "examples:"],
+        "run": ["NOTEBOOK", "--lineup", "the embedded one", "default reports", "-p NAME=VALUE", "examples:"],
         "compare-runs": ["--tolerance", "default 1e-09", "default B/compare-A.html"],
-        "extract": ["--queries", "default 16", "--max-utterances"],
+        "extract": ["--queries", "default 16", "--max-utterances", "default none, no limit"],
         "checkpoints": ["--lineup"],
     }.items():
         words = [*arguments.split(), "--help"]
         code = f"import sys; from sslsim.cli import main\ntry: main({words})\nfinally: print(*sys.modules)"
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=cli.DATA.parent, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         *shown, modules = done.stdout.splitlines()
         assert [text for text in texts if text not in " ".join("\n".join(shown).split())] == []
         assert {*HEAVY} & {*modules.split()} == set()
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        cli.main(["--version"])
-    assert capsys.readouterr().out == f"sslsim {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -77,29 +42,24 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("run nosuch", "sslsim: error: unknown notebook 'nosuch'; known: .*"),
         ("run {nb} -p cont=1", "sslsim: error: unknown parameter 'cont'; did you mean 'count'\\?"),
-        ("run {nb} -p count=abc", "sslsim: error: parameter count: 'abc' is not an int \\(default 1\\)"),
         ("run {nb} -p count", "sslsim: error: -p count: expected NAME=VALUE"),
         ("run {nb} -p count=1 -p count=2", "sslsim: error: parameter count is given twice: '1' and '2'"),
-        ("run {nb} --workers 0", "sslsim: error: workers is 0; at least 1 is needed"),
-        (
-            "run {nb} --lineup {tmp}/no.toml",
-            "sslsim: error: lineup not found: .*no.toml; give an existing one with --lineup",
-        ),
-        ("run {nb} --corpus {tmp}/no", "sslsim: error: corpus not found: .*/no; give an existing one with --corpus"),
+        ("run {nb} --jobs 0", "sslsim: error: --jobs 0: at least 1 is needed"),
+        ("run {nb} --lineup {tmp}/no.toml", "sslsim: error: lineup not found: .*no.toml; give an existing one .*"),
+        ("run {nb} --queries few", "sslsim: error: parameter queries: 'few' is not an int or none \\(default 16\\)"),
+        ("run {nb} --study {tmp}/no.toml", "sslsim: error: study .*no.toml.*"),
         ("run {nb} --sweep cont=1,2", "sslsim: error: run cont-1: unknown parameter 'cont'; did you mean 'count'\\?"),
-        ("run --sweep {nb}", "sslsim: error: --sweep .*some.ipynb: expected NAME=VALUE,VALUE or FILE.toml"),
-        ("run {nb} --sweep count=1 --workers 0", "sslsim: error: workers is 0; at least 1 is needed"),
         ("compare-runs {tmp} {tmp}", "sslsim: error: .* holds no run.json of this version; name a folder that .*"),
-        ("extract --lineup {tmp}/no.toml", "sslsim: error: .*no.toml.*"),
+        ("extract --corpus {tmp}/no", "sslsim: error: corpus not found: .*/no; give an existing one with --corpus"),
+        ("extract --scheduler tcp://127.0.0.1:1 --checkpoints log-mel", "sslsim: error: .*127.0.0.1:1.*"),
         ("checkpoints --lineup {tmp}/no.toml", "sslsim: error: .*no.toml.*"),
     ],
 )
 def test_a_users_error_is_one_line_and_exit_2(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: str, text: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: str, text: str
 ) -> None:
-    notebook = write_notebook(
-        tmp_path / "some.ipynb", ["# T", ("parameters", "count: int = 1\nlineup: str = ''\ncorpus: str = ''")]
-    )
+    monkeypatch.setattr("sslsim.parallel.CONNECT", 1)
+    notebook = write_notebook(tmp_path / "some.ipynb", ["# T", ("parameters", "count: int = 1")])
     words = [word.format(nb=notebook, tmp=tmp_path) for word in arguments.split()]
     words += ["--out", str(tmp_path / "out")] * (words[0] != "checkpoints")
     assert cli.main(words) == 2
@@ -111,19 +71,12 @@ def test_a_users_error_is_one_line_and_exit_2(
 
 def test_wrong_options_are_refused_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, text in {
-        "extract --queries some": "argument --queries: 'some' is neither a number nor 'all'",
         "": "the following arguments are required: COMMAND",
         "run --quick": "unrecognized arguments: --quick",
     }.items():
         with pytest.raises(SystemExit, match="2"):
             cli.main(arguments.split())
         assert text in capsys.readouterr().err
-
-
-def test_an_error_can_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSLSIM_DEBUG", "1")
-    with pytest.raises(SslsimError, match="unknown notebook"):
-        cli.main(["run", "nosuch"])
 
 
 def test_what_the_system_refuses_and_ctrl_c_end_in_one_line(
@@ -135,163 +88,99 @@ def test_what_the_system_refuses_and_ctrl_c_end_in_one_line(
         (KeyboardInterrupt(), 130, "sslsim: interrupted\n"),
     ):
 
-        def fail(*_: Any, error: BaseException = error, **__: Any) -> int:
+        def fail(*_: Any, error: BaseException = error) -> int:
             raise error
 
-        monkeypatch.setattr(report, "run", fail)
+        monkeypatch.setattr(runner, "run", fail)
         assert cli.main(["run"]) == code
         assert capsys.readouterr().err == text
+    monkeypatch.setenv("SSLSIM_DEBUG", "1")
+    with pytest.raises(SslsimError, match="unknown notebook"):
+        cli.main(["run", "nosuch", "--sweep", "seed=1"])
 
 
-def test_run_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[tuple, dict[str, Any]]] = []
-    monkeypatch.setattr(report, "run", lambda *args, **kwargs: calls.append((args, kwargs)) or 1)
-    assert cli.main(["run", "-p", "frames=5", "layers", "-p", "names=a,b=c", "--workers", "2"]) == 1
-    (args, kwargs), *_ = calls
-    assert args == (["layers"],)
-    assert kwargs.pop("prepare").keywords == {"strict": False}
-    assert kwargs == {
-        "lineup": cli.LINEUP,
-        "corpus": cli.CORPUS,
-        "out": Path("reports"),
-        "store": None,
-        "parameters": {"frames": "5", "names": "a,b=c"},
-        "workers": 2,
+def test_flags_have_the_defaults_of_a_study_and_each_reaches_its_field(tmp_path: Path) -> None:
+    default = inputs.described(sslsim.Study())
+    assert {name: field.default for name, field in FIELDS.items()} == default | {
+        name: FIELDS[name].default for name in ("lineup", "corpus")
+    }
+    values = {"lineup": "paper", "corpus": str(tmp_path), "checkpoints": "a,b", "max_utterances": "9", "seed": "4"}
+    values |= {"max_seconds": "60.5", "per_speaker": "3", "frames_per_utterance": "7", "queries": "none"}
+    values |= {"piece_seconds": "20", "longest_seconds": "99", "dtype": "bfloat16", "strict": True}
+    study = inputs.study_of(given=values)
+    study.write(tmp_path / "study.toml")
+    assert sslsim.Study.read(tmp_path / "study.toml") == study
+    assert inputs.described(study) == {
+        "lineup": str(DATA / "lineups/paper.toml"),
+        "corpus": str(tmp_path),
+        "checkpoints": ["a", "b"],
+        "max_utterances": 9,
+        "max_seconds": 60.5,
+        "per_speaker": 3,
+        "seed": 4,
+        "frames_per_utterance": 7,
+        "queries": None,
+        "piece_seconds": 20.0,
+        "longest_seconds": 99.0,
+        "dtype": "bfloat16",
+        "strict": True,
     }
 
 
-def test_a_sweep_takes_what_has_an_equals_sign_or_is_a_toml_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[tuple, dict[str, Any]]] = []
-    monkeypatch.setattr(sweep, "run", lambda *args, **kwargs: calls.append((args, kwargs)) or 1)
-    for words in (
-        "--sweep frames=5,6 --sweep seed=0 layers",
-        "layers --sweep frames=5,6 seed=0 -p x=1",
-        "--sweep frames=5,6 layers seed=0 -p x=1",
-    ):
-        assert cli.main(["run", *words.split(), "--out", "sweeps"]) == 1
-        (args, kwargs) = calls.pop()
-        assert args == (["frames=5,6", "seed=0"], ["layers"])
-        assert kwargs.pop("prepare").keywords == {"strict": False, "opened": {}}
-        assert kwargs.pop("parameters") == ({"x": "1"} if "-p" in words else {})
-        assert kwargs == {
-            "lineup": cli.LINEUP,
-            "corpus": cli.CORPUS,
-            "out": Path("sweeps"),
-            "store": None,
-            "workers": None,
-        }
-    cli.main(["run", "neurons", "--sweep", "a=b/sweep.toml", "c.ipynb"])
-    assert calls.pop()[0] == (["a=b/sweep.toml"], ["neurons", "c.ipynb"])
-    cli.main(["run", "--sweep", "sweep.toml"])
-    assert calls.pop()[0] == (["sweep.toml"], [])
+def test_extraction_and_notebooks_see_one_study(checkpoints: Path, corpus: Path, tmp_path: Path, capsys: Any) -> None:
+    here = ["--lineup", f"{checkpoints}/lineup.toml", "--corpus", str(corpus), "--queries", "4"]
+    one = ["--checkpoints", "hubert-post", "--device", "cpu"]
+    assert cli.main(["extract", *here, *one, "--max-utterances", "2", "--out", str(tmp_path / "store")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"hubert-post: 4 layers, \d+ frames, {tmp_path}/store/.*", told[-1])
+    shared = "study: str = 'embedded'\ncheckpoints: list[str] = []\nstore: str = ''\nout: str = ''\ndevice: str = ''"
+    code = "import pandas as pd\nimport sslsim\n"
+    code += "stores = sslsim.Study.read(study, checkpoints).extract(store, device=device)"
+    show = "sslsim.Report(out).table('stores', pd.DataFrame({'model': [s.checkpoint.name for s in stores]}))"
+    notebook = write_notebook(tmp_path / "a.ipynb", ["# A", ("parameters", shared), f"{code}\n{show}"])
+    words = [str(notebook), *here, "--device", "cpu", "-p", "checkpoints=hubert-pre,hubert-post", "--seed", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
+        assert cli.main(["run", *words, "--out", str(tmp_path / "out"), "--store", str(tmp_path / "store")]) == 0
+    study = tomllib.loads((tmp_path / "out/study.toml").read_text())
+    assert (study["corpus"], study["queries"], study["subset"]["seed"]) == (str(corpus), 4, 1)
+    assert (tmp_path / "out/tables/a-stores.csv").read_text() == "model\nhubert-pre\nhubert-post\n"
+    run = runner.record.read(tmp_path / "out/run.json")
+    assert [row["name"] for row in run["checkpoints"]] == ["hubert-pre", "hubert-post"]
+    assert run["corpus"]["utterances"] == 4
+    assert run["notebooks"]["a"]["keys"] == {"stores": ["model"]}
 
 
-def test_compare_runs_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[tuple, dict[str, Any]]] = []
-    monkeypatch.setattr(compare_runs, "compare_runs", lambda *args, **kwargs: calls.append((args, kwargs)) or 1)
-    assert cli.main(["compare-runs", "a", "b"]) == 1
-    assert cli.main(["compare-runs", "a", "b", "--out", "c.html", "--tolerance", "0.5"]) == 1
-    assert calls == [
-        ((Path("a"), Path("b")), {"out": None, "tolerance": 1e-9}),
-        ((Path("a"), Path("b")), {"out": Path("c.html"), "tolerance": 0.5}),
-    ]
+def test_a_scheduler_is_told_to_all_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSLSIM_SCHEDULER", raising=False)
+    told: list[str | None] = []
+    monkeypatch.setattr(runner, "run", lambda _: told.append(cli.os.environ.get("SSLSIM_SCHEDULER")) or 0)
+    assert [cli.main(["run", "--scheduler", "tcp://a:1"]), cli.main(["run"])] == [0, 0]
+    assert told == ["tcp://a:1", None]
 
 
-def test_run_extracts_once_what_its_notebooks_will_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = "lineup: str = ''\ncorpus: str = ''\nstore: str = ''\ncheckpoints: list = []"
-    notebooks = [
-        write_notebook(tmp_path / "a.ipynb", ["# A", ("parameters", shared)]),
-        write_notebook(tmp_path / "b.ipynb", ["# B", ("parameters", f"{shared}\nqueries: int = 4")]),
-        write_notebook(tmp_path / "c.ipynb", ["# C", ("parameters", shared)]),
-        write_notebook(tmp_path / "d.ipynb", ["# D", ("parameters", "x: int = 1")]),
-    ]
-    calls: list[dict[str, Any]] = []
-
-    def extract(*paths: str, **options: Any) -> list[Any]:
-        calls.append({"paths": paths, **options})
-        return [store("w2v"), store(f"w2v-{options.get('queries', 32)}")]
-
-    monkeypatch.setattr(extraction, "extract", extract)
-    paths = {"lineup": tmp_path, "corpus": tmp_path, "store": tmp_path / "store"}
-    jobs = plan([str(notebook) for notebook in notebooks], paths=paths, parameters={"checkpoints": "w2v"})
-    facts = cli._prepare(jobs)
-    where = (str(tmp_path), str(tmp_path), str(tmp_path / "store"))
-    assert calls == [
-        {"paths": where, "checkpoints": ["w2v"]},
-        {"paths": where, "checkpoints": ["w2v"], "queries": 4},
-    ]
-    assert [row["name"] for row in facts["checkpoints"]] == ["w2v", "w2v-32", "w2v-4"]
-    assert facts["checkpoints"][0]["fingerprint"] == "f00"
-    assert facts["checkpoints"][0]["seed_of"] == store("w2v").checkpoint.seed_of
-    assert facts["corpus"] == {"utterances": 1, "minutes": 1.5, "left out": 0, "fingerprint": "c0"}
-    assert cli._prepare(jobs[3:]) == {"checkpoints": [], "corpus": {}}
-    opened: dict[str, list[Any]] = {}
-    assert [cli._prepare(jobs, opened=opened) for _ in range(3)] == [facts] * 3  # as the runs of a sweep do
-    assert len(calls) == 4
-    assert cli._prepare(jobs) == facts
-    (tmp_path / "marks.csv").write_text("id,kind,label,start,end\na,phone,x,0,1\n")
-    marks = [cli._prepare(jobs)["corpus"].pop("marks")]
-    (tmp_path / "marks.csv").write_text("id,kind,label,start,end\na,phone,y,0,1\n")
-    marks += [cli._prepare(jobs)["corpus"].pop("marks")]
-    assert len({*marks, ""}) == 3  # another label is another corpus to a run that is taken up again
+def test_checkpoints_measures_and_parameters_are_printed(checkpoints: Path, capsys: Any) -> None:
+    assert cli.main(["checkpoints", "--lineup", f"{checkpoints}/lineup.toml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:6] == ["name", "family", "size", "layers", "neurons", "heads"]
+    assert len(lines) == 9
+    assert next(line for line in lines if line.startswith("hubert-post ")).split()[1:4] == ["4", "24", "4"]
+    assert cli.main(["measures"]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} >= set(sslsim.MEASURES)
+    assert cli.main(["parameters", "layers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "layers:"
+    assert [line for line in lines if re.match(r"frames +int \| None +4000 +frames to compare", line)]
 
 
-def test_a_scheduler_is_handed_to_notebooks_and_extraction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(report, "run", lambda *_, **kwargs: calls.append(kwargs) or 0)
-    cli.main(["run", "--scheduler", "tcp://a:1"])
-    cli.main(["run", "--scheduler", "tcp://a:1", "-p", "scheduler=tcp://b:2"])
-    assert [call["parameters"] for call in calls] == [{"scheduler": "tcp://a:1"}, {"scheduler": "tcp://b:2"}]
-
-    monkeypatch.setattr(parallel, "executor", lambda *, scheduler: f"executor at {scheduler}")
-    monkeypatch.setattr(extraction, "extract", lambda *_, **options: calls.append(options) or [])
-    shared = "lineup: str = ''\ncorpus: str = ''\nstore: str = ''\nscheduler: str = ''"
-    notebook = write_notebook(tmp_path / "a.ipynb", ["# A", ("parameters", shared)])
-    paths = {"lineup": tmp_path, "corpus": tmp_path, "store": tmp_path / "store"}
-    for parameters in ({}, {"scheduler": "tcp://a:1"}):
-        cli._prepare(plan([str(notebook)], paths=paths, parameters=parameters))
-    assert calls[2:] == [{}, {"executor": "executor at tcp://a:1"}]
-
-
-def test_extract_hands_its_options_on_and_says_what_is_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    calls: list[dict[str, Any]] = []
-
-    def extract(*paths: Any, **options: Any) -> list[Any]:
-        calls.append({"paths": paths, **options})
-        return [store("w2v")]
-
-    monkeypatch.setattr(extraction, "extract", extract)
-    arguments = "extract --checkpoints a,b --queries all --max-utterances 9 --lineup l --corpus c --out s"
-    arguments += " --max-seconds 60.5 --per-speaker 3 --seed 4 --piece-seconds 20 --longest-seconds 99"
-    arguments += " --strict --frames 7 --dtype bfloat16"
-    assert cli.main(arguments.split()) == 0
-    options = {"checkpoints": ["a", "b"], "max_utterances": 9, "queries": "all", "executor": None, "device": "cpu"}
-    options |= {"max_seconds": 60.5, "per_speaker": 3, "seed": 4, "piece_seconds": 20.0, "longest_seconds": 99.0}
-    options |= {"strict": True, "frames": 7, "dtype": "bfloat16"}
-    assert calls == [{"paths": (Path("l"), Path("c"), Path("s")), **options}]
-    assert capsys.readouterr().out == "w2v: 7 layers, 12,345 frames, store/w2v\n"
-
-
-def test_the_command_and_the_function_extract_have_the_same_defaults() -> None:
-    declared = {name: p.default for name, p in inspect.signature(extraction.extract).parameters.items()}
-    given = vars(cli._parser().parse_args(["extract"]))
-    shared = set(given) - {"command", "scheduler", "lineup", "corpus", "out", "checkpoints"}
-    assert {name: given[name] for name in shared} == {name: declared[name] for name in shared}
-    assert set(declared) - set(given) == {"shard_seconds", "executor", "progress"}
-
-
-def test_checkpoints_shows_sizes_and_hash(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    heard = {"normalised": True, "mask": False, "features": "group"}
-    flags = {"normed": True, "input_normed": True, "final_norm": False}
-    encoder = SimpleNamespace(anatomy=Anatomy(7, 64, 4, **flags, heard=heard, parameters=1234567))
-    monkeypatch.setattr(models, "read_lineup", lambda _: [store("w2v").checkpoint])
-    monkeypatch.setattr(models, "load_encoder", lambda _: encoder)
-    monkeypatch.setattr(models, "checkpoint_fingerprint", lambda _: "0123456789abcdef")
-    assert cli.main(["checkpoints"]) == 0
-    head, row = capsys.readouterr().out.splitlines()
-    titles = "name family size layers neurons heads layers are final norm normalised mask features parameters"
-    assert head.split() == [*titles.split(), *["finetuned", "from", "seed", "of", "weights", "fingerprint"]]
-    flagged = ["LayerNorm", "no", "yes", "no", "group"]
-    assert row.split() == ["w2v", "w2v", "s", "7", "64", "4", *flagged, "1,234,567", "trained", "0123456789ab"]
+def test_notebooks_are_copied_and_none_is_replaced(tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["notebooks", str(tmp_path / "mine")]) == 0
+    copies = sorted((tmp_path / "mine").iterdir())
+    assert [copy.name for copy in copies] == sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+    assert all(copy.read_bytes() == (NOTEBOOKS / copy.name).read_bytes() for copy in copies)
+    shutil.rmtree(tmp_path / "mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/layers.ipynb").write_text("mine")
+    assert cli.main(["notebooks", str(tmp_path / "mine")]) == 2
+    assert "mine has layers.ipynb already; name another folder" in capsys.readouterr().err
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-import sslsim
+from sslsim.encoders.files import checkpoint_fingerprint
 from sslsim.encoders.lineup import read_lineup
 from sslsim.encoders.load import load_encoder
+from sslsim.resources import DATA
+from sslsim.speech.alignments import alignments_of
 from sslsim.speech.corpus import read_corpus
 
-LINEUP = read_lineup(sslsim.DATA / "lineup.toml")
+LINEUP = read_lineup(DATA / "lineup.toml")
 TRAINED = [c for c in LINEUP if c.weights == "trained"]
 TWINS = [c for c in LINEUP if c.untrained_seed is not None]
-PROOF = pd.read_csv(sslsim.DATA / "proof.csv")
-FOLDERS = sslsim.DATA / "checkpoints"
+PROOF = pd.read_csv(DATA / "proof.csv")
+FOLDERS = DATA / "checkpoints"
 
 
 def test_the_lineup_has_both_families_sizes_finetuned_forms_and_second_seeds():
@@ -50,7 +51,7 @@ def test_sizes_are_those_of_a_repository():
 
 
 def test_two_seeds_are_two_models():
-    prints = [sslsim.encoders.lineup.checkpoint_fingerprint(c) for c in LINEUP]
+    prints = [checkpoint_fingerprint(c) for c in LINEUP]
     assert len(set(prints)) == len(prints)
 
 
@@ -80,11 +81,10 @@ def test_codebooks_are_not_collapsed():
 
 
 def test_the_speech_is_what_its_tables_say():
-    utterances = read_corpus(sslsim.DATA / "speech" / "manifest.csv")
+    utterances = read_corpus(DATA / "speech" / "manifest.csv")
     assert len(utterances) == 100
     assert 7 < sum(u.seconds for u in utterances) / 60 < 8
-    with (sslsim.DATA / "speech" / "marks.csv").open(newline="") as file:
-        marks = list(csv.DictReader(file))
-    assert {m["id"] for m in marks} == {u.id for u in utterances}
+    marks = alignments_of(DATA / "speech" / "manifest.csv")
+    assert set(marks.id) == {u.id for u in utterances}
     lengths = {u.id: u.seconds for u in utterances}
-    assert all(0 <= float(m["start"]) < float(m["end"]) <= lengths[m["id"]] + 0.02 for m in marks)
+    assert (marks.end <= marks.id.map(lengths) + 0.02).all()

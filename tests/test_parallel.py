@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sslsim import parallel
-from sslsim.activations.shards import Unwritable
+from sslsim.activations.draft import Unwritable
 from sslsim.errors import SslsimError
-from sslsim.parallel import executor, results
+from sslsim.parallel import chosen_device, chosen_executor, executor, results
 from sslsim.speech.recording import AudioError
 
 
@@ -81,23 +81,52 @@ def test_threads_of_our_own_are_as_many_as_torch_uses():
     assert all(name.startswith("sslsim") for name in seen)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_executor_gets_no_more_calls_at_a_time_than_workers(workers):
+    """The limit of a GPU holds in a pool of many threads; and whichever call ends first makes room."""
+    running, most, lock, slow = set(), [], threading.Lock(), threading.Event()
+
+    def call(i):
+        with lock:
+            running.add(i)
+            most.append(len(running))
+        if i == 0 and workers > 1:
+            assert slow.wait(5)  # the others need not wait for the first
+        if i == 9:
+            slow.set()
+        time.sleep(0.002)
+        with lock:
+            running.remove(i)
+        return i
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(results(call, [(i,) for i in range(12)], executor=pool, workers=workers)) == list(range(12))
+    assert max(most) <= workers
+
+
 def test_where_to_compute(monkeypatch):
-    assert executor() is None
-    with executor(3) as threads:
-        assert threads.submit(abs, -2).result() == 2
-        assert threads._max_workers == 3
-    with pytest.raises(SslsimError, match="workers is -1; give a number of threads, or 0 for as many as torch uses"):
-        executor(-1)
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(SslsimError, match=r"scheduler 'tcp://a:1' needs dask: pip install 'sslsim\[dask\]'"):
-        executor(scheduler="tcp://a:1")
+    monkeypatch.delenv("SSLSIM_SCHEDULER", raising=False)
+    assert chosen_executor(None) is None
+    monkeypatch.setenv("SSLSIM_SCHEDULER", "tcp://a:1")
+    monkeypatch.setattr(parallel, "executor", lambda address: f"the cluster at {address}")
+    assert chosen_executor(None) == "the cluster at tcp://a:1"
+    with ThreadPoolExecutor(1) as pool:
+        assert chosen_executor(pool) is pool
+    assert chosen_device("cpu") == "cpu"
+    assert chosen_device("cuda:1") == "cuda:1"
+    for there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert chosen_device("auto") == ("cuda" if there else "cpu")
 
 
-def test_a_scheduler_that_does_not_answer_or_has_no_address(monkeypatch):
+def test_a_scheduler_without_dask_or_that_does_not_answer_or_has_no_address(monkeypatch):
     monkeypatch.setattr(parallel, "CONNECT", 0.5)
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         with pytest.raises(SslsimError, match=f"no dask scheduler at '{address}': "):
-            executor(scheduler=address)
+            executor(address)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(SslsimError, match=r"scheduler 'tcp://a:1' needs dask: pip install 'sslsim\[dask\]'"):
+        executor("tcp://a:1")
 
 
 @pytest.mark.parametrize(

@@ -1,82 +1,86 @@
-"""Draw the README's figure and print its table of results, from what `make report` left: python overview.py [DIR]."""
+"""What the README shows of a report: python data/recipe/overview.py REPORTS.
 
+Writes data/overview.png, data/results.csv and the README's table, from the tables that `sslsim run` left in REPORTS.
+"""
+
+import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from sslsim import DATA, read_lineup
-from sslsim.analysis import summaries as readings
-from sslsim.comparison import tables
-from sslsim.figures import heatmaps as plots
+from sslsim import figures, read_lineup
+from sslsim.analysis import same_depth
+from sslsim.resources import DATA
 
+README = DATA.parent / "README.md"
+RESULTS = DATA / "results.csv"
+BEGIN, END = "<!-- results: python data/recipe/overview.py reports -->\n", "<!-- end of results -->"
 PANELS = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"]}
 ROWS = {
-    "max_corr": "best single neuron",
-    "matched_corr": "one-to-one neurons",
-    "linreg": "all neurons together",
-    "svcca": "subspace",
-    "linear_cka_debiased": "geometry",
-    "pearson": "attention",
+    "max_corr": "best single neuron (`max_corr`)",
+    "linreg": "all neurons together (`linreg`)",
+    "linear_cka_debiased": "geometry (`linear_cka_debiased`)",
+    "pearson": "attention (`pearson`)",
+    "linreg_r2": "variance explained, beyond chance",
+    "neurons_shared": "single neurons, beyond random bases",
 }
-COLUMNS = ("other seed", "same family", "other family", "untrained")
+SCORES = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"], "attention": ["pearson"]}
+COLUMNS = {"other seed": "other seed", "same family": "other size", "other family": "other family"}
+COLUMNS |= {"untrained": "random weights"}
 
 
 def draw(reports: Path) -> None:
     """Write data/overview.png: one heatmap a measure, side by side."""
     figure, axes = plt.subplots(1, 3, figsize=(19.5, 5.6), layout="constrained")
-    drawn = iter(axes)
+    places = iter(axes)
     for notebook, measures in PANELS.items():
         table = pd.read_parquet(reports / "tables" / f"{notebook}-pairs.parquet")
         for measure in measures:
-            plots.heatmap(table, measure, ax=next(drawn))
+            figures.heatmap(table, measure, ax=next(places))
     figure.savefig(DATA / "overview.png", dpi=80, bbox_inches="tight", metadata={"Software": None})
 
 
-def results(reports: Path) -> str:
-    """Return Markdown: mean similarity of pretrained models at the same relative depth, by relation."""
-    names = ("neurons", "layers", "attention")
-    grids = [pd.read_parquet(reports / "tables" / f"{name}-pairs.parquet") for name in names]
-    grid = pd.concat(grids, ignore_index=True)
-    grid = grid[grid.standardize & grid.measure.isin(ROWS)].drop_duplicates(["measure", *tables.SIDES])
-    lineup = {c.name: c for c in read_lineup(DATA / "lineup.toml")}
-    layers = grid.groupby("model_x").layer_x.max() + 1
-    stores = [SimpleNamespace(checkpoint=c, n_layers=int(layers.get(name, 1))) for name, c in lineup.items()]
-    apart = [name for name, c in lineup.items() if not c.finetuned_from]
-    trained = [name for name in apart if lineup[name].weights == "trained"]
-    pairs = grid[readings.aligned(grid, stores) & grid.model_x.isin(apart) & grid.model_y.isin(apart)]
-    pairs = pairs[pairs.model_x.isin(trained) | pairs.model_y.isin(trained)]
-    pairs = readings.relate(pairs, stores)
-    means = pairs.groupby(["measure", "relation"]).value.mean()
-    tuned = pd.read_parquet(reports / "tables" / "finetuning-by-layer.parquet")
-    lines = [
-        "| | " + " | ".join([*COLUMNS, "finetuned, first layer to last"]) + " |",
-        "|---" * (len(COLUMNS) + 2) + "|",
-    ]
+def results(reports: Path) -> pd.DataFrame:
+    """Return what the README says: measure, relation, value, low, high (ends of the interval, of claims only)."""
+    grids = []
+    for notebook, measures in SCORES.items():
+        grid = pd.read_parquet(reports / "tables" / f"{notebook}-pairs.parquet")
+        grids.append(grid[grid.measure.isin(measures)])
+    table = pd.concat(grids, ignore_index=True)
+    pretrained = [c.name for c in read_lineup(DATA / "lineup.toml") if not c.finetuned_from]
+    table = table[table.model_x.isin(pretrained) & table.model_y.isin(pretrained) & (table.trained_x | table.trained_y)]
+    table = table[same_depth(table) & table.relation.isin(COLUMNS)]
+    means = table.groupby(["measure", "relation"], sort=False).value.mean().reset_index()
+    claims = pd.read_parquet(reports / "tables" / "neurons-claims.parquet")
+    claims = claims[claims.measure.isin(ROWS)].rename(columns={"between": "relation", "effect": "value"})
+    claims = claims.rename(columns={"ci_low": "low", "ci_high": "high"})
+    return pd.concat([means, claims])[["measure", "relation", "value", "low", "high"]].reset_index(drop=True)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return the README's table."""
+    known = table.set_index(["measure", "relation"])
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for measure, words in ROWS.items():
-        cells = [f"{means[measure, relation]:.2f}" for relation in COLUMNS]
-        left = tuned[(tuned.measure == measure) & tuned.standardize]
-        ends = [left[left.layer == left.groupby("pretrained").layer.transform(end)].value for end in ("min", "max")]
-        cells.append(f"{ends[0].mean():.2f} to {ends[1].mean():.2f}" if len(left) else "")
-        lines.append(f"| {words} (`{measure}`) | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        row = [_text(known.loc[measure, relation]) if (measure, relation) in known.index else "" for relation in COLUMNS]
+        lines.append(f"| {' | '.join([words, *row])} |".replace("|  |", "| |"))
+    return "\n".join(lines) + "\n"
 
 
-def claims(reports: Path) -> str:
-    """Return Markdown: the verdicts of the four notebooks, one below the other."""
-    lines = ["| claim | between | effect (95 % interval) | p | control | holds |", "|---|---|---|---|---|---|"]
-    for name in ("neurons", "layers", "attention", "finetuning"):
-        for row in pd.read_parquet(reports / "tables" / f"{name}-verdict.parquet").itertuples():
-            effect = "" if pd.isna(row.effect) else f"{row.effect:.3f} ({row.ci_low:.3f} to {row.ci_high:.3f})"
-            p = "" if pd.isna(row.p) else f"{row.p:.2g}"
-            cells = [f"{row.claim} (`{row.measure}`)", row.between, effect, p, row.control, row.holds]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def _text(row: pd.Series) -> str:
+    return f"{row.value:.2f}" if pd.isna(row.low) else f"{row.value:.3f} ({row.low:.3f}-{row.high:.3f})"
+
+
+def main(reports: Path) -> None:
+    """Write figure, CSV and table."""
+    draw(reports)
+    results(reports).to_csv(RESULTS, index=False, float_format="%.6f")
+    text = README.read_text(encoding="utf-8")
+    table = BEGIN + markdown(pd.read_csv(RESULTS)) + END
+    README.write_text(re.sub(f"{BEGIN}.*?{END}", lambda _: table, text, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "reports")
-    draw(folder)
-    print(results(folder), claims(folder), sep="\n\n")
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "reports"))

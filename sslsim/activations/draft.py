@@ -111,9 +111,10 @@ class Draft:
             except (OSError, ValueError):
                 path.unlink(missing_ok=True)
         self._check_space()
-        if not written.is_file():
-            for name, content in files.items():  # the description last: without it, what is there is begun anew
-                (self.folder / name).write_bytes(content)
+        for name, content in files.items():  # the description last: without it, what is there is begun anew
+            file = self.folder / name
+            if not file.is_file() or file.read_bytes() != content:
+                file.write_bytes(content)
 
     def _check_space(self) -> None:
         needed = sum(layout.size for layout in self.store.layouts)
@@ -127,7 +128,8 @@ class Draft:
 
     def finish(self) -> None:
         """See that all is on the disk, and put the store in its place."""
-        assert not self.tasks()
+        if gone := self.tasks():  # another process, unseen for want of locks, was first; or somebody cleared the folder
+            raise FileNotFoundError(f"{gone[0].path} was written and is gone")
         for part in self.folder.glob(".*.part"):  # of workers that were killed, on other machines
             part.unlink(missing_ok=True)
         for path in [*sorted(self.folder.iterdir()), self.folder]:

@@ -15,6 +15,7 @@ own so that a comparison of every fiftieth frame reads, and checks, every fiftie
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import uuid
@@ -134,10 +135,11 @@ class ShardFile:
     """
 
     def __init__(self, path: Path, shard: Shard, *, afresh: bool = False) -> None:
-        state = path.stat()
-        if state.st_size != shard.size:
-            raise ValueError(f"{state.st_size:,} bytes, not {shard.size:,}")
-        content = np.asarray(np.memmap(path, "<f4", "r"))
+        with path.open("rb") as file:
+            state = os.fstat(file.fileno())
+            if state.st_size != shard.size:
+                raise ValueError(f"{state.st_size:,} bytes, not {shard.size:,}")
+            content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), "<f4")
         self._shard, self._values = shard, content[: shard.numbers]
         self._sums = content[shard.numbers :].view("<u4")
         key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
@@ -153,9 +155,11 @@ class ShardFile:
         start = first * shard.n_neurons
         values = self._values[start : start + shard.n_frames * shard.n_neurons].reshape(-1, shard.n_neurons)
         places = first + rows
-        for place in places[~self._checked[places]].tolist():
-            self._check(place, values[place - first])
-        self._checked[places] = True
+        new = places[~self._checked[places]]
+        wrong = np.flatnonzero(row_sums(values, (new - first).tolist()) != self._sums[new])
+        if len(wrong):
+            raise Damaged(int(new[wrong[0]]))
+        self._checked[new] = True
         together = len(rows) and (np.diff(rows) == 1).all()
         return values[rows[0] : rows[-1] + 1] if together else values[rows]
 
@@ -164,7 +168,8 @@ class ShardFile:
         place, part = self._shard.map_at(layer, u)
         values = self._values[part]
         if not self._checked[place]:
-            self._check(place, values)
+            if zlib.crc32(values.data) != self._sums[place]:
+                raise Damaged(place)
             self._checked[place] = True
         return values
 
@@ -176,9 +181,11 @@ class ShardFile:
             for u in range(len(self._shard.maps) - 1):
                 self.attention(layer, u)
 
-    def _check(self, place: int, values: NDArray[np.float32]) -> None:
-        if zlib.crc32(values.data) != self._sums[place]:
-            raise Damaged(place)
+
+def row_sums(values: NDArray[np.float32], rows: Iterable[int]) -> NDArray[np.uint32]:
+    """Return the CRC-32 of some rows of an array."""
+    content, width = values.data.cast("B"), values.shape[1] * 4
+    return np.array([zlib.crc32(content[row * width : (row + 1) * width]) for row in rows], np.uint32)
 
 
 def write_shard(path: Path, shard: Shard, utterances: Iterable[Arrays]) -> None:
@@ -207,7 +214,7 @@ def _placed(
     """Yield which value of the shard each array of an utterance begins at, and fill in its checksums."""
     for array, rows in enumerate([*arrays.hidden, *([] if arrays.final is None else [arrays.final])]):
         first = shard.rows_at(array, u)
-        sums[first : first + len(rows)] = [zlib.crc32(row.data) for row in np.ascontiguousarray(rows, "<f4")]
+        sums[first : first + len(rows)] = row_sums(np.ascontiguousarray(rows, "<f4"), range(len(rows)))
         yield first * shard.n_neurons, rows
     for layer, rows in enumerate(arrays.attention, 1):
         place, part = shard.map_at(layer, u)

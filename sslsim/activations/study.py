@@ -132,7 +132,7 @@ class Study:
 
     def extract(self, folder: str | Path, *, executor: Executor | None = None, device: str = "auto") -> Stores:
         """Run the checkpoints over the corpus, as far as it is not done, and open what came out; see `extract`."""
-        from sslsim.activations.extract import extract  # it takes a study
+        from sslsim.activations.extraction import extract  # it takes a study
 
         return extract(self, folder, executor=executor, device=device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from sslsim.figures.heatmaps import COLOURS, STYLE
+from sslsim.figures.style import COLOURS, STYLE, styled
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
 
 if TYPE_CHECKING:  # what they compute needs torch, what they hold does not
@@ -32,20 +32,10 @@ GREYS, TINTS = 14, 5  # of a clip's picture, whose colours are few: a third of t
 
 @dataclass(frozen=True, eq=False)
 class Card:
-    """A sound to be played, with a picture of it, as `sslsim.Outputs.clips` shows it.
+    """A sound to be played, with a picture of it, as `sslsim.Report.clips` shows it.
 
-    Attributes
-    ----------
-    group, row : str
-        Headings: cards of one group and row stand together.
-    title : str
-        What is heard.
-    alt : str
-        What the picture shows.
-    audio : bytes
-        A FLAC file.
-    picture : bytes
-        A PNG file, or nothing.
+    Cards of one `group` and `row` stand together under these headings. `title` says what is heard, `alt` what the
+    picture shows. `audio` is a FLAC file, `picture` a PNG file or nothing.
     """
 
     group: str
@@ -76,15 +66,10 @@ def spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.maximum(level - level.max(), -RANGE)
 
 
-def cards(clips: Sequence[Clip], chosen: pd.DataFrame) -> list[Card]:
+def sound_cards(clips: Sequence[Clip], chosen: pd.DataFrame) -> list[Card]:
     """Return each clip as a card, with headings that say what correlates with what.
 
-    Parameters
-    ----------
-    clips : sequence of Clip
-        From `sslsim.analysis.examples.clips`.
-    chosen : DataFrame
-        The pairs that they are of, from `sslsim.analysis.examples.extremes`.
+    `clips` come from `sslsim.analysis.cut_clips`, the pairs `chosen` that they are of from `sslsim.analysis.extremes`.
     """
     return [_card(clip, chosen.iloc[clip.moment["pair"]]) for clip in clips]
 
@@ -95,46 +80,41 @@ def _card(clip: Clip, pair: pd.Series) -> Card:
     group = f"{moment['kind'].capitalize()}: {x} and its best partner {y}"
     group += f" (r = {pair.value:.2f}; in random bases {pair.rotated:.2f})"
     row = f"Strongest moments of {x if of_x else y}" + (", turned around" if not of_x and pair.value < 0 else "")
-    place = f"{moment['utterance']} at {moment['seconds']:.2f} s{_said(clip)}"
+    phone, word = clip.label("phone"), clip.label("word")
+    place = f"{moment['utterance']} at {moment['seconds']:.2f} s"
+    place += (f", /{phone}/" if phone else "") + (f", in \u201c{word}\u201d" if word else "")
     z = f"z {moment['z']:.1f}, the other {moment['z_other']:.1f}"
     alt = f"Waveform, spectrogram and activations of both neurons around {place}. In the middle {z}."
     return Card(group, row, f"{place}: {z}", alt, flac(clip.samples), _picture(clip))
 
 
-def _said(clip: Clip) -> str:
-    """Return the phone and the word at the moment, where marks tell."""
-    phone, word = clip.label("phone"), clip.label("word")
-    return (f", /{phone}/" if phone else "") + (f", in \u201c{word}\u201d" if word else "")
-
-
 def _picture(clip: Clip) -> bytes:
     """Draw a clip: waveform under its phones, spectrogram, and activations (solid: the neuron; dashed: the other)."""
-    with plt.rc_context({**STYLE, "font.size": 7, "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.labelsize": 7}):
+    small: dict[Any, Any] = dict.fromkeys(["font.size", "xtick.labelsize", "ytick.labelsize", "axes.labelsize"], 7)
+    with plt.rc_context({**STYLE, **small}):
         figure = Figure(figsize=SIZE, dpi=DPI)
         canvas = FigureCanvasAgg(figure)
-        boxes = [(0.13, 0.80, 0.85, 0.19), (0.13, 0.36, 0.85, 0.43), (0.13, 0.13, 0.85, 0.22)]
-        wave, power, trace = (figure.add_axes(box) for box in boxes)
+        edges = {"left": 0.13, "right": 0.98, "bottom": 0.13, "top": 0.99, "hspace": 0.03}
+        shape = {"height_ratios": [19, 43, 22], **edges}
+        wave, power, trace = figure.subplots(3, sharex=True, gridspec_kw=shape)
         ends = (clip.begin, clip.begin + len(clip.samples) / SAMPLE_RATE)
-        half = max(-ends[0], ends[1])
-        wave.plot(np.linspace(*ends, len(clip.samples)), clip.samples, color="0.3", linewidth=0.4)
         top = max(float(np.abs(clip.samples).max()), 1e-6)
-        wave.set(ylim=(-1.1 * top, 1.9 * top))
+        wave.plot(np.linspace(*ends, len(clip.samples)), clip.samples, color="0.3", linewidth=0.4)
+        wave.set(ylim=(-1.1 * top, 1.9 * top), yticks=[])
         _mark_labels(wave, clip.marks[clip.marks.kind == "phone"], ends)
         _show_spectrogram(power, clip.samples, ends)
         power.set(yticks=[2, 4, 6], ylabel="kHz")
         trace.axhline(0, color="0.8", linewidth=0.6)
         trace.plot(clip.times, clip.z, color=COLOURS[0], linewidth=1.2)
         trace.plot(clip.times, clip.z_other, color=COLOURS[1], linewidth=1.2, linestyle="--")
-        trace.set(xlabel="s", ylabel="z")
-        for ax in (power, trace):
-            ax.yaxis.set_label_coords(-0.09, 0.5)
+        half = max(-ends[0], ends[1])
+        trace.set(xlabel="s", ylabel="z", xlim=(-half, half))
         for ax in (wave, power, trace):
             ax.axvline(0, color="black", linewidth=0.5, linestyle=":")
-            ax.set_xlim(-half, half)
+            ax.yaxis.set_label_coords(-0.09, 0.5)
         for ax in (wave, power):
-            ax.set_xticks([])
+            ax.tick_params(bottom=False)
             ax.spines["bottom"].set_visible(False)
-        wave.set_yticks([])
         wave.spines["left"].set_visible(False)
         canvas.draw()
     file = io.BytesIO()
@@ -157,59 +137,46 @@ def _show_spectrogram(ax: Axes, samples: NDArray[np.float32], ends: tuple[float,
     ax.imshow(spectrogram(samples), origin="lower", aspect="auto", extent=extent, cmap="Greys", vmin=-RANGE, vmax=0)
 
 
-def _mark_labels(ax: Axes, marks: pd.DataFrame, ends: tuple[float, float], size: float = 6.5) -> None:
+def _mark_labels(ax: Axes, marks: pd.DataFrame, ends: tuple[float, float]) -> None:
     """Write the labels along the top, with a line where each begins."""
     for mark in marks.itertuples():
         start, end = max(mark.start, ends[0]), min(mark.end, ends[1])
         ax.axvline(start, color="0.75", linewidth=0.5)
         if end - start > 0.02:  # of one that is cut to less there is no room for its name
             place = ((start + end) / 2, 0.99)
-            ax.text(*place, mark.label, transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=size)
+            ax.text(*place, mark.label, transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=6.5)
 
 
+@styled()
 def head_maps(pair: HeadPair) -> Figure:
     """Draw the attention of two heads on one utterance side by side, its spectrogram along the queries and the keys.
 
     Attention is in units of a uniform row; each map has its own scale, to the value that 1 % of its cells exceed. The
     stored query rows are evenly spaced, and each fills its share of the axis.
-
-    Parameters
-    ----------
-    pair : HeadPair
-        From `sslsim.analysis.examples.head_pair`.
     """
-    seconds = len(pair.samples) / SAMPLE_RATE
-    with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(10.4, 5.2))
-        for left, name, rows in zip((0.06, 0.56), pair.names, pair.maps, strict=True):
-            keys, queries, ax = (
-                figure.add_axes((left + dx, y, width, height))
-                for dx, y, width, height in (
-                    (0.07, 0.80, 0.32, 0.12),
-                    (0.0, 0.10, 0.06, 0.68),
-                    (0.07, 0.10, 0.32, 0.68),
-                )
-            )
-            _show_spectrogram(keys, pair.samples, (0.0, seconds))
-            _mark_words(keys, pair.marks)
-            along = (0.0, SAMPLE_RATE / 2000, seconds, 0.0)
-            queries.imshow(spectrogram(pair.samples).T, aspect="auto", extent=along, cmap="Greys", vmin=-RANGE, vmax=0)
-            edges = np.linspace(0, seconds, len(rows) + 1), HOP * np.arange(rows.shape[1] + 1) / SAMPLE_RATE
-            uniform = rows * rows.shape[1]
-            top = float(np.quantile(uniform, 0.99))
-            mesh = ax.pcolormesh(edges[1], edges[0], uniform, cmap="viridis", vmin=0, vmax=top, rasterized=True)
-            ax.set(xlim=(0, seconds), ylim=(seconds, 0), xlabel="key, s", yticklabels=[])
-            keys.set(xlim=(0, seconds), xticks=[], yticks=[])
-            queries.set(ylim=(seconds, 0), xticks=[], ylabel="query, s")
-            figure.text(left + 0.07, 1.02, name, fontsize=10)
-            bar = figure.colorbar(mesh, cax=figure.add_axes((left + 0.40, 0.10, 0.01, 0.68)))
-            bar.set_label("attention, in units of a uniform row", fontsize=8)
+    figure = plt.figure(figsize=(10.4, 5.2))
+    for left, name, rows in zip((0.06, 0.56), pair.names, pair.maps, strict=True):
+        figure.text(left + 0.07, 1.02, name, fontsize=10)
+        _draw_head(figure, left, pair, rows)
     return figure
 
 
-def _mark_words(ax: Axes, marks: pd.DataFrame) -> None:
-    for mark in marks[marks.kind == "word"].itertuples():
-        ax.text(mark.start, 1.02, mark.label, transform=ax.get_xaxis_transform(), rotation=55, fontsize=6.5)
+def _draw_head(figure: Figure, left: float, pair: HeadPair, rows: NDArray[np.float32]) -> None:
+    seconds = len(pair.samples) / SAMPLE_RATE
+    boxes = [(0.07, 0.80, 0.32, 0.12), (0.0, 0.10, 0.06, 0.68), (0.07, 0.10, 0.32, 0.68), (0.40, 0.10, 0.01, 0.68)]
+    keys, queries, ax, bar = (figure.add_axes((left + x, y, width, height)) for x, y, width, height in boxes)
+    _show_spectrogram(keys, pair.samples, (0.0, seconds))
+    keys.set(xlim=(0, seconds), xticks=[], yticks=[])
+    for mark in pair.marks[pair.marks.kind == "word"].itertuples():
+        keys.text(mark.start, 1.02, mark.label, transform=keys.get_xaxis_transform(), rotation=55, fontsize=6.5)
+    along = (0.0, SAMPLE_RATE / 2000, seconds, 0.0)
+    queries.imshow(spectrogram(pair.samples).T, aspect="auto", extent=along, cmap="Greys", vmin=-RANGE, vmax=0)
+    queries.set(ylim=(seconds, 0), xticks=[], ylabel="query, s")
+    edges = HOP * np.arange(rows.shape[1] + 1) / SAMPLE_RATE, np.linspace(0, seconds, len(rows) + 1)
+    uniform = rows * rows.shape[1]
+    mesh = ax.pcolormesh(*edges, uniform, cmap="viridis", vmin=0, vmax=np.quantile(uniform, 0.99), rasterized=True)
+    ax.set(xlim=(0, seconds), ylim=(seconds, 0), xlabel="key, s", yticklabels=[])
+    figure.colorbar(mesh, cax=bar).set_label("attention, in units of a uniform row", fontsize=8)
 
 
 def utterance_card(pair: HeadPair) -> Card:

@@ -1,6 +1,6 @@
 """What a reader can ask of the cells of a heatmap, by pointing at them or by keyboard.
 
-Whoever draws a heatmap attaches its numbers to the axes; `Outputs.figure` passes them on to the page.
+Whoever draws a heatmap attaches its numbers to the axes; `sslsim.Report.figure` passes them on to the page.
 """
 
 from __future__ import annotations
@@ -22,15 +22,10 @@ _ATTRIBUTE = "sslsim_cells"
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The numbers of a heatmap.
+    """The numbers of a heatmap; `rows`, from the top, and `columns` say what each is.
 
-    Attributes
-    ----------
-    rows, columns : sequence of str
-        What each row, from the top, and each column is.
-    numbers : dict of str to arrays
-        What is said of a cell, in this order: a name and one array (n_rows, n_columns), or the two ends of an interval;
-        NaN where there is none.
+    `numbers` are what is said of a cell, in this order: by name one array (n_rows, n_columns), or two, the ends of an
+    interval; NaN where there is none. One of another shape is an error.
     """
 
     rows: Sequence[str]
@@ -59,19 +54,9 @@ def attach(ax: Axes, cells: Cells) -> None:
 
 
 def panels(figure: Figure, bounds: Bbox) -> list[dict[str, Any]]:
-    """Return the heatmaps of a figure.
+    """Return the heatmaps of a drawn figure: title, box and what `Cells.packed` returns.
 
-    Parameters
-    ----------
-    figure : Figure
-        Drawn, so that its axes are in place.
-    bounds : Bbox
-        Of the picture, in inches.
-
-    Returns
-    -------
-    list of dict
-        title, box (left, top, width, height as shares of the picture) and what `Cells.packed` returns.
+    A box is left, top, width and height as shares of the picture, whose `bounds` are in inches.
     """
     found = []
     for ax in figure.axes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -46,23 +47,18 @@ def mean(x: Array, rows: slice = slice(None)) -> Tensor:
 
 def check_pair(x: Array, y: Array) -> torch.dtype:
     """Return the dtype that products of two layers run in, or raise if they cannot be paired."""
-    dtype = torch.promote_types(_product_dtype(x, "x"), _product_dtype(y, "y"))
+    for side, name in ((x, "x"), (y, "y")):
+        if len(side.shape) != 2 or 0 in side.shape:
+            raise SslsimError(f"{name} has shape {tuple(side.shape)}; give (n_frames, n_neurons), neither of them 0")
     if len(x) != len(y):
         raise SslsimError(
             f"layers cannot be paired: x has {len(x):,} frames, y {len(y):,}; give the same frames of both"
         )
     if len(x) < 2:
         raise SslsimError("one frame has no variance; give at least two")
-    return dtype
-
-
-def _product_dtype(x: Array, name: str) -> torch.dtype:
-    if len(x.shape) != 2 or 0 in x.shape:
-        raise SslsimError(f"{name} has shape {tuple(x.shape)}; give (n_frames, n_neurons), neither of them 0")
-    dtype = block(x[:1], None).dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        return torch.float32  # products in half precision would lose what the measures look at
-    return dtype if dtype.is_floating_point else torch.float64
+    dtypes = (block(side[:1], None).dtype for side in (x, y))
+    floats = (dtype if dtype.is_floating_point else torch.float64 for dtype in dtypes)
+    return reduce(torch.promote_types, floats, torch.float32)  # half precision would lose what the measures look at
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:

@@ -179,24 +179,12 @@ def attention_cka(a: Sequence[Maps], b: Sequence[Maps], *, device: str = "cpu") 
 
 @dataclass(frozen=True)
 class Profile:
-    """What each head looks at, (heads,) each; means over query rows.
+    """What each head looks at, (heads,) each; means over query rows."""
 
-    Attributes
-    ----------
-    entropy : ndarray
-        Of a row, over log T: 0 looks at one frame, 1 at all alike.
-    distance : ndarray
-        Mean distance in frames between the query and where it looks.
-    diagonality : ndarray
-        1 - distance over that of uniform attention: 1 looks at the query frame itself, 0 is broad, below 0 looks away.
-    one_key : ndarray
-        Share of an utterance's attention on the frame that gets most: 1 / T when broad, 1 if always the same frame.
-    """
-
-    entropy: np.ndarray
-    distance: np.ndarray
-    diagonality: np.ndarray
-    one_key: np.ndarray
+    entropy: np.ndarray  # of a row, over log T: 0 looks at one frame, 1 at all alike
+    distance: np.ndarray  # in frames, between the query and where it looks
+    diagonality: np.ndarray  # 1 - distance over that of uniform attention: 1 looks at the query itself, below 0 away
+    one_key: np.ndarray  # share of all attention on the frame that gets most: 1 / T when broad, 1 if always the same
 
 
 def head_profile(maps: Sequence[Maps], queries: Sequence[Sequence[int] | np.ndarray]) -> Profile:

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslsim.errors import SslsimError, close_match
+from sslsim.errors import SslsimError
 from sslsim.measures.arrays import multiply
-
-TRUNCATIONS = ("reaching", "below")
 
 
 @dataclass(frozen=True)
@@ -40,23 +38,20 @@ class Components:
         """Matrix (n_varying, k) that takes centred neurons to orthonormal columns."""
         return self.directions * self.variance.rsqrt().to(self.directions)
 
-    def count(self, fraction: float, truncation: str = "reaching") -> int:
+    def count(self, fraction: float, below: bool = False) -> int:
         """Return the fewest components whose summed variance reaches `fraction`, or the most that stay below it."""
-        if truncation not in TRUNCATIONS:
-            raise SslsimError(f"unknown truncation {truncation!r}{close_match(truncation, TRUNCATIONS)}")
         if not 0 < fraction <= 1:
             raise SslsimError(f"variance is {fraction}; give the share of the variance to keep, above 0 and up to 1")
-        below = int((self.variance.cumsum(0) / self.variance.sum() < fraction - 1e-12).sum())
-        return min(below + 1, len(self.variance)) if truncation == "reaching" else max(below, 1)
+        less = int((self.variance.cumsum(0) / self.variance.sum() < fraction - 1e-12).sum())
+        return max(less, 1) if below else min(less + 1, len(self.variance))
 
 
 def singular_vectors(matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Left vectors (p, k), values (k,), largest first, and right vectors (q, k) of matrices of norm near 1.
 
-    From the eigenvectors u of the smaller ``a a'``: half the time of an SVD. Values are ``|a'u|`` and right vectors
-    ``a'u / |a'u|``, exact but for small values, whose squares are lost in rounding: the images of those u, less what of
-    them lies along the others, are a matrix of few rows and have an SVD of their own. Eigenvectors of all matrices of
-    one size come from one call, as a GPU wants it.
+    From the eigenvectors u of the smaller ``a a'``, of all matrices of one size at once: half the time of an SVD.
+    Values are ``|a'u|`` and right vectors ``a'u / |a'u|``, exact but for small values, whose squares are lost in
+    rounding: the images of those u, less what of them lies along the others, get a small SVD of their own.
     """
     wide = [a if a.shape[0] <= a.shape[1] else a.T for a in matrices]
     vectors_of: dict[int, tuple[Tensor, Tensor, Tensor]] = {}

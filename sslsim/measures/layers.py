@@ -32,21 +32,19 @@ def cca_ranks(m: Moments) -> tuple[int, int]:
 
 
 def svcca_ranks(
-    m: Moments, *, standardize: bool = True, variance: float = VARIANCE, truncation: str = "reaching"
+    m: Moments, *, standardize: bool = True, variance: float = VARIANCE, below: bool = False
 ) -> tuple[int, int]:
     """Components (k_x, k_y) that `svcca` keeps with the same options."""
-    x, y = m.x.components(standardize), m.y.components(standardize)
-    return x.count(variance, truncation), y.count(variance, truncation)
+    return m.x.components(standardize).count(variance, below), m.y.components(standardize).count(variance, below)
 
 
-def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE, truncation: str = "reaching") -> float:
+def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE, below: bool = False) -> float:
     """Mean canonical correlation of the leading principal components (Raghu et al. 2017, arXiv 1706.05806).
 
-    Truncation 'reaching' keeps the fewest components of each side whose summed share of the variance reaches
-    `variance`, 'below', as the code of Wu et al. 2020 does, the most that stay below it: one fewer, which moves the
-    value in the third digit.
+    Of each side the fewest whose summed share of the variance reaches `variance` or, with `below`, as the code of Wu
+    et al. 2020 does, the most that stay below it: one fewer, which moves the value in the third digit.
     """
-    k_x, k_y = svcca_ranks(m, standardize=standardize, variance=variance, truncation=truncation)
+    k_x, k_y = svcca_ranks(m, standardize=standardize, variance=variance, below=below)
     if standardize:
         leading = m.whitened[:k_x, :k_y]
     else:
@@ -74,8 +72,8 @@ def linear_cka_biased(m: Moments, *, standardize: bool = True) -> float:
 
     ``||Y'X||^2 / (||X'X|| ||Y'Y||)`` of centred data.
     """
-    norm_x, norm_y = _norms(m, standardize)
-    return float(_cross(m, standardize).norm() ** 2 / (norm_x * norm_y))
+    cross, norm_x, norm_y = _second_moments(m, standardize)
+    return float(cross.norm() ** 2 / (norm_x * norm_y))
 
 
 def linear_cka_dropped(m: Moments, *, drop: int = DROPPED) -> float:
@@ -95,8 +93,8 @@ def linear_cka_debiased(m: Moments, norms_x: Tensor, norms_y: Tensor, *, standar
     """
     if m.x.n < 4:
         raise SslsimError(f"debiased CKA needs at least 4 frames, got {m.x.n}; give more or use linear_cka_biased")
-    norm_x, norm_y = _norms(m, standardize)
-    xy = _unbiased_hsic(_cross(m, standardize).norm(), norms_x, norms_y)
+    cross, norm_x, norm_y = _second_moments(m, standardize)
+    xy = _unbiased_hsic(cross.norm(), norms_x, norms_y)
     return float(xy / (_unbiased_hsic(norm_x, norms_x, norms_x) * _unbiased_hsic(norm_y, norms_y, norms_y)).sqrt())
 
 
@@ -106,22 +104,16 @@ def procrustes(m: Moments, *, standardize: bool = True) -> float:
     ``nuclear(Y'X) / (||X|| ||Y||)`` of centred data.
     """
     # float64: among the singular values of a covariance the small are many, and their sum counts
-    nuclear = _singular_values(_cross(m, standardize)).sum()
     if standardize:
-        return float(nuclear / (len(m.x.scale) * len(m.y.scale)) ** 0.5)
-    return float(nuclear / (m.x.scale.norm() * m.y.scale.norm()))
+        return float(_singular_values(m.correlation).sum() / (len(m.x.scale) * len(m.y.scale)) ** 0.5)
+    return float(_singular_values(m.covariance).sum() / (m.x.scale.norm() * m.y.scale.norm()))
 
 
-def _cross(m: Moments, standardize: bool) -> Tensor:
-    """Cross second moments of the varying neurons, each neuron of length 1 or in its own units."""
-    return m.correlation if standardize else m.covariance
-
-
-def _norms(m: Moments, standardize: bool) -> tuple[Tensor, Tensor]:
-    """Frobenius norms of the second moments of each side, neurons of length 1 or in their own units."""
+def _second_moments(m: Moments, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross moments and the norms of those of each side, neurons of length 1 or in their own units."""
     if standardize:
-        return m.x.correlation_norm, m.y.correlation_norm
-    return m.x.covariance_norm, m.y.covariance_norm
+        return m.correlation, m.x.correlation_norm, m.y.correlation_norm
+    return m.covariance, m.x.covariance_norm, m.y.covariance_norm
 
 
 def _singular_values(a: Tensor) -> Tensor:
@@ -131,9 +123,6 @@ def _singular_values(a: Tensor) -> Tensor:
 
 
 def _unbiased_hsic(cross: Tensor, norms_x: Tensor, norms_y: Tensor) -> Tensor:
-    """HSIC_1 of linear kernels, up to the factor 1 / (n (n - 3)) that cancels in CKA.
-
-    The diagonals of both kernels, the frames' squared norms, are taken out of ``||X'Y||^2``, the square of `cross`.
-    """
+    """HSIC_1 of linear kernels, without their diagonals, up to the factor 1 / (n (n - 3)) that cancels in CKA."""
     n = len(norms_x)
     return cross**2 - n / (n - 2) * norms_x @ norms_y + norms_x.sum() * norms_y.sum() / ((n - 1) * (n - 2))

@@ -42,19 +42,14 @@ class Marginal:
 
     def check_varies(self) -> None:
         """Raise if no neuron varies."""
-        if not self._varying.any():
-            raise SslsimError(f"none of {len(self._varying)} neurons varies over {self.n:,} frames; nothing to compare")
-
-    @cached_property
-    def _varying(self) -> Tensor:
-        # a constant column leaves only the rounding of its float64 mean in the scatter
-        return self.scatter.diagonal() > self.n * (1e-12 * self.mean) ** 2
+        if self.n_constant == len(self.alive):
+            raise SslsimError(f"none of {len(self.alive)} neurons varies over {self.n:,} frames; nothing to compare")
 
     @cached_property
     def alive(self) -> Tensor:
         """Mask (n_neurons,) of neurons that vary: constant ones have no correlation and are left out everywhere."""
-        self.check_varies()
-        return self._varying
+        # a constant column leaves only the rounding of its float64 mean in the scatter
+        return self.scatter.diagonal() > self.n * (1e-12 * self.mean) ** 2
 
     @cached_property
     def n_constant(self) -> int:
@@ -73,12 +68,13 @@ class Marginal:
         return Means(self.mean, tuple(group.mean for group in self.groups) or (self.mean,))
 
     @cached_property
-    def _merged(self) -> dict[tuple[int, ...], Marginal]:
+    def _kept(self) -> dict[Any, Any]:
+        """Merged moments by groups left out, components by scaling."""
         return {}
 
     def without(self, *left_out: int) -> Marginal:
         """Moments of all groups but some; kept, with what is computed from them, for the next time."""
-        if left_out not in self._merged:
+        if left_out not in self._kept:
             kept = [group for g, group in enumerate(self.groups) if g not in left_out]
             n = sum(group.n for group in kept)
             shift = sum(group.n * (group.mean - self.mean) for group in kept) / n
@@ -86,12 +82,13 @@ class Marginal:
             for group in kept:
                 away = group.mean - mean
                 scatter.add_(group.scatter).addr_(away, away, alpha=group.n)
-            self._merged[left_out] = Marginal(n, mean, scatter, self.eps)
-        return self._merged[left_out]
+            self._kept[left_out] = Marginal(n, mean, scatter, self.eps)
+        return self._kept[left_out]
 
     @cached_property
     def scale(self) -> Tensor:
         """Root sum of squared deviations of every varying neuron, shape (n_varying,)."""
+        self.check_varies()
         return self.scatter.diagonal()[self.alive].sqrt()
 
     @cached_property
@@ -102,6 +99,7 @@ class Marginal:
     @cached_property
     def covariance(self) -> Tensor:
         """Scatter of the varying neurons in their own units, (n_varying, n_varying)."""
+        self.check_varies()
         return _of_varying(self.scatter, self, self)
 
     @cached_property
@@ -119,19 +117,12 @@ class Marginal:
         """What `sslsim.measures.random_basis` has computed of random bases of this layer."""
         return {}
 
-    @cached_property
-    def _components(self) -> dict[bool, Components]:
-        return {}
-
     def components(self, standardize: bool = True) -> Components:
-        """Principal components, without empty directions, of the z-scored neurons or of those in their own units.
-
-        Computed at the first call and kept: a layer's decomposition is needed for every pair that it is in.
-        """
-        if standardize not in self._components:
+        """Principal components of the z-scored neurons, or of those in their own units; kept for the next pair."""
+        if standardize not in self._kept:
             matrix = self.correlation if standardize else self.covariance
-            self._components[standardize] = Components.of(matrix, self.eps, self.dtype)
-        return self._components[standardize]
+            self._kept[standardize] = Components.of(matrix, self.eps, self.dtype)
+        return self._kept[standardize]
 
 
 @dataclass(frozen=True, eq=False)

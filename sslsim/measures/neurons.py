@@ -28,14 +28,9 @@ def best_match(r: Tensor) -> float:
 
 
 def best_partners(m: Moments) -> tuple[np.ndarray, np.ndarray]:
-    """Best partner of every neuron of x among the neurons of y.
+    """Best partner of every neuron of x among those of y, (n_neurons_x,), and the signed correlation with it.
 
-    Returns
-    -------
-    partner : ndarray of shape (n_neurons_x,), int
-        Neuron of y with the largest ``|r|``; -1 for a neuron of x without variance.
-    r : ndarray of shape (n_neurons_x,), float
-        The signed correlation with it; NaN for a neuron of x without variance.
+    -1 and NaN for a neuron of x without variance.
     """
     best = m.correlation.abs().argmax(1, keepdim=True)
     alive_x, alive_y = (side.alive.cpu().numpy() for side in (m.x, m.y))
@@ -78,10 +73,9 @@ def soft_matched_corr(m: Moments) -> float:
 
 
 def multiple_corr(m: Moments) -> Tensor:
-    """Multiple correlation R of every varying neuron of x with all neurons of y, shape (n_varying_x,).
+    """Multiple correlation R of every varying neuron of x with all neurons of y, (n_varying_x,).
 
-    R is the norm of the neuron's correlations with the whitened neurons of y. Directions of y without variance
-    (duplicated neurons, fewer frames than neurons) take no part.
+    The norm of its correlations with the whitened neurons of y, in which empty directions take no part.
     """
     return m.y_whitened.square().sum(1, dtype=torch.float64).clamp(max=1.0).sqrt()
 

@@ -143,20 +143,11 @@ class Side:
 def cross_products(
     left: Side, right: Side | None, n: int, utterances: Utterances | None = None
 ) -> list[list[Products]]:
-    """Products of every layer of `left` with every one of `right`, from one product a chunk of frames.
+    """Products over n frames of every layer of `left` with every one of `right`; with `utterances`, of groups too.
 
-    Frames of a group are taken about the mean of the group, so that a neuron that does not vary there leaves nothing
-    behind; sums about the means of all frames follow from the sums of frames.
-
-    Parameters
-    ----------
-    left, right : Side
-        Layers on the same frames; right None is left itself, and then only layers from each one on are multiplied with
-        it: entry [i][j] is layer i with layer i + j.
-    n : int
-        Number of frames.
-    utterances : Utterances, optional
-        Keep sums by group of utterances too.
+    Right None is left itself, and then only layers from each one on are multiplied with it: entry [i][j] is layer i
+    with layer i + j. Frames of a group are taken about the mean of the group, so that a neuron that does not vary there
+    leaves nothing behind; sums about the means of all frames follow from the sums of frames.
     """
     other = right or left
     strips = [(rows, slice(rows.start, None)) for rows in ([slice(None)] if right else left.columns)]

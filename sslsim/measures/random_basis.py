@@ -43,25 +43,13 @@ def _directions(layer: Marginal, basis: int, seed: int) -> Tensor:
 def shared(best: np.ndarray, rotated: np.ndarray) -> tuple[float, np.ndarray]:
     """Variance that neurons share with single neurons of another layer, beyond what random bases of it explain.
 
-    ``mean_i (r_i^2 - b_i) / (1 - b_i)`` with r_i the best absolute correlation of neuron i in the other layer and b_i
-    the mean square of its best in random bases of that layer. Near 1 where every neuron has a counterpart, near 0 where
-    both span one subspace in unrelated axes, and near a tenth where a tenth of the neurons are the same and the rest
-    unrelated. A construction of this package.
+    ``mean_i (r_i^2 - b_i) / (1 - b_i)`` with r_i the `best` absolute correlation of neuron i in the other layer (NaN to
+    leave it out) and b_i the mean square of its best in random bases of that layer, `rotated` (bases, n_neurons). Near
+    1 where every neuron has a counterpart, near 0 where both span one subspace in unrelated axes, and near a tenth
+    where a tenth of the neurons are the same and the rest unrelated. A construction of this package.
 
-    Parameters
-    ----------
-    best : ndarray of shape (n_neurons,)
-        Best absolute correlations; NaN for neurons to leave out.
-    rotated : ndarray of shape (bases, n_neurons)
-        The same in random bases of the other layer.
-
-    Returns
-    -------
-    share : float
-        The mean over neurons.
-    of_bases : ndarray of shape (bases,)
-        The share that each basis would have, to be ranked with it: the observed basis takes part in the mean square
-        here, so that it differs from the others in nothing if it is one of them.
+    Also returns what each basis would have in its place, (bases,), to be ranked with it: there the observed basis takes
+    part in the mean square, so that it differs from the others in nothing if it is one of them.
     """
     value = _share(best**2, (rotated**2).mean(0))
     every = np.concatenate([best[None], rotated]) ** 2

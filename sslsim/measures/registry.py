@@ -60,8 +60,8 @@ def _scaled(name: str, title: str, told: dict[str, Callable[..., Any]], **facts:
     return entries
 
 
-def _svcca(truncation: str) -> dict[str, Callable[..., Any]]:
-    score, ranks = (partial(function, truncation=truncation) for function in (layers.svcca, layers.svcca_ranks))
+def _svcca(below: bool) -> dict[str, Callable[..., Any]]:
+    score, ranks = (partial(function, below=below) for function in (layers.svcca, layers.svcca_ranks))
     return {"score": score, "ranks": ranks, "prepare_layer": Marginal.components}
 
 
@@ -71,15 +71,15 @@ def _heads(name: str, title: str, description: str, value_range: str = "0 to 1")
     return {name: Measure("attention", title, score, description, value_range, symmetric=False)}
 
 
-_neuron, _components = partial(_of, "neuron"), Marginal.components
+_neuron, _pca = partial(_of, "neuron"), Marginal.components
 
 MEASURES: dict[str, Measure] = {
     "max_corr": _neuron("max_corr: best single neuron", neurons.max_corr, symmetric=False, matching=neurons.best_match),
     "matched_corr": _neuron("matched_corr: one-to-one neurons", neurons.matched_corr, matching=neurons.one_to_one),
     "soft_matched_corr": _neuron("soft_matched_corr: shared partners", neurons.soft_matched_corr),
-    "linreg": _neuron("linreg: all neurons, in-sample R", neurons.linreg, symmetric=False, prepare_layer=_components),
+    "linreg": _neuron("linreg: all neurons, in-sample R", neurons.linreg, symmetric=False, prepare_layer=_pca),
     "linreg_r2": _neuron(
-        "linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, symmetric=False, prepare_layer=_components
+        "linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, symmetric=False, prepare_layer=_pca
     ),
     "linreg_heldout": _neuron(
         "linreg_heldout: R2 on other utterances",
@@ -95,19 +95,19 @@ MEASURES: dict[str, Measure] = {
         layers.cca,
         ranks=layers.cca_ranks,
         canonical=True,
-        prepare_layer=_components,
+        prepare_layer=_pca,
     ),
     **_scaled(
         "svcca",
         "svcca: 99 % of variance",
-        _svcca("reaching"),
+        _svcca(below=False),
         description="Mean canonical correlation of the fewest principal components that hold 99 % of the variance",
     ),
     **_scaled(
         "svcca_below",
         "svcca: below 99 %, as published",
-        _svcca("below"),
-        description="The same of one component fewer, as the code of Wu et al. 2020 truncates",
+        _svcca(below=True),
+        description="svcca of one component fewer, as the code of Wu et al. 2020 truncates",
     ),
     **_scaled(
         "pwcca",
@@ -115,7 +115,7 @@ MEASURES: dict[str, Measure] = {
         {"score": layers.pwcca},
         symmetric=False,
         canonical=True,
-        prepare_layer=_components,
+        prepare_layer=_pca,
     ),
     **_scaled("linear_cka_biased", "linear CKA, biased", {"score": layers.linear_cka_biased}),
     "linear_cka_dropped": _of(
@@ -201,13 +201,6 @@ def similarity(
     **options
         Passed to the measure, such as ``variance`` of svcca; ``sample``, the number of evenly spaced frames that
         mutual_knn and rbf_cka use.
-
-    Examples
-    --------
-    >>> import numpy as np, sslsim
-    >>> x = np.random.default_rng(0).standard_normal((500, 8))
-    >>> round(sslsim.similarity("linear_cka_biased", x, x), 6)
-    1.0
     """
     chosen = measure_named(measure)
     if chosen.level == "attention":
@@ -217,25 +210,17 @@ def similarity(
         raise SslsimError("scaling is part of a measure's name: svcca z-scores every neuron, svcca_raw does not")
     try:
         if chosen.prepare:
-            return _similarity_of_frames(chosen, x, y, device, **options)
+            check_pair(x, y)
+            rows: Any = neighbours.sample_frames(x, options.pop("sample", neighbours.SAMPLE))
+            sampled = (block(side[rows], None) for side in (x, y))
+            return chosen.score(*(chosen.prepare(frames, device=device, **options) for frames in sampled))
         if chosen.utterances and utterances is None:
             raise SslsimError(f"measure {measure!r} needs utterances=, the number of frames of each, in order")
         m = moments(x, y, utterances=utterances if chosen.utterances else None, device=device)
-        norms: list[Tensor] = []
-        if chosen.norms:
-            sides = ((x, m.x), (y, m.y))
-            norms = [squared_norms(frames, side, standardize=chosen.standardize)[0] for frames, side in sides]
+        sides = ((x, m.x), (y, m.y)) if chosen.norms else ()
+        norms = (squared_norms(frames, side, standardize=chosen.standardize)[0] for frames, side in sides)
         return chosen.score(m, *norms, **options)
     except TypeError as error:
         if "unexpected keyword" in str(error):
             raise SslsimError(f"measure {measure!r}: {str(error).split('() ')[-1]}") from None
         raise
-
-
-def _similarity_of_frames(
-    measure: Measure, x: Array, y: Array, device: str, sample: int = neighbours.SAMPLE, **options: Any
-) -> float:
-    check_pair(x, y)
-    assert measure.prepare
-    rows: Any = neighbours.sample_frames(x, sample)
-    return measure.score(*(measure.prepare(block(side[rows], None), device=device, **options) for side in (x, y)))

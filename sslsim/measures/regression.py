@@ -21,12 +21,7 @@ def linreg_heldout(m: Moments) -> float:
     Each group of utterances is predicted from a fit on the others; ``R2 = 1 - sum e^2 / sum (x - mean_fitted)^2`` over
     all groups, so that predicting the mean of the fitted utterances is 0 and worse is below. The penalty of each fit is
     chosen among `PENALTIES` without the group left out: fitted without the next group too, and judged on that. R2 and
-    not R, since it can fall below 0.
-
-    Raises
-    ------
-    SslsimError
-        Without moments of at least three groups of utterances.
+    not R, since it can fall below 0. At least three groups of utterances are needed.
     """
     return float(heldout_r2(m).mean())
 

@@ -3,27 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sslsim import NOTEBOOKS
 from sslsim.errors import SslsimError, close_match
+from sslsim.reports.inputs import EMBEDDED, FIELDS
 from sslsim.reports.parameters import Parameter, coerce, read_parameters
-from sslsim.resources import checked_name
+from sslsim.reports.provenance import of_notebook
+from sslsim.resources import NOTEBOOKS, checked_name
 
 ORDER = ("neurons", "layers", "attention", "finetuning")
-FLAGS = {"lineup": "--lineup", "corpus": "--corpus", "store": "--store", "out": "--out"}
+FLAGS = ("study", "store", "out", "device")  # parameters of notebooks that options of the command set
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: of one run, or of all runs of a sweep.
+
+    Attributes
+    ----------
+    out : Path
+        Reports folder.
+    store : Path, optional
+        Where activations are kept; ``OUT/store`` unless given.
+    notebooks : tuple of str
+        Names of shipped notebooks or paths to others; empty means those of `ORDER`.
+    study : str
+        A study file or ``embedded``.
+    fields : mapping
+        Values of the study's fields that replace those of the file.
+    parameters : mapping
+        Values by name, as text or typed. Each must be a parameter of at least one of the notebooks, and goes to those
+        that have it.
+    device : str, optional
+        Passed to the notebooks if given.
+    jobs : int, optional
+        Notebooks at a time; as many as there are processors unless given.
+    """
+
+    out: Path
+    store: Path | None = None
+    notebooks: tuple[str, ...] = ()
+    study: str = EMBEDDED
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
+    jobs: int | None = None
+
+    @property
+    def study_file(self) -> Path:
+        """Where the run's study is written."""
+        return self.out.resolve() / "study.toml"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What options of the command set in notebooks that have parameters of these names."""
+        found = {"study": str(self.study_file), "store": str((self.store or self.out / "store").resolve())}
+        found |= {"out": str(self.out.resolve())}
+        return found | ({"device": self.device} if self.device else {})
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook and the values of its parameters; `given` are those that replace defaults."""
+    """One notebook and the values of its parameters.
+
+    `given` are those that replace defaults; `origin` says which file it was when the run was asked for.
+    """
 
     name: str
     path: Path
     declared: dict[str, Parameter]
     given: dict[str, Any]
+    origin: dict[str, Any]
 
     @property
     def values(self) -> dict[str, Any]:
@@ -45,79 +97,58 @@ class Job:
         ]
 
 
-def plan(
-    notebooks: Sequence[str], *, paths: Mapping[str, str | Path], parameters: Mapping[str, Any] | None = None
-) -> list[Job]:
-    """Check what is asked for.
-
-    Parameters
-    ----------
-    notebooks : sequence of str
-        Names of notebooks of the checkout or paths to others; empty means all of the checkout.
-    paths : mapping
-        ``lineup``, ``corpus``, ``store`` and ``out``: passed as absolute paths to the notebooks that have a
-        parameter of the name.
-    parameters : mapping, optional
-        Values by name, as text or typed. Each must be a parameter of at least one of the notebooks, and goes
-        to those that have it.
+def plan(request: Request) -> list[Job]:
+    """Return the notebooks of a run with the values of their parameters.
 
     Raises
     ------
     SslsimError
-        A notebook or a parameter is unknown, a value does not have its declared type, a file is missing.
+        A notebook or a parameter is unknown, a value does not have its declared type.
     """
-    found = [_find(notebook) for notebook in notebooks or _shipped()]
-    if not found:
-        raise SslsimError(f"no notebooks in {NOTEBOOKS}; name one: sslsim run path/to/notebook.ipynb")
-    names = [checked_name(path.stem, "notebook") for path in found]
+    files = find(request.notebooks)
+    names = [checked_name(path.stem, "notebook") for path in files]
     for name in names:
         if names.count(name) > 1 or name == "index":
             raise SslsimError(f"notebook {name!r}: each page needs a name of its own, other than 'index'")
-    declared = [read_parameters(path) for path in found]
-    _check_names(parameters or {}, declared)
-    absolute = {name: str(Path(path).resolve()) for name, path in paths.items()}
-    jobs = [
-        Job(name, path, known, _given(known, parameters or {}, absolute))
-        for name, path, known in zip(names, found, declared, strict=True)
+    declared = [read_parameters(path) for path in files]
+    known = {name for each in declared for name in each} - set(FLAGS)
+    for name in request.parameters:
+        if name in FLAGS or (name in FIELDS and name not in known):
+            raise SslsimError(f"parameter {name} is set with --{name.replace('_', '-')}, not with -p")
+        if name not in known:
+            raise SslsimError(f"unknown parameter {name!r}{close_match(name, known)}")
+    return [
+        Job(name, path, each, _given(request, path, each), of_notebook(path))
+        for name, path, each in zip(names, files, declared, strict=True)
     ]
-    _check_inputs(jobs, absolute)
-    return jobs
 
 
-def _shipped() -> list[str]:
-    return [name for name in ORDER if (NOTEBOOKS / f"{name}.ipynb").is_file()]
+def find(notebooks: Sequence[str]) -> list[Path]:
+    """Return the files of notebooks by name or path; of no names, the shipped ones that make reports."""
+    found = [_find(notebook) for notebook in notebooks]
+    found = found or [path for name in ORDER if (path := NOTEBOOKS / f"{name}.ipynb").is_file()]
+    if not found:
+        raise SslsimError(f"no notebooks in {NOTEBOOKS}; name one: sslsim run path/to/notebook.ipynb")
+    return found
 
 
 def _find(notebook: str) -> Path:
-    path = Path(notebook)
-    if path.suffix != ".ipynb":
-        path = NOTEBOOKS / f"{notebook}.ipynb"
-    if path.is_file():
-        return path.resolve()
-    if Path(notebook).suffix == ".ipynb":
-        raise SslsimError(f"notebook not found: {path.resolve()}")
-    known = [path.stem for path in NOTEBOOKS.glob("*.ipynb")]
-    raise SslsimError(f"unknown notebook {notebook!r}{close_match(notebook, known)}")
+    if notebook.endswith(".ipynb"):
+        if not Path(notebook).is_file():
+            raise SslsimError(f"notebook not found: {Path(notebook).resolve()}")
+        return Path(notebook).resolve()
+    path = NOTEBOOKS / f"{notebook}.ipynb"
+    if not path.is_file():
+        known = [path.stem for path in NOTEBOOKS.glob("*.ipynb")]
+        raise SslsimError(f"unknown notebook {notebook!r}{close_match(notebook, known)}")
+    return path.resolve()
 
 
-def _check_names(parameters: Mapping[str, Any], declared: Sequence[Mapping[str, Parameter]]) -> None:
-    known = {name for each in declared for name in each} - set(FLAGS)
-    for name in parameters:
-        if name in FLAGS:
-            raise SslsimError(f"parameter {name} is set with {FLAGS[name]}, not with -p")
-        if name not in known:
-            raise SslsimError(f"unknown parameter {name!r}{close_match(name, known)}")
-
-
-def _given(
-    declared: Mapping[str, Parameter], parameters: Mapping[str, Any], paths: Mapping[str, str]
-) -> dict[str, Any]:
-    values = {name: coerce(declared[name], value) for name, value in parameters.items() if name in declared}
-    return {**{name: path for name, path in paths.items() if name in declared}, **values}
-
-
-def _check_inputs(jobs: Sequence[Job], paths: Mapping[str, str]) -> None:
-    for name in ("lineup", "corpus"):
-        needed = any(name in job.declared for job in jobs)
-        if needed and name in paths and not Path(paths[name]).exists():
-            raise SslsimError(f"{name} not found: {paths[name]}; give an existing one with {FLAGS[name]}")
+def _given(request: Request, path: Path, declared: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Return what replaces defaults; a notebook keeps a study of its own if the command names none."""
+    settings: dict[str, Any] = request.settings
+    own = declared["study"].default if "study" in declared else EMBEDDED
+    if own != EMBEDDED and request.study == EMBEDDED and not request.fields:
+        settings["study"] = str((path.parent / own).resolve())
+    given = {name: value for name, value in settings.items() if name in declared}
+    return given | {n: coerce(declared[n], value) for n, value in request.parameters.items() if n in declared}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
+import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +23,6 @@ from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
-from traitlets import Float, Unicode
 from traitlets.config import Config
 
 from sslsim.errors import Unanswered
@@ -45,7 +47,22 @@ class Outcome:
     notebook: NotebookNode = field(repr=False)
 
 
-def execute(path: Path, output: Path, values: dict[str, Any], *, threads: int, label: str) -> Outcome:
+@dataclass
+class Kernels:
+    """The kernels of notebooks that run in other threads, so that all can be ended."""
+
+    running: set[AsyncKernelManager] = field(default_factory=set)
+    ended: bool = False
+
+    def end(self) -> None:
+        """Kill them all, and those that are only starting with their first cell."""
+        self.ended = True
+        for manager in list(self.running):
+            with suppress(ProcessLookupError, AttributeError):  # it has ended, or has not begun
+                os.kill(manager.provisioner.pid, signal.SIGKILL)
+
+
+def execute(path: Path, output: Path, values: dict[str, Any], *, threads: int, label: str, kernels: Kernels) -> Outcome:
     """Run the notebook at `path` with the parameters `values` and leave the executed notebook at `output`.
 
     Parameters
@@ -58,18 +75,20 @@ def execute(path: Path, output: Path, values: dict[str, Any], *, threads: int, l
         Threads for numerical libraries in the kernel, unless the environment already says.
     label : str
         Starts each line of progress on stdout.
+    kernels : Kernels
+        Has the notebook's kernel while it runs.
 
     Notes
     -----
     The kernel is this very interpreter, whether or not a kernelspec is installed for it, with the notebook's
-    folder as working directory, as in JupyterLab.
+    folder as working directory and its path in JPY_SESSION_NAME, as in JupyterLab.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about types it does not know
     papermill_engines.register("sslsim", _LiveEngine)
     started, clock = datetime.now(UTC), time.monotonic()
-    status, error = _execute(path, output, values, {"threads": threads, "label": label})
+    status, error = _execute(path, output, values, {"threads": threads, "label": label, "kernels": kernels})
     notebook = nbformat.read(output, as_version=4)
-    if error and not _error_outputs(notebook):
+    if error and not any(o.output_type == "error" for cell in notebook.cells for o in cell.get("outputs", [])):
         _add_error(notebook, error)
         nbformat.write(notebook, output)
     stamp = started.isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -78,18 +97,10 @@ def execute(path: Path, output: Path, values: dict[str, Any], *, threads: int, l
 
 def _execute(path: Path, output: Path, values: dict[str, Any], options: dict[str, Any]) -> tuple[str, str]:
     """Run it and return its status and the error in one line, or nothing."""
+    files = [str(each).replace("{", "{{").replace("}", "}}") for each in (path, output)]  # papermill fills in {name}
+    kernel = {"engine_name": "sslsim", "kernel_name": "python3", "language": "python", "progress_bar": False}
     try:
-        papermill.execute_notebook(
-            _literal(path),
-            _literal(output),
-            values,
-            engine_name="sslsim",
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            folder=str(path.parent),
-            **options,
-        )
+        papermill.execute_notebook(*files, values, **kernel, path=path, **options)
     except PapermillExecutionError as error:
         if error.ename == Unanswered.__name__:
             return "unanswered", _first_line(error.evalue)
@@ -101,39 +112,35 @@ def _execute(path: Path, output: Path, values: dict[str, Any], options: dict[str
     return "ok", ""
 
 
-def _literal(path: Path) -> str:
-    """Escape a path for papermill, which fills in ``{name}`` in paths."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
 def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-def _error_outputs(notebook: NotebookNode) -> list[NotebookNode]:
-    return [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
 
 
 def _add_error(notebook: NotebookNode, error: str) -> None:
     """Put an error that left no traceback under the last cell that started."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     begun = [cell for cell in code if cell.metadata.get("papermill", {}).get("start_time")]
-    if code:
-        cell = begun[-1] if begun else code[0]
+    for cell in begun[-1:] or code[:1]:
         cell.outputs.append(nbformat.v4.new_output("error", ename="Failed", evalue=error, traceback=[error]))
 
 
 class _LiveClient(PapermillNotebookClient):
     """Says on stdout which cell runs, and passes progress bars on."""
 
-    label = Unicode()
+    label: str
+    kernels: Kernels
     heading = ""
-    said_at = Float()
+    said_at = 0.0
+    loop: asyncio.AbstractEventLoop | None = None
 
     def say(self, text: str) -> None:
-        print(f"{self.label}  {text}", flush=True)
+        print(f"{self.label}  {text}\n", end="", flush=True)  # one write: other threads print as well
 
     def cell_starts(self, cell: NotebookNode, cell_index: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.kernels.running.add(self.km)
+        if self.kernels.ended:
+            self.kernels.end()
         if cell.cell_type == "markdown":
             headings = re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)
             self.heading = headings[-1] if headings else self.heading
@@ -165,15 +172,18 @@ class _LiveEngine(Engine):
         client = _LiveClient(
             nb_man,
             km=manager,
-            label=options["label"],
             timeout=None,
             startup_timeout=180,
             coalesce_streams=True,
             shutdown_kernel="immediate",  # all it made is written; a busy one would take seconds to obey
         )
+        client.label, client.kernels = options["label"], options["kernels"]
         client.on_cell_start = client.cell_starts
-        client.execute(cwd=options["folder"], env=_environment(options["threads"]), cleanup_kc=True)
-
-
-def _environment(threads: int) -> dict[str, str]:
-    return {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), **os.environ}
+        environment = dict.fromkeys(_THREAD_VARIABLES, str(options["threads"])) | os.environ
+        try:
+            path = options["path"]
+            client.execute(cwd=str(path.parent), env=environment | {"JPY_SESSION_NAME": str(path)}, cleanup_kc=True)
+        finally:
+            client.kernels.running.discard(manager)
+            if client.loop:
+                client.loop.close()  # it was made for this thread

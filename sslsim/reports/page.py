@@ -12,7 +12,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,7 +33,7 @@ _THUMBNAIL = 480  # pixels wide
 
 
 def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """Render an executed notebook as one HTML page.
+    """Render an executed notebook as one HTML page, whose links are relative to the reports folder.
 
     Parameters
     ----------
@@ -43,38 +43,26 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
         Name of the notebook, shown and linked.
     folder : Path
         Folder of the source notebook, for images its text names.
-    entry : mapping
-        Its entry in run.json: status, error, started, seconds, parameters, title.
-    run : mapping
-        The rest of run.json: commit, dirty, versions, checkpoints.
-
-    Returns
-    -------
-    str
-        The page. Its links to tables and figures are relative to the reports folder.
+    entry, run : mapping
+        Its entry in run.json, and the rest of run.json.
     """
     headings: list[Heading] = []
     body = _body(notebook, folder, headings)
-    template = _environment().get_template("page.html.j2")
+    script = (_TEMPLATES / "cells.js").read_text(encoding="utf-8") if "data-cells=" in body else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # as a policy names a script
     facts = {"name": name, "entry": entry, "run": run, "results": results(notebook), "claims": claims(entry)}
-    script = _script() if "data-cells=" in body else ""
-    return template.render(**facts, body=body, toc=toc(headings), css=_css(), script=script, script_hash=_hash(script))
+    code = {"script": script, "script_hash": f"sha256-{digest}" if script else ""}
+    return fill("page.html.j2", **facts, **code, body=body, toc=toc(headings))
 
 
 def index(run: Mapping[str, Any], folder: Path, sweep: bool = False) -> str:
-    """Render the index of a reports folder.
+    """Render the index of a reports folder from run.json.
 
-    Parameters
-    ----------
-    run : mapping
-        The content of run.json.
-    folder : Path
-        The reports folder: thumbnails are made from its figures, links go to the files that it has.
-    sweep : bool
-        Whether the folder above holds the index of a sweep that this is a run of.
+    Thumbnails are made from the folder's figures. `sweep` says whether the folder above holds the index of a sweep
+    that this is a run of.
     """
     cards = [_card(name, entry, folder) for name, entry in run["notebooks"].items()]
-    return _environment().get_template("index.html.j2").render(run=run, cards=cards, sweep=sweep, css=_css())
+    return fill("index.html.j2", run=run, cards=cards, sweep=sweep)
 
 
 def title_and_summary(notebook: NotebookNode) -> tuple[str, str]:
@@ -89,25 +77,31 @@ def title_and_summary(notebook: NotebookNode) -> tuple[str, str]:
 
 
 def results(notebook: NotebookNode) -> list[dict[str, Any]]:
-    """Return what the notebook left with `Outputs`, in its order: role, name, files; a repeated one once."""
+    """Return what the notebook left with `Report`, in its order: role, name, files; a repeated one once."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     marks = [output.get("metadata", {}).get("sslsim", {}) for output in outputs]
     return list({(mark["role"], mark["name"]): dict(mark) for mark in marks if mark.get("files")}.values())
 
 
-def verdict(notebook: NotebookNode) -> list[dict[str, Any]]:
-    """Return the claims that the notebook left with `Outputs.verdict`."""
-    return next((result["verdict"] for result in results(notebook) if "verdict" in result), [])
-
-
 def claims(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the verdict of an entry of run.json side by side: a row a claim and measure, a column a relation."""
-    rows = entry.get("verdict", [])  # an entry of an earlier version has none
-    between = list(dict.fromkeys(row["between"] for row in rows))
+    """Put the claims of an entry of run.json side by side: a row a claim and measure, a column a relation."""
+    return side_by_side((row["claim"], row["measure"], row["between"], row) for row in entry["claims"])
+
+
+def side_by_side(placed: Iterable[tuple[str, str, str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return a table of claims, each placed by the two parts of its row's name and by its column."""
     cells: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        cells.setdefault((row["claim"], row["measure"]), {})[row["between"]] = row
-    return {"between": between, "rows": [(*key, [found.get(one) for one in between]) for key, found in cells.items()]}
+    columns: dict[str, None] = {}
+    for name, detail, column, claim in placed:
+        cells.setdefault((name, detail), {})[column] = claim
+        columns[column] = None
+    return {"columns": list(columns), "rows": [(*key, [row.get(c) for c in columns]) for key, row in cells.items()]}
+
+
+def fill(template: str, **facts: Any) -> str:
+    """Fill in a template of this package."""
+    css = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return _environment().get_template(template).render(**facts, css=css)
 
 
 def _body(notebook: NotebookNode, folder: Path, headings: list[Heading]) -> str:
@@ -232,22 +226,3 @@ def _brief(value: Any) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-
-
-def _css() -> str:
-    return (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-
-
-def _script() -> str:
-    return (_TEMPLATES / "cells.js").read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    """Return how a content security policy names a script, the only one that it then lets run."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"sha256-{digest}" if script else ""
-
-
-def fill(template: str, **facts: Any) -> str:
-    """Fill in a template of this package that needs nothing but facts and the style sheet."""
-    return _environment().get_template(template).render(**facts, css=_css())

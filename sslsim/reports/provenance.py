@@ -1,14 +1,21 @@
-"""What a report must name so that its numbers can be made again: commit, versions."""
+"""What a report must name so that its numbers can be made again: code, notebooks, versions, checkpoints, speech."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sslsim.activations import Study
+    from sslsim.activations.store import ActivationStore
 
 PACKAGES = ("sslsim", "torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "papermill", "nbconvert")
+_PACKAGE = Path(__file__).parents[1]
 
 
 def versions() -> dict[str, str]:
@@ -22,29 +29,91 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit(folder: str | Path) -> dict[str, Any]:
-    """Return the git commit of a checkout.
+def of_package() -> dict[str, Any]:
+    """Return the commit of this package's checkout, and ``code``, a hash of its files, which every copy has."""
+    parts = [(path, path.relative_to(_PACKAGE)) for path in sorted(_PACKAGE.rglob("*.*")) if path.is_file()]
+    own = [path for path, part in parts if not any(folder.startswith("_") for folder in part.parts[:-1])]
+    lines = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in own]
+    return {**commit(_PACKAGE), "code": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
 
-    Parameters
-    ----------
-    folder : path
-        Top folder of the checkout. A folder inside somebody else's repository has no commit of its own.
+
+def of_notebook(path: Path) -> dict[str, Any]:
+    """Return a notebook's path, the hash of the file, and the commit of the checkout that it belongs to."""
+    return {"path": str(path), "hash": hashlib.sha256(path.read_bytes()).hexdigest(), **commit(path)}
+
+
+def commit(path: Path) -> dict[str, Any]:
+    """Return the git commit that a file or folder comes from.
 
     Returns
     -------
     dict
-        ``commit``: full hash or None; ``dirty``: whether a tracked file differs from it.
+        ``commit``: full hash, or None if git does not track the path, as in an environment inside somebody's
+        checkout; ``dirty``: whether the path differs from the commit.
     """
-    top = _git(folder, "rev-parse", "--show-toplevel")
-    if not top or Path(top).resolve() != Path(folder).resolve():
+    folder = path if path.is_dir() else path.parent
+    if not _git(folder, "ls-files", "--error-unmatch", str(path)):
         return {"commit": None, "dirty": False}
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", str(path))
     return {"commit": _git(folder, "rev-parse", "--verify", "HEAD") or None, "dirty": bool(changes)}
 
 
-def _git(folder: str | Path, *arguments: str) -> str:
+def _git(folder: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict[str, Any]:
+    """Return what run.json says of the stores that notebooks open, each named once, and of their speech.
+
+    Returns
+    -------
+    dict
+        ``checkpoints``: list of flat dicts with the same keys; ``corpus``: a flat dict, with a hash of the time marks
+        beside the speech where there are any.
+    """
+    if not opened:
+        return {"checkpoints": [], "corpus": {}}
+    from sslsim.speech.alignments import alignments_file
+
+    rows = {str(store.root): _checkpoint(store, study) for study, stores in opened for store in stores}
+    corpora = list(dict.fromkeys(str(study.corpus) for study, _ in opened))
+    marks = [file for corpus in corpora if (file := alignments_file(corpus))]
+    corpus = _corpus(next(store for _, stores in opened for store in stores))
+    if marks:
+        corpus["marks"] = hashlib.sha256(b"".join(file.read_bytes() for file in marks)).hexdigest()
+    return {"checkpoints": list(rows.values()), "corpus": corpus}
+
+
+def _checkpoint(store: ActivationStore, study: Study) -> dict[str, Any]:
+    checkpoint = store.checkpoint
+    folder = Path(study.lineup).parent if isinstance(study.lineup, (str, Path)) else Path()
+    near = Path(checkpoint.source).is_relative_to(folder)
+    return {
+        "name": checkpoint.name,
+        "family": checkpoint.family,
+        "size": checkpoint.size,
+        "finetuned_from": checkpoint.finetuned_from,
+        "seed_of": checkpoint.seed_of,
+        "weights": checkpoint.weights,
+        "layers": store.n_layers,
+        "neurons": store.n_neurons,
+        "heads": store.n_heads,
+        "fingerprint": store.fingerprint,
+        "source": Path(checkpoint.source).relative_to(folder).as_posix() if near else checkpoint.source,
+        "revision": checkpoint.revision,
+    }
+
+
+def _corpus(store: ActivationStore) -> dict[str, Any]:
+    from sslsim.speech.recording import SAMPLE_RATE
+
+    return {
+        "utterances": len(store.index),
+        "minutes": round(float(store.index["n_samples"].sum()) / SAMPLE_RATE / 60, 2),
+        "left out": len(store.skipped),
+        "fingerprint": store.corpus_fingerprint,
+    }

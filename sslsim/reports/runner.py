@@ -1,47 +1,47 @@
-"""The report runner: notebooks in, pages, tables, figures, an index and run.json out.
+"""The runner of notebooks: pages, tables, figures, an index and run.json come out.
 
-It knows nothing of what the notebooks compute. Everything is checked before anything runs; afterwards each notebook
-runs in a process of its own, and what one leaves does not depend on the others.
+Everything is checked before anything runs. Each notebook runs in a kernel of its own, a thread here waits for it and
+renders its page, and what one leaves does not depend on the others.
 """
 
 from __future__ import annotations
 
-import sslsim.reports.quick  # noqa: F401  isort: skip  (before anything that imports nbformat)
-
 import math
-import multiprocessing
 import os
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sslsim.errors import SslsimError
 from sslsim.reports import folder as record
 from sslsim.reports import page as render
 from sslsim.reports import provenance
-from sslsim.reports.jobs import NOTEBOOKS, ORDER, Job, plan
-from sslsim.reports.kernel import execute
+from sslsim.reports.inputs import described, study_of
+from sslsim.reports.jobs import ORDER, Job, Request, plan
+from sslsim.reports.kernel import Kernels, execute
 from sslsim.resources import write_text
+
+if TYPE_CHECKING:
+    from sslsim.activations import Study
 
 
 @dataclass
-class Report:
-    """A reports folder that was asked for and checked, and how far it is.
+class Run:
+    """A run that was asked for and checked, and how far it is.
 
     `facts` is run.json without its notebooks, `known` their entries from earlier runs in the folder, `done` those of
     this run; `label` starts what is said of them. `clock` is when it began: with the first notebook, unless told;
     `spent` are the seconds before, if it goes on, of notebooks that failed too.
     """
 
-    out: Path
+    request: Request
     jobs: list[Job]
+    study: Study
     facts: dict[str, Any]
     known: dict[str, dict[str, Any]]
     label: str = ""
@@ -50,9 +50,9 @@ class Report:
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
-    def names(self) -> set[str]:
-        """All notebooks whose results may be in the folder."""
-        return {*ORDER, *self.known, *(job.name for job in self.jobs)}
+    def out(self) -> Path:
+        """The reports folder."""
+        return self.request.out.resolve()
 
     @property
     def status(self) -> str:
@@ -69,110 +69,103 @@ class Report:
         seconds = round(self.spent + time.monotonic() - self.clock, 2)
         return {**self.facts, "status": self.status, "seconds": seconds, "notebooks": entries}
 
+    def extract(self, opened: dict[str, Any]) -> None:
+        """Extract what the notebooks will open and note what it was made from; `opened` has what other runs opened."""
+        from sslsim.activations import Study
 
-@dataclass(frozen=True)
-class _Task:
-    """One notebook of one report; `before` are its tables and figures of an earlier run."""
+        used = []
+        for values in (job.values for job in self.jobs if {"study", "store"} <= set(job.declared)):
+            own = values["study"] != str(self.request.study_file)
+            study = Study.read(values["study"]) if own else self.study
+            if values.get("checkpoints"):
+                study = replace(study, checkpoints=tuple(values["checkpoints"]))
+            call = (values["store"], values.get("device", "auto"))
+            key = repr((study, call))
+            if key not in opened:
+                opened[key] = study.extract(call[0], device=call[1])
+            used.append((study, opened[key]))
+        self.facts |= provenance.made_from(used)
 
-    report: Report
-    job: Job
-    staging: Path
-    before: record.Snapshot
+    def begin(self) -> None:
+        """Make the folder ready: the study is written, and what killed runs left unfinished goes."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.study.write(self.request.study_file)
+        for part in (part for folder in ("tables", "figures") for part in (self.out / folder).glob(".*.part.*")):
+            part.unlink(missing_ok=True)
+
+    def finish(self, job: Job, entry: dict[str, Any], staging: Path) -> None:
+        """Put a page in place, delete what only an earlier run of the notebook left, and write run.json and index."""
+        for file in (f"{job.name}.html", f"{job.name}.ipynb"):
+            if (staging / file).is_file():
+                os.replace(staging / file, self.out / file)
+            else:
+                (self.out / file).unlink(missing_ok=True)
+        entry["files"] = [file for file in entry["files"] if (self.out / file).is_file()]
+        for file in set(self.known.get(job.name, {}).get("files", [])) - set(entry["files"]):
+            (self.out / file).unlink(missing_ok=True)
+        self.done[job.name] = entry
+        self.clock = min(self.clock, time.monotonic() - entry["seconds"])
+        record.publish(self.out, self.content)
+        where = self.out / f"{job.name}.html" if entry["page"] else "no page"
+        error = f" ({entry['error']})" if entry["error"] else ""
+        status = "FAILED" if entry["status"] == "failed" else entry["status"]
+        print(f"{self.label}{job.name}: {status} in {entry['seconds']:.1f} s, {where}{error}", flush=True)
 
 
-def run(
-    notebooks: Sequence[str] = (),
-    *,
-    out: str | Path,
-    lineup: str | Path,
-    corpus: str | Path,
-    store: str | Path | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    workers: int | None = None,
-    prepare: Callable[[list[Job]], dict[str, Any]] | None = None,
-) -> int:
-    """Run notebooks and write their reports.
+def run(request: Request) -> int:
+    """Run notebooks, write their reports, and return 0, or 1 when a notebook failed.
 
-    Parameters
-    ----------
-    notebooks, lineup, corpus, store, parameters
-        See `sslsim.reports.jobs.plan`; `store` is ``<out>/store`` unless given.
-    out : path
-        Reports folder. Notebooks that do not run this time keep their place in the index; those that do leave
-        nothing of an earlier run behind.
-    workers : int, optional
-        Notebooks at a time: as many as there are processors, or notebooks, unless given. The processors are
-        shared out among them.
-    prepare : callable, optional
-        Called with the checked jobs before the first notebook; returns what else the reports are to name:
-        ``checkpoints``, a list of flat dicts with the same keys, and ``corpus``, a flat dict.
-
-    Returns
-    -------
-    int
-        0, or 1 when a notebook failed; one whose question the checkpoints leave open has not.
+    Notebooks of the folder that do not run this time keep their place in the index. A notebook whose question the
+    checkpoints leave open has not failed.
 
     Raises
     ------
     SslsimError
-        What was asked for cannot run. Nothing was written.
+        What was asked for cannot run. Nothing was written but activations.
     """
-    most = checked_workers(workers)
-    report = ask(notebooks, out=out, lineup=lineup, corpus=corpus, store=store, parameters=parameters)
-    report.clock = time.monotonic()
-    report.facts |= prepare(report.jobs) if prepare else {}
-    run_all([report], report.out, most)
-    print(f"{report.out / 'index.html'}", flush=True)
-    return 0 if report.status == "ok" else 1
+    jobs = checked_jobs(request.jobs)
+    one = ask(request)
+    one.clock = time.monotonic()
+    one.extract({})
+    run_all([one], one.out, jobs)
+    print(one.out / "index.html", flush=True)
+    return 0 if one.status == "ok" else 1
 
 
-def ask(
-    notebooks: Sequence[str],
-    *,
-    out: str | Path,
-    lineup: str | Path,
-    corpus: str | Path,
-    store: str | Path | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    label: str = "",
-) -> Report:
-    """Check what is asked for, as `run` says, and return the report to be; nothing is written."""
-    out = Path(out).resolve()
+def ask(request: Request, label: str = "") -> Run:
+    """Check what is asked for and return the run to be; nothing is written."""
+    out = request.out.resolve()
     if out.exists() and not out.is_dir():
         raise SslsimError(f"{out} is a file; give a folder for the reports with --out")
     if (out / record.SWEEP).exists():
         raise SslsimError(f"{out} holds a sweep, whose index one run would replace; give another folder with --out")
-    paths = {"lineup": lineup, "corpus": corpus, "store": store or out / "store", "out": out}
-    jobs = plan(notebooks, paths=paths, parameters=parameters)
-    settings = {**{name: str(Path(path).resolve()) for name, path in paths.items()}, **(parameters or {})}
-    return Report(out, jobs, _facts(settings, jobs), record.earlier(out), label)
+    jobs = plan(request)
+    study = study_of(request.study, request.fields)
+    facts = {
+        "format": record.FORMAT,
+        "status": "interrupted",
+        "started": now(),
+        "seconds": 0.0,
+        **provenance.of_package(),
+        "versions": provenance.versions(),
+        "settings": {**request.settings, **request.parameters},
+        "study": described(study),
+        "checkpoints": [],
+        "corpus": {},
+    }
+    return Run(request, jobs, study, facts, record.earlier(out), label)
 
 
-def run_all(reports: Sequence[Report], root: Path, workers: int, then: Callable[[], None] = lambda: None) -> None:
-    """Run the notebooks of all reports that are not done and write each report as its notebooks end.
-
-    Parameters
-    ----------
-    reports : sequence of Report
-        Of folders in `root`, or `root` itself.
-    root : Path
-        Holds what is unfinished, in a folder that is gone afterwards.
-    workers : int
-        Notebooks at a time, over all reports.
-    then : callable, optional
-        Called when a notebook has ended and its report is written.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".run-", dir=root) as folder:
-        tasks = [task for i, report in enumerate(reports) for task in _tasks(report, Path(folder) / str(i))]
-        _in_processes(tasks, min(workers, len(tasks)), then)
-
-
-def checked_workers(workers: int | None) -> int:
+def checked_jobs(jobs: int | None) -> int:
     """Return how many notebooks run at a time: as many as there are processors unless told."""
-    if workers is not None and workers < 1:
-        raise SslsimError(f"workers is {workers}; at least 1 is needed")
-    return workers or processors()
+    if jobs is not None and jobs < 1:
+        raise SslsimError(f"--jobs {jobs}: at least 1 is needed")
+    return jobs or processors()
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def processors() -> int:
@@ -180,126 +173,79 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _facts(settings: dict[str, Any], jobs: list[Job]) -> dict[str, Any]:
-    started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "format": record.FORMAT,
-        "status": "interrupted",
-        "started": started,
-        "seconds": 0.0,
-        **provenance.commit(NOTEBOOKS.parent),
-        "code": record.code([job.path for job in jobs]),
-        "versions": provenance.versions(),
-        "settings": settings,
-        "checkpoints": [],
-        "corpus": {},
-    }
+def run_all(runs: Sequence[Run], root: Path, jobs: int, then: Callable[[], None] = lambda: None) -> None:
+    """Run the notebooks of all runs that are not done and write each report as its notebooks end.
 
-
-def _tasks(report: Report, staging: Path) -> list[_Task]:
-    staging.mkdir()
+    Parameters
+    ----------
+    runs : sequence of Run
+        Of folders in `root`, or `root` itself.
+    root : Path
+        Holds what is unfinished, in a folder that is gone afterwards.
+    jobs : int
+        Notebooks at a time, over all runs; the processors are shared out among them.
+    then : callable, optional
+        Called when a notebook has ended and its report is written.
+    """
+    for one in runs:
+        one.begin()
     # the longest first, by an earlier run: the last to start decides how long processors wait for one another
-    queue = [job for job in report.jobs if job.name not in report.done]
-    queue.sort(key=lambda job: -report.known.get(job.name, {}).get("seconds", 0.0))
-    return [_Task(report, job, staging, record.snapshot(report.out, job.name, report.names)) for job in queue]
+    tasks = [(one, job) for one in runs for job in sorted(one.jobs, key=_seconds(one)) if job.name not in one.done]
+    jobs = min(jobs, len(tasks))
+    threads, kernels = max(1, processors() // jobs), Kernels()
+    width = max(len(one.label + job.name) for one, job in tasks)
+    with tempfile.TemporaryDirectory(prefix=".run-", dir=root) as folder, ThreadPoolExecutor(jobs) as pool:
+        futures = {}
+        try:
+            for i, (one, job) in enumerate(tasks):
+                options = {"threads": threads, "label": f"{one.label}{job.name}".ljust(width), "kernels": kernels}
+                futures[pool.submit(_work, job, Path(folder) / str(i), one.facts, options)] = i
+            for future in as_completed(futures):
+                one, job = tasks[futures[future]]
+                one.finish(job, _entry_of(future, job, one.facts), Path(folder) / str(futures[future]))
+                then()
+        except BaseException:  # Ctrl-C: what has not begun does not, what has is ended
+            pool.shutdown(wait=False, cancel_futures=True)
+            kernels.end()
+            raise
 
 
-def _finish(task: _Task, entry: dict[str, Any]) -> None:
-    report, job = task.report, task.job
-    report.out.mkdir(exist_ok=True)
-    after = record.snapshot(report.out, job.name, report.names)
-    _move_in(report.out, task.staging, job, entry, record.remove_stale(report.out, task.before, after))
-    report.done[job.name] = entry
-    report.clock = min(report.clock, time.monotonic() - entry["seconds"])
-    record.publish(report.out, report.content)
-    print(f"{report.label}{job.name}: {_summary(report.out, job.name, entry)}", flush=True)
-
-
-def _summary(out: Path, name: str, entry: Mapping[str, Any]) -> str:
-    where = out / f"{name}.html" if entry["page"] else "no page"
-    error = f" ({entry['error']})" if entry["error"] else ""
-    status = "FAILED" if entry["status"] == "failed" else entry["status"]
-    return f"{status} in {entry['seconds']:.1f} s, {where}{error}"
-
-
-def _in_processes(tasks: list[_Task], workers: int, then: Callable[[], None]) -> None:
-    """Run the tasks, `workers` at a time, and finish each as it ends; on Ctrl-C end them all."""
-    strangers = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_obey_parent)
-    threads = max(1, processors() // workers)
-    labels = [f"{task.report.label}{task.job.name}" for task in tasks]
-    width = max(map(len, labels))
-    try:
-        futures = {
-            pool.submit(_work, task.job, task.staging, task.report.facts, threads, label.ljust(width)): task
-            for task, label in zip(tasks, labels, strict=True)
-        }
-        for future in as_completed(futures):
-            task = futures[future]
-            _finish(task, _entry_of(future, task.job, task.report.facts))
-            then()
-    except BaseException:
-        for child in set(multiprocessing.active_children()) - strangers:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _obey_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: one decides
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the kernel is ended too
+def _seconds(one: Run) -> Callable[[Job], float]:
+    return lambda job: -one.known.get(job.name, {}).get("seconds", 0.0)
 
 
 def _entry_of(future: Future[dict[str, Any]], job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return future.result()
-    except Exception as error:  # noqa: BLE001  the worker itself broke; the other reports are still wanted
-        return _entry(job, facts, "failed", f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001  rendering broke; the other reports are still wanted
+        return _entry(job, facts, status="failed", error=f"{type(error).__name__}: {error}")
 
 
-def _work(job: Job, staging: Path, facts: dict[str, Any], threads: int, label: str) -> dict[str, Any]:
-    """Run one notebook and render it into the staging folder; the parent moves both in place."""
-    try:
-        outcome = execute(job.path, staging / f"{job.name}.ipynb", job.given, threads=threads, label=label)
-    except SystemExit:  # told to end, and the kernel has ended; the pool would take this for a result and go on
-        os._exit(143)
+def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Run one notebook and render it into the staging folder, and return its entry of run.json."""
+    staging.mkdir()
+    outcome = execute(job.path, staging / f"{job.name}.ipynb", job.given, **options)
     title, summary = render.title_and_summary(outcome.notebook)
-    entry = _entry(job, facts, outcome.status, outcome.error, started=outcome.started, seconds=outcome.seconds)
-    entry |= {"title": title, "summary": summary, "page": True, "verdict": render.verdict(outcome.notebook)}
-    entry["files"] = [file for result in render.results(outcome.notebook) for file in result["files"]]
+    results = render.results(outcome.notebook)
+    entry = _entry(
+        job,
+        facts,
+        **{name: getattr(outcome, name) for name in ("status", "error", "started", "seconds")},
+        title=title,
+        summary=summary,
+        page=True,
+        claims=next((result["claims"] for result in results if "claims" in result), []),
+        files=[file for result in results for file in result["files"]],
+        keys={result["name"]: result["keys"] for result in results if result["role"] == "table"},
+    )
     html = render.page(outcome.notebook, name=job.name, folder=job.path.parent, entry=entry, run=facts)
     write_text(staging / f"{job.name}.html", html)
     return entry
 
 
-def _entry(
-    job: Job, facts: Mapping[str, Any], status: str, error: str, *, started: str = "", seconds: float = 0.0
-) -> dict[str, Any]:
-    return {
-        "title": "",
-        "summary": "",
-        "status": status,
-        "error": error,
-        "started": started or facts["started"],
-        "seconds": seconds,
-        "run": facts["started"],
-        "commit": facts["commit"],
-        "dirty": facts["dirty"],
-        "parameters": job.table,
-        "page": False,
-        "verdict": [],
-        "files": [],
-    }
-
-
-def _move_in(out: Path, staging: Path, job: Job, entry: dict[str, Any], written: list[str]) -> None:
-    """Put page and notebook in place, and complete the entry's list of files."""
-    for file in (f"{job.name}.html", f"{job.name}.ipynb"):
-        if (staging / file).is_file():
-            os.replace(staging / file, out / file)
-        else:
-            (out / file).unlink(missing_ok=True)
-    shown = [file for file in entry["files"] if (out / file).is_file()]
-    entry["files"] = list(dict.fromkeys([*shown, *written]))
+def _entry(job: Job, facts: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Return what run.json says of a notebook, with nothing where it left nothing."""
+    empty: dict[str, Any] = {"title": "", "summary": "", "status": "", "error": "", "started": facts["started"]}
+    empty |= {"seconds": 0.0, "run": facts["started"], "commit": facts["commit"], "dirty": facts["dirty"]}
+    empty |= {"notebook": job.origin, "parameters": job.table}
+    return empty | {"page": False, "claims": [], "files": [], "keys": {}} | more

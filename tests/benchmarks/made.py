@@ -1,4 +1,4 @@
-"""Things to measure on: layers and stores of made numbers, encoders with random weights, and sounds."""
+"""Things to measure on: models of made numbers, encoders with random weights, and sounds."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import soundfile
 import torch
 
-from sslsim.activations.shards import drafting
-from sslsim.activations.store import ActivationStore, frame_key, open_store
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.speech.recording import SAMPLE_RATE
 
@@ -23,65 +22,58 @@ DECAY = 0.5  # component i of a layer has standard deviation i ** -DECAY: 99 % o
 UTTERANCE = 250  # frames, 5 s
 
 
-def layers(n: int, width: int, count: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """Layers (n, width) of one model: a latent code they share, noise that grows with depth, each in its own basis."""
+@dataclass(frozen=True)
+class Model:
+    """What `sslsim` asks of a store of activations, with each layer in a file of its own."""
+
+    root: Path
+    n_frames: int
+    n_neurons: int
+    n_layers: int
+    frame_key: str = "made"
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """A checkpoint of the folder's name, of a family of its own."""
+        return Checkpoint(self.root.name, "made", family=self.root.name)
+
+    @property
+    def name(self) -> str:
+        """Of the checkpoint."""
+        return self.root.name
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """Utterances of UTTERANCE frames."""
+        lengths = [min(UTTERANCE, self.n_frames - start) for start in range(0, self.n_frames, UTTERANCE)]
+        index = pd.DataFrame({"utterance": [f"u{u}" for u in range(len(lengths))], "speaker": "s", "length": lengths})
+        return index.assign(n_frames=index.length, start=index.length.cumsum() - index.length)
+
+    def layer(self, i: int) -> np.ndarray:
+        """Activations of a layer, (n_frames, n_neurons), from its file."""
+        return np.memmap(self.root / str(i), "f4", "r", shape=(self.n_frames, self.n_neurons))
+
+
+def write(model: Model, seed: int) -> Model:
+    """Write the layers of a model: a latent code they share, noise that grows with depth, each in its own basis."""
+    n, width = model.n_frames, model.n_neurons
     generator = torch.Generator().manual_seed(seed)
     spread = torch.arange(1.0, width + 1) ** -DECAY
     latent = torch.randn(n, width, generator=generator) * spread
-    for i in range(count):
+    model.root.mkdir()
+    for i in range(model.n_layers):
         basis = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
         noise = torch.randn(n, width, generator=generator) * spread
-        yield ((latent + (0.3 + 0.1 * i) * noise) @ basis + torch.randn(width, generator=generator)).numpy()
-
-
-def store(root: Path, n: int, width: int, count: int, seed: int = 0) -> ActivationStore:
-    """Write a store of made layers, without attention; one layer at a time is in memory."""
-    lengths = [min(UTTERANCE, n - start) for start in range(0, n, UTTERANCE)]
-    index = pd.DataFrame({"utterance": [f"u{u}" for u in range(len(lengths))], "speaker": "s", "length": lengths})
-    index = index.assign(n_samples=320 * index.length + 80, n_frames=index.length, n_rows=0, waveform=index.utterance)
-    index = index.assign(start=index.n_frames.cumsum() - index.n_frames)
-    planned = ActivationStore(
-        root=root,
-        checkpoint=Checkpoint(root.name, "made"),
-        n_layers=count,
-        n_neurons=width,
-        n_heads=1,
-        n_frames=n,
-        fingerprint="0" * 64,
-        corpus_fingerprint="0" * 64,
-        normed=False,
-        input_normed=False,
-        final_norm=False,
-        heard={},
-        dtype="float32",
-        frames="all",
-        queries=0,
-        frame_key=frame_key(index, "all", 0),
-        versions={},
-        index=index,
-        skipped=pd.DataFrame(columns=["utterance", "path", "reason"]),
-    )
-    with tempfile.TemporaryDirectory(dir=root.parent) as folder:
-        files = [Path(folder) / str(i) for i in range(count)]
-        for file, layer in zip(files, layers(n, width, count, seed), strict=True):
-            layer.tofile(file)
-
-        def arrays(u: int) -> SimpleNamespace:
-            frames, start = index[["n_frames", "start"]].iloc[u]
-            parts = [np.fromfile(file, "f4", frames * width, offset=4 * start * width) for file in files]
-            return SimpleNamespace(hidden=np.stack(parts).reshape(count, frames, width), final=None, attention=[])
-
-        with drafting(root, lambda: (planned, None), "a benchmark") as draft:
-            assert draft
-            draft.write(range(len(index)), arrays)
-    return open_store(root)
+        layer = (latent + (0.3 + 0.1 * i) * noise) @ basis + torch.randn(width, generator=generator)
+        layer.numpy().tofile(model.root / str(i))
+    return model
 
 
 @contextmanager
-def stores(n: int, *models: tuple[str, int, int]) -> Iterator[list[ActivationStore]]:
-    """Yield stores of (name, width, layers) on n frames, in a folder that is removed afterwards."""
+def models(n: int, *sizes: tuple[str, int, int]) -> Iterator[list[Model]]:
+    """Yield models of (name, width, layers) on n frames, in a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        yield [store(Path(folder) / name, n, *size, seed=i) for i, (name, *size) in enumerate(models)]
+        yield [write(Model(Path(folder) / name, n, *size), seed) for seed, (name, *size) in enumerate(sizes)]
 
 
 def attention(models: int, blocks: int, heads: int, frames: int, seed: int = 0) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Verdicts and intervals on made worlds, whose truth is known: how often they are right.
+"""Claims and intervals on made worlds, whose truth is known: how often they are right.
 
-python tests/benchmarks/worlds.py              200 worlds a kind, to worlds.md and worlds.csv beside this file
+python tests/benchmarks/worlds.py              200 worlds a kind, to worlds.md beside this file
 python tests/benchmarks/worlds.py --power      how much speech a weak effect needs, to power.csv and power.png
 """
 
@@ -27,33 +27,39 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from worlds import FASTEST, KINDS, MEASURED, OUTLIER, SLOWEST, World, evidence_of
 
-from sslsim.analysis import claims as verdicts
-from sslsim.analysis import partners as findings
-from sslsim.measures.moments import Moments, marginal, moments, squared_norms
-from sslsim.measures.products import Means, Side, Utterances, cross_products
+from sslsim.analysis import best_layers, layer_claims, neuron_claims
+from sslsim.measures.diagnostics import concentration
+from sslsim.measures.moments import moments, squared_norms
 from sslsim.measures.registry import MEASURES
-from sslsim.significance import jackknife as controls
-from sslsim.significance.jackknife import ALPHA, LEVEL
-from sslsim.significance.run import DRAWS, GROUPS, Evidence, Reading
+from sslsim.significance.evidence import Estimate, Evidence, Resampling
+from sslsim.significance.jackknife import LEVEL
+from sslsim.significance.nulls import ALPHA
 
 RESULTS = Path(__file__).with_name("worlds.md")
-BOOTSTRAPPED = ("max_corr", "linreg_r2", "svcca")  # functions of moments alone
-VALUES = [(name, True) for name in MEASURED] + [("svcca", False), ("linear_cka_debiased", False)]
+NAMES = [*MEASURED, "svcca_raw", "linear_cka_debiased_raw"]
 MIXTURES = 10  # models among which the worlds of a kind are divided where scores are held against other speech
-OTHER_SPEECH = 100  # draws of other speech of each, whose mean score is the truth
+OTHER_SPEECH = 100  # times that other speech is made for each, whose mean score is the truth
 ROUNDING = 1e-6  # an interval of a score of 1 has no width
-SUBSPACE, PARTNERS = "the subspace is shared", "neurons have partners of their own"
 VOICES = [(speakers, 0.5) for speakers in (20, 5)]  # speakers, deviation of their offsets
 AMOUNTS = {60: (10, 20, 40, 80, 160), 250: (10, 20, 40, 80)}  # frames of an utterance: utterances
 FAINT = 0.3  # correlation of what is shared
+SUBSPACE, NEURONS = "linreg_r2", "neurons_shared"  # measures of the two claims whose truth is known
+SHOULD = {
+    "independent": "nothing",
+    "permuted": "subspace and neurons",
+    "rotated": "the subspace, not the neurons",
+    "half": "half of the subspace, not the neurons",
+    "tenth": "a tenth of the neurons and of the subspace",
+}
 EFFECTS: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
-    ("nothing", (SUBSPACE, PARTNERS), {"kind": "independent"}),
+    ("nothing", (SUBSPACE, NEURONS), {"kind": "independent"}),
     *(
-        (f"{100 * share:g} % at r = {FAINT:g}", (claim,), {"kind": kind, "shared": share, "noise": 1 - FAINT**2})
+        (f"{100 * share:g} % at r = {FAINT:g}", (measure,), {"kind": kind, "shared": share, "noise": 1 - FAINT**2})
         for share in (0.05, 0.1, 0.2)
-        for claim, kind in ((SUBSPACE, "half"), (PARTNERS, "tenth"))
+        for measure, kind in ((SUBSPACE, "half"), (NEURONS, "tenth"))
     ),
 ]
+PLACES = ["model_x", "layer_x", "model_y", "layer_y"]
 Rows = list[dict[str, Any]]
 
 
@@ -61,23 +67,20 @@ def single() -> None:
     torch.set_num_threads(1)
 
 
-def over_all(job: Callable[..., Rows], jobs: Sequence[tuple[Any, ...]], workers: int, title: str) -> pd.DataFrame:
+def over_all(job: Callable[..., Rows], calls: Sequence[tuple[Any, ...]], workers: int, title: str) -> pd.DataFrame:
     """Run a job in worker processes of one thread each."""
     start, rows = time.perf_counter(), []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=single) as pool:
-        for done, found in enumerate(pool.map(job, *zip(*jobs, strict=True), chunksize=4), 1):
+        for done, found in enumerate(pool.map(job, *zip(*calls, strict=True), chunksize=4), 1):
             rows += found
-            if done % max(1, len(jobs) // 5) == 0:
-                taken = time.perf_counter() - start
-                print(f"{title}: {done} of {len(jobs)}, {taken:.0f} s", flush=True)
+            if done % max(1, len(calls) // 5) == 0:
+                print(f"{title}: {done} of {len(calls)}, {time.perf_counter() - start:.0f} s", flush=True)
     return pd.DataFrame(rows)
 
 
 def rate(hits: Iterable[bool]) -> tuple[float, float, float]:
     """Share of hits and its exact 95 % interval."""
     hits = np.asarray(list(hits), dtype=bool)
-    if not len(hits):
-        return np.nan, np.nan, np.nan
     ends = binomtest(int(hits.sum()), len(hits)).proportion_ci(LEVEL)
     return float(hits.mean()), float(ends.low), float(ends.high)
 
@@ -86,53 +89,45 @@ def covered(table: pd.DataFrame) -> pd.Series:
     return (table.low - ROUNDING <= table.truth) & (table.truth <= table.high + ROUNDING)
 
 
-# verdicts
+# claims
 
 
-def judged(world: World, label: str) -> Rows:
-    """Return what the verdicts say of a world, and the probabilities that they are made of."""
-    found, models = evidence_of(world, standardize=[True, False])
-    truth = {SUBSPACE: world.share, PARTNERS: world.partners(world.evidence_seed)}
+def claimed(world: World, label: str) -> Rows:
+    """Return what is claimed of a world, and the best layers."""
+    evidence = evidence_of(world, NAMES)
+    truth = {SUBSPACE: world.share, NEURONS: world.partners(world.evidence_seed)}
     rows: Rows = []
-    for row in pd.concat([verdicts.neurons(found, models), verdicts.layers(found, models)]).itertuples():
-        rows.append(
-            {"what": row.claim if row.claim in truth else f"{row.claim}, {row.measure}", "truth": truth.get(row.claim)}
-            | {"effect": row.effect, "low": row.ci_low, "high": row.ci_high, "p": row.p, "holds": row.holds == "yes"}
-        )
-    # the same interval against what the kind of world says, whatever axes this one has
-    named = {**rows[1], "what": f"{PARTNERS}, against the share named", "truth": world.n_shared / world.neurons}
-    rows.append(named | {"truth": 0.0 if world.kind in ("rotated", "half") else named["truth"]})
+    for row in pd.concat([neuron_claims(evidence), layer_claims(evidence)]).itertuples():
+        effect = {"effect": row.effect, "low": row.ci_low, "high": row.ci_high, "truth": truth.get(row.measure)}
+        rows.append(effect | {"claim": f"{row.claim}, {row.measure}", "measure": row.measure, "p": row.p})
+        rows[-1]["holds"] = row.holds == "yes"
     for measure in ("svcca", "linear_cka_debiased"):
-        best = findings.best_layers(found, models, measure).iloc[0]
-        row = {"what": f"the best layers are alike, {measure}", "p": best.p, "holds": best.p <= ALPHA}
-        rows.append(row | {"effect": best.value - best.chance, "truth": None})
-    cells = found.cells
-    aligned = (cells.model_x != cells.model_y) & (cells.layer_x == cells.layer_y) & (cells.measure == "neurons_shared")
-    halves = [found.only(aligned & (cells.model_x == side)).reading() for side in "xy"]
-    parts = {"mismatches": found.only(aligned).reading().p}
-    parts |= {f"random bases of {side}": half.p_rotation for side, half in zip("yx", halves, strict=True)}
-    rows += [{"what": f"{PARTNERS}: {name}", "p": p, "holds": p <= ALPHA} for name, p in parts.items()]
-    return [{"world": label, "seed": world.seed} | row for row in rows]
+        best = best_layers(evidence, measure).iloc[0]
+        rows.append({"claim": f"the best layers are alike, {measure}", "p": best.p, "holds": best.p <= ALPHA})
+    return [{"world": label} | row for row in rows]
 
 
 # scores on other speech
 
 
-def grouped(x: np.ndarray, y: np.ndarray, lengths: np.ndarray, groups: int) -> Moments:
-    """Moments with so many groups of utterances."""
-    known = Utterances(tuple(map(int, lengths)), groups)
-    means = [Means.of(side, known) for side in (x, y)]
-    (own_x, cross), (own_y,) = cross_products(Side([x, y], means, torch.float32), None, len(x), known)
-    eps = torch.finfo(torch.float32).eps
-    sides = [marginal(mean, own, len(x), eps) for mean, own in zip(means, (own_x, own_y), strict=True)]
-    return Moments.of(*sides, cross)
-
-
-def readings(values: dict[tuple[str, int, str, int], float]) -> dict[str, float]:
-    """Read one cell, the mean of layers at one depth, and a difference of two cells that share a layer."""
-    cell = values["x", 0, "y", 0]
+def numbers(values: dict[tuple[str, int, str, int], float]) -> dict[str, float]:
+    """Return one pair of layers, the mean of layers at one depth, and a difference of two pairs that share a layer."""
+    pair = values["x", 0, "y", 0]
     mean = np.mean([values[a, layer, b, layer] for a, b in ("xy", "yx") for layer in (0, 1)])
-    return {"cell": cell, "mean": float(mean), "difference": cell - values["x", 0, "y", 1]}
+    return {"pair": pair, "mean": float(mean), "difference": pair - values["x", 0, "y", 1]}
+
+
+def estimates(evidence: Evidence) -> dict[str, Estimate]:
+    """Return the numbers of `numbers` with their intervals."""
+    keys = list(evidence.pairs[PLACES].itertuples(index=False, name=None))
+
+    def of(name: str) -> Callable[[np.ndarray], np.ndarray]:
+        def one(row: np.ndarray) -> float:
+            return numbers(dict(zip(keys, row, strict=True)))[name]
+
+        return lambda values: np.apply_along_axis(one, -1, values) if values.size else np.empty(values.shape[:-1])
+
+    return {name: evidence.estimate(of(name)) for name in ("pair", "mean", "difference")}
 
 
 def of_other_speech(world: World, draws: Sequence[int]) -> Rows:
@@ -140,77 +135,38 @@ def of_other_speech(world: World, draws: Sequence[int]) -> Rows:
     rows: Rows = []
     for draw in draws:
         sides = replace(world, draw=draw).activations()
-        values: dict[tuple[str, bool], dict[tuple[str, int, str, int], float]] = {key: {} for key in VALUES}
+        values: dict[str, dict[tuple[str, int, str, int], float]] = {name: {} for name in NAMES}
         for i, j in ((0, 0), (1, 1), (0, 1)):
             x, y = sides[i][0], sides[j][1]
             m = moments(x, y)
-            for name, scaled in VALUES:
-                measure, options = MEASURES[name], {"standardize": scaled} if MEASURES[name].scaling else {}
-                norms = [squared_norms(a, b, standardize=scaled)[0] for a, b in ((x, m.x), (y, m.y))]
+            for name in NAMES:
+                measure = MEASURES[name]
+                norms = [squared_norms(a, b, standardize=measure.standardize)[0] for a, b in ((x, m.x), (y, m.y))]
                 norms = norms if measure.norms else []
-                values[name, scaled]["x", i, "y", j] = measure.score(m, *norms, **options)
+                values[name]["x", i, "y", j] = measure.score(m, *norms)
                 if i == j:
                     other = m if measure.symmetric else m.swapped
-                    values[name, scaled]["y", j, "x", i] = measure.score(other, *reversed(norms), **options)
-        for (name, scaled), found in values.items():
-            rows += [
-                {"seed": world.seed, "speakers": world.speakers, "kind": world.kind, "offset": world.offset}
-                | {"measure": name, "standardize": scaled, "of": of, "value": value}
-                for of, value in readings(found).items()
-            ]
+                    values[name]["y", j, "x", i] = measure.score(other, *reversed(norms))
+        for name, found in values.items():
+            rows += [known(world) | {"measure": name, "of": of, "value": v} for of, v in numbers(found).items()]
     return rows
 
 
-def intervals(world: World, units: Sequence[str], bootstrap: bool) -> Rows:
+def known(world: World) -> dict[str, Any]:
+    return {"kind": world.kind, "speakers": world.speakers, "offset": world.offset, "seed": world.seed}
+
+
+def intervals(world: World, block_by: Sequence[str]) -> Rows:
     """Return the intervals of scores of a world, to be held against other speech."""
     rows: Rows = []
-    for unit in units:
-        found, _ = evidence_of(world, standardize=[True, False], draws=0, unit=unit)
-        for name, scaled in VALUES:
-            some = found.only((found.cells.measure == name) & (found.cells.standardize == scaled))
-            for of, reading in read(some).items():
-                row = {"measure": name, "standardize": scaled, "of": of, "interval": f"jackknife, {unit}"}
-                rows.append(row | {"value": reading.value, "low": reading.low, "high": reading.high})
-            if unit == "utterance" and (name, scaled) in VALUES[:3] and not world.offset:
-                keys = ["model_x", "layer_x", "model_y", "layer_y"]
-                place = int(np.flatnonzero((some.cells[keys] == ["x", 0, "y", 0]).all(axis=1))[0])
-                value = some.cells.value.iloc[place]
-                ends = controls.jackknife_interval(value, some.left_out[:, place], some.sizes, correct=True)
-                row = {
-                    "measure": name,
-                    "standardize": scaled,
-                    "of": "cell",
-                    "interval": "corrected jackknife, endless speech",
-                }
-                rows.append(row | {"value": value, "low": ends[0], "high": ends[1], "truth": world.truth(name, 0)})
-    if bootstrap:
-        x, y = world.activations()[0]
-        of_groups = {groups: grouped(x, y, world.lengths, groups) for groups in (GROUPS, world.utterances)}
-        of_groups |= {5: moments(x, y, utterances=world.lengths)}
-        for groups, m in of_groups.items():
-            for name in BOOTSTRAPPED:
-                low, high = controls.bootstrap(name, m, seed=world.evidence_seed)
-                row = {"measure": name, "standardize": True, "of": "cell", "low": low, "high": high}
-                row |= {"value": MEASURES[name].score(m)}
-                rows.append(row | {"interval": f"bootstrap, {groups} groups"})
-                endless = {"interval": f"bootstrap, {groups} groups, endless speech", "truth": world.truth(name, 0)}
-                rows.append(row | endless)
-    known = {"seed": world.seed, "kind": world.kind, "speakers": world.speakers, "offset": world.offset}
-    return [known | row for row in rows]
-
-
-def read(found: Evidence) -> dict[str, Reading]:
-    """Return the readings of `readings` with their intervals."""
-    columns = found.cells[["model_x", "layer_x", "model_y", "layer_y"]]
-    keys = list(columns.itertuples(index=False, name=None))
-
-    def of(name: str) -> Callable[[np.ndarray], np.ndarray]:
-        def one(row: np.ndarray) -> float:
-            return readings(dict(zip(keys, row, strict=True)))[name]
-
-        return lambda values: np.apply_along_axis(one, -1, values) if values.size else np.empty(values.shape[:-1])
-
-    return {name: found.reading(of(name)) for name in ("cell", "mean", "difference")}
+    for together in block_by:
+        evidence = evidence_of(world, NAMES, permutations=0, rotations=0, block_by=together)
+        for name in NAMES:
+            some = evidence.only(evidence.pairs.measure == name)
+            for of, e in estimates(some).items():
+                row = {"measure": name, "of": of, "interval": f"leaving out blocks by {together}"}
+                rows.append(row | {"value": e.value, "low": e.low, "high": e.high})
+    return [known(world) | row for row in rows]
 
 
 # a neuron of another scale
@@ -219,39 +175,22 @@ def read(found: Evidence) -> dict[str, Reading]:
 def with_outlier(kind: str, seed: int) -> Rows:
     """Return how far a neuron at 30 times the scale moves what is found."""
     worlds = [World(kind, seed, outlier=outlier) for outlier in (False, True)]
-    (plain, models), (scaled, large) = (evidence_of(world, standardize=[True, False]) for world in worlds)
-    standard = plain.cells.standardize.to_numpy(bool)
-    moved = {
-        name: np.nanmax(np.abs(of(plain)[..., standard] - of(scaled)[..., standard]))
-        for name, of in (
-            ("score", lambda found: found.cells.value.to_numpy()),
-            ("mismatches", lambda found: found.null),
-            ("groups left out", lambda found: found.left_out),
-            ("random bases", lambda found: np.nan_to_num(found.turned)),
-        )
-    }
-    both = [
-        pd.concat([verdicts.neurons(found, stores), verdicts.layers(found, stores)], ignore_index=True)
-        for found, stores in ((plain, models), (scaled, large))
-    ]
+    plain, large = (evidence_of(world, NAMES) for world in worlds)
+    scaled = ~plain.pairs.measure.str.endswith("_raw").to_numpy()
+    arrays = [(e.pairs.value.to_numpy(), e.null, e.left_out, np.nan_to_num(e.rotated)) for e in (plain, large)]
+    row: dict[str, Any] = {"world": kind}
+    row["moved"] = max(np.nanmax(np.abs(a[..., scaled] - b[..., scaled])) for a, b in zip(*arrays, strict=True))
+    both = [pd.concat([neuron_claims(e), layer_claims(e)], ignore_index=True) for e in (plain, large)]
     raw = both[0].claim.str.startswith("raw")
-    numbers = ["effect", "ci_low", "ci_high", "p"]
-    moved["verdicts"] = (both[0][~raw][numbers] - both[1][~raw][numbers]).abs().max(axis=None)
-    row: dict[str, Any] = {"world": kind, "seed": seed, **{f"moved: {name}": size for name, size in moved.items()}}
-    row["verdicts changed"] = int((both[0].holds != both[1].holds)[~raw].sum())
-    for name in ("linear_cka_debiased", "svcca"):
-        rows = (plain.cells.measure == name) & ~plain.cells.standardize.astype(bool)
-        rows &= (plain.cells.layer_x == plain.cells.layer_y) & (plain.cells.model_x != plain.cells.model_y)
-        for label, found in (("", plain), (", outlier", scaled)):
-            row[f"{name} raw{label}"] = found.only(rows).reading().value
-    for label, verdict in zip(("", ", outlier"), both, strict=True):
-        row[f"raw as standardised{label}"] = bool((verdict.holds[raw] == "yes").all())
-    for label, world in zip(("", ", outlier"), worlds, strict=True):
+    row["changed"] = int((both[0].holds != both[1].holds)[~raw].sum())
+    for label, evidence, claims, world in zip(("", ", outlier"), (plain, large), both, worlds, strict=True):
+        pairs = evidence.pairs
+        for name in ("linear_cka_debiased_raw", "svcca_raw"):
+            rows = (pairs.measure == name) & (pairs.layer_x == pairs.layer_y) & (pairs.model_x != pairs.model_y)
+            row[name + label] = evidence.only(rows).estimate().value
+        row[f"raw as standardised{label}"] = bool((claims.holds[raw] == "yes").all())
         layers = [layer for pair in world.activations() for layer in pair]
-        owned = [controls.concentration(x, moments(x, x).x) for x in layers]
-        right = [found.owned and found.top_neuron == world.neurons - 1 for found in owned]
-        row[f"owned{label}"] = np.mean([found.owned for found in owned])
-        row[f"right neuron{label}"] = np.mean(right)
+        row[f"dominated{label}"] = np.mean([concentration(x, moments(x, x).x).dominated for x in layers])
     return [row]
 
 
@@ -260,50 +199,52 @@ def with_outlier(kind: str, seed: int) -> Rows:
 
 def powered(effect: int, utterances: int, frames: int, seed: int) -> Rows:
     """Return what is found of a weak effect in so much speech."""
-    name, claims, options = EFFECTS[effect]
+    name, measures, options = EFFECTS[effect]
     world = World(seed=seed, neurons=40, layers=1, utterances=utterances, frames=frames, **options)
-    found, models = evidence_of(world, MEASURED[:2])
-    verdict = verdicts.neurons(found, models).set_index("claim")
+    claims = neuron_claims(evidence_of(world, MEASURED[:2])).set_index("measure")
     row = {"kind": name, "utterances": utterances, "each": frames, "frames": int(world.lengths.sum())}
-    return [row | {"claim": claim, "found": verdict.holds[claim] == "yes"} for claim in claims]
+    return [row | {"claim": claims.claim[m], "found": claims.holds[m] == "yes"} for m in measures]
 
 
 def power(count: int, workers: int, out: Path) -> None:
     """Write how often weak effects are found."""
-    jobs = [
+    calls = [
         (effect, utterances, frames, seed)
         for effect in range(len(EFFECTS))
         for frames, amounts in AMOUNTS.items()
         for utterances in amounts
         for seed in range(count)
     ]
-    found = over_all(powered, jobs, workers, "power")
+    found = over_all(powered, calls, workers, "power")
     found["claim"] += found.each.map({frames: f" (utterances of {frames / 50:g} s)" for frames in AMOUNTS})
     rows = []
     for (claim, kind, utterances), group in found.groupby(["claim", "kind", "utterances"], sort=False):
-        share, low, high = rate(group.found)
         row = {"claim": claim, "kind": kind, "utterances": utterances, "frames": round(group.frames.mean())}
-        rows.append(row | {"power": share, "low": low, "high": high})
-    order = list(dict.fromkeys(found.claim))
-    table = pd.DataFrame(rows).sort_values("claim", key=lambda claims: claims.map(order.index), kind="stable")
+        rows.append(row | dict(zip(("power", "low", "high"), rate(group.found), strict=True)))
+    table = pd.DataFrame(rows).sort_values("claim", kind="stable")
     table.to_csv(out / "power.csv", index=False, float_format="%.4f")
-    print(power_table(table))
-    import matplotlib.pyplot as plt
-
-    from sslsim.figures import heatmaps as plots
-
-    figure, axes = plt.subplots(len(AMOUNTS), 2, figsize=(8.5, 7.5), layout="constrained", sharey=True)
-    plots.power(table, axes=axes.ravel())
-    figure.savefig(out / "power.png", dpi=150)
+    draw_power(table, out / "power.png")
 
 
-def power_table(table: pd.DataFrame) -> str:
-    wide = table.pivot_table(index=["claim", "kind"], columns="utterances", values="power", sort=False)
-    rows = [
-        {"claim": claim, "shared": kind} | {f"{n} utterances": percent(v) for n, v in row.items()}
-        for (claim, kind), row in wide.iterrows()
-    ]
-    return markdown(rows)
+def draw_power(table: pd.DataFrame, path: Path) -> None:
+    """Draw how often a claim holds against the amount of speech: a panel a claim, a line a kind of effect."""
+    import seaborn as sns
+
+    look = {"kind": "line", "col_wrap": 2, "height": 3.4, "aspect": 1.4, "palette": "colorblind", "markers": True}
+    grid = sns.relplot(
+        table, x="utterances", y="power", hue="kind", style="kind", col="claim", **look, dashes=False, errorbar=None
+    )
+    colours = dict(zip(table.kind.unique(), sns.color_palette("colorblind"), strict=False))
+    for claim, ax in grid.axes_dict.items():
+        for kind, rows in table[table.claim == claim].groupby("kind", sort=False):
+            ax.fill_between(rows.utterances, rows.low, rows.high, color=colours[kind], alpha=0.2, linewidth=0)
+        for level in (ALPHA, 0.8):  # what no effect should reach, and what is usually asked of an effect
+            ax.axhline(level, color="0.7", linewidth=1.0, zorder=0)
+        amounts = sorted(table.utterances.unique())
+        ax.set(xscale="log", xticks=amounts, xticklabels=amounts, ylim=(-0.02, 1.02))
+        ax.minorticks_off()
+    grid.set_titles("{col_name}", size=10).set_ylabels("share of trials in which the claim holds")
+    grid.savefig(path, dpi=150)
 
 
 # tables
@@ -316,85 +257,43 @@ def markdown(rows: Rows) -> str:
 
 
 def percent(share: float) -> str:
-    return "" if pd.isna(share) else f"{100 * share:.1f} %".replace(".0 %", " %")
+    return f"{100 * share:.1f} %".replace(".0 %", " %")
 
 
 def with_ends(hits: Iterable[bool]) -> str:
     share, low, high = rate(hits)
-    return "" if np.isnan(share) else f"{percent(share)} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def summed(found: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Return every figure of a table of worlds: rates with their intervals, means, coverage."""
-    rows = []
-    for key, group in found.groupby(by, sort=False):
-        row: dict[str, Any] = dict(zip(by, key, strict=True)) | {"worlds": len(group)}
-        if "holds" in group:
-            known = group.p.dropna()
-            rates = {"found": group.holds, "p_05": known <= ALPHA, "p_10": known <= 0.1, "p_50": known <= 0.5}
-        else:
-            rates = {}
-        if "low" in group and group.low.notna().all() and group.truth.notna().all():
-            rates["covered"] = covered(group)
-            row["width"] = (group.high - group.low).mean()
-        for name, hits in rates.items():
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), rate(hits), strict=True))
-        for name in ("effect", "value", "truth"):
-            if name in group and group[name].notna().all():
-                row[name] = group[name].astype(float).mean()
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-SHOULD = {
-    "independent": "nothing",
-    "permuted": "subspace and neurons",
-    "rotated": "the subspace, not the neurons",
-    "half": "half of the subspace, not the neurons",
-    "tenth": "a tenth of the neurons and of the subspace",
-}
+    return f"{percent(share)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def main_table(found: pd.DataFrame) -> str:
     rows = []
     for world, group in found.groupby("world", sort=False):
-        of = dict(list(group.groupby("what")))
-        both = [of[SUBSPACE], of[PARTNERS]]
-        names = ("subspace", "neurons")
-        rows.append(
-            {
-                "world": world,
-                "what should be found": SHOULD[world.split(",")[0]],
-                "found, of worlds": "; ".join(
-                    f"{name} {with_ends(one.holds)}" for name, one in zip(names, both, strict=True)
-                ),
-                "effect found against true": "; ".join(
-                    f"{name} {one.effect.mean():.3f} against {one.truth.astype(float).mean():.3f}"
-                    for name, one in zip(names, both, strict=True)
-                ),
-                "coverage at 95 %": "; ".join(
-                    f"{name} {with_ends(covered(one))}" for name, one in zip(names, both, strict=True)
-                ),
-            }
+        both = {name: group[group.measure == m] for name, m in (("subspace", SUBSPACE), ("neurons", NEURONS))}
+        means = {name: (one.effect.mean(), one.truth.astype(float).mean()) for name, one in both.items()}
+        row = {"world": world, "what should be found": SHOULD[world.split(",")[0]]}
+        row["found, of worlds"] = "; ".join(f"{name} {with_ends(one.holds)}" for name, one in both.items())
+        row["effect found against true"] = "; ".join(
+            f"{name} {a:.3f} against {b:.3f}" for name, (a, b) in means.items()
         )
+        row["coverage at 95 %"] = "; ".join(f"{name} {with_ends(covered(one))}" for name, one in both.items())
+        rows.append(row)
     return markdown(rows)
 
 
 def rates_table(found: pd.DataFrame) -> str:
     rows = []
-    for (world, what), group in found[found.p.notna()].groupby(["world", "what"], sort=False):
-        if "against the share" not in what and not what.startswith("raw"):
-            row = {"world": world, "claim": what, "holds": with_ends(group.holds)}
+    for (world, claim), group in found[found.p.notna()].groupby(["world", "claim"], sort=False):
+        if not claim.startswith("raw"):
+            row = {"world": world, "claim": claim, "holds": with_ends(group.holds)}
             rows.append(row | {f"p <= {c:g}": with_ends(group.p <= c) for c in (ALPHA, 0.5)})
     return markdown(rows)
 
 
 def coverage_table(found: pd.DataFrame, by: str, columns: Sequence[str]) -> str:
     rows = []
-    for (world, measure, standardize), group in found.groupby([by, "measure", "standardize"], sort=False):
-        row: dict[str, Any] = {by: world, "score": measure + ("" if standardize else ", raw")}
-        for key, one in group.groupby(list(columns), sort=False):
-            row[", ".join(key)] = with_ends(covered(one))
+    for (world, measure), group in found.groupby([by, "measure"], sort=False):
+        row: dict[str, Any] = {by: world, "score": measure}
+        row |= {", ".join(key): with_ends(covered(one)) for key, one in group.groupby(list(columns), sort=False)}
         rows.append(row)
     return markdown(rows)
 
@@ -402,35 +301,29 @@ def coverage_table(found: pd.DataFrame, by: str, columns: Sequence[str]) -> str:
 def outlier_table(found: pd.DataFrame) -> str:
     rows = []
     for world, group in found.groupby("world", sort=False):
-        moved = group.filter(like="moved")
-        row = {"world": world, "worlds": len(group)}
-        row |= {"largest move of a standardised score, draw or verdict": f"{moved.max(axis=None):.0e}"}
-        row |= {"standardised verdicts changed": int(group["verdicts changed"].sum())}
-        for name in ("linear_cka_debiased", "svcca"):
-            before, after = group[f"{name} raw"].mean(), group[f"{name} raw, outlier"].mean()
-            row[f"{name}, raw"] = f"{before:.3f} to {after:.3f}"
-        row["raw CKA said to be as standardised"] = " to ".join(
-            percent(group[f"raw as standardised{label}"].mean()) for label in ("", ", outlier")
-        )
-        owned = (group[f"owned{label}"].mean() for label in ("", ", outlier"))
-        rows.append(row | {"layers said to be owned": " to ".join(map(percent, owned))})
+        row = {"world": world, "worlds": len(group), "largest move of a standardised score": f"{group.moved.max():.0e}"}
+        row["standardised claims changed"] = int(group.changed.sum())
+        for name in ("linear_cka_debiased_raw", "svcca_raw"):
+            row[name] = " to ".join(f"{group[name + label].mean():.3f}" for label in ("", ", outlier"))
+        for name, words in (
+            ("raw as standardised", "raw CKA said to be as standardised"),
+            ("dominated", "layers said to be dominated"),
+        ):
+            row[words] = " to ".join(percent(group[name + label].mean()) for label in ("", ", outlier"))
+        rows.append(row)
     return markdown(rows)
 
 
 def calibration(count: int, workers: int, out: Path) -> None:
-    """Write how often verdicts and intervals are right."""
-    start = time.perf_counter()
-    few = max(1, count // 4)
-    jobs = [(World(kind, seed), kind) for kind in KINDS for seed in range(count)]
+    """Write how often claims and intervals are right."""
+    few, mixtures = max(1, count // 4), min(MIXTURES, count)
+    calls: list[tuple[Any, ...]] = [(World(kind, seed), kind) for kind in KINDS for seed in range(count)]
     # other seeds than the worlds without
-    jobs += [(World(kind, count + seed, outlier=True), f"{kind}, outlier") for kind in KINDS for seed in range(few)]
+    calls += [(World(kind, count + seed, outlier=True), f"{kind}, outlier") for kind in KINDS for seed in range(few)]
     for speakers, offset in VOICES:
         label = f"independent, {speakers} speakers"
-        jobs += [(World("independent", seed, speakers=speakers, offset=offset), label) for seed in range(count // 2)]
-    judged_worlds = over_all(judged, jobs, workers, "verdicts")
-    print(main_table(judged_worlds), rates_table(judged_worlds), sep="\n\n", flush=True)
-
-    mixtures = min(MIXTURES, count)
+        calls += [(World("independent", s, speakers=speakers, offset=offset), label) for s in range(max(1, count // 2))]
+    claims = over_all(claimed, calls, workers, "claims")
     models = [World(kind, seed) for kind in KINDS for seed in range(mixtures)]
     voices = [
         World("half", seed, utterances=60, speakers=speakers, offset=offset)
@@ -438,76 +331,60 @@ def calibration(count: int, workers: int, out: Path) -> None:
         for seed in range(mixtures)
     ]
     other = [range(10_000 + first, 10_000 + first + 50) for first in range(0, OTHER_SPEECH, 50)]
-    speech = over_all(
-        of_other_speech, [(world, draws) for world in (*models, *voices) for draws in other], workers, "other speech"
-    )
-    keys = ["kind", "speakers", "offset", "seed", "measure", "standardize", "of"]
-    truth = speech.groupby(keys).value.mean().rename("mean")
-    each = count // mixtures
-    jobs = [(replace(w, draw=n), ("utterance",), n < (each + 1) // 2) for w in models for n in range(each)]
-    jobs += [(replace(w, draw=n), ("utterance", "speaker"), False) for w in voices for n in range(each)]
-    ends = over_all(intervals, jobs, workers, "intervals").join(truth, on=keys)
-    ends["truth"] = ends.truth.fillna(ends["mean"])
-    few_jobs = [(kind, seed) for kind in KINDS for seed in range(few)]
-    moved = over_all(with_outlier, few_jobs, workers, "outliers")
+    calls = [(world, draws) for world in (*models, *voices) for draws in other]
+    keys = [*known(models[0]), "measure", "of"]
+    truth = over_all(of_other_speech, calls, workers, "other speech").groupby(keys).value.mean().rename("truth")
+    calls = [(replace(w, draw=n), ("utterance",)) for w in models for n in range(count // mixtures)]
+    calls += [(replace(w, draw=n), ("utterance", "speaker")) for w in voices for n in range(count // mixtures)]
+    ends = over_all(intervals, calls, workers, "intervals").join(truth, on=keys)
+    moved = over_all(with_outlier, [(kind, seed) for kind in KINDS for seed in range(few)], workers, "outliers")
+    text = report(count, few, mixtures, claims, ends, moved)
+    (out / RESULTS.name).write_text(text, encoding="utf-8")
+    print(text)
 
+
+def report(count: int, few: int, mixtures: int, claims: pd.DataFrame, ends: pd.DataFrame, moved: pd.DataFrame) -> str:
+    """Return worlds.md."""
+    packages = ", ".join(f"{package} {version(package)}" for package in ("sslsim", "numpy", "scipy", "torch", "pandas"))
+    world, resampling = World(KINDS[0], 0), Resampling()
+    k, floor = resampling.permutations, 100 / (resampling.permutations + 1)
     plain, spoken = ends[ends.offset == 0], ends[ends.offset > 0]
     spoken = spoken.assign(world="half, " + spoken.speakers.astype(str) + " speakers")
-    parts = {
-        "verdicts": summed(judged_worlds, ["world", "what"]),
-        "intervals": summed(
-            plain.rename(columns={"kind": "world"}), ["world", "measure", "standardize", "of", "interval"]
-        ),
-        "speakers": summed(spoken, ["world", "measure", "standardize", "of", "interval"]),
-        "outliers": moved.drop(columns="seed").groupby("world", sort=False).agg(["mean", "max"]).pipe(flat),
-    }
-    pd.concat([table.assign(section=name) for name, table in parts.items()]).to_csv(
-        out / "worlds.csv", index=False, float_format="%.6g"
-    )
-    packages = ", ".join(f"{package} {version(package)}" for package in ("sslsim", "numpy", "scipy", "torch", "pandas"))
-    main = judged_worlds[judged_worlds.world.isin(KINDS)]
-    large = judged_worlds[judged_worlds.world.str.endswith("outlier")]
-    voiced = judged_worlds[judged_worlds.world.str.endswith("speakers")]
-    world = models[0]
-    text = f"""# Made worlds
+    of = {name: claims[claims.world.str.endswith(name)] for name in ("outlier", "speakers")}
+    return f"""# Made worlds
 
 Written by `python tests/benchmarks/worlds.py --worlds {count}`: {date.today()}, {packages}.
 
 Two models of {world.layers} layers of {world.neurons} neurons on {world.utterances} utterances of {world.frames} frames
-on average; correlation from one frame to the next {FASTEST:g} to {SLOWEST:g}. {DRAWS} mismatches and random bases,
-{GROUPS} groups of utterances left out. Seeds 0 to {count - 1} of each kind. In parentheses: exact 95 % intervals of the
+on average; correlation from one frame to the next {FASTEST:g} to {SLOWEST:g}. {k} permutations, {resampling.rotations}
+rotations, {resampling.blocks} blocks. Seeds 0 to {count - 1} of each kind. In parentheses: exact 95 % intervals of the
 rates.
 
 ## The five worlds
 
-{main_table(main)}
+{main_table(claims[claims.world.isin(KINDS)])}
 
 With one neuron of each layer at {OUTLIER:g} times the scale, seeds {count} to {count + few - 1}:
 
-{main_table(large)}
+{main_table(of["outlier"])}
 
 ## Claims and their probabilities
 
-Where there is nothing, p <= 0.05 should be seen in {100 / (DRAWS + 1):.1f} % of the worlds, p <= 0.5 in
-{100 * (DRAWS // 2) / (DRAWS + 1):.1f} %.
+Where there is nothing, p <= 0.05 should be seen in {floor:.1f} % of the worlds, p <= 0.5 in {k // 2 * floor:.1f} %.
 
-{rates_table(main)}
+{rates_table(claims[claims.world.isin(KINDS)])}
 
-The same where neurons of both models hear the speaker, each in its own way (offsets of {VOICES[0][1]:g} deviations):
+The same where neurons of both models respond to the speaker, each in its own way (offsets of {VOICES[0][1]:g}
+deviations):
 
-{rates_table(voiced)}
+{rates_table(of["speakers"])}
 
 ## Intervals of scores
 
-How often they contain the mean score on other speech of the same amount ({mixtures} pairs of models a kind,
-{OTHER_SPEECH} draws of other speech for each truth).
+How often they contain the mean score on other speech of the same amount ({mixtures} pairs of models a kind, the speech
+made {OTHER_SPEECH} times for each truth).
 
-{coverage_table(plain[plain.interval == "jackknife, utterance"], "kind", ["of"])}
-
-The bootstrap of one cell by groups of utterances (in half of the worlds), and the corrected jackknife, against that
-mean or against the score on endless speech.
-
-{coverage_table(plain[plain.interval != "jackknife, utterance"], "kind", ["interval"])}
+{coverage_table(plain, "kind", ["of"])}
 
 The same with speakers who take turns at 60 utterances:
 
@@ -519,14 +396,6 @@ The same worlds without and with it.
 
 {outlier_table(moved)}
 """
-    RESULTS.write_text(text)
-    print(text)
-    print(f"{time.perf_counter() - start:.0f} s")
-
-
-def flat(table: pd.DataFrame) -> pd.DataFrame:
-    table.columns = [f"{name}, {kind}" for name, kind in table.columns]
-    return table.reset_index()
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ ARCHITECTURES = {
     "wav2vec2-bert": ("Wav2Vec2Bert", {}, True),
     "whisper": ("Whisper", {}, False),
 }
+FEW = ("wav2vec2-pre", "wavlm-post", "conformer-relative", "wav2vec2-bert", "whisper")  # one of each kind
 FORMS = ("Model", "ForCTC", "ForSequenceClassification", "ForPreTraining", "ForXVector", "ForAudioFrameClassification")
 WHISPER_FORMS = ("Model", "ForConditionalGeneration", "ForAudioClassification")
 EVERY_FORM = [
@@ -80,6 +81,8 @@ EVERY_FORM = [
     for form in (WHISPER_FORMS if kind == "Whisper" else FORMS)
     if hasattr(transformers, kind + form)
 ]
+ONE_HEADED = [(name, form) for name, form in EVERY_FORM if form in ("Model", "ForCTC", "ForAudioClassification")]
+SPOILT = [each for each in ONE_HEADED if each[0] in FEW]
 WAVEFORM = tone(0, 16_000)
 ROWS = [0, 7, 30, 48]
 
@@ -219,7 +222,7 @@ def check(encoded, out):
         assert off(ours.mean(0) if mean else ours, theirs[0, ROWS] if mean else theirs[:, ROWS]) < 1e-5, layer
 
 
-@pytest.mark.parametrize(("name", "form"), EVERY_FORM)
+@pytest.mark.parametrize(("name", "form"), ONE_HEADED)
 def test_states_and_maps_of_each_form_are_those_of_a_plain_forward(saved, loaded, name, form):
     encoded = loaded(name, form).encode(WAVEFORM, ROWS)
     assert encoded.hidden.shape == (4, 49, 24)
@@ -228,7 +231,7 @@ def test_states_and_maps_of_each_form_are_those_of_a_plain_forward(saved, loaded
     check(encoded, plain_forward(saved(name, form), WAVEFORM))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FEW)
 def test_every_form_of_one_network_is_the_same_encoder(saved, name, tmp_path):
     kind, settings, mask = ARCHITECTURES[name]
     headed = [form for each, form in EVERY_FORM if each == name and form != "Model"]
@@ -321,7 +324,7 @@ def test_what_is_found_out_about_each(saved, loaded, name, norms, normalised, ma
     encoder = loaded(name)
     anatomy = encoder.anatomy
     assert (anatomy.normed, anatomy.input_normed, anatomy.final_norm) == norms
-    assert anatomy.heard == {"normalised": normalised, "mask": mask, "features": features}
+    assert anatomy.input == {"normalised": normalised, "mask": mask, "features": features}
     assert (anatomy.n_layers, anatomy.n_neurons, anatomy.n_heads) == (4, 24, 4)
     assert anatomy.parameters == sum(weight.numel() for weight in encoder._model.parameters())
     twin = load_encoder(Checkpoint("x", str(saved(name)), untrained_seed=0))
@@ -331,19 +334,18 @@ def test_what_is_found_out_about_each(saved, loaded, name, norms, normalised, ma
         assert np.allclose(hidden[layer].std(axis=1), 1, atol=0.01) == normed, layer
 
 
-@pytest.mark.parametrize("samples", [400, 719, 720, 16_000, 16_159])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_makes_as_many_frames(loaded, name, samples):
-    length = {400: 1, 719: 1, 720: 2, 16_000: 49, 16_159: 50}[samples]
-    encoded = loaded(name).encode(tone(1, samples), [0, length - 1])
-    assert n_frames(samples) == length
-    assert encoded.hidden.shape == (4, length, 24)
-    assert encoded.attention.shape == (3, 4, 2, length)
-    np.testing.assert_allclose(encoded.attention.sum(axis=-1), 1, atol=1e-5)
+def test_every_architecture_makes_as_many_frames(loaded, name):
+    for samples, length in {400: 1, 719: 1, 720: 2, 16_159: 50}.items():
+        encoded = loaded(name).encode(tone(1, samples), [0, length - 1])
+        assert n_frames(samples) == length
+        assert encoded.hidden.shape == (4, length, 24)
+        assert encoded.attention.shape == (3, 4, 2, length)
+        np.testing.assert_allclose(encoded.attention.sum(axis=-1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["whisper", "wav2vec2-bert"])
-@pytest.mark.parametrize("samples", [400, 719, 720, 16_159])
+@pytest.mark.parametrize("samples", [720, 16_159])
 def test_plain_forwards_of_spectrogram_models_at_other_lengths(saved, loaded, name, samples):
     rows = [0, n_frames(samples) - 1]
     out = plain_forward(saved(name), tone(2, samples))
@@ -353,7 +355,7 @@ def test_plain_forwards_of_spectrogram_models_at_other_lengths(saved, loaded, na
     assert off(encoded.attention, out.maps[:, :, rows]) < 1e-5
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FEW)
 def test_a_change_in_the_middle_of_a_frame_moves_that_frame_most(saved, name):
     encoders = [load_encoder(Checkpoint("x", str(saved(name)), untrained_seed=seed)) for seed in range(4)]
     before = [encoder.encode(WAVEFORM, []).hidden[0] for encoder in encoders]
@@ -372,7 +374,7 @@ def test_whisper_hears_30_seconds_at_most(loaded):
         loaded("whisper").encode(tone(0, most + 320), [0])
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FEW)
 def test_only_the_frames_asked_for(loaded, name):
     every = loaded(name).encode(WAVEFORM, range(49))
     some = loaded(name).encode(WAVEFORM, ROWS, [5, 40])
@@ -442,10 +444,7 @@ def encoder_keys(weights):
     return [key for key in weights if not others.match(key)]
 
 
-ONE_HEADED = [(name, form) for name, form in EVERY_FORM if form in ("Model", "ForCTC", "ForAudioClassification")]
-
-
-@pytest.mark.parametrize(("name", "form"), ONE_HEADED)
+@pytest.mark.parametrize(("name", "form"), SPOILT)
 def test_one_missing_weight_is_refused(copied, name, form):
     folder = copied(name, form)
     weights = weights_of(folder)
@@ -456,7 +455,7 @@ def test_one_missing_weight_is_refused(copied, name, form):
     refused(folder, rf"checkpoint 'x': the encoder of '.*copy' lacks weights \(1\): (\w+\.)?{bare}$")
 
 
-@pytest.mark.parametrize(("name", "form"), ONE_HEADED)
+@pytest.mark.parametrize(("name", "form"), SPOILT)
 def test_every_weight_of_the_encoder_is_looked_for(copied, name, form):
     folder = copied(name, form)
     weights = weights_of(folder)
@@ -467,7 +466,7 @@ def test_every_weight_of_the_encoder_is_looked_for(copied, name, form):
     refused(folder, rf"the encoder of '.*copy' lacks weights \({len(gone)}\): ")
 
 
-@pytest.mark.parametrize(("name", "form"), ONE_HEADED)
+@pytest.mark.parametrize(("name", "form"), SPOILT)
 def test_weights_without_a_place_are_refused(copied, name, form):
     folder = copied(name, form)
     weights = weights_of(folder)
@@ -477,7 +476,7 @@ def test_weights_without_a_place_are_refused(copied, name, form):
     refused(folder, rf"the encoder of '.*copy' has no place for weights \(1\): (\w+\.)?{bare}")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FEW)
 def test_weights_of_other_shapes_are_refused(copied, name):
     folder = copied(name)
     weights = weights_of(folder)
@@ -486,12 +485,9 @@ def test_weights_of_other_shapes_are_refused(copied, name):
     refused(folder, "checkpoint 'x': .*(other shapes|does not load)")
 
 
-WEIGHT_NORM = [
-    (name, form) for name, form in EVERY_FORM if form in ("Model", "ForCTC", "ForPreTraining") and name not in OTHERS
-]
-
-
-@pytest.mark.parametrize(("name", "form"), WEIGHT_NORM)
+@pytest.mark.parametrize(
+    ("name", "form"), [("wav2vec2-pre", "Model"), ("wavlm-post", "ForCTC"), ("conformer-relative", "ForPreTraining")]
+)
 def test_old_style_checkpoints_load(copied, loaded, name, form):
     folder = copied(name, form)
     renamed = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
@@ -508,7 +504,7 @@ def test_old_style_checkpoints_load(copied, loaded, name, form):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FEW)
 def test_half_precision_stays_near(saved, loaded, name, dtype):
     encoder = load_encoder(Checkpoint("x", str(saved(name))), dtype=dtype)
     half, whole = encoder.encode(WAVEFORM, ROWS), loaded(name).encode(WAVEFORM, ROWS)
@@ -523,7 +519,7 @@ def test_unknown_precision_is_refused(saved):
         load_encoder(Checkpoint("x", str(saved("hubert-post"))), dtype="int8")
 
 
-@pytest.mark.parametrize("name", ["wav2vec2-post", "wavlm-pre", "data2vec", "conformer-relative", "wav2vec2-bert"])
+@pytest.mark.parametrize("name", ["wav2vec2-post", "wav2vec2-bert"])
 def test_adapters_are_refused(name, tmp_path):
     kind, settings, mask = ARCHITECTURES[name]
     model = build(kind, **settings, add_adapter=True, output_hidden_size=24)
@@ -557,7 +553,7 @@ def test_an_unknown_preprocessor_is_refused(copied):
     refused(folder, "has a preprocessor EncodecFeatureExtractor, whose frames are not known here")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FEW)
 def test_untrained_twins_of_each(saved, loaded, name, tmp_path):
     for file in ("config.json", "preprocessor_config.json"):
         shutil.copy(saved(name) / file, tmp_path)

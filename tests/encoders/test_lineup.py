@@ -1,24 +1,15 @@
 from __future__ import annotations
 
-import os
 import pickle
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import huggingface_hub
-import numpy as np
 import pytest
-import torch
-from conftest import tone
 from IPython.core.completer import IPCompleter, provisionalcompleter
-from safetensors.torch import load_file
 
-from sslsim.encoders.lineup import Checkpoint, checkpoint_fingerprint, locate, read_lineup, select
-from sslsim.encoders.load import LogMel, load_encoder
-from sslsim.encoders.log_mel import RECIPE
+from sslsim.encoders.lineup import Checkpoint, read_lineup, select
+from sslsim.encoders.load import load_encoder
+from sslsim.encoders.log_mel import LogMel
 from sslsim.errors import SslsimError
 
 TABLE = '[[checkpoint]]\nname = "a"\nsource = "org/a"\n'
@@ -36,27 +27,15 @@ def test_a_lineup_is_read_in_order(checkpoints):
     assert Path(lineup[0].source) == checkpoints / "wav2vec2-post"
 
 
-def test_checkpoints_of_a_lineup_go_by_place_name_and_attribute(tmp_path):
-    lineup = _lineup(tmp_path, TABLE + TABLE.replace('"a"', '"my-asr.2"') + TABLE.replace('"a"', '"2nd"'))
+def test_checkpoints_of_a_lineup_go_by_place_and_name(tmp_path):
+    lineup = _lineup(tmp_path, TABLE + TABLE.replace('"a"', '"my-asr.2"'))
     assert isinstance(lineup, list)
-    assert lineup[1] == lineup["my-asr.2"] == lineup.my_asr_2
-    assert lineup._2nd == lineup[-1]
+    assert lineup[1] == lineup["my-asr.2"]
     assert lineup[:1] == [lineup["a"]]
-    assert lineup[1:]._2nd == lineup[-1]
-    assert lineup._ipython_key_completions_() == ["a", "my-asr.2", "2nd"]
-    assert {"a", "my_asr_2", "_2nd", "index"} <= set(dir(lineup))
-    assert pickle.loads(pickle.dumps(lineup)).my_asr_2 == lineup[1]
-    with pytest.raises(SslsimError, match="no checkpoint 'my-asr' in the lineup; did you mean 'my-asr.2'"):
+    assert lineup[1:]["my-asr.2"] == lineup[-1]
+    assert pickle.loads(pickle.dumps(lineup)) == lineup
+    with pytest.raises(SslsimError, match="no checkpoint 'my-asr' here; did you mean 'my-asr.2'"):
         lineup["my-asr"]
-    with pytest.raises(AttributeError, match="no checkpoint 'b' in the lineup"):
-        _ = lineup.b
-
-
-def test_names_that_python_spells_alike_and_those_of_lists(tmp_path):
-    lineup = _lineup(tmp_path, "".join(TABLE.replace('"a"', f'"{name}"') for name in ("a-b", "a_b", "sort")))
-    assert lineup.a_b == lineup["a_b"] == lineup[1]
-    assert callable(lineup.sort)
-    assert dir(lineup).count("sort") == 1
 
 
 def test_a_lineup_shows_itself_with_what_is_filled_in(tmp_path):
@@ -64,15 +43,15 @@ def test_a_lineup_shows_itself_with_what_is_filled_in(tmp_path):
     assert "&lt;script&gt;alert(1)" in page
     assert "&lt;b&gt;" in page
     assert "<script>" not in page
-    heads = [part.split("<")[0] for part in page.split('<th scope="col">')[1:]]
+    heads = [part.split("<")[0] for part in page.split("<th>")[1:]]
     assert heads == ["name", "source", "family", "weights"]
 
 
-def test_a_lineup_completes_in_ipython(tmp_path):
+def test_names_complete_in_ipython(tmp_path):
     completer = IPCompleter(namespace={"lineup": _lineup(tmp_path, TABLE.replace('"a"', '"my-asr"'))})
     with provisionalcompleter():
-        for typed, completed in (("lineup.my", "my_asr"), ('lineup["m', "my-asr")):
-            assert completed in "".join(found.text for found in completer.completions(typed, len(typed)))
+        found = [completion.text for completion in completer.completions('lineup["m', 9)]
+    assert "my-asr" in "".join(found)
 
 
 def test_every_field_of_a_table(tmp_path):
@@ -178,159 +157,6 @@ def test_the_spectrogram_has_a_table_or_needs_none(tmp_path):
     for name in ("untrained:log-mel", "untrained:log-mel:3"):
         with pytest.raises(SslsimError, match=f"{name}': log-mel has no weights|no checkpoint 'log-mel' in the lineup"):
             select(lineup, [name])
-
-
-def test_the_spectrogram_has_a_fingerprint_of_its_recipe(monkeypatch):
-    first = checkpoint_fingerprint(Checkpoint("log-mel", "log-mel"))
-    assert first == checkpoint_fingerprint(Checkpoint("floor", "log-mel"))
-    monkeypatch.setattr("sslsim.encoders.lineup.RECIPE", RECIPE.replace("80", "40"))
-    assert checkpoint_fingerprint(Checkpoint("log-mel", "log-mel")) != first
-
-
-def test_an_untrained_twin_needs_no_weights_and_its_fingerprint_follows_seed_and_settings(checkpoints, tmp_path):
-    for name in ("config.json", "preprocessor_config.json"):
-        shutil.copy(checkpoints / "hubert-pre" / name, tmp_path)
-    twins = [Checkpoint("x", str(tmp_path), untrained_seed=seed) for seed in (0, 1)]
-    assert locate(twins[0]) == tmp_path
-    whole = Checkpoint("y", str(checkpoints / "hubert-pre"), untrained_seed=0)
-    prints = [checkpoint_fingerprint(c) for c in (*twins, whole, replace(whole, untrained_seed=None))]
-    assert prints[0] == prints[2]
-    assert len(set(prints)) == 3
-    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text() + "\n")
-    assert checkpoint_fingerprint(twins[0]) != prints[0]
-
-
-def test_the_fingerprint_follows_content_and_not_place(checkpoints, tmp_path):
-    here, there = Checkpoint("a", str(checkpoints / "hubert-pre")), Checkpoint("b", str(tmp_path / "copy"))
-    shutil.copytree(here.source, there.source)
-    (tmp_path / "copy" / "README.md").write_text("not part of the model")
-    assert checkpoint_fingerprint(here) == checkpoint_fingerprint(there)
-    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
-        before = checkpoint_fingerprint(there)
-        with (tmp_path / "copy" / name).open("ab") as file:
-            file.write(b"\n")
-        assert checkpoint_fingerprint(there) != before
-
-
-def test_folders_that_hold_no_checkpoint(checkpoints, tmp_path):
-    with pytest.raises(SslsimError, match=r"checkpoint 'x': no folder '.*nowhere'"):
-        locate(Checkpoint("x", str(tmp_path / "nowhere")))
-    with pytest.raises(SslsimError, match=r"checkpoint 'x': no config.json in '.*'"):
-        locate(Checkpoint("x", str(tmp_path)))
-    shutil.copy(checkpoints / "hubert-pre" / "config.json", tmp_path)
-    with pytest.raises(SslsimError, match=r"checkpoint 'x': no weights in '.*' \(model\*.safetensors\* or pytorch"):
-        locate(Checkpoint("x", str(tmp_path)))
-    with pytest.raises(SslsimError, match=r"checkpoint 'x': has a revision, but its source is a folder, '.*'"):
-        locate(Checkpoint("x", str(tmp_path), revision="main"))
-
-
-def test_a_hub_id_is_fetched_at_its_revision_and_without_pickles(checkpoints, monkeypatch):
-    asked = []
-
-    def snapshot_download(repo, *, revision, allow_patterns):
-        asked.append((repo, revision, allow_patterns))
-        return str(checkpoints / "wav2vec2-post")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert locate(Checkpoint("x", "org/name", revision="0" * 40)) == checkpoints / "wav2vec2-post"
-    settings = ["config.json", "preprocessor_config.json", "processor_config.json"]
-    assert asked == [("org/name", "0" * 40, [*settings, "model*.safetensors*"])]
-
-
-def test_pickles_are_fetched_where_there_is_nothing_else(checkpoints, monkeypatch, tmp_path):
-    shutil.copy(checkpoints / "wav2vec2-post" / "config.json", tmp_path)
-
-    def snapshot_download(repo, *, revision, allow_patterns):
-        if allow_patterns == ["pytorch_model*.bin*"]:
-            (tmp_path / "pytorch_model.bin").touch()
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    locate(Checkpoint("x", "org/name"))
-    assert (tmp_path / "pytorch_model.bin").exists()
-
-
-def test_offline_is_one_clear_line():
-    message = r"checkpoint 'x': no folder 'org/name', and it could not be had from the hub at revision v1 \(\w+: .+\)$"
-    with pytest.raises(SslsimError, match=message) as caught:
-        locate(Checkpoint("x", "org/name", revision="v1"))
-    assert "\n" not in str(caught.value)
-
-
-COMMIT, OLDER = "5" * 40, "a" * 40
-
-
-@pytest.fixture
-def hub(checkpoints, tmp_path, monkeypatch):
-    """Return a cache as the hub's client keeps it: two commits of org/tiny, main is the later one, v1 the older."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    repo = tmp_path / "hub" / "models--org--tiny"
-    for commit, ref, name in ((COMMIT, "main", "wav2vec2-post-ctc"), (OLDER, "v1", "hubert-pre")):
-        shutil.copytree(checkpoints / name, repo / "snapshots" / commit)
-        (repo / "refs").mkdir(exist_ok=True)
-        (repo / "refs" / ref).write_text(commit)
-    return repo
-
-
-def pickled(folder):
-    """Replace safetensors by pickled weights, as older checkpoints on the hub have them."""
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-
-
-@pytest.mark.parametrize("pickles", [False, True])
-@pytest.mark.parametrize(
-    ("revision", "commit", "name"),
-    [
-        (None, COMMIT, "wav2vec2-post"),
-        ("main", COMMIT, "wav2vec2-post"),
-        (COMMIT, COMMIT, "wav2vec2-post"),
-        ("v1", OLDER, "hubert-pre"),
-        (OLDER, OLDER, "hubert-pre"),
-    ],
-)
-def test_a_hub_id_is_found_in_the_cache_with_no_network(hub, checkpoints, revision, commit, name, pickles):
-    if pickles:
-        pickled(hub / "snapshots" / commit)
-    checkpoint = Checkpoint("x", "org/tiny", revision=revision)
-    assert locate(checkpoint) == hub / "snapshots" / commit
-    encoded = load_encoder(checkpoint).encode(tone(0, 4_000), [0])
-    wanted = load_encoder(Checkpoint("y", str(checkpoints / name))).encode(tone(0, 4_000), [0])
-    np.testing.assert_array_equal(encoded.hidden, wanted.hidden)
-    np.testing.assert_array_equal(encoded.attention, wanted.attention)
-    whole = checkpoint_fingerprint(Checkpoint("y", str(hub / "snapshots" / commit)))
-    assert checkpoint_fingerprint(checkpoint) == whole
-
-
-def test_an_untrained_twin_of_a_hub_id_needs_only_its_settings(hub):
-    (hub / "snapshots" / OLDER / "model.safetensors").unlink()
-    twin = load_encoder(Checkpoint("x", "org/tiny", revision=OLDER, untrained_seed=1))
-    assert twin.anatomy.n_layers == 4
-    with pytest.raises(SslsimError, match=f"checkpoint 'x': no weights in '.*{OLDER}'"):
-        load_encoder(Checkpoint("x", "org/tiny", revision=OLDER))
-
-
-@pytest.mark.parametrize("revision", ["v2", "b" * 40])
-def test_a_revision_that_is_not_in_the_cache(hub, revision):
-    message = f"checkpoint 'x': no folder 'org/tiny', and it could not be had from the hub at revision {revision} \\("
-    with pytest.raises(SslsimError, match=message) as caught:
-        load_encoder(Checkpoint("x", "org/tiny", revision=revision))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_cache_given_by_the_environment(hub):
-    code = """
-import numpy as np
-from sslsim.encoders.lineup import Checkpoint
-from sslsim.encoders.load import load_encoder
-print(load_encoder(Checkpoint("x", "org/tiny")).encode(np.ones(4_000, "f4"), []).hidden.shape)
-"""
-    environment = {"HF_HOME": str(hub.parents[1]), "HF_HUB_OFFLINE": "1"}
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, timeout=120
-    )
-    assert (run.returncode, run.stdout, run.stderr) == (0, "(4, 12, 24)\n", "")
 
 
 def test_names_and_lineups_that_cannot_be_chosen_from(tmp_path):

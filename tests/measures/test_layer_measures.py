@@ -44,21 +44,13 @@ def test_svcca_truncation_and_the_forerunners():
     """The forerunner keeps one component fewer, (29, 17) instead of (30, 18)."""
     m = moments(X, Y)
     assert svcca_ranks(m) == svcca_ranks(m, standardize=False) == (30, 18)
-    assert svcca_ranks(m, truncation="below") == (29, 17)
-    assert similarity("svcca", X, Y, truncation="below") == similarity("svcca_below", X, Y)
-    assert svcca_ranks(m, variance=1e-9, truncation="below") == (1, 1)  # never none
+    assert svcca_ranks(m, below=True) == (29, 17)
+    assert svcca_ranks(m, variance=1e-9, below=True) == (1, 1)  # never none
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"truncation": "bellow"}, r"unknown truncation 'bellow'; did you mean 'below'\?"),
-        ({"variance": 99}, "variance is 99; give the share of the variance to keep, above 0 and up to 1"),
-    ],
-)
-def test_options_of_svcca(options, message):
-    with pytest.raises(sslsim.SslsimError, match=message):
-        similarity("svcca", X, Y, **options)
+def test_a_share_of_the_variance_that_cannot_be_is_refused():
+    with pytest.raises(sslsim.SslsimError, match="variance is 99; give the share of the variance to keep, above 0"):
+        similarity("svcca", X, Y, variance=99)
 
 
 def test_kornblith_demo():

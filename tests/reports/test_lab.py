@@ -13,17 +13,17 @@ import pandas as pd
 import pytest
 import soundfile
 from browser import PROGRAM, check_browser
+from made_tables import pairs
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from test_cells import pairs
-from test_compare_runs import CLAIM, PAIRS, changed, write
-from test_render import ENTRY, RUN
+from toys import CLAIM, ENTRY, PAIRS, RUN, changed_run, write_run
 
-from sslsim.figures import heatmaps as plots
+from sslsim.figures.heatmaps import above_chance_maps
 from sslsim.figures.readout import panels
+from sslsim.measures.registry import title_of
 from sslsim.reports import page as render
 from sslsim.reports import sweep
 from sslsim.reports.diff import compare_runs
-from sslsim.reports.outputs import DPI, _bounds
+from sslsim.reports.report import DPI, bounds_of
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="needs chromium")
 
@@ -56,24 +56,28 @@ def test_a_good_page_has_no_problems(tmp_path, capsys):
     assert {file.name for file in (tmp_path / "shots").iterdir()} == {"page-1280.png", "page-390.png", "page.pdf"}
 
 
-@pytest.mark.parametrize(
-    ("body", "problem"),
-    [
-        ('<p style="color: #bbb">pale</p>', "axe: color-contrast (serious): p: "),
-        ('<details><summary>x</summary><input type="text"></details>', "axe: label (critical): input: "),
-        ('<audio controls src="data:audio/wav;base64,AAAA"></audio>', "a sound does not play: "),
-        ('<img alt="x" src="data:image/png;base64,AAAA">', "1 pictures do not load"),
-        ('<img alt="x" src="x.png">', "asks for file:"),
-        (FIGURE.format(900, 20), "page.html at 390 px: scrolls sideways: 90"),
-        (FIGURE.format(900, 20), "printed: <svg> : from "),
-        (FIGURE.format(300, 1300), "px tall, a page has 1045"),
-        ('<figure style="break-inside: auto">x</figure>', "printed: <figure> x: may break over two pages"),
-        ('<table tabindex="0"><tr><td><div style="width: 1000px">x</div></table>', "printed: <table> x: from "),
-        (f"<!-- {'x' * 8_000_000} -->", "page.html: 8,000,"),
-    ],
-)
-def test_what_is_wrong_is_named(tmp_path, body, problem):
-    assert [told for told in problems(tmp_path, body) if problem in told]
+WRONG = [
+    ('<p style="color: #bbb">pale</p>', "axe: color-contrast (serious): p: "),
+    ('<details><summary>x</summary><input type="text"></details>', "axe: label (critical): input: "),
+    ('<audio controls src="data:audio/wav;base64,AAAA"></audio>', "a sound does not play: "),
+    ('<img alt="x" src="data:image/png;base64,AAAA">', "1 pictures do not load"),
+    ('<img alt="x" src="x.png">', "asks for file:"),
+    (FIGURE.format(900, 20), "at 390 px: scrolls sideways: 90"),
+    (FIGURE.format(900, 20), "printed: <svg> : from "),
+    (FIGURE.format(300, 1300), "px tall, a page has 1045"),
+    ('<figure style="break-inside: auto">x</figure>', "printed: <figure> x: may break over two pages"),
+    ('<table tabindex="0"><tr><td><div style="width: 1000px">x</div></table>', "printed: <table> x: from "),
+    (f"<!-- {'x' * 8_000_000} -->", ": 8,000,"),
+]
+
+
+def test_what_is_wrong_is_named(tmp_path):
+    """All bad pages are opened in one browser, which takes longer to start than to look at one."""
+    for i, (body, _) in enumerate(WRONG):
+        (tmp_path / f"{i}.html").write_text(PAGE.format(body), encoding="utf-8")
+    found = check_browser(sorted(tmp_path.glob("*.html")), tmp_path / "shots")
+    for i, (_, problem) in enumerate(WRONG):
+        assert [told for told in found if told.startswith(f"{i}.html") and problem in told], problem
 
 
 def page_of_a_heatmap(tmp_path):
@@ -81,9 +85,9 @@ def page_of_a_heatmap(tmp_path):
     table = pairs()
     (tmp_path / "tables").mkdir()
     table.to_csv(tmp_path / "tables/some-pairs.csv", index=False)
-    figure = plots.companions(table, ["svcca"], columns=1)
-    maps = panels(figure, _bounds(figure))
-    figure.savefig(buffer := io.BytesIO(), bbox_inches=_bounds(figure), dpi=DPI)
+    figure = above_chance_maps(table, ["svcca"], columns=1)
+    maps = panels(figure, bounds_of(figure))
+    figure.savefig(buffer := io.BytesIO(), bbox_inches=bounds_of(figure), dpi=DPI)
     plt.close("all")
     mark = {"role": "figure", "name": "map", "files": ["figures/some-map.png"], "caption": "x", "panels": maps}
     mark["table"] = "tables/some-pairs.csv"
@@ -107,20 +111,20 @@ def test_cells_that_say_something_else_are_named(tmp_path):
     found = check_browser([page], tmp_path / "shots")
     assert len(found) == 3, found
     for told in found:
-        start = re.escape("some.html: svcca: 99 % of variance (standardised): 'a<b> ")
+        start = re.escape(f"some.html: {title_of('svcca')}: 'a<b> ")
         assert re.match(start + r"\d in (a<b>|c) \d: similarity .*', but ci_high in the table is", told), told
 
 
 def test_pages_of_sweeps_and_comparisons_have_no_problems(tmp_path):
     row = {"status": "ok", "kept": False, "sweep": "2026-01-02T03:04:05Z", "seconds": 3.0, "values": {"frames": 5}}
-    row["notebooks"] = {"some": ENTRY | {"verdict": [CLAIM]}}
+    row["notebooks"] = {"some": ENTRY | {"claims": [CLAIM]}}
     rows = {"frames-5": row, "frames-9": row | {"values": {"frames": 9}, "kept": True}}
-    content = {"format": 1, "status": "ok", "started": "2026-01-02T03:04:05Z", "seconds": 6.0, "runs": rows}
+    content = {"format": 2, "status": "ok", "started": "2026-01-02T03:04:05Z", "seconds": 6.0, "runs": rows}
     for name in ("frames-5", "frames-9"):
-        write(tmp_path / name)
+        write_run(tmp_path / name)
     (tmp_path / "index.html").write_text(sweep.page(content), encoding="utf-8")
-    a = write(tmp_path / "a", changed(holds="no", effect=0.9))
-    b = write(tmp_path / "b", table=PAIRS.assign(value=0.5))
+    a = write_run(tmp_path / "a", changed_run(holds="no", effect=0.9))
+    b = write_run(tmp_path / "b", table=PAIRS.assign(value=0.5))
     compare_runs(a, b, out=tmp_path / "compare.html")
     assert check_browser([tmp_path / "index.html", tmp_path / "compare.html"], tmp_path / "shots") == []
 

@@ -1,340 +1,164 @@
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+import re
 from pathlib import Path
-from typing import Any
 
-import bs4
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
-from check_reports import check_figures, check_pages, check_run, check_tables, links
-from toys import BAD, DEAD, GOOD, write_notebook
+from matplotlib.figure import Figure
 
 from sslsim.errors import SslsimError
-from sslsim.reports import folder as record
-from sslsim.reports import jobs as planning
-from sslsim.reports import provenance
-from sslsim.reports import runner as report
-from sslsim.reports.jobs import plan
-
-ROOT = Path(__file__).resolve().parents[2]
-MADE_FROM = {"checkpoints": [{"name": "w2v <s>", "fingerprint": "f00"}], "corpus": {"utterances": 3}}
+from sslsim.reports.report import Report, keys_of
+from sslsim.resources import replacing
 
 
-@dataclass(frozen=True)
-class Finished:
-    folder: Path
-    code: int
-    printed: str
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "re{ports}"  # papermill fills in what stands in braces
-
-    @property
-    def run(self) -> dict[str, Any]:
-        return json.loads((self.out / "run.json").read_text(encoding="utf-8"))
-
-    def page(self, name: str) -> bs4.BeautifulSoup:
-        return bs4.BeautifulSoup((self.out / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+def figure() -> Figure:
+    fig, ax = plt.subplots(figsize=(3, 2))
+    ax.plot([0, 1, 4], label="squares")
+    ax.legend()
+    return fig
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def run(folder: Path, notebooks: list[str], **options: Any) -> int:
-    paths = {"lineup": folder / "none.toml", "corpus": folder / "none", "out": folder / "re{ports}"}
-    return report.run([str(folder / "notebooks" / f"{name}.ipynb") for name in notebooks], **paths, **options)
+def test_a_table_is_written_twice_returned_and_brings_back_its_floats(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal(500)
+    frame = pd.DataFrame({"value": values, "single": values.astype("f4"), "name": 'é,"x"'})
+    assert Report(tmp_path, "layers").table("grid", frame) is frame
+    assert names(tmp_path) == ["tables/layers-grid.csv", "tables/layers-grid.parquet"]
+    csv = pd.read_csv(tmp_path / "tables/layers-grid.csv")
+    assert (csv["value"] == values).all()
+    assert (csv["single"].astype("f4") == frame["single"]).all()
+    assert (csv["name"] == frame["name"]).all()
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tables/layers-grid.parquet"), frame)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
-    """One run of three notebooks, two of which fail, while a kernelspec python3 of the user's leads nowhere."""
-    folder = tmp_path_factory.mktemp("run")
-    for name, cells in {"good": GOOD, "bad": BAD, "dead": DEAD}.items():
-        write_notebook(folder / "notebooks" / f"{name}.ipynb", cells)
-    spec = {"argv": ["/bin/false"], "display_name": "x", "language": "python"}
-    (folder / "jupyter/kernels/python3").mkdir(parents=True)
-    (folder / "jupyter/kernels/python3/kernel.json").write_text(json.dumps(spec))
-    with pytest.MonkeyPatch.context() as patch, (folder / "printed").open("w+") as printed:
-        patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
-        patch.setenv("PYTHONPATH", str(ROOT))
-        kept = os.dup(1)
-        os.dup2(printed.fileno(), 1)  # workers write to the descriptor
-        try:
-            code = run(
-                folder, ["good", "bad", "dead"], parameters={"count": "7"}, prepare=lambda _: MADE_FROM, workers=2
-            )
-        finally:
-            os.dup2(kept, 1)
-            os.close(kept)
-        yield Finished(folder, code, (folder / "printed").read_text())
+def test_named_index_levels_become_columns_and_row_numbers_go(tmp_path: Path) -> None:
+    report = Report(tmp_path, "layers")
+    grouped = pd.DataFrame({"model": ["a", "b"], "layer": [0, 1], "value": [1.0, 2.0]})
+    report.table("means", grouped.set_index(["model", "layer"]))
+    report.table("rows", grouped.sort_values("value", ascending=False))
+    assert (tmp_path / "tables/layers-means.csv").read_text() == "model,layer,value\na,0,1.0\nb,1,2.0\n"
+    assert (tmp_path / "tables/layers-rows.csv").read_text() == "model,layer,value\nb,1,2.0\na,0,1.0\n"
 
 
-def test_a_failed_notebook_does_not_stop_the_others(finished: Finished) -> None:
-    assert finished.code == 1
-    assert finished.run["status"] == "failed"
-    status = {name: (entry["status"], entry["error"]) for name, entry in finished.run["notebooks"].items()}
-    assert status == {
-        "good": ("ok", ""),
-        "bad": ("failed", 'TypeError: can only concatenate str (not "int") to str'),
-        "dead": ("failed", "the kernel died: killed, out of memory, or crashed in native code"),
+def test_a_figure_is_written_twice_and_closed_and_gives_the_same_bytes_again(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        Report(tmp_path / folder, "layers").figure("curve", figure(), alt="Squares rise", caption="See.")
+    assert plt.get_fignums() == []
+    assert names(tmp_path / "one") == ["figures/layers-curve.png", "figures/layers-curve.svg"]
+    for name in names(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    svg = (tmp_path / "one/figures/layers-curve.svg").read_text()
+    assert "<dc:date>" not in svg
+    assert "<text" not in svg
+
+
+CLAIMS = pd.DataFrame(
+    {
+        "claim": ["shared", "shared, loosely"],
+        "between": ["<b>seeds</b>", "families"],
+        "measure": "svcca",
+        "effect": [0.81549, -0.2],
+        "ci_low": [0.811, np.nan],
+        "ci_high": [0.8181, np.nan],
+        "p": [1 / 21, np.nan],
+        "control": "mismatches",
+        "holds": ["yes", "no"],
     }
+)
 
 
-def test_a_run_leaves_pages_notebooks_tables_figures_and_nothing_else(finished: Finished) -> None:
-    expected = [f"{name}.{suffix}" for name in ("good", "bad", "dead") for suffix in ("html", "ipynb")]
-    expected += ["index.html", "run.json", "tables/good-grid.csv", "tables/good-grid.parquet"]
-    expected += ["figures/good-squares.png", "figures/good-squares.svg"]
-    assert names(finished.out) == sorted(expected)
-    assert [path.name for path in finished.out.iterdir() if path.name.startswith(".")] == []
-    files = finished.run["notebooks"]["good"]["files"]
-    assert files == [file for file in expected if "/" in file]
-
-
-def test_the_finished_folder_passes_the_checks_and_its_faults_are_found(finished: Finished, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(finished.out, out)
-    assert [*check_pages(out), *check_tables(out), *check_figures(out)] == []
-    assert "bad: left no table" in list(check_run(out))
-    grid = pd.read_parquet(out / "tables/good-grid.parquet")
-    grid.loc[0, "value"] = 1.1
-    grid.iloc[:3].to_parquet(out / "tables/good-grid.parquet")
-    grid.iloc[:3].to_csv(out / "tables/good-grid.csv", index=False)
-    assert list(check_tables(out)) == [
-        "good-grid.csv: toy: 3 rows, 3 different pairs, but 4 are complete",
-        "good-grid.csv: toy: the diagonal is off 1 by 0.1",
-    ]
-    grid.assign(value=float("nan")).to_parquet(out / "tables/good-grid.parquet")
-    (out / "figures/good-squares.svg").unlink()
-    problems = [*check_tables(out), *check_figures(out), *check_pages(out)]
-    assert "good-grid.csv: 4 values are not finite" in problems
-    assert "figures/good-squares.svg is missing or broken" in problems
-    assert "good.html: link to figures/good-squares.svg, which is not there" in problems
-
-
-def test_the_kernel_is_this_interpreter_in_the_notebooks_folder(finished: Finished) -> None:
-    assert f"python is {sys.executable}" in finished.page("good").get_text()
-
-
-def test_a_failed_page_shows_the_traceback_and_what_came_before(finished: Finished) -> None:
-    page = finished.page("bad")
-    assert [pre.get_text() for pre in page.select("pre.output")][0] == "before"
-    assert "Traceback (most recent call last)" in page.select("#failure")[0].get_text()
-    assert "papermill" not in page.main.get_text() if page.main else False
-    assert "the kernel died" in finished.page("dead").select("#failure")[0].get_text()
-    assert [pill.get_text() for pill in finished.page("index").select(".pill")] == ["FAILED", "OK", "FAILED", "FAILED"]
-
-
-def test_a_question_that_is_left_open_has_not_failed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    leave = "from sslsim.errors import Unanswered\nraise Unanswered('no <pair> here; choose two')"
-    cells = ["# Pairs?", ("parameters", "count: int = 1"), "'before'", leave, "## After", "'after'"]
-    write_notebook(tmp_path / "notebooks/pairs.ipynb", cells)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        assert run(tmp_path, ["pairs"]) == 0
-    assert "pairs: unanswered in " in (printed := capfd.readouterr().out)
-    assert "(no <pair> here; choose two)" in printed
-    found = json.loads((tmp_path / "re{ports}/run.json").read_text(encoding="utf-8"))
-    entry, out = found["notebooks"]["pairs"], tmp_path / "re{ports}"
-    assert (found["status"], entry["status"], entry["error"]) == ("ok", "unanswered", "no <pair> here; choose two")
-    page, index = (bs4.BeautifulSoup((out / f"{n}.html").read_text(), "html.parser") for n in ("pairs", "index"))
-    assert page.select_one(".pill").get_text() == "UNANSWERED"
-    assert "leave the question open: no <pair> here; choose two." in page.select_one("header p.open").get_text()
-    assert page.select_one("main #open").get_text() == "no <pair> here; choose two"
-    assert "before" in page.main.get_text()
-    assert not {"After", "Traceback", "failed"} & set(page.get_text().split())
-    assert index.select_one("article p.open").get_text() == "no <pair> here; choose two"
-    assert list(links(page, out)) == []
-
-
-def test_the_page_has_title_contents_results_and_provenance(finished: Finished) -> None:
-    page = finished.page("good")
-    assert page.h1
-    assert page.h1.get_text() == "Do toys add up?"
-    assert [a.get_text() for a in page.select("nav.toc a")] == [
-        "Set-up", "The grid of toys", "What this shows", "Little", "Provenance",
-    ]  # fmt: skip
-    assert [a["href"] for a in page.select(".results a")] == [*finished.run["notebooks"]["good"]["files"], "good.ipynb"]
-    assert page.select("figure img")[0]["alt"] == 'A "rising" line'
-    assert page.select("figcaption math")
-    assert "<b>Names</b>" in page.select("figcaption")[0].get_text()
-    assert len(page.find_all("img")) == 1
-    assert "14" in [pre.get_text() for pre in page.select("pre.output")]
-    facts = page.select("#provenance")[0].get_text()
-    for text in ("w2v <s>", "f00", "Corpus utterances", "how many squares", "papermill", str(finished.out)):
-        assert text in facts
-
-
-def test_stderr_and_progress_bars_are_not_in_the_page_but_were_live(finished: Finished) -> None:
-    text = finished.page("good").main.get_text() if finished.page("good").main else ""
-    assert "to stderr\n" not in text
-    assert "counting:" not in text
-    assert "good   2/6" not in text
-    assert "good   4/6  The grid <i>of</i> toys" in finished.printed
-    assert "TCP" not in finished.printed
-
-
-def test_run_json_has_what_makes_the_run_again(finished: Finished) -> None:
-    found = finished.run
-    rows = {row["name"]: row for row in found["notebooks"]["good"]["parameters"]}
-    assert (rows["count"]["value"], rows["count"]["default"], rows["count"]["overridden"]) == (7, 3, True)
-    assert (rows["names"]["value"], rows["names"]["overridden"]) == (["a", "b"], False)
-    assert rows["out"]["value"] == str(finished.out)
-    assert found["settings"]["count"] == "7"
-    assert found["checkpoints"] == MADE_FROM["checkpoints"]
-    assert set(found["versions"]) == {"python", *provenance.PACKAGES}
-    assert found["notebooks"]["good"]["title"] == "Do toys add up?"
-    assert 0 < found["notebooks"]["good"]["seconds"] <= found["seconds"]
-
-
-def test_another_run_replaces_its_own_results_and_keeps_the_others(finished: Finished, tmp_path: Path) -> None:
-    shutil.copytree(finished.folder, tmp_path / "copy")
-    again = Finished(tmp_path / "copy", 0, "")
-    for stale in ("tables/bad-old.csv", "figures/bad-old.png", "tables/bad-dog-grid.csv", "tables/good-mine.csv"):
-        (again.out / stale).parent.mkdir(exist_ok=True)
-        (again.out / stale).write_text("x")
-    write_notebook(again.folder / "notebooks/bad.ipynb", ["# Mended", ("parameters", "count: int = 1")])
-    write_notebook(again.folder / "notebooks/bad-dog.ipynb", ["# Dog", ("parameters", "dog: int = 1"), "dog + 1"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        assert run(again.folder, ["bad", "bad-dog"]) == 0
-    assert again.run["status"] == "ok"
-    assert list(again.run["notebooks"]) == ["bad", "bad-dog", "dead", "good"]
-    assert [file for file in names(again.out) if "/bad" in file] == []
-    assert "tables/good-mine.csv" in names(again.out)
-    notes = {a["id"]: "from an earlier run" in a.get_text() for a in again.page("index").select("article")}
-    assert notes == {"bad": False, "bad-dog": False, "dead": True, "good": True}
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing_half_written(tmp_path: Path, number: signal.Signals) -> None:
-    notebooks = [str(write_notebook(tmp_path / f"{name}.ipynb", GOOD)) for name in ("good", "next")]
-    options = ["--out", str(tmp_path / "out"), "-p", "slow=yes", "--workers", "1"]
-    command = [sys.executable, "-m", "sslsim", "run", *notebooks, *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job that a shell put aside ignores Ctrl-C
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
-    )
-    assert process.stdout
-    assert any("3/6" in line for line in process.stdout)  # its slow cell
-    time.sleep(0.3)
-    process.send_signal(number)
-    printed, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors.strip(), printed) == (130, "sslsim: interrupted", "")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-@pytest.fixture
-def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(planning, "NOTEBOOKS", tmp_path / "notebooks")
-    for name in ("neurons", "layers"):
-        source = f"lineup: str = 'l'\ncorpus: str = 'c'\n{name}_count: int = 1\nshared: bool = False"
-        write_notebook(tmp_path / f"notebooks/{name}.ipynb", [f"# {name}", ("parameters", source)])
-    (tmp_path / "lineup.toml").write_text("")
-    return tmp_path
-
-
-def paths(folder: Path, **changes: str) -> dict[str, Path]:
-    found = {"lineup": "lineup.toml", "corpus": "", "store": "store", "out": "out"} | changes
-    return {name: folder / path for name, path in found.items()}
-
-
-def test_a_plan_gives_each_notebook_its_parameters(shipped: Path) -> None:
-    jobs = plan([], paths=paths(shipped), parameters={"shared": "yes", "layers_count": "3"})
-    assert [job.name for job in jobs] == ["neurons", "layers"]
-    here = {"lineup": str(shipped / "lineup.toml"), "corpus": str(shipped)}
-    assert jobs[0].given == {**here, "shared": True}
-    assert jobs[1].given == {**here, "shared": True, "layers_count": 3}
-    assert jobs[0].values == {**here, "neurons_count": 1, "shared": True}
-    assert [job.name for job in plan(["layers"], paths=paths(shipped))] == ["layers"]
+def test_claims_are_written_in_full_and_shown_in_words(tmp_path: Path) -> None:
+    words = Report(tmp_path, "layers").claims(CLAIMS)
+    assert words.columns.tolist() == ["claim", "between", "measure", "effect", "p", "control", "holds"]
+    assert words.effect.tolist() == ["0.815 (0.811 to 0.818)", "-0.200"]
+    assert words.p.tolist() == ["0.048", ""]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tables/layers-claims.parquet"), CLAIMS)
+    assert Report(tmp_path, "layers").claims(CLAIMS.assign(p=[0.001, 2e-14])).p.tolist() == ["0.001", "< 0.001"]
+    for nothing in (None, pd.NA, np.nan, np.inf):
+        unknown = CLAIMS.assign(p=pd.Series([0.048, nothing], dtype=object))
+        assert Report(tmp_path, "layers").claims(unknown).p.tolist() == ["0.048", ""]
 
 
 @pytest.mark.parametrize(
-    ("notebooks", "changes", "parameters", "text"),
+    ("call", "text"),
     [
-        (["layer"], {}, {}, "unknown notebook 'layer'; did you mean 'layers'?"),
-        (["zzz"], {}, {}, "unknown notebook 'zzz'; known: layers, neurons"),
-        (["zzz.ipynb"], {}, {}, r"notebook not found: /.*zzz\.ipynb"),
-        (["layers", "layers"], {}, {}, "notebook 'layers': each page needs a name of its own"),
-        ([], {}, {"share": "1"}, "unknown parameter 'share'; did you mean 'shared'?"),
-        (["layers"], {}, {"neurons_count": "1"}, "unknown parameter 'neurons_count'"),
-        ([], {}, {"layers_count": "abc"}, r"parameter layers_count: 'abc' is not an int \(default 1\)"),
-        ([], {}, {"out": "x"}, "parameter out is set with --out, not with -p"),
-        ([], {"lineup": "no.toml"}, {}, r"lineup not found: /.*no\.toml; give an existing one with --lineup"),
-        ([], {"corpus": "none"}, {}, "corpus not found: /.*none; give an existing one with --corpus"),
+        (lambda o: o.figure("x", figure(), alt=" "), "figure 'x' has no alt text: say in alt=... what it shows"),
+        (
+            lambda o: o.figure("a b", figure(), alt="x"),
+            "figure 'a b' cannot name a file: use letters and digits joined",
+        ),
+        (
+            lambda o: o.figure("x", figure(), alt="x", table="pairs"),
+            "figure 'x' draws the table 'pairs', which is not there: write it first",
+        ),
+        (
+            lambda o: o.claims(CLAIMS.drop(columns=["p", "holds"])),
+            "the claims have no p, holds; give the columns claim, between, measure, effect, ci_low, ci_high, p,",
+        ),
+        (lambda o: o.table("../x", pd.DataFrame()), "table '../x' cannot name a file"),
+        (lambda o: o.table("x", pd.DataFrame({0: [1]})), "table 'x' has the column name 0, which is not a string"),
+        (
+            lambda o: o.table("x", PAIRS, keys=["measure"]),
+            "table 'x' has rows that measure do not tell apart",
+        ),
+        (lambda o: o.table("x", PAIRS, keys=["depth"]), "table 'x' has no depth; give other keys"),
+        (
+            lambda o: o.table("x", pd.DataFrame({"a": [1]}, index=["row"])),
+            "table 'x' has labels in an index without a name: name it or reset_index()",
+        ),
     ],
 )
-def test_a_plan_that_cannot_run_is_refused(
-    shipped: Path, notebooks: list[str], changes: dict[str, str], parameters: dict[str, str], text: str
-) -> None:
-    with pytest.raises(SslsimError, match=text):
-        report.run(notebooks, **paths(shipped, **changes), parameters=parameters)
-    assert not (shipped / "out").exists()
+def test_what_would_leave_a_bad_result_is_refused(tmp_path: Path, call, text: str) -> None:
+    with pytest.raises(SslsimError, match=re.escape(text)):
+        call(Report(tmp_path, "layers"))
+    plt.close("all")
+    assert names(tmp_path) == []
 
 
-def test_names_that_cannot_be_pages_are_refused(shipped: Path) -> None:
-    for name, text in {
-        "index": "other than 'index'",
-        "my notebook": "notebook 'my notebook' cannot name a file",
-    }.items():
-        path = write_notebook(shipped / f"{name}.ipynb", ["# T", ("parameters", "x: int = 1")])
-        with pytest.raises(SslsimError, match=text):
-            plan([str(path)], paths=paths(shipped))
+def test_results_go_by_the_name_of_the_notebooks_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SslsimError, match="notebook 'my notebook' cannot name a file"):
+        Report(tmp_path, "my notebook")
+    monkeypatch.setenv("JPY_SESSION_NAME", "console-1")
+    with pytest.raises(SslsimError, match=r"name is not known here; give it: sslsim.Report\(out, name='...'\)"):
+        Report(tmp_path)
+    monkeypatch.setenv("JPY_SESSION_NAME", "work/layers-copy.ipynb")
+    assert Report(tmp_path).name == "layers-copy"
+    assert Report(tmp_path, name="mine").name == "mine"
 
 
-def test_a_checkout_without_notebooks_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "NOTEBOOKS", tmp_path)
-    with pytest.raises(SslsimError, match=r"no notebooks in /.*; name one: sslsim run path/to/notebook\.ipynb"):
-        plan([], paths=paths(tmp_path))
+PAIRS = pd.DataFrame({"measure": "m", "model_x": ["a", "a"], "layer_x": 0, "model_y": "b", "layer_y": [0, 1]})
 
 
-def test_out_must_be_a_folder_and_workers_at_least_one(shipped: Path) -> None:
-    with pytest.raises(SslsimError, match=r"lineup\.toml is a file; give a folder for the reports with --out"):
-        report.run([], **paths(shipped, out="lineup.toml"))
-    with pytest.raises(SslsimError, match="workers is 0; at least 1 is needed"):
-        report.run([], **paths(shipped), workers=0)
+@pytest.mark.parametrize(
+    ("frame", "keys"),
+    [
+        (PAIRS.assign(n_frames=4000, relation="r"), [*PAIRS]),
+        (PAIRS.assign(model_x=["a", "b"]), ["measure", "model_x"]),  # what it found in y is a result
+        (PAIRS.assign(layer_y=0, n_frames=[500, 1000]), [*PAIRS, "n_frames"]),
+        (PAIRS.assign(layer_y=0), []),
+        (pd.DataFrame({"value": [1.0, 2.0]}), []),
+    ],
+)
+def test_rows_are_named_by_the_first_columns_that_tell_them_apart(frame: pd.DataFrame, keys: list[str]) -> None:
+    assert keys_of(frame) == keys
 
 
-def test_an_error_in_preparation_leaves_nothing(shipped: Path) -> None:
-    def fail(_: Any) -> dict[str, Any]:
-        raise SslsimError("unknown checkpoint")
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("old")
 
-    with pytest.raises(SslsimError, match="unknown checkpoint"):
-        report.run([], **paths(shipped), prepare=fail)
-    assert not (shipped / "out").exists()
+    def write() -> None:
+        with replacing(path) as part:
+            part.write_text("ne")
+            raise KeyboardInterrupt
 
-
-def test_a_broken_record_of_an_earlier_run_is_passed_over(tmp_path: Path) -> None:
-    for content in ("", "[]", '{"format": 99, "notebooks": {"a": {}}}', '{"format": 1}'):
-        (tmp_path / "run.json").write_text(content)
-        assert record.earlier(tmp_path) == {}
-
-
-def test_the_commit_is_that_of_the_checkout_itself(tmp_path: Path) -> None:
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    assert provenance.commit(tmp_path) == {"commit": None, "dirty": False}
-    git("init", "-q")
-    (tmp_path / "file").write_text("1")
-    (tmp_path / "part").mkdir()
-    git("add", "file")
-    git("commit", "-qm", "x")
-    assert provenance.commit(tmp_path) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
-    assert provenance.commit(tmp_path / "part") == {"commit": None, "dirty": False}
-    (tmp_path / "file").write_text("2")
-    assert provenance.commit(tmp_path)["dirty"]
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["x.csv"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -15,12 +16,10 @@ import pytest
 from check_reports import content, links, outside
 from toys import write_notebook
 
-from sslsim.encoders.lineup import find_lineup
 from sslsim.errors import SslsimError
-from sslsim.reports import folder as record
-from sslsim.reports import runner as report
-from sslsim.reports import sweep
-from sslsim.reports.sweep import Run, runs
+from sslsim.reports import inputs, provenance, runner, sweep
+from sslsim.reports.jobs import Request
+from sslsim.resources import DATA
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = """\
@@ -35,11 +34,11 @@ TOY = """\
 import time
 from pathlib import Path
 import pandas as pd
-from sslsim.reports.outputs import Outputs
+from sslsim.reports.report import Report
 begun = time.time()
 row = {'claim': 'toys are <alike>', 'between': 'toys', 'measure': 'm', 'effect': frames / 10, 'ci_low': 0.0,
        'ci_high': 1.0, 'p': 0.04, 'control': 'none', 'holds': 'yes' if frames > 3 else 'no'}
-Outputs(out, 'toy').verdict(pd.DataFrame([row]))
+Report(out).claims(pd.DataFrame([row]))
 time.sleep(600 if seed == 600 else 0.5)
 (Path(out).parent / f'{Path(out).name}.txt').write_text(f'{begun} {time.time()}')
 assert seed != 9, 'seed <9>'"""
@@ -53,13 +52,17 @@ def notebooks(folder: Path) -> list[str]:
     return [str(file if file.exists() else write_notebook(file, each)) for file, each in files.items()]
 
 
-def paths(folder: Path) -> dict[str, Any]:
-    return {"lineup": folder / "none.toml", "corpus": folder / "none", "out": folder / "out"}
+def start(folder: Path, words: list[str], books: list[str] | None = None, **options: Any) -> int:
+    return sweep.run(words, Request(folder / "out", notebooks=tuple(books or notebooks(folder)), jobs=2, **options))
 
 
-def start(folder: Path, words: list[str], **options: Any) -> int:
-    options = {"prepare": lambda _: dict(MADE_FROM), "workers": 2, **options}
-    return sweep.run(words, options.pop("notebooks", None) or notebooks(folder), **paths(folder), **options)
+@pytest.fixture(autouse=True, scope="module")
+def made_from() -> Iterator[dict[str, Any]]:
+    """Return what runs are made from: there are no stores here."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = copy.deepcopy(MADE_FROM)
+        patch.setattr(provenance, "made_from", lambda _: copy.deepcopy(found))
+        yield found
 
 
 def read(out: Path) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def read(out: Path) -> dict[str, Any]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the runs that would run, and run nothing."""
     found: list[str] = []
-    monkeypatch.setattr(report, "run_all", lambda reports, *_: found.extend(each.out.name for each in reports))
+    monkeypatch.setattr(runner, "run_all", lambda reports, *_: found.extend(each.out.name for each in reports))
     return found
 
 
@@ -121,7 +124,7 @@ def test_so_many_notebooks_run_at_a_time_over_all_runs(finished: Path) -> None:
     assert max(at_once) <= 2
 
 
-def test_the_index_has_parameters_states_links_and_verdicts_side_by_side(finished: Path) -> None:
+def test_the_index_has_parameters_states_links_and_claims_side_by_side(finished: Path) -> None:
     page = bs4.BeautifulSoup((finished / "out/index.html").read_text(encoding="utf-8"), "html.parser")
     assert [*outside(page), *content(page), *links(page, finished / "out")] == []
     table, claims = page.find_all("table")
@@ -172,17 +175,6 @@ def test_a_sweep_that_is_done_keeps_the_runs_of_an_earlier_one_in_its_index(
     assert text.count("from an earlier sweep") == len(found["runs"]) - 1 == 3
 
 
-def test_the_code_of_a_run_is_that_of_the_package_and_of_its_notebooks(tmp_path: Path) -> None:
-    toy, plain = map(Path, notebooks(tmp_path))
-    before = [record.code([]), record.code([toy]), record.code([toy, plain])]
-    assert len(set(before)) == 3
-    assert before == [record.code([]), record.code([toy]), record.code([toy, plain])]
-    toy.write_text(toy.read_text() + " ")
-    assert [record.code(each) != old for each, old in zip(([], [toy], [toy, plain]), before, strict=True)] == [
-        False, True, True,
-    ]  # fmt: skip
-
-
 def test_of_a_failed_run_only_what_failed_is_run_again(finished: Path, kept: Path) -> None:
     file = kept / "frames-3_seed-9/run.json"
     before = json.loads(file.read_text(encoding="utf-8"))
@@ -199,45 +191,41 @@ def test_of_a_failed_run_only_what_failed_is_run_again(finished: Path, kept: Pat
     assert {name: entry["status"] for name, entry in row["notebooks"].items()} == {"toy": "failed", "plain": "ok"}
 
 
-@pytest.mark.parametrize("change", ["parameter", "checkpoint", "version", "code", "table", "status", "other run"])
+@pytest.mark.parametrize("change", ["parameter", "study", "checkpoint", "code", "notebook", "table", "status", "run"])
 def test_what_was_made_from_something_else_is_run_again(
-    finished: Path, kept: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch, change: str
+    finished: Path, kept: Path, asked: list[str], made_from: dict[str, Any], change: str
 ) -> None:
-    options: dict[str, Any] = {}
-    file = finished / "out/frames-3_seed-0/run.json"
-    table = finished / "out/frames-3_seed-0/tables/toy-verdict.csv"
-    content_, rows = file.read_text(encoding="utf-8"), table.read_text()
+    folder, options = kept / "frames-3_seed-0", {}
+    before = {path: path.read_bytes() for path in (folder / "run.json", folder / "tables/toy-claims.csv")}
+    run = json.loads(before[folder / "run.json"])
+    toy = run["notebooks"]["toy"]
     if change == "parameter":
         options["parameters"] = {"share": "0.25"}
+    if change == "study":
+        options["fields"] = {"queries": "4"}
     if change == "checkpoint":
-        options["prepare"] = lambda _: {**MADE_FROM, "checkpoints": [{"name": "w2v", "fingerprint": "f01"}]}
-    if change == "version":
-        monkeypatch.setattr(report.provenance, "versions", lambda: {"python": "4"})
-    if change == "code":
-        monkeypatch.setattr(report.record, "code", lambda _: "another")
-    run = json.loads(content_)
-    run |= {"started": "later"} if change == "other run" else {}
-    run["notebooks"]["toy"] |= {"status": "failed"} if change == "status" else {}
+        made_from["checkpoints"][0]["fingerprint"] = "f01"
+    run |= {"code": {"code": "another"}, "run": {"started": "later"}}.get(change, {})
+    toy |= {"status": {"status": "failed"}, "notebook": {"notebook": {"hash": "another"}}}.get(change, {})
     try:
-        file.write_text(json.dumps(run), encoding="utf-8")
+        (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
         if change == "table":
-            table.unlink()
+            (folder / "tables/toy-claims.csv").unlink()
         start(finished, ["frames=3", "seed=0"], **options)
     finally:
-        file.write_text(content_, encoding="utf-8")
-        table.write_text(rows)
+        for path, content_ in before.items():
+            path.write_bytes(content_)
+        made_from.update(copy.deepcopy(MADE_FROM))
     assert asked == ["frames-3_seed-0"]
 
 
 def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path, asked: list[str]) -> None:
     toy = notebooks(tmp_path)[:1]
-    where = [word for name, path in paths(tmp_path).items() for word in (f"--{name}", str(path))]
-    command = [sys.executable, "-m", "sslsim", "run", *toy, "--sweep", "seed=0,600", "--workers", "1", *where]
+    sweeping = ["--sweep", "seed=0,600", "--jobs", "1", "--out", str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job that a shell put aside ignores Ctrl-C
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
-    )
+    command, pipe = [sys.executable, "-m", "sslsim", "run", *toy, *sweeping], subprocess.PIPE
+    process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed)
     assert process.stdout
     assert any("seed-0/toy: ok" in line for line in process.stdout)
     assert any("seed-600/toy" in line for line in process.stdout)
@@ -248,29 +236,31 @@ def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path, ask
     found = read(tmp_path / "out")
     assert found["status"] == "interrupted"
     assert {name: run["status"] for name, run in found["runs"].items()} == {"seed-0": "ok", "seed-600": "not run"}
-    start(tmp_path, ["seed=0,600"], notebooks=toy, prepare=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "made_from", lambda _: {"checkpoints": [], "corpus": {}})
+        start(tmp_path, ["seed=0,600"], toy)
     assert asked == ["seed-600"]
 
 
 def test_a_sweep_and_the_report_of_one_run_do_not_share_a_folder(finished: Path) -> None:
     with pytest.raises(SslsimError, match="out holds a sweep, whose index one run would replace; give another folder"):
-        report.run(notebooks(finished), **paths(finished))
-    where = paths(finished) | {"out": finished / "out/frames-3_seed-0"}
+        runner.run(Request(finished / "out", notebooks=tuple(notebooks(finished))))
+    where = Request(finished / "out/frames-3_seed-0", notebooks=tuple(notebooks(finished)))
     with pytest.raises(SslsimError, match="holds the report of one run, whose index a sweep would replace; give anoth"):
-        sweep.run(["seed=1"], notebooks(finished), **where)
+        sweep.run(["seed=1"], where)
 
 
-def test_an_error_in_preparation_leaves_nothing(tmp_path: Path) -> None:
+def test_an_error_in_extraction_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 
-    def fail(jobs: Any) -> dict[str, Any]:
-        calls.append(jobs)
+    def fail(*_: Any) -> None:
+        calls.append(0)
         if len(calls) == 2:
             raise SslsimError("unknown checkpoint")
-        return {}
 
+    monkeypatch.setattr(runner.Run, "extract", fail)
     with pytest.raises(SslsimError, match="unknown checkpoint"):
-        start(tmp_path, ["seed=0,1"], prepare=fail)
+        start(tmp_path, ["seed=0,1"])
     assert not (tmp_path / "out").exists()
 
 
@@ -295,45 +285,36 @@ def test_a_file_names_runs_notebooks_and_lists(tmp_path: Path) -> None:
     name = "plain"
     notebooks = ["notebooks/plain.ipynb"]
     """
-    found = runs(written(tmp_path, text), [toy], paths=paths(tmp_path))
-    assert found == [
-        Run("lists_frames-1_names-a-b", [toy], {"frames": 1, "names": ["a", "b"]}),
-        Run("lists_frames-1_names-empty", [toy], {"frames": 1, "names": []}),
-        Run("lists_frames-2_names-a-b", [toy], {"frames": 2, "names": ["a", "b"]}),
-        Run("lists_frames-2_names-empty", [toy], {"frames": 2, "names": []}),
-        Run("share-minus-0-5_names-a", [toy], {"share": -0.5, "names": ["a"]}),
-        Run("plain", [str(Path(plain))], {}),
-    ]
+    found = sweep.requests(written(tmp_path, text), Request(tmp_path, notebooks=(toy,)))
+    assert {name: (asked.notebooks, values) for name, (values, asked) in found.items()} == {
+        "lists_frames-1_names-a-b": ((toy,), {"frames": 1, "names": ["a", "b"]}),
+        "lists_frames-1_names-empty": ((toy,), {"frames": 1, "names": []}),
+        "lists_frames-2_names-a-b": ((toy,), {"frames": 2, "names": ["a", "b"]}),
+        "lists_frames-2_names-empty": ((toy,), {"frames": 2, "names": []}),
+        "share-minus-0-5_names-a": ((toy,), {"share": -0.5, "names": ["a"]}),
+        "plain": ((plain,), {}),
+    }
 
 
-def test_what_is_set_for_all_runs_goes_to_those_that_have_it(tmp_path: Path, asked: list[str]) -> None:
-    text = """
-    [[run]]
-    seed = [1, 2]
-
-    [[run]]
-    name = "plain"
-    notebooks = ["notebooks/plain.ipynb"]
-    """
-    sweep_file, toy = written(tmp_path, text), notebooks(tmp_path)[:1]
-    seen: list[dict[str, Any]] = []
-    options: dict[str, Any] = {"prepare": lambda jobs: seen.append(jobs[0].given) or dict(MADE_FROM), "notebooks": toy}
-    start(tmp_path, sweep_file, parameters={"share": "0.25"}, **options)
-    assert asked == ["seed-1", "seed-2", "plain"]
-    assert [given.get("share") for given in seen] == [0.25, 0.25, None]
-    with pytest.raises(SslsimError, match="run seed-1: unknown parameter 'shore'; did you mean 'share'"):
-        start(tmp_path, sweep_file, parameters={"shore": "0.25"}, **options)
+def test_what_is_set_for_all_runs_goes_to_those_that_have_it(tmp_path: Path) -> None:
+    text = '[[run]]\nframes = [1, 2]\n[[run]]\nname = "plain"\nnotebooks = ["notebooks/plain.ipynb"]'
+    words, toy = written(tmp_path, text), notebooks(tmp_path)[:1]
+    found = sweep.requests(words, Request(tmp_path, notebooks=tuple(toy), parameters={"share": "0.25"}))
+    assert {name: asked.parameters for name, (_, asked) in found.items()} == {
+        "frames-1": {"share": "0.25", "frames": 1},
+        "frames-2": {"share": "0.25", "frames": 2},
+        "plain": {},
+    }
+    with pytest.raises(SslsimError, match="run frames-1: unknown parameter 'shore'; did you mean 'share'"):
+        start(tmp_path, words, toy, parameters={"shore": "0.25"})
 
 
-def test_runs_may_differ_in_checkpoints_and_speech(
-    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = "lineup: str = ''\ncorpus: str = ''\nseed: int = 0"
+def test_runs_may_differ_in_any_field_of_the_study(tmp_path: Path, asked: list[str]) -> None:
+    known = "study: str = 'embedded'\nseed: int = 0"
     notebook = str(write_notebook(tmp_path / "books/some.ipynb", ["# Some", ("parameters", known), "1"]))
     for name in ("a", "b"):
         (tmp_path / "sweeps/speech" / name).mkdir(parents=True)
     (tmp_path / "sweeps/mine.toml").write_text("")
-    inputs = {"lineup": tmp_path / "sweeps/mine.toml", "corpus": tmp_path / "sweeps/speech/a"}
     text = """
     [[run]]
     corpus = ["speech/a", "speech/b"]
@@ -341,39 +322,30 @@ def test_runs_may_differ_in_checkpoints_and_speech(
     [[run]]
     name = "both"
     lineup = ["mine.toml", "paper"]
+    max_seconds = 60
     seed = 1
     """
     (tmp_path / "sweeps/sweep.toml").write_text(text)
-    seen: list[dict[str, Any]] = []
-
-    def prepare(jobs: list[Any]) -> dict[str, Any]:
-        seen.append(jobs[0].given)
-        return dict(MADE_FROM)
-
-    options: dict[str, Any] = {"out": tmp_path / "out", **inputs, "prepare": prepare}
-    sweep.run([str(tmp_path / "sweeps/sweep.toml")], [notebook], **options)
+    words = [str(tmp_path / "sweeps/sweep.toml")]
+    assert start(tmp_path, words, [notebook]) == 1
     assert asked == ["corpus-speech-a", "corpus-speech-b", "both_lineup-mine-toml", "both_lineup-paper"]
-    mine, a, b = (str(tmp_path / "sweeps" / name) for name in ("mine.toml", "speech/a", "speech/b"))
-    paper = str(find_lineup("paper").resolve())
-    assert [(one["lineup"], one["corpus"], one.get("seed")) for one in seen] == [
-        (mine, a, None),
-        (mine, b, None),
-        (mine, a, 1),
-        (paper, a, 1),
-    ]
     rows = read(tmp_path / "out")["runs"]
-    assert rows["both_lineup-paper"]["values"] == {"lineup": "paper", "seed": 1}
+    assert rows["both_lineup-paper"]["values"] == {"lineup": "paper", "max_seconds": 60.0, "seed": 1}
     assert rows["both_lineup-paper"]["status"] == "not run"  # said before the first notebook ends
 
-    asked.clear()
-    (tmp_path / "other.toml").write_text('[[run]]\nlineup = "mine.toml"')
-    monkeypatch.chdir(tmp_path / "sweeps")  # where there is one; files count from the file of the sweep
-    with pytest.raises(SslsimError, match=f"lineup not found: {tmp_path / 'mine.toml'}; give an existing one"):
-        sweep.run([str(tmp_path / "other.toml")], [notebook], **options)
-    sweep.run(["corpus=speech/a,speech/b"], [notebook], **options | {"out": tmp_path / "other"})
-    assert asked == ["corpus-speech-a", "corpus-speech-b"]
+    found = [one for _, one in sweep.requests(words, Request(tmp_path, notebooks=(notebook,))).values()]
+    assert [one.parameters for one in found] == [{}, {}, {"seed": 1}, {"seed": 1}]  # the notebook's own goes first
+    studies = [inputs.described(inputs.study_of(one.study, one.fields)) for one in found]
+    mine, a, b = (str(tmp_path / "sweeps" / name) for name in ("mine.toml", "speech/a", "speech/b"))
+    embedded = [str(DATA / name) for name in ("lineup.toml", "speech/manifest.csv")]
+    assert [(one["lineup"], one["corpus"], one["max_seconds"]) for one in studies] == [
+        (embedded[0], a, None),
+        (embedded[0], b, None),
+        (mine, embedded[1], 60.0),
+        (str(DATA / "lineups/paper.toml"), embedded[1], 60.0),
+    ]
     with pytest.raises(SslsimError, match=r"run corpus-speech-c: corpus not found: .*speech/c; give an existing one"):
-        sweep.run(["corpus=speech/c"], [notebook], **options)
+        start(tmp_path, ["corpus=speech/c"], [notebook])
 
 
 @pytest.mark.parametrize(
@@ -381,15 +353,12 @@ def test_runs_may_differ_in_checkpoints_and_speech(
     [
         (["frame=1,2"], "run frame-1: unknown parameter 'frame'; did you mean 'frames'"),
         (["frames=1,x"], r"run frames-x: parameter frames: 'x' is not an int \(default 3\)"),
-        (["frames="], "--sweep frames=: expected NAME=VALUE,VALUE and no empty value"),
+        (["queries=1,x"], r"run queries-x: parameter queries: 'x' is not an int or none \(default 16\)"),
         (["frames=1,,2"], "--sweep frames=1,,2: expected NAME=VALUE,VALUE and no empty value"),
-        (["=1"], "--sweep =1: expected NAME=VALUE,VALUE"),
         (["frames=1", "frames=2"], "--sweep frames=2: frames is swept twice; name all its values at once"),
-        (["frames=1,1"], "two runs would be called 'frames-1': give other values, or each"),
-        (["which=a,A"], "two runs would be called 'which-a'"),
-        (["frames=1,01"], "runs frames-1 and frames-01 are the same notebooks and values; leave one out"),
+        (["which=a,A"], "a run would be called 'which-A', as another or the store; give it"),
         (["names=a,b"], r'--sweep: names is a list; write names = \[\["a", "b"\], \["c"\]\] in a file'),
-        (["share=0.1"], "--sweep: share is given with -p too, as '0.5'; give it once"),
+        (["share=0.1"], "--sweep: share is given for all runs too, as '0.5'; give it once"),
         (["out=x"], "--sweep: out is the same for all runs, set it with --out"),
         ([f"which={'x' * 99}"], "--sweep: their names have 105 characters, 100 at most; give name = "),
         (["a.toml", "frames=1"], "--sweep takes NAME=VALUES or one file, not a.toml frames=1; put all into the file"),
@@ -406,22 +375,14 @@ def test_a_sweep_that_cannot_run_is_refused(tmp_path: Path, words: list[str], te
     ("content_", "text"),
     [
         ("run = 1 2", r"sweep '.*sweep\.toml': not TOML: "),
-        ("", r"expected \[\[run\]\] tables, found none"),
-        ("[run]\nframes = 1", r"expected \[\[run\]\] tables, found a single \[run\]"),
-        ("frames = 1\n[[run]]\nseed = 1", r"expected \[\[run\]\] tables, found 1 of them, and frames"),
-        ("[[run]]\nname = 1", "run 1: name is 1, not text"),
+        ("frames = 1\n[[run]]\nseed = 1", r"expected \[\[run\]\] tables and nothing else"),
         ("[[run]]\nname = 'a b'", "run 1: name 'a b' cannot name a file"),
-        ("[[run]]\nname = 'store'", "run 'store': the activations are kept there; give it another name"),
+        ("[[run]]\nname = 'store'", "a run would be called 'store', as another or the store; give it another"),
         ("[[run]]\nnotebooks = 'toy'", r"run 1: notebooks is 'toy', not a list such as \[\"neurons\"\]"),
         ("[[run]]\nname = 'a'\nnotebooks = ['toys']", "unknown notebook 'toys'"),
-        ("[[run]]\ncorpus = 3", "run 1: corpus is 3, not a path"),
-        ("[[run]]\ncorpus = ['a', '']", "run 1: corpus is '', not a path"),
-        ("[[run]]\nstore = 'a'", "run 1: store is the same for all runs, set it with --store"),
+        ("[[run]]\ncorpus = ['a', 'b']", r"run corpus-a: corpus not found: .*/a; give an existing one with --corpus"),
         ("[[run]]\nframes = []", "run 1: frames has no values; give one or more, or leave it out"),
         ("[[run]]", r"run 1: no values to name it by; give name = \.\.\. in a \[\[run\]\] table"),
-        ("[[run]]\nframes = [1.5]", r"run frames-1-5: parameter frames: 1.5 is not an int \(default 3\)"),
-        ("[[run]]\nname = 'a'\n[[run]]\nname = 'A'", "two runs would be called 'a'"),
-        ("[[run]]\nname = 'a'\n[[run]]\nname = 'b'\nframes = 1\n[[run]]\nname = 'c'", "runs a and c are the same"),
     ],
 )
 def test_a_file_that_cannot_run_is_refused(tmp_path: Path, content_: str, text: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from conftest import tone
 
-from sslsim.speech.recording import AudioError, Recording, load_audio
+from sslsim.speech.recording import AudioError, Recording
 from sslsim.speech.truncation import cut_off, finished, tells_length
 
 KINDS = {
@@ -28,6 +28,11 @@ KINDS = {
     "opus": {"format": "OGG", "subtype": "OPUS"},
 }
 NOTICED = {"flac": {"format": "FLAC"}, "mp3": {"format": "MP3"}}  # by their decoders
+
+
+def sound(source):
+    with Recording(source) as recording:
+        return recording.read()
 
 
 def encoded(options, n=48_000):
@@ -56,11 +61,11 @@ def test_a_file_that_was_cut_off_is_named_wherever_that_was(tmp_path, kind, capf
     content = encoded((KINDS | NOTICED)[kind])
     path = tmp_path / "x.wav"
     path.write_bytes(content)
-    assert len(load_audio(path)) >= 48_000
-    for n in (*range(1, 60), *ends(content)):
+    assert len(sound(path)) >= 48_000
+    for n in (*range(1, 60, 4), *ends(content)):
         path.write_bytes(content[:n])
         with pytest.raises(AudioError, match="x.wav': (cut off: |not audio, or damaged: |holds no samples)"):
-            load_audio(path)
+            sound(path)
     capfd.readouterr()  # libmpg123 talks
 
 
@@ -96,16 +101,16 @@ def streamed(content, riff, length):
     return bytes(content)
 
 
-@pytest.mark.parametrize("kind", ["wav", "wav float", "wavex", "rifx"])
-@pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF])
+@pytest.mark.parametrize("kind", ["wav", "wavex", "rifx"])
+@pytest.mark.parametrize("riff", [0, 0xFFFFFFFF])
 @pytest.mark.parametrize("length", [0, 0xFFFFFFFF])
 def test_a_streamed_wav_has_no_length_to_miss_and_is_read_to_its_end(tmp_path, kind, riff, length):
     path = tmp_path / "x.wav"
     path.write_bytes(encoded(KINDS[kind], 8_001))
-    whole = load_audio(path)
+    whole = sound(path)
     path.write_bytes(streamed(path.read_bytes(), riff, length))
     assert cut_off(io.BytesIO(path.read_bytes())) == ""
-    np.testing.assert_array_equal(load_audio(path), whole)
+    np.testing.assert_array_equal(sound(path), whole)
     with Recording(path) as recording:
         np.testing.assert_array_equal(recording.read(4_000, 5_000), whole[4_000:5_000])
         np.testing.assert_array_equal(recording.read(100, 600), whole[100:600])
@@ -119,14 +124,14 @@ def test_a_wav_without_samples_is_not_taken_for_a_streamed_one(tmp_path):
         (tmp_path / "x.wav").write_bytes(content)
         assert finished(file := io.BytesIO(content)) is file
         with pytest.raises(AudioError, match="holds no samples"):
-            load_audio(tmp_path / "x.wav")
+            sound(tmp_path / "x.wav")
 
 
 def chunk(name, content):
     return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
 
 
-@pytest.mark.parametrize("size", [0, 4, 5, 26, 4_097])
+@pytest.mark.parametrize("size", [0, 5, 4_097])
 def test_chunks_before_the_samples_are_passed_over(tmp_path, size):
     content = encoded(KINDS["wav"], 8_000)
     tagged = bytearray(
@@ -135,19 +140,19 @@ def test_chunks_before_the_samples_are_passed_over(tmp_path, size):
     tagged[4:8] = struct.pack("<I", len(tagged) - 8)
     path = tmp_path / "x.wav"
     path.write_bytes(tagged)
-    assert len(load_audio(path)) == 8_000
+    assert len(sound(path)) == 8_000
     path.write_bytes(tagged[:-10])
     with pytest.raises(AudioError, match="cut off: 15,990 of 16,000 bytes of samples are there"):
-        load_audio(path)
+        sound(path)
     path.write_bytes(tagged[: 36 + size])
     with pytest.raises(AudioError, match="cut off: it ends before its samples"):
-        load_audio(path)
+        sound(path)
 
 
 def test_what_follows_the_samples_does_not_matter(tmp_path):
     path = tmp_path / "x.wav"
     path.write_bytes(encoded(KINDS["wav"], 8_000) + chunk(b"LIST", b"INFOand more") + b"and a torn chun")
-    assert len(load_audio(path)) == 8_000
+    assert len(sound(path)) == 8_000
 
 
 @pytest.mark.parametrize("content", [b"", b"R", b"RIFF", b"text " * 99, b"OggS", b".snd", b"caff", b"FORM\0\0\0\0AIFF"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 
 import numpy as np
@@ -10,7 +11,8 @@ import soxr
 from conftest import tone
 
 from sslsim.errors import SslsimError
-from sslsim.speech.corpus import Limits, Utterance, index_of, read_corpus
+from sslsim.speech.corpus import Utterance, read_corpus
+from sslsim.speech.index import Segmentation, index_of
 from sslsim.speech.recording import (
     LARGEST,
     SILENCE,
@@ -18,13 +20,16 @@ from sslsim.speech.recording import (
     Recording,
     at_16_khz,
     content_fingerprint,
-    frame_times,
     is_silent,
-    load_audio,
     n_frames,
     spread,
     waveform_fingerprint,
 )
+
+
+def sound(source):
+    with Recording(source) as recording:
+        return recording.read()
 
 
 def conv_frames(n: int) -> int:
@@ -35,10 +40,6 @@ def conv_frames(n: int) -> int:
 
 def test_n_frames_is_what_the_convolutions_leave():
     assert all(n_frames(n) == conv_frames(n) for n in range(3_000))
-
-
-def test_frame_times_are_the_centres():
-    np.testing.assert_allclose(frame_times(3), [0.0125, 0.0325, 0.0525])
 
 
 def test_spread_takes_the_centres_of_equal_bins():
@@ -54,7 +55,7 @@ def test_spread_takes_the_centres_of_equal_bins():
             assert (kept + kept[::-1] - (n - 1) <= 1).all()  # as far from the end as from the start
 
 
-@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100])
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
 def test_the_header_tells_how_long_the_resampled_audio_is(tmp_path, rate, suffix):
     rng = np.random.default_rng(rate)
@@ -62,7 +63,7 @@ def test_the_header_tells_how_long_the_resampled_audio_is(tmp_path, rate, suffix
         path = tmp_path / f"{n}.{suffix}"
         soundfile.write(path, np.stack([tone(0, n, rate), tone(1, n, rate)], axis=1), rate)
     for utterance in read_corpus(tmp_path):
-        waveform = load_audio(utterance.path)
+        waveform = sound(utterance.path)
         assert waveform.dtype == np.float32
         assert waveform.shape == (utterance.n_samples,)
 
@@ -71,19 +72,19 @@ def test_the_header_tells_how_long_the_resampled_audio_is(tmp_path, rate, suffix
 def test_lossy_formats_are_as_long_as_the_header_says(tmp_path, suffix):
     soundfile.write(tmp_path / f"x.{suffix}", tone(0, 30_000, 22_050), 22_050)
     (utterance,) = read_corpus(tmp_path)
-    assert len(load_audio(utterance.path)) == utterance.n_samples
+    assert len(sound(utterance.path)) == utterance.n_samples
 
 
 def test_channels_are_averaged_and_16_khz_is_left_alone(tmp_path):
     left, right = tone(0, 5_000), tone(1, 5_000)
     soundfile.write(tmp_path / "x.wav", np.stack([left, right], axis=1), 16_000, subtype="FLOAT")
-    np.testing.assert_allclose(load_audio(tmp_path / "x.wav"), (left + right) / 2, atol=1e-7)
+    np.testing.assert_allclose(sound(tmp_path / "x.wav"), (left + right) / 2, atol=1e-7)
 
 
 def test_resampling_keeps_a_tone_where_it_was(tmp_path):
     t = np.arange(44_100) / 44_100
     soundfile.write(tmp_path / "x.wav", 0.5 * np.sin(2 * np.pi * 1_000 * t), 44_100, subtype="FLOAT")
-    spectrum = np.abs(np.fft.rfft(load_audio(tmp_path / "x.wav")))
+    spectrum = np.abs(np.fft.rfft(sound(tmp_path / "x.wav")))
     assert spectrum.argmax() == 1_000  # one second: bins are 1 Hz
 
 
@@ -98,14 +99,14 @@ def test_resampling_keeps_a_tone_where_it_was(tmp_path):
 def test_not_audio(tmp_path, content, message):
     path = tmp_path / "x.wav"
     path.write_bytes(content)
-    for read in (lambda: read_corpus(tmp_path)[0].n_samples, lambda: load_audio(path)):
+    for read in (lambda: read_corpus(tmp_path)[0].n_samples, lambda: sound(path)):
         with pytest.raises(SslsimError, match=rf"audio '.*x.wav': {message}"):
             read()
 
 
 def test_no_such_audio(tmp_path):
     with pytest.raises(SslsimError, match=r"audio '.*x.wav': no such file"):
-        load_audio(tmp_path / "x.wav")
+        sound(tmp_path / "x.wav")
 
 
 @pytest.mark.parametrize(
@@ -118,9 +119,7 @@ def test_no_such_audio(tmp_path):
 )
 def test_too_short(tmp_path, samples, rate, message):
     soundfile.write(tmp_path / "x.wav", samples, rate)
-    with pytest.raises(SslsimError, match=rf"audio '.*x.wav': {message}"):
-        load_audio(tmp_path / "x.wav")
-    (row,) = index_of(read_corpus(tmp_path), Limits())[1].itertuples()
+    (row,) = index_of(read_corpus(tmp_path), Segmentation())[1].itertuples()
     assert re.match(message, row.reason)
 
 
@@ -130,7 +129,7 @@ def test_not_finite(tmp_path, bad):
     samples[1_234] = bad
     soundfile.write(tmp_path / "x.wav", samples, 16_000, subtype="FLOAT")
     with pytest.raises(SslsimError, match=r"audio '.*x.wav': sample 1234 is NaN or infinite"):
-        load_audio(tmp_path / "x.wav")
+        sound(tmp_path / "x.wav")
 
 
 def test_cut_off(tmp_path):
@@ -138,7 +137,7 @@ def test_cut_off(tmp_path):
     soundfile.write(path, tone(0, 44_100, 22_050), 22_050)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SslsimError, match=r"audio '.*x.mp3': cut off: [\d,]+ of 44,100 samples can be read"):
-        load_audio(path)
+        sound(path)
 
 
 def test_waveform_fingerprint_is_of_the_samples():
@@ -186,33 +185,27 @@ def test_a_stretch_is_resampled_as_if_it_stood_alone(tmp_path, suffix):
         ("x.wav", "PCM_U8", 2**-6),
         ("x.wav", "PCM_16", 2**-14),
         ("x.wav", "PCM_24", 2**-22),
-        ("x.wav", "PCM_32", 2**-22),
         ("x.wav", "FLOAT", 0),
         ("x.wav", "DOUBLE", 0),
         ("x.wav", "ULAW", 0.02),
-        ("x.wav", "ALAW", 0.02),
-        ("x.flac", "PCM_S8", 2**-6),
         ("x.flac", "PCM_16", 2**-14),
         ("x.flac", "PCM_24", 2**-22),
         ("x.aiff", "PCM_16", 2**-14),
     ],
 )
-@pytest.mark.parametrize("channels", [1, 2, 6])
-def test_sample_types_agree_within_their_last_bit(tmp_path, name, subtype, atol, channels):
-    samples = np.stack([tone(c, 4_000) for c in range(channels)], axis=1)
+def test_sample_types_agree_within_their_last_bit(tmp_path, name, subtype, atol):
+    samples = np.stack([tone(c, 4_000) for c in range(3)], axis=1)
     soundfile.write(tmp_path / name, samples, 16_000, subtype=subtype)
-    waveform = load_audio(tmp_path / name)
+    waveform = sound(tmp_path / name)
     assert waveform.dtype == np.float32
     np.testing.assert_allclose(waveform, samples.mean(axis=1), atol=atol + 1e-7, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "rate", [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000]
-)
+@pytest.mark.parametrize("rate", [8_000, 11_025, 24_000, 44_100, 96_000])
 def test_any_rate_becomes_16_khz(tmp_path, rate):
     t = np.arange(rate) / rate
     soundfile.write(tmp_path / "x.wav", 0.5 * np.sin(2 * np.pi * 440 * t), rate, subtype="FLOAT")
-    waveform = load_audio(tmp_path / "x.wav")
+    waveform = sound(tmp_path / "x.wav")
     assert waveform.shape == (16_000,)
     middle = slice(1_000, 15_000)  # at the ends the filter hears what is not there
     np.testing.assert_allclose(
@@ -231,19 +224,19 @@ def test_the_length_at_16_khz_is_what_soxr_makes():
 def test_a_flac_from_a_pipe_is_counted(tmp_path):
     path = tmp_path / "x.flac"
     soundfile.write(path, tone(0, 48_000), 16_000)
-    whole = load_audio(path)
+    whole = sound(path)
     content = bytearray(path.read_bytes())
     content[21] &= 0xF0  # the 36 bits that tell how many samples there are
     content[22:26] = bytes(4)
     path.write_bytes(content)
-    np.testing.assert_array_equal(load_audio(path), whole)
+    np.testing.assert_array_equal(sound(path), whole)
     with Recording(path) as recording:
         assert recording.n == 48_000
         np.testing.assert_array_equal(recording.read(20_000, 30_000), whole[20_000:30_000])
         np.testing.assert_array_equal(recording.read(0, 10_000), whole[:10_000])
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(AudioError, match="not audio, or damaged: .*lost sync"):
-        load_audio(path)
+        sound(path)
 
 
 def without_header(path):
@@ -259,14 +252,14 @@ def test_an_mp3_without_a_header_is_counted(tmp_path, capfd):
     path = tmp_path / "x.mp3"
     soundfile.write(path, samples, 44_100, bitrate_mode="CONSTANT", compression_level=0.5)
     without_header(path)
-    assert 20 < len(load_audio(path)) / 16_000 < 20.1  # libsndfile guesses more than there is
+    assert 20 < len(sound(path)) / 16_000 < 20.1  # libsndfile guesses more than there is
     (utterance,) = read_corpus(tmp_path)
-    assert len(load_audio(path)) == utterance.n_samples
+    assert len(sound(path)) == utterance.n_samples
     soundfile.write(path, samples, 44_100, bitrate_mode="VARIABLE", compression_level=0.5)
-    assert len(load_audio(path)) == 20 * 16_000
+    assert len(sound(path)) == 20 * 16_000
     without_header(path)
     with pytest.raises(AudioError, match="goes on where libsndfile ends, for want of a header with its length"):
-        load_audio(path)
+        sound(path)
     capfd.readouterr()  # the decoder's own remarks
 
 
@@ -283,17 +276,17 @@ def test_samples_too_large_for_sound(tmp_path):
     samples[77] = 2 * LARGEST
     soundfile.write(tmp_path / "x.wav", samples, 16_000, subtype="FLOAT")
     with pytest.raises(AudioError, match=r"x.wav': sample 77 is larger than 1e\+12"):
-        load_audio(tmp_path / "x.wav")
+        sound(tmp_path / "x.wav")
     samples[77] = 2**31  # whole numbers of 32 bits that nobody scaled
     soundfile.write(tmp_path / "x.wav", samples, 16_000, subtype="FLOAT")
-    assert load_audio(tmp_path / "x.wav").max() == 2**31
+    assert sound(tmp_path / "x.wav").max() == 2**31
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
 @pytest.mark.parametrize("level", [0.0, 0.25, -1.0])
 def test_a_constant_is_silent_at_any_rate(tmp_path, rate, level):
     soundfile.write(tmp_path / "x.wav", np.full(rate, level), rate, subtype="FLOAT")
-    index, skipped = index_of([Utterance("x", tmp_path / "x.wav")], Limits())
+    index, skipped = index_of([Utterance("x", tmp_path / "x.wav")], Segmentation())
     assert index.empty
     assert skipped.reason.str.startswith("silent: ").tolist() == [True]
 
@@ -319,5 +312,19 @@ def test_a_fault_is_told_with_and_without_the_name(tmp_path):
 def test_content_fingerprint_is_of_the_bytes_or_of_the_reason(tmp_path):
     path = tmp_path / "x.wav"
     assert content_fingerprint(path) == hashlib.sha256(b"no such file").hexdigest()
+    for content in (b"some bytes", b"other bytes", b"more bytes"):  # of a file that just changed, nothing is remembered
+        path.write_bytes(content)
+        assert content_fingerprint(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_that_rests_is_hashed_once(tmp_path, monkeypatch):
+    path = tmp_path / "x.wav"
     path.write_bytes(b"some bytes")
-    assert content_fingerprint(path) == hashlib.sha256(b"some bytes").hexdigest()
+    os.utime(path, (1_000, 1_000))
+    first = content_fingerprint(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
+        assert content_fingerprint(path) == first
+    path.write_bytes(b"same bytes")
+    os.utime(path, (1_001, 1_001))
+    assert content_fingerprint(path) == hashlib.sha256(b"same bytes").hexdigest()

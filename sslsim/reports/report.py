@@ -1,9 +1,10 @@
-"""What a notebook calls to leave its tables and figures beside the report."""
+"""What a notebook calls to leave its tables, figures and claims beside the page."""
 
 from __future__ import annotations
 
 import base64
 import html
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,46 +19,53 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from sslsim.analysis.claims import CLAIM_COLUMNS
 from sslsim.errors import SslsimError
 from sslsim.figures.readout import panels
 from sslsim.resources import checked_name, replacing
 
-if TYPE_CHECKING:  # the science makes them
+if TYPE_CHECKING:
     from sslsim.figures.clips import Card
 
 DPI = 150  # a 7-inch figure is 1050 pixels wide: sharp on a dense screen and on paper
 CSS_DPI = 96  # an inch in a browser
-VERDICT = ("claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds")
+NAMING = (
+    "claim", "measure", "kind", "between", "pair", "pretrained", "finetuned",
+    *(f"{thing}{side}" for side in ("", "_x", "_y") for thing in ("model", "layer", "neuron", "head")),
+    "side", "relation", "label", "utterance", "speaker", "depth", "n_frames",
+)  # fmt: skip
+"""Columns that may name a row, those first that name most: of x before y, whose layer or neuron may be a result."""
 _GRID = (
     "display:grid;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));gap:1rem"  # JupyterLab has no CSS of ours
 )
 
 
 @dataclass(frozen=True)
-class Outputs:
+class Report:
     """The results of one notebook, in JupyterLab and in ``sslsim run`` alike.
 
     Parameters
     ----------
-    folder : path
+    out : path
         Reports folder; ``tables/`` and ``figures/`` are made in it when something is written.
-    notebook : str
-        Name that starts every file, so that the notebooks of a run share the folder.
+    name : str
+        Starts every file, so that the notebooks of a run share the folder. The name of the notebook's own file unless
+        given: a copy writes beside the original, not over it.
 
     Raises
     ------
     SslsimError
-        The notebook's name cannot be part of a file name.
+        The name cannot be part of a file name, or none is given and the program that runs the notebook tells none.
     """
 
-    folder: str | Path
-    notebook: str
+    out: str | Path
+    name: str = ""
 
     def __post_init__(self) -> None:
-        checked_name(self.notebook, "notebook")
+        object.__setattr__(self, "name", checked_name(self.name or _notebook(), "notebook"))
 
-    def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
-        """Write a table as CSV and Parquet and return it, so that the notebook can show it.
+    def table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None = None) -> pd.DataFrame:
+        """Write a table as CSV and Parquet and return it unchanged, so that the notebook can show it.
 
         Parameters
         ----------
@@ -66,41 +74,40 @@ class Outputs:
         frame : DataFrame
             Written without its index, except that named index levels become columns. Numbers in the CSV have
             as many digits as bring back the same float.
-
-        Returns
-        -------
-        DataFrame
-            The `frame` given, unchanged.
+        keys : sequence of str, optional
+            Columns that tell the rows apart; by default the first of `NAMING` that do. They stand in run.json, and
+            two runs are compared row by row with them, or in the order of rows where there are none.
 
         Raises
         ------
         SslsimError
-            The name cannot be part of a file name, the columns are not strings, or an index that carries
-            labels has no name.
+            The name cannot be part of a file name, the columns are not strings, an index that carries labels has no
+            name, or the keys given do not tell all rows apart.
         """
-        self._table(name, frame, {})
+        self._table(name, frame, keys, {})
         return frame
 
-    def _table(self, name: str, frame: pd.DataFrame, more: dict[str, Any]) -> None:
+    def _table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None, more: dict[str, Any]) -> None:
         flat = _flat(checked_name(name, "table"), frame)
-        files = [f"tables/{self.notebook}-{name}{suffix}" for suffix in (".csv", ".parquet")]
+        keys = keys_of(flat) if keys is None else _checked_keys(name, flat, keys)
+        files = [f"tables/{self.name}-{name}{suffix}" for suffix in (".csv", ".parquet")]
         with replacing(self._path(files[0])) as part:
             flat.to_csv(part, index=False, lineterminator="\n")
         with replacing(self._path(files[1])) as part:
             flat.to_parquet(part, index=False)
         rows = f"{len(flat):,} row{'' if len(flat) == 1 else 's'}"
         text = f"{rows} in {self._path(files[0])} and .parquet"
-        mark = {"role": "table", "name": name, "files": files, "rows": len(flat)} | more
+        mark = {"role": "table", "name": name, "files": files, "rows": len(flat), "keys": keys} | more
         _show({"text/plain": text}, {"sslsim": mark})
 
-    def verdict(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Write the table of claims that the page begins with and the index shows, and return it in words.
+    def claims(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Write the claims that the page begins with and the index shows, and return them in words.
 
         Parameters
         ----------
         frame : DataFrame
-            With the columns of `VERDICT`, a row a claim, as from `sslsim.analysis.claims`. Files are
-            ``tables/<notebook>-verdict.csv`` and ``.parquet``.
+            With the columns of `sslsim.analysis.claims.CLAIM_COLUMNS`, a row a claim. Files are
+            ``tables/<notebook>-claims.csv`` and ``.parquet``.
 
         Returns
         -------
@@ -112,12 +119,12 @@ class Outputs:
         SslsimError
             A column is missing.
         """
-        missing = [column for column in VERDICT if column not in frame]
+        missing = [column for column in CLAIM_COLUMNS if column not in frame]
         if missing:
-            raise SslsimError(f"the verdict has no {', '.join(missing)}; give the columns {', '.join(VERDICT)}")
-        rows = [{name: _plain(row[name]) for name in VERDICT} for row in frame.to_dict("records")]
+            raise SslsimError(f"the claims have no {', '.join(missing)}; give the columns {', '.join(CLAIM_COLUMNS)}")
+        rows = [{name: _plain(row[name]) for name in CLAIM_COLUMNS} for row in frame.to_dict("records")]
         rows = [row | {"effect_text": _effect(row)} for row in rows]
-        self._table("verdict", frame, {"verdict": rows})
+        self._table("claims", frame, None, {"claims": rows})
         words = frame[["claim", "between", "measure"]].assign(effect=[row["effect_text"] for row in rows])
         return words.assign(p=[_probability(row["p"]) for row in rows], control=frame.control, holds=frame.holds)
 
@@ -149,23 +156,20 @@ class Outputs:
         """
         if not alt.strip():
             raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")
-        drawn = f"tables/{self.notebook}-{table}.csv" if table else ""
+        drawn = f"tables/{self.name}-{table}.csv" if table else ""
         if drawn and not self._path(drawn).is_file():
             raise SslsimError(f"figure {name!r} draws the table {table!r}, which is not there: write it first")
-        files = [f"figures/{self.notebook}-{checked_name(name, 'figure')}{suffix}" for suffix in (".png", ".svg")]
+        files = [f"figures/{self.name}-{checked_name(name, 'figure')}{suffix}" for suffix in (".png", ".svg")]
         with plt.rc_context({"svg.hashsalt": "sslsim", "svg.fonttype": "path"}):
-            bounds = _bounds(fig)
+            bounds = bounds_of(fig)
             maps = panels(fig, bounds)
             for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
                 with replacing(self._path(file)) as part:
                     fig.savefig(part, dpi=DPI, bbox_inches=bounds, metadata=metadata)
         plt.close(fig)
-        self._show_figure(alt, {"name": name, "files": files, "caption": caption, "panels": maps, "table": drawn})
-
-    def _show_figure(self, alt: str, about: dict[str, Any]) -> None:
-        png, caption = self._path(about["files"][0]).read_bytes(), about["caption"]
+        mark = {"role": "figure", "name": name, "files": files, "caption": caption, "panels": maps, "table": drawn}
+        png = self._path(files[0]).read_bytes()
         width = round(int.from_bytes(png[16:20], "big") * CSS_DPI / DPI)  # pixels, from the PNG header
-        mark = {"role": "figure", **about}
         _show({"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt, "width": width}, "sslsim": mark})
         if caption:  # JupyterLab shows it; the page sets it under the figure instead
             _show({"text/markdown": caption, "text/plain": caption}, {"sslsim": {"role": "caption"}})
@@ -177,7 +181,7 @@ class Outputs:
         ----------
         name : str
             What they are, for a reader who cannot see the page.
-        cards : sequence of `sslsim.figures.clips.Card`
+        cards : sequence of `sslsim.figures.Card`
             Neighbours of one group and row stand together under its headings. Nothing is shown of none.
 
         Raises
@@ -193,7 +197,40 @@ class Outputs:
             _show(data, {"sslsim": {"role": "clips", "name": name}})
 
     def _path(self, file: str) -> Path:
-        return Path(self.folder) / file
+        return Path(self.out) / file
+
+
+def bounds_of(fig: Figure) -> Bbox:
+    """Draw a figure and return what it fills, in inches, as ``bbox_inches="tight"`` finds it."""
+    fig.set_dpi(DPI)
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # a constrained layout would move things again while saving
+    return fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+
+
+def keys_of(frame: pd.DataFrame) -> list[str]:
+    """Return the first columns of `NAMING` that tell all rows apart, or none."""
+    known = [name for name in NAMING if name in frame]
+    ends = range(1, len(known) + 1)
+    return next((known[:end] for end in ends if not frame.duplicated(known[:end]).any()), [])
+
+
+def _notebook() -> str:
+    """Return the name of the notebook that this process runs, as the program that runs it tells."""
+    shell = InteractiveShell.instance() if InteractiveShell.initialized() else None
+    told = [os.environ.get("JPY_SESSION_NAME", ""), shell.user_ns.get("__vsc_ipynb_file__", "") if shell else ""]
+    name = next((Path(path).stem for path in told if path.endswith(".ipynb")), "")
+    if not name:
+        raise SslsimError("the notebook's name is not known here; give it: sslsim.Report(out, name='...')")
+    return name
+
+
+def _checked_keys(name: str, frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    missing = [key for key in keys if key not in frame]
+    if missing or (keys and frame.duplicated(list(keys)).any()):
+        why = f"has no {', '.join(missing)}" if missing else f"has rows that {', '.join(keys)} do not tell apart"
+        raise SslsimError(f"table {name!r} {why}; give other keys")
+    return list(keys)
 
 
 def _clips(name: str, cards: Sequence[Card]) -> str:
@@ -217,14 +254,6 @@ def _card(card: Card) -> str:
 
 def _uri(content: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"
-
-
-def _bounds(fig: Figure) -> Bbox:
-    """Return what the figure fills, in inches, as ``bbox_inches="tight"`` finds it."""
-    fig.set_dpi(DPI)
-    fig.draw_without_rendering()
-    fig.set_layout_engine("none")  # a constrained layout would move things again while saving
-    return fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
 
 
 def _effect(row: Mapping[str, Any]) -> str:

@@ -9,39 +9,10 @@ import nbformat
 import pytest
 from check_reports import NO_ALT, content, outside
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from toys import ENTRY, RUN
 
 from sslsim.reports import page as render
 from sslsim.reports.markup import inline, markdown, tidy_html, without_progress
-
-ENTRY: dict[str, Any] = {
-    "title": "Is $R$ <b>high</b>?",
-    "summary": "Yes & no.",
-    "status": "ok",
-    "error": "",
-    "started": "2026-01-02T03:04:05Z",
-    "seconds": 75.0,
-    "run": "2026-01-02T03:04:00Z",
-    "commit": "0123456789abcdef",
-    "dirty": True,
-    "parameters": [
-        {"name": "names", "value": ["<i>a</i>"], "default": [], "overridden": True, "help": "of & for"},
-        {"name": "count", "value": 1, "default": 1, "overridden": False, "help": ""},
-    ],
-    "page": True,
-    "files": ["tables/some-grid.csv", "tables/some-grid.parquet"],
-}
-RUN: dict[str, Any] = {
-    "status": "ok",
-    "started": "2026-01-02T03:04:00Z",
-    "seconds": 100.0,
-    "commit": "0123456789abcdef",
-    "dirty": False,
-    "versions": {"python": "3", "sslsim": "1"},
-    "settings": {"out": "/x/<reports>"},
-    "checkpoints": [{"name": "<script>alert(1)</script>", "fingerprint": "f00", "size": None}],
-    "corpus": {"utterances": 3},
-    "notebooks": {"some": ENTRY},
-}
 
 
 def page(*cells: nbformat.NotebookNode, folder: Path = Path("."), **entry: Any) -> bs4.BeautifulSoup:
@@ -221,17 +192,16 @@ def claim(between: str, holds: str, p: float | None = 1 / 21, name: str = "<i>sh
 
 def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) -> None:
     rows = [claim("seeds", "yes"), claim("families", "no", 1e-5), claim("families", "too few draws", None, "other")]
-    mark = {"role": "table", "name": "verdict", "files": ["tables/some-verdict.csv"], "rows": 3, "verdict": rows}
+    mark = {"role": "table", "name": "claims", "files": ["tables/some-claims.csv"], "rows": 3, "claims": rows}
     output = new_output("display_data", {"text/plain": "3 rows"}, metadata={"sslsim": mark})
     notebook = new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("code_here()", outputs=[output])])
-    assert render.verdict(notebook) == rows
-    assert render.verdict(new_notebook()) == []
+    assert [result["claims"] for result in render.results(notebook)] == [rows]
 
-    entry = {**ENTRY, "verdict": rows}
-    on_page = page(new_markdown_cell("# T"), verdict=rows)
+    entry = {**ENTRY, "claims": rows}
+    on_page = page(new_markdown_cell("# T"), claims=rows)
     text = render.index({**RUN, "notebooks": {"some": entry}}, tmp_path)
     for soup, control in ((on_page, "untrained: 0.1"), (bs4.BeautifulSoup(text, "html.parser"), "")):
-        table = soup.select("table.verdict")[0]
+        table = soup.select("table.claims")[0]
         assert [cell.get_text() for cell in table.select("thead th")] == ["claim", "seeds", "families"]
         first, second = (
             [cell.get_text(" ", strip=True) for cell in row.select("th, td")] for row in table.select("tbody tr")
@@ -241,7 +211,7 @@ def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) 
         assert first == ["<i>shared</i> svcca", f"yes {effect}{ends[0]}", f"no {effect}{ends[1]}"]
         assert second == ["other svcca", "", f"too few draws {effect}{ends[2]}"]
         assert [one.get_text() for one in table.select(".holds.yes")] == ["yes"]
-    assert not page(new_markdown_cell("# T")).select("table.verdict")
+    assert not page(new_markdown_cell("# T")).select("table.claims")
 
 
 def test_the_index_shows_status_links_and_facts(tmp_path: Path) -> None:

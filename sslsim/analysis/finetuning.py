@@ -1,0 +1,120 @@
+"""What finetuning changed: the same layers and neurons before and after, beside other seeds and other families."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sslsim.activations.selection import layer_views
+from sslsim.activations.store import ActivationStore
+from sslsim.analysis.summaries import same_depth
+from sslsim.encoders.lineage import Lineage
+from sslsim.measures.registry import level_of
+from sslsim.significance.evidence import Evidence
+
+Pairs = Sequence[tuple[str, str]]
+
+
+def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
+    """How much of each pretrained layer is still there, in the same layer, after finetuning.
+
+    Beside it, as yardsticks, the same layer of another seed of the pretrained model, and checkpoints of other families
+    at the nearest relative depth. The table is of `sslsim.compare`, between `Lineage.finetuning_pairs`; `pairs` are
+    names of pretrained and finetuned checkpoints, from `Lineage.finetuned_pairs`.
+
+    Columns: level, measure, pretrained, finetuned, layer, depth (layer over number of blocks), value, other_seed and
+    other_family (means over the checkpoints of that relation; NaN if there is none).
+    """
+    keys = ["measure", "model_x", "layer_x"]
+    yardsticks = table[same_depth(table)].pivot_table(index=keys, columns="relation", values="value")
+    yardsticks = yardsticks.reindex(columns=["other seed", "other family"])
+    yardsticks.columns = ["other_seed", "other_family"]
+    rows = []
+    for pretrained, finetuned in pairs:
+        same = (table.model_x == pretrained) & (table.model_y == finetuned) & (table.layer_x == table.layer_y)
+        rows.append(table[same].join(yardsticks, on=keys))
+    names = {"model_x": "pretrained", "model_y": "finetuned", "layer_x": "layer", "depth_x": "depth"}
+    out = pd.concat(rows, ignore_index=True).rename(columns=names)
+    out.insert(0, "level", out.measure.map(level_of))
+    return out[["level", "measure", "pretrained", "finetuned", "layer", "depth", "value", *yardsticks]]
+
+
+def distance_moved(evidences: Evidence | Sequence[Evidence], pairs: Pairs) -> pd.DataFrame:
+    """Say how far finetuning moved each layer, in multiples of the distance between two seeds of the pretrained model.
+
+    The distance of two layers is one minus their similarity. Pretrained models without another seed have no rows. The
+    evidence is between each pretrained model, its counterparts and its other seeds; for `pairs` see
+    `finetuning_by_layer`.
+
+    Columns: measure (excesses over random bases are no similarities and left out), pretrained, finetuned, layer, depth,
+    distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the two seeds in this
+    layer).
+    """
+    rows = []
+    for evidence, pair in product([evidences] if isinstance(evidences, Evidence) else evidences, pairs):
+        table = evidence.pairs
+        here = (table.layer_x == table.layer_y) & ~table.measure.str.contains("_excess_") & (table.model_x == pair[0])
+        for (measure, layer), same in table[here].groupby(["measure", "layer_x"], sort=False):
+            to, seeds = same.index[same.model_y == pair[1]], same.index[same.relation == "other seed"]
+            if len(to) and len(seeds):
+                of = evidence.estimate(partial(in_seeds, to[0], seeds.to_numpy()))
+                row = (measure, *pair, layer, same.depth_x[to[0]], of.value, of.low, of.high)
+                rows.append((*row, same.value[to[0]], same.value[seeds].mean()))
+    columns = ["measure", "pretrained", "finetuned", "layer", "depth", "distance", "ci_low", "ci_high"]
+    return pd.DataFrame(rows, columns=[*columns, "similarity", "of_seeds"])
+
+
+def in_seeds(to: int, seeds: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of one pair in multiples of the mean distance of others, a distance being one minus the similarity."""
+    return (1 - values[..., to]) / (1 - values[..., seeds]).mean(-1)
+
+
+def first_moved(moved: pd.DataFrame) -> pd.DataFrame:
+    """Find, for each measure and finetuned model, the lowest layer that moved half the distance of two seeds.
+
+    Columns: measure, pretrained, finetuned, first_layer (missing if none moved so far), furthest_layer, furthest (its
+    distance).
+    """
+    keys, rows = ["measure", "pretrained", "finetuned"], []
+    for names, group in moved.groupby(keys, sort=False):
+        top = group.distance.idxmax()
+        rows.append((*names, group.layer[group.distance >= 0.5].min(), group.layer[top], group.distance[top]))
+    out = pd.DataFrame(rows, columns=[*keys, "first_layer", "furthest_layer", "furthest"])
+    return out.astype({"first_layer": "Int64"})
+
+
+def changed_neurons(stores: Sequence[ActivationStore], *, frames: int | None = None) -> pd.DataFrame:
+    """Correlation of every neuron of a pretrained model with the same neuron after finetuning.
+
+    Finetuning begins with the pretrained weights, so a neuron keeps its number; models of different width have no rows.
+
+    Columns: model_x (pretrained), layer_x, neuron_x, model_y (finetuned), layer_y, neuron_y (equal to those of x),
+    value.
+    """
+    by_name = {store.name: store for store in stores}
+    views = {view.label: view for view in layer_views(stores, frames)}
+    tables = []
+    for pair in Lineage(tuple(store.checkpoint for store in stores)).finetuned_pairs():
+        if len({by_name[name].n_neurons for name in pair}) > 1:
+            continue
+        for layer in range(min(by_name[name].n_layers for name in pair)):
+            before, after = (views[name, layer] for name in pair)
+            r = _correlation(before[:].astype(np.float64), after[:].astype(np.float64))
+            keys: dict[str, Any] = {}
+            for side, name in zip("xy", pair, strict=True):
+                keys |= {f"model_{side}": name, f"layer_{side}": layer, f"neuron_{side}": np.arange(len(r))}
+            tables.append(pd.DataFrame(keys | {"value": r}).dropna(subset="value"))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlation of each column of x with that of y; NaN where one does not vary."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (x * y).sum(0) / np.sqrt((x * x).sum(0) * (y * y).sum(0))

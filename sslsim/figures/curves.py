@@ -1,0 +1,199 @@
+"""Lines over layers, depth or frames: a panel a measure or relation, a line a model or relation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from sslsim.errors import SslsimError
+from sslsim.figures import style
+from sslsim.figures.style import listed, looks, need, relations_of, rows_of, styled, unit_limits
+
+COLUMNS = 3  # panels in a row
+SIZE, ALONE = (3.6, 3.0), (6.0, 3.6)  # inches of a panel, and of one that is the only one
+TITLE_WIDTH = 40  # letters that fit above a panel
+DEPTH = "relative depth"
+
+
+@styled()
+def layer_lines(by_relation: pd.DataFrame, measure: str) -> Figure:
+    """Draw similarity by layer: a panel a relation, a line a model; solid the mean over the layers, dashed the best.
+
+    `by_relation` comes from `sslsim.analysis.similarity_by_relation`.
+    """
+    rows = rows_of(by_relation, measure)
+    grid = _panels(rows, ("relation", relations_of(rows)), ("model", looks(rows.model)), "layer", sharey=True)
+    grid.map(plt.plot, "layer", "best", linestyle="--", linewidth=0.8, markersize=0)
+    grid.map(plt.plot, "layer", "mean", markersize=4)
+    grid.set(ylim=unit_limits(rows[["mean", "best"]]))
+    return _finished(grid, "layer", "similarity", f"{style.title(measure)}; solid: mean, dashed: best")
+
+
+@styled()
+def finetuning_lines(by_layer: pd.DataFrame, measures: Sequence[str]) -> Figure:
+    """Draw, by layer, how much of a pretrained model is left after finetuning: a panel a measure, a line a model.
+
+    Solid: the finetuned model; dashed: another seed of the pretrained one; dotted: models of another family at the same
+    depth. `by_layer` comes from `sslsim.analysis.finetuning_by_layer`.
+    """
+    rows = rows_of(by_layer, measures)
+    rows = rows.assign(model=rows.pretrained + " to " + rows.finetuned)
+    grid = _panels(rows, ("measure", listed(measures)), ("model", looks(rows.model)), "layer")
+    grid.map(plt.plot, "layer", "other_seed", linestyle="--", linewidth=1.0, markersize=2)
+    grid.map(plt.plot, "layer", "other_family", linestyle=":", linewidth=1.2, markersize=2)
+    grid.map(plt.plot, "layer", "value", markersize=4)
+    for measure, ax in _titled(grid):
+        ax.set_ylim(unit_limits(rows_of(rows, measure)[["value", "other_seed", "other_family"]]))
+    legend = "solid: same layer after finetuning; dashed: another seed; dotted: other family, same depth"
+    return _finished(grid, "layer", "similarity", legend)
+
+
+@styled()
+def along_depth(deep: pd.DataFrame, measures: str | Sequence[str]) -> Figure:
+    """Draw similarity at equal relative depth: a panel a measure, a line a relation with its interval, chance dotted.
+
+    The similarity axis is fixed, but for an excess over random bases, whose values are small. `deep` comes from
+    `sslsim.analysis.along_depth`: measure, relation, depth (0 the first layer, 1 the last), value, ci_low, ci_high,
+    chance.
+    """
+    need(deep, ["relation", "depth", "value", "ci_low", "ci_high", "chance"], "from sslsim.analysis.along_depth")
+    rows = rows_of(deep, measures)
+    relations = {relation: style.RELATION_LOOKS[relation] for relation in relations_of(rows)}
+    grid = _panels(rows, ("measure", listed(measures)), ("relation", relations), "depth")
+    grid.map(_band, "depth", "ci_low", "ci_high")
+    grid.map(plt.plot, "depth", "chance", linestyle=":", linewidth=1.0, markersize=0)
+    grid.map(plt.plot, "depth", "value", markersize=4)
+    figure = _finished(grid, DEPTH, "similarity", "band: 95 % interval; dotted: chance")
+    for measure, ax in _titled(grid):
+        ax.set_xlim(-0.03, 1.03)
+        if style.is_excess(measure):
+            ax.axhline(0, color="0.7", linewidth=1.0, zorder=0)
+            ax.set_ylabel("excess over random bases")
+        else:
+            ax.set_ylim(unit_limits(rows_of(rows, measure)[["value", "chance"]]))
+    return figure
+
+
+@styled()
+def best_matching_layers(best_depths: pd.DataFrame) -> Figure:
+    """Draw how deep in other models the best-matching layer is: a panel a relation, a line a model, grey: as deep.
+
+    `best_depths` comes from `sslsim.analysis.best_depths`: relation, model, depth (0 the first layer, 1 the last),
+    best_depth. Where a layer has several rows, lines are means over these and small marks each of them.
+    """
+    need(best_depths, ["relation", "model", "depth", "best_depth"], "from sslsim.analysis.best_depths")
+    panels, models = ("relation", relations_of(best_depths)), looks(best_depths.model)
+    grid = _panels(best_depths, panels, ("model", models), "depth", sharey=True)
+    for ax in grid.axes.flat:
+        ax.plot([0, 1], [0, 1], color="0.8", linewidth=4, zorder=0, solid_capstyle="butt")
+    grid.map(plt.plot, "depth", "best_depth", linestyle="", markersize=2, alpha=0.5)
+    grid.map(_mean, "depth", "best_depth", markersize=4, linewidth=1.2)
+    grid.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+    several = best_depths.duplicated(["relation", "model", "depth"]).any()
+    of = "mean over the other models; small marks: each" if several else "best match in any of the other models"
+    return _finished(grid, DEPTH, "relative depth of its best match", f"{of}; grey: equal depth")
+
+
+@styled()
+def distance_moved(moved: pd.DataFrame) -> Figure:
+    """Draw how far finetuning moved each layer: a panel a measure, a line a finetuned model with its interval.
+
+    The unit is the distance between two seeds of the pretrained model, where a dashed line stands. `moved` comes from
+    `sslsim.analysis.distance_moved`: finetuned, measure, depth, distance, ci_low, ci_high.
+    """
+    columns = ["finetuned", "measure", "depth", "distance", "ci_low", "ci_high"]
+    need(moved, columns, "from sslsim.analysis.distance_moved")
+    if moved.empty:
+        raise SslsimError("no measures to draw; the table is empty")
+    panels = ("measure", listed(list(moved.measure)))
+    grid = _panels(moved, panels, ("finetuned", looks(moved.finetuned)), "depth", sharey=True)
+    grid.map(_band, "depth", "ci_low", "ci_high")
+    grid.map(plt.plot, "depth", "distance", markersize=4)
+    for _, ax in _titled(grid):
+        ax.axhline(1, color="0.4", linewidth=1.0, linestyle="--", zorder=0, label="another seed")
+        ax.set(xlim=(-0.03, 1.03), ylim=(0, max(1.2, 1.1 * moved.distance.max())))
+    legend = "distance after finetuning, in units of the distance between two seeds; band: 95 % interval"
+    return _finished(grid, DEPTH, "distance from pretrained", legend)
+
+
+@styled()
+def convergence(settled: pd.DataFrame, measures: Sequence[str]) -> Figure:
+    """Draw scores and their chance levels against the number of frames: a panel a measure, a line a pair of models.
+
+    `settled` comes from `sslsim.analysis.convergence`: measure, pair, n_frames, value, chance; enough, if there, is the
+    number of frames where a vertical line says that there are ten a neuron.
+    """
+    need(settled, ["pair", "n_frames", "value", "chance"], "from sslsim.analysis.convergence")
+    rows = rows_of(settled, measures)
+    grid = _panels(rows, ("measure", listed(measures)), ("pair", looks(rows.pair)), "n_frames")
+    grid.map(plt.plot, "n_frames", "chance", linestyle=":", linewidth=1.2, markersize=0)
+    grid.map(plt.plot, "n_frames", "value", markersize=4)
+    for measure, ax in _titled(grid):
+        chosen = rows_of(rows, measure)
+        for enough in sorted(set(chosen.get("enough", []))):
+            ax.axvline(enough, color="0.7", linewidth=1.0, zorder=0)
+        ax.set(xscale="log", ylim=unit_limits(chosen[["value", "chance"]]))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_minor_formatter("")
+    grey = "; grey: ten frames a neuron of both" if "enough" in settled else ""
+    return _finished(grid, "frames", "similarity", f"solid: similarity; dotted: chance{grey}")
+
+
+def _panels(
+    rows: pd.DataFrame,
+    panels: tuple[str, Sequence[str]],
+    lines: tuple[str, Mapping[str, tuple[Any, str]]],
+    x: str,
+    *,
+    sharey: bool = False,
+) -> sns.FacetGrid:
+    """Make a grid: a panel each value of one column, a line with a colour and marker of its own each of another."""
+    (col, order), (hue, named) = panels, lines
+    colours, markers = (list(look) for look in zip(*named.values(), strict=True))
+    width, height = SIZE if len(order) > 1 else ALONE
+    of_panels = {"col": col, "col_order": order, "col_wrap": min(COLUMNS, len(order)), "sharey": sharey}
+    of_lines = {"hue": hue, "hue_order": list(named), "palette": colours, "hue_kws": {"marker": markers}}
+    grid = sns.FacetGrid(
+        rows.sort_values(x, kind="stable"), **of_panels, **of_lines, height=height, aspect=width / height
+    )
+    return grid.set_titles("{col_name}")
+
+
+def _titled(grid: sns.FacetGrid) -> list[tuple[str, Axes]]:
+    """Give every panel the title of its measure, and return the measures with their axes."""
+    for measure, ax in grid.axes_dict.items():
+        ax.set_title(style.title(measure, TITLE_WIDTH))
+    return list(grid.axes_dict.items())
+
+
+def _band(x: pd.Series, low: pd.Series, high: pd.Series, *, color: Any, **_: Any) -> None:
+    plt.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def _mean(x: pd.Series, y: pd.Series, **look: Any) -> None:
+    means = y.groupby(x).mean()
+    plt.plot(means.index, means, **look)
+
+
+def _finished(grid: sns.FacetGrid, x: str, y: str, legend: str) -> Figure:
+    """Label the axes and put one legend of what is in any of them above the figure."""
+    grid.set_axis_labels(x, y)
+    if x == "layer":
+        for ax in grid.axes.flat:
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    shown = {h.get_label(): h for ax in grid.axes.flat for h in ax.get_legend_handles_labels()[0]}
+    names = [name for name in dict.fromkeys([*grid.hue_names, *shown]) if name in shown]
+    width, height = grid.figure.get_size_inches()
+    columns = max(1, min(5, len(names), int(width / (0.4 + 0.075 * max(map(len, names))))))
+    grid.figure.set_size_inches(width, height + 0.3 + 0.17 * -(-len(names) // columns))
+    grid.figure.set_layout_engine("constrained")
+    grid.figure.legend([shown[n] for n in names], names, title=legend, loc="outside upper center", ncols=columns)
+    return grid.figure

@@ -1,0 +1,106 @@
+"""What all figures share: look, fixed scales, titles of measures, and how rows of a table are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from textwrap import fill
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from sslsim.encoders.lineage import RELATIONS
+from sslsim.errors import SslsimError, close_match
+
+STYLE: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+}
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p"]
+COLOURS = [*sns.color_palette("colorblind", 10), "black", "0.6"]  # one more than markers: no pair comes twice soon
+COLOURED = [c for i, c in enumerate(COLOURS) if i not in (7, 11)]  # without the greys
+_PALETTE = dict(zip(RELATIONS, [9, 1, 2, 0, 3, 5, 4, 7], strict=True))
+# of a relation, whichever others are drawn; "same model" and baselines least like the rest
+RELATION_LOOKS = {relation: (COLOURS[c], MARKERS[i]) for i, (relation, c) in enumerate(_PALETTE.items())}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in our style and leave no trace of it; decorates functions."""
+    with plt.rc_context(STYLE):
+        yield
+
+
+def looks(names: Iterable[str], colours: Sequence[Any] = COLOURS) -> dict[str, tuple[Any, str]]:
+    """Give every name a colour and a marker, by its place among them."""
+    return {n: (colours[i % len(colours)], MARKERS[i % len(MARKERS)]) for i, n in enumerate(dict.fromkeys(names))}
+
+
+def title(measure: str, width: int = 100) -> str:
+    """Return what a figure writes above a panel of a measure, in lines of at most `width` letters."""
+    from sslsim.measures.registry import title_of  # not above: it imports torch
+
+    return fill(title_of(measure), width)
+
+
+def is_excess(measure: str) -> bool:
+    """Tell whether a measure is an excess over random bases, so that chance is near 0 and values are small."""
+    from sslsim.measures.registry import EXCESS
+
+    return measure in EXCESS
+
+
+def floor(smallest: float) -> float:
+    """Return 0, or the quarter below the smallest value where that is negative."""
+    return min(0.0, float(np.floor(4 * smallest + 1e-6)) / 4)
+
+
+def unit_limits(values: pd.DataFrame) -> tuple[float, float]:
+    """Return the ends of a similarity axis: 0 and 1, or from the `floor` of values that are not all but 0."""
+    smallest = values.min().min()
+    return (-0.02 if -0.02 < smallest < 0 else floor(smallest)), 1.02
+
+
+def listed(measures: str | Sequence[str]) -> list[str]:
+    """Return measures as a list, each once; none at all is an error."""
+    names = [measures] if isinstance(measures, str) else list(dict.fromkeys(measures))
+    if not names:
+        raise SslsimError("no measure to draw; give a list of at least one")
+    return names
+
+
+def rows_of(table: pd.DataFrame, measures: str | Sequence[str]) -> pd.DataFrame:
+    """Return the rows of one or more measures; one without rows is an error."""
+    names, known = listed(measures), sorted(set(table.measure))
+    for name in names:
+        if name not in known:
+            raise SslsimError(f"the table has no rows of {name}{close_match(name, known)}")
+    return table[table.measure.isin(names)]
+
+
+def relations_of(table: pd.DataFrame) -> list[str]:
+    """Return the relations of a table in their order; none, or one that is unknown, is an error."""
+    for name in dict.fromkeys(table.relation):
+        if name not in RELATIONS:
+            raise SslsimError(f"unknown relation {name!r}{close_match(name, RELATIONS)}")
+    if table.empty:
+        raise SslsimError("no relations to draw; the table is empty")
+    return [relation for relation in RELATIONS if relation in set(table.relation)]
+
+
+def need(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:
+    """Check that a table has these columns; an error says where one that has them comes from."""
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise SslsimError(f"the table has no column {', '.join(missing)}; give one {source}")

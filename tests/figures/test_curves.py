@@ -1,0 +1,190 @@
+"""Lines: the numbers of the table as lines and bands, axes that are fixed, looks that tell lines apart."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_tables import no_trace  # noqa: F401
+
+from sslsim import figures
+from sslsim.encoders.lineage import RELATIONS
+from sslsim.errors import SslsimError
+from sslsim.figures import style
+
+pytestmark = pytest.mark.usefixtures("no_trace")
+
+
+def lines(ax, linestyle):
+    """Return the points of the lines of a style, in the order drawn."""
+    return [line.get_xydata().tolist() for line in ax.lines if line.get_linestyle() == linestyle]
+
+
+def band(ax, place):
+    extents = ax.collections[place].get_paths()[0].get_extents()
+    return round(extents.y0, 6), round(extents.y1, 6)
+
+
+def legend(figure):
+    (only,) = figure.legends
+    assert only.get_title().get_text()
+    return [text.get_text() for text in only.get_texts()]
+
+
+def titles(figure):
+    return [ax.get_title(loc="left").split(":")[0] for ax in figure.axes]
+
+
+def test_looks_tell_lines_apart():
+    assert len(set(style.looks(f"model {i}" for i in range(100)).values())) == 100
+    assert set(style.RELATION_LOOKS) == set(RELATIONS)
+    colours, markers = zip(*style.RELATION_LOOKS.values(), strict=True)
+    assert len(set(colours)) == len(set(markers)) == len(RELATIONS)
+
+
+def test_layer_lines_have_a_mean_and_a_best_a_model_and_a_panel_a_relation():
+    rows = pd.DataFrame({"layer": [2, 0, 1], "mean": [0.5, 0.3, 0.4], "best": [0.8, 0.6, 0.7], "measure": "svcca"})
+    others = [rows.assign(model=m, relation=r) for m in ("alpha", "beta") for r in ("untrained", "same model")]
+    others += [rows.assign(model="alpha", relation="untrained", measure="svcca_raw", mean=0.0)]
+    figure = figures.layer_lines(pd.concat(others), "svcca")
+    assert titles(figure) == ["same model", "untrained"]  # in the order of relations
+    for ax in figure.axes:
+        assert lines(ax, "-") == [[[0, 0.3], [1, 0.4], [2, 0.5]]] * 2
+        assert lines(ax, "--") == [[[0, 0.6], [1, 0.7], [2, 0.8]]] * 2
+        assert ax.get_ylim() == (0, 1.02)
+        assert len({(line.get_color(), line.get_marker()) for line in ax.lines}) == 2
+    assert legend(figure) == ["alpha", "beta"]
+
+
+def test_finetuning_lines_stand_beside_their_yardsticks():
+    table = pd.DataFrame({"measure": "svcca", "pretrained": "alpha", "finetuned": "beta", "layer": [0, 1, 2]})
+    table = table.assign(value=[0.9, 0.8, 0.7], other_seed=[0.5, 0.4, 0.3], other_family=0.2)
+    table = pd.concat([table, table.assign(measure="pearson", other_seed=np.nan, other_family=-0.3)])
+    figure = figures.finetuning_lines(table, ["svcca", "pearson"])
+    ax = figure.axes[0]
+    assert lines(ax, "-") == [[[0, 0.9], [1, 0.8], [2, 0.7]]]
+    assert lines(ax, "--") == [[[0, 0.5], [1, 0.4], [2, 0.3]]]
+    assert lines(ax, ":") == [[[0, 0.2], [1, 0.2], [2, 0.2]]]
+    assert [ax.get_ylim() for ax in figure.axes] == [(0, 1.02), (-0.5, 1.02)]
+    assert titles(figure) == ["svcca", "pearson"]
+    assert legend(figure) == ["alpha to beta"]
+
+
+@pytest.fixture
+def depths():
+    rows = pd.DataFrame({"depth": [1.0, 0.0, 0.5], "value": [0.7, 0.5, 0.6], "ci_low": [0.6, 0.4, 0.5]})
+    rows = rows.assign(ci_high=rows.value + 0.1, chance=0.2, measure="svcca")
+    return pd.concat([rows.assign(relation="untrained"), rows.assign(relation="other seed", value=rows.value + 0.2)])
+
+
+def test_along_depth_has_a_line_a_relation_with_its_interval_and_chance(depths):
+    figure = figures.along_depth(pd.concat([depths, depths.assign(measure="cca", value=0.1)]), ["cca", "svcca"])
+    assert titles(figure) == ["cca", "svcca"]
+    ax = figure.axes[1]
+    seed, untrained = [[0, 0.7], [0.5, 0.8], [1, 0.9]], [[0, 0.5], [0.5, 0.6], [1, 0.7]]
+    np.testing.assert_allclose(lines(ax, "-"), [seed, untrained])  # in the order of relations
+    assert lines(ax, ":") == [[[0, 0.2], [0.5, 0.2], [1, 0.2]]] * 2
+    assert {line.get_color() for line in ax.lines} == {style.RELATION_LOOKS[r][0] for r in legend(figure)}
+    assert band(ax, 1) == (0.4, 0.8)
+    assert ax.get_ylim() == (0, 1.02)
+    assert legend(figure) == ["other seed", "untrained"]
+
+
+def test_a_relation_looks_the_same_whatever_else_is_drawn(depths):
+    alone = figures.along_depth(depths[depths.relation == "untrained"], "svcca").axes[0].lines[-1]
+    among = figures.along_depth(depths, "svcca").axes[0].lines[-1]
+    assert (alone.get_color(), alone.get_marker()) == (among.get_color(), among.get_marker())
+
+
+@pytest.mark.parametrize(("chance", "bottom"), [(-0.001, -0.02), (-0.1, -0.25)])
+def test_what_is_all_but_zero_leaves_the_axis_at_zero(depths, chance, bottom):
+    assert figures.along_depth(depths.assign(chance=chance), "svcca").axes[0].get_ylim() == (bottom, 1.02)
+
+
+def test_an_excess_along_depth_has_an_axis_of_its_own(depths):
+    table = depths.assign(measure="neurons_shared", **{c: depths[c] / 10 for c in ("value", "ci_low", "ci_high")})
+    figure = figures.along_depth(pd.concat([depths, table.assign(chance=-0.001)]), ["svcca", "neurons_shared"])
+    assert figure.axes[0].get_ylim() == (0, 1.02)
+    assert figure.axes[1].get_ylim()[1] < 0.12
+    assert [ax.get_ylabel() for ax in figure.axes] == ["similarity", "excess over random bases"]
+
+
+def test_best_matching_layers_are_means_over_other_models():
+    table = pd.DataFrame({"model": "alpha", "depth": [0, 0, 1, 1], "best_depth": [0.2, 0.4, 0.5, 1.0]})
+    table = table.assign(relation="same family", best_model=["beta", "gamma"] * 2)
+    table = pd.concat([table, table.assign(relation="untrained", model="beta", best_depth=0.5)])
+    figure = figures.best_matching_layers(table)
+    diagonal, mean = lines(figure.axes[0], "-")
+    assert diagonal == [[0, 0], [1, 1]]
+    np.testing.assert_allclose(mean, [[0, 0.3], [1, 0.75]])
+    assert [y for _, y in lines(figure.axes[0], "None")[0]] == [0.2, 0.4, 0.5, 1.0]
+    assert titles(figure) == ["same family", "untrained"]
+    assert legend(figure) == ["alpha", "beta"]
+    single = figures.best_matching_layers(table[table.best_model == "beta"])
+    assert "mean" in figure.legends[0].get_title().get_text()
+    assert "mean" not in single.legends[0].get_title().get_text()
+
+
+@pytest.fixture
+def distances():
+    rows = pd.DataFrame({"layer": [0, 1, 2], "depth": [0, 0.5, 1], "distance": [0.5, 1.0, 2.0]})
+    rows = rows.assign(ci_low=rows.distance - 0.2, ci_high=rows.distance + 0.2, pretrained="alpha")
+    return pd.concat([rows.assign(finetuned=f"{m}-ctc", measure=n) for n in ("svcca_raw", "cca") for m in "ab"])
+
+
+def test_distance_moved_has_another_seed_at_one(distances):
+    figure = figures.distance_moved(distances)
+    assert figure.axes[0].get_title(loc="left").endswith("raw")
+    for ax in figure.axes:
+        assert lines(ax, "-") == [[[0, 0.5], [0.5, 1.0], [1, 2.0]]] * 2
+        assert lines(ax, "--") == [[[0, 1], [1, 1]]]
+        assert band(ax, 0) == (0.3, 2.2)
+        assert ax.get_ylim() == (0, 2.2)
+    assert legend(figure) == ["a-ctc", "b-ctc", "another seed"]
+
+
+def test_labels_stand_below_the_lowest_panel_of_a_column(distances):
+    rows = distances[distances.measure == "cca"]
+    figure = figures.distance_moved(pd.concat([rows.assign(measure=m) for m in ("svcca", "cca", "max_corr", "linreg")]))
+    figure.canvas.draw()
+    assert [ax.get_xlabel() != "" for ax in figure.axes] == [False, True, True, True]  # two stand above a gap
+    assert [ax.get_ylabel() != "" for ax in figure.axes] == [True, False, False, True]
+    numbered = [any(t.get_visible() and t.get_text() for t in ax.get_xticklabels()) for ax in figure.axes]
+    assert numbered == [False, True, True, True]
+
+
+def test_convergence_draws_scores_and_chance_against_frames():
+    rows = pd.DataFrame({"n_frames": [4000, 500, 1000], "value": [0.5, 0.7, 0.6], "chance": [0.1, 0.3, 0.2]})
+    rows = rows.assign(pair="alpha in beta", measure="svcca", enough=2560)
+    table = pd.concat([rows, rows.assign(measure="cca"), rows.assign(pair="beta in alpha", enough=5120)])
+    figure = figures.convergence(table, ["svcca", "cca"])
+    left = figure.axes[0]
+    assert left.get_xscale() == "log"
+    assert lines(left, ":") == [[[500, 0.3], [1000, 0.2], [4000, 0.1]]] * 2
+    *scores, first, second = lines(left, "-")
+    assert scores == [[[500, 0.7], [1000, 0.6], [4000, 0.5]]] * 2
+    assert (first[0][0], second[0][0]) == (2560, 5120)
+    assert legend(figure) == ["alpha in beta", "beta in alpha"]
+    assert len(figures.convergence(table.drop(columns="enough"), ["svcca"]).axes[0].lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("draw", "match"),
+    [
+        (
+            lambda t: figures.along_depth(t.drop(columns=["ci_low", "chance"]), "svcca"),
+            "no column ci_low, chance; give",
+        ),
+        (lambda t: figures.along_depth(t.assign(relation="other seeds"), "svcca"), "did you mean 'other seed'"),
+        (lambda t: figures.along_depth(t, "ccca"), "no rows of ccca"),
+        (lambda t: figures.along_depth(t, []), "no measure to draw; give a list of at least one"),
+        (figures.best_matching_layers, "no column model, best_depth; give one from sslsim.analysis.best_depths"),
+        (lambda t: figures.best_matching_layers(t.assign(model="a", best_depth=0)[:0]), "the table is empty"),
+        (figures.distance_moved, "no column finetuned, distance; give one from sslsim.analysis.distance_moved"),
+        (lambda t: figures.distance_moved(t.assign(finetuned="a", distance=0)[:0]), "no measures to draw; the table"),
+        (lambda t: figures.convergence(t, ["svcca"]), "no column pair, n_frames; give one from sslsim.analysis.conv"),
+        (lambda t: figures.finetuning_lines(t, []), "no measure to draw"),
+        (lambda t: figures.layer_lines(t, "svca"), "no rows of svca; did you mean 'svcca'"),
+    ],
+)
+def test_what_lines_refuse(depths, draw, match):
+    with pytest.raises(SslsimError, match=match):
+        draw(depths)

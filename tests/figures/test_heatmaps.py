@@ -1,0 +1,129 @@
+"""Heatmaps: every value in its place on a fixed scale, what chance explains struck through."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from made_tables import no_trace, square  # noqa: F401
+
+from sslsim.errors import SslsimError
+from sslsim.figures import above_chance, above_chance_maps, heatmap, heatmaps, matrix, pair_maps
+from sslsim.measures.registry import title_of
+
+pytestmark = pytest.mark.usefixtures("no_trace")
+
+LAYERS = [("alpha", 0), ("alpha", 1), ("beta", 0), ("beta", 1), ("beta", 2)]
+RAMP = np.linspace(0.2, 0.98, 25).reshape(5, 5)
+
+
+def values(ax):
+    """Return what each cell of a heatmap shows, NaN where it is blank."""
+    return np.ma.filled(ax.collections[0].get_array().astype(float), np.nan)
+
+
+def struck(ax):
+    """Return row and column of the cells that are struck through, and the colours of the strokes."""
+    (strokes,) = (c for c in ax.collections if isinstance(c, mpl.collections.LineCollection))
+    cells = [(int(y.min()), int(x.min())) for x, y in (segment.T for segment in strokes.get_segments())]
+    return cells, [mpl.colors.to_hex(colour) for colour in strokes.get_colors()]
+
+
+def test_a_heatmap_shows_every_pair_with_its_names_on_a_fixed_scale():
+    table = square(LAYERS, value=RAMP)
+    ax = heatmap(pd.concat([table.assign(measure="svcca_raw", value=0.0), table]), "svcca")
+    np.testing.assert_array_equal(values(ax), RAMP)
+    assert ax.collections[0].get_clim() == (0, 1)
+    assert ax.yaxis_inverted()
+    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [text.get_text() for text in labels] == ["0", "1", "0", "1", "2"]
+    assert sorted(text.get_text() for text in ax.texts) == ["alpha", "alpha", "beta", "beta"]
+
+
+def test_a_crowded_heatmap_numbers_the_first_and_middle_layer_of_each_model():
+    ax = heatmap(square([(name, layer) for name in "ab" for layer in range(22)], value=0.5), "svcca")
+    for labels, places in ((ax.get_xticklabels(), ax.get_xticks()), (ax.get_yticklabels(), ax.get_yticks())):
+        assert [text.get_text() for text in labels] == ["0", "11", "0", "11"]
+        assert places.tolist() == [0.5, 11.5, 22.5, 33.5]
+
+
+def test_a_measure_below_zero_widens_the_scale_to_a_quarter():
+    assert heatmap(square(LAYERS, value=RAMP - 2.5), "svcca").collections[0].get_clim() == (-2.5, 1)
+    assert heatmap(square(LAYERS, value=RAMP), "svcca", vmin=-1, vmax=2).collections[0].get_clim() == (-1, 2)
+
+
+def test_a_matrix_keeps_the_order_of_the_table():
+    grid = matrix(square(LAYERS[::-1], value=RAMP), "svcca")
+    assert grid.index.tolist() == grid.columns.tolist() == LAYERS[::-1]
+    np.testing.assert_array_equal(grid, RAMP)
+
+
+def test_maps_of_several_measures_stand_in_the_same_places():
+    table = square(LAYERS, value=RAMP, chance=0.1, threshold=0.15)
+    table = pd.concat([table.assign(measure=name) for name in ("cca", "svcca", "svcca_raw")])
+    names = ["svcca_raw", "svcca", "cca"]
+    first, second = heatmaps(table, names), above_chance_maps(table, names)
+    for a, b, name in zip(first.axes[:3], second.axes[:3], names, strict=True):
+        assert a.get_title(loc="left") == b.get_title(loc="left") == title_of(name)
+        assert a.get_subplotspec().num1 == b.get_subplotspec().num1
+    figure, ax = plt.subplots()
+    assert heatmap(table, "cca", ax=ax) is above_chance(table, "cca", ax=ax) is ax
+
+
+def test_maps_of_pairs_of_models_have_a_row_a_measure():
+    table = square(LAYERS, value=RAMP, chance=0.1, threshold=0.5)
+    table = pd.concat([table, table.assign(measure="cca", value=table.value / 2)])
+    for above, less in ((False, 0.0), (True, 0.1)):
+        figure = pair_maps(table, [("alpha", "beta"), ("beta", "alpha")], ["svcca", "cca"], above_chance=above)
+        expected = [RAMP[:2, 2:], RAMP[2:, :2], RAMP[:2, 2:] / 2, RAMP[2:, :2] / 2]
+        for ax, grid in zip(figure.axes[:4], expected, strict=True):
+            np.testing.assert_allclose(values(ax), grid - less)
+
+
+def test_above_chance_shows_what_chance_leaves_and_strikes_the_rest():
+    threshold = np.full((5, 5), 0.1)
+    threshold[0, 2], threshold[3, 1] = RAMP[0, 2], np.nan  # as high as chance gets; not known
+    ax = above_chance(square(LAYERS, value=RAMP, chance=0.25, threshold=threshold), "svcca")
+    np.testing.assert_allclose(values(ax), RAMP - 0.25)
+    assert ax.collections[0].get_clim() == (0, 1)
+    assert struck(ax)[0] == [(0, 2), (3, 1)]
+    assert "p > 0.05" in ax.collections[0].colorbar.ax.get_ylabel()
+    assert ax.collections[0].colorbar.extend == "min"  # 0.05 below chance, in the colour of 0
+
+
+def test_pairs_that_were_not_computed_are_grey_and_not_struck():
+    table = square(LAYERS, value=0.5, chance=0.1, threshold=0.6)
+    table = table[(table.model_x == "alpha") | (table.model_y == "alpha")]
+    ax = above_chance(table, "svcca")
+    assert np.isnan(values(ax)).tolist() == [[False] * 5] * 2 + [[False] * 2 + [True] * 3] * 3
+    assert len(struck(ax)[0]) == 16
+    assert mpl.colors.same_color(ax.collections[0].get_cmap().get_bad(), "0.88")
+    assert np.isnan(values(heatmap(table, "svcca"))).sum() == 9
+
+
+def test_an_excess_is_shown_as_it_is_on_a_scale_of_its_own():
+    layers = [(name, layer) for name in ("alpha", "beta") for layer in range(2)]
+    value, p, rotation = np.full((4, 4), 0.02), np.full((4, 4), 1 / 21), np.full((4, 4), 1 / 21)
+    value[:2, :2] = value[2:, 2:] = 0.9  # a model and itself do not set the scale
+    value[0, 3] = 0.049
+    p[0, 2], rotation[1, 2], p[1, 3], rotation[1, 3] = 2 / 21, 0.5, np.nan, np.nan
+    rotation[0, 0], p[2, 0] = 1.0, np.nan
+    ax = above_chance(square(layers, "neurons_shared", value=value, p=p, p_rotation=rotation), "neurons_shared")
+    np.testing.assert_allclose(values(ax), value)
+    assert ax.collections[0].get_clim() == (0, 0.05)
+    assert ax.collections[0].colorbar.extend == "max"
+    cells, colours = struck(ax)
+    assert cells == [(0, 0), (0, 2), (1, 2), (1, 3)]  # p unknown: p_rotation decides; both unknown: struck
+    assert colours == ["#000000"] + ["#ffffff"] * 3  # legible on bright cells too
+
+
+def test_what_is_not_in_the_table_is_named():
+    table = square(LAYERS, value=RAMP)
+    with pytest.raises(SslsimError, match="no rows of svca; did you mean 'svcca'"):
+        heatmap(table, "svca")
+    with pytest.raises(SslsimError, match="no measure to draw; give a list of at least one"):
+        heatmaps(table, [])
+    with pytest.raises(SslsimError, match="no column chance, threshold; give one from sslsim.evidence, with permut"):
+        above_chance(table, "svcca")
+    with pytest.raises(SslsimError, match="no column p_rotation; give one from sslsim.evidence"):
+        above_chance(table.assign(measure="neurons_shared", p=1.0), "neurons_shared")

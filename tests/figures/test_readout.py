@@ -1,0 +1,76 @@
+"""What a page says of the cells of a heatmap: the numbers of the table, at the place where the picture has them."""
+
+import base64
+import io
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from made_tables import no_trace, pairs  # noqa: F401
+from PIL import Image
+
+from sslsim.errors import SslsimError
+from sslsim.figures import above_chance_maps, heatmap, heatmaps
+from sslsim.figures.readout import Cells, panels
+
+pytestmark = pytest.mark.usefixtures("no_trace")
+
+
+def unpacked(panel, name):
+    number = next(number for number in panel["numbers"] if number["name"] == name)
+    shape = len(panel["rows"]), len(panel["columns"])
+    return [np.frombuffer(base64.b64decode(part), "<f4").reshape(shape) for part in number["parts"]]
+
+
+def bounds(figure):
+    figure.draw_without_rendering()
+    return figure.get_tightbbox().padded(0.1)
+
+
+def test_numbers_come_back_whatever_their_size():
+    values = np.array([[0.83, -40_000.0], [np.nan, 1e-6]])
+    packed = Cells(["x"] * 2, ["y"] * 2, {"v": (values,)}).packed()
+    np.testing.assert_allclose(unpacked(packed, "v")[0], values, rtol=1e-7)
+
+
+def test_numbers_of_another_shape_are_refused():
+    with pytest.raises(SslsimError, match=re.escape("chance has shape (2, 3) for 3 rows and 2 columns")):
+        Cells(["x"] * 3, ["y"] * 2, {"chance": (np.zeros((2, 3)),)})
+
+
+@pytest.mark.parametrize("draw", [heatmaps, above_chance_maps])
+def test_cells_stand_where_the_picture_has_them_and_say_what_the_table_says(draw):
+    table = pairs()
+    figure = draw(table, ["svcca"])
+    box = bounds(figure)
+    (panel,) = panels(figure, box)
+    assert panel["title"].startswith("svcca")
+    assert panel["rows"] == panel["columns"] == ["a<b> 0", "a<b> 1", "a<b> 2", "c 0", "c 1"]
+    np.testing.assert_allclose(unpacked(panel, "similarity")[0].ravel(), table.value, rtol=1e-6)
+    np.testing.assert_allclose(unpacked(panel, "interval")[1].ravel(), table.ci_high, rtol=1e-6)
+    assert [number["name"] for number in panel["numbers"]] == ["similarity", "interval", "chance", "p"]
+
+    mesh = figure.axes[0].collections[0]  # every cell in a colour of its own, to be found in the picture
+    mesh.set(array=np.arange(25.0), cmap="nipy_spectral", clim=(-1, 25))
+    figure.savefig(file := io.BytesIO(), dpi=150, bbox_inches=box)
+    picture = np.asarray(Image.open(file).convert("RGB")).astype(int)
+    height, width = picture.shape[:2]
+    left, top, wide, high = panel["box"]
+    for cell in (0, 4, 12, 20, 24):
+        x = (left + wide * (cell % 5 + 0.5 + np.array([0, 0.35])) / 5) * width
+        y = (top + high * (cell // 5 + 0.8) / 5) * height  # beside the stroke
+        wanted = np.array(mesh.cmap(mesh.norm(cell))[:3]) * 255
+        assert np.abs(picture[round(y), np.round(x).astype(int)] - wanted).max() < 3, cell
+
+
+def test_what_a_table_lacks_is_not_said():
+    figure = heatmap(pairs().drop(columns=["ci_low", "chance"]).assign(p=np.nan), "svcca").figure
+    (panel,) = panels(figure, bounds(figure))
+    assert [number["name"] for number in panel["numbers"]] == ["similarity"]
+
+
+def test_other_axes_have_no_cells():
+    figure, ax = plt.subplots()
+    ax.plot([0, 1])
+    assert panels(figure, bounds(figure)) == []
