@@ -58,8 +58,9 @@ class Kernels:
         """Kill them all, and those that are only starting with their first cell."""
         self.ended = True
         for manager in list(self.running):
-            with suppress(ProcessLookupError, AttributeError):  # it has ended, or has not begun
-                os.kill(manager.provisioner.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended
+                if pid := getattr(manager.provisioner, "pid", None):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def execute(path: Path, output: Path, values: dict[str, Any], *, threads: int, label: str, kernels: Kernels) -> Outcome:

@@ -18,7 +18,7 @@ from typing import Any
 
 from sslsim.errors import SslsimError
 
-_TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list}
+_TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "list": list}
 _NAMES = {"int": "an int", "float": "a float", "bool": "a bool (true or false)", "str": "a str"}
 _NAMES["list"] = 'a list (a,b,c or ["a", "b"])'
 _DECLARED = re.compile(r"(?P<base>int|float|bool|str|list)(\[(?P<item>int|float|bool|str)\])?(?P<optional> \| None)?")
