@@ -210,7 +210,6 @@ def _environment() -> jinja2.Environment:
         "duration": _duration,
         "stamp": lambda text: text.replace("T", " ").removesuffix("Z") + " UTC",
         "filled": lambda columns, rows: [c for c in columns if any(row[c] not in (None, "") for row in rows)],
-        "probability": lambda p: "" if p is None else f"p {p:.3f} · " if p >= 0.001 else "p < 0.001 · ",
         "brief": _brief,
         "suffix": lambda file: file.rsplit(".", 1)[-1],
     }

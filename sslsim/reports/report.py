@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -35,9 +34,6 @@ NAMING = (
     "side", "relation", "label", "utterance", "speaker", "depth", "n_frames",
 )  # fmt: skip
 """Columns that may name a row, those first that name most: of x before y, whose layer or neuron may be a result."""
-_GRID = (
-    "display:grid;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));gap:1rem"  # JupyterLab has no CSS of ours
-)
 
 
 @dataclass(frozen=True)
@@ -65,12 +61,12 @@ class Report:
         object.__setattr__(self, "name", checked_name(self.name or _notebook(), "notebook"))
 
     def table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None = None) -> pd.DataFrame:
-        """Write a table as CSV and Parquet and return it unchanged, so that the notebook can show it.
+        """Write ``tables/<notebook>-<name>.csv`` and ``.parquet`` and return the table unchanged, to be shown.
 
         Parameters
         ----------
         name : str
-            Files are ``tables/<notebook>-<name>.csv`` and ``.parquet``.
+            What is in it: letters and digits joined by ``-`` or ``_``.
         frame : DataFrame
             Written without its index, except that named index levels become columns. Numbers in the CSV have
             as many digits as bring back the same float.
@@ -101,18 +97,12 @@ class Report:
         _show({"text/plain": text}, {"sslsim": mark})
 
     def claims(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Write the claims that the page begins with and the index shows, and return them in words.
+        """Write the table ``claims``, which page and index show first, and return it in words, three decimals each.
 
         Parameters
         ----------
         frame : DataFrame
-            With the columns of `sslsim.analysis.claims.CLAIM_COLUMNS`, a row a claim. Files are
-            ``tables/<notebook>-claims.csv`` and ``.parquet``.
-
-        Returns
-        -------
-        DataFrame
-            Of text, for the notebook to show: effect and interval in one column, three decimals.
+            With the columns of `sslsim.analysis.claims.CLAIM_COLUMNS`, a row a claim.
 
         Raises
         ------
@@ -123,20 +113,20 @@ class Report:
         if missing:
             raise SslsimError(f"the claims have no {', '.join(missing)}; give the columns {', '.join(CLAIM_COLUMNS)}")
         rows = [{name: _plain(row[name]) for name in CLAIM_COLUMNS} for row in frame.to_dict("records")]
-        rows = [row | {"effect_text": _effect(row)} for row in rows]
+        rows = [row | {"effect_text": _effect(**row), "p_text": _probability(row["p"])} for row in rows]
         self._table("claims", frame, None, {"claims": rows})
-        words = frame[["claim", "between", "measure"]].assign(effect=[row["effect_text"] for row in rows])
-        return words.assign(p=[_probability(row["p"]) for row in rows], control=frame.control, holds=frame.holds)
+        words = {name: [row[f"{name}_text"] for row in rows] for name in ("effect", "p")}
+        return frame[["claim", "between", "measure", "effect", "p", "control", "holds"]].assign(**words)
 
     def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "", table: str = "") -> None:
-        """Write a figure as PNG and SVG, show it in the notebook and close it.
+        """Write ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``, show the figure and close it.
 
         Parameters
         ----------
         name : str
-            Files are ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``.
+            What it shows: letters and digits joined by ``-`` or ``_``.
         fig : matplotlib Figure
-            Closed afterwards, so that the notebook does not show it a second time.
+            The same figure gives the same bytes. The SVG draws letters as paths, the same on every machine.
         alt : str
             What the figure shows, for a reader who cannot see it.
         caption : str
@@ -148,11 +138,6 @@ class Report:
         ------
         SslsimError
             The name cannot be part of a file name, `alt` is empty, or there is no such table.
-
-        Notes
-        -----
-        The SVG draws letters as paths: 10 to 50 kB more than text, but the same on a machine without the font,
-        and no browser or drawing program moves a label. The same figure gives the same bytes.
         """
         if not alt.strip():
             raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")
@@ -187,7 +172,7 @@ class Report:
         Raises
         ------
         SslsimError
-            A card has a picture without alt text, or no title.
+            A card has no title, or a picture without alt text.
         """
         for card in cards:
             if not card.title.strip() or (card.picture and not card.alt.strip()):
@@ -234,40 +219,20 @@ def _checked_keys(name: str, frame: pd.DataFrame, keys: Sequence[str]) -> list[s
 
 
 def _clips(name: str, cards: Sequence[Card]) -> str:
-    """Return the markup of cards; every text is escaped."""
-    parts = [f'<section class="clips" aria-label="{html.escape(name)}">']
-    for group, of_group in groupby(cards, lambda card: card.group):
-        parts += [f"<p><strong>{html.escape(group)}</strong></p>"] if group else []
-        for row, of_row in groupby(of_group, lambda card: card.row):
-            parts += [f"<p>{html.escape(row)}</p>"] if row else []
-            parts += [f'<div style="{_GRID}">', *map(_card, of_row), "</div>"]
-    return "\n".join([*parts, "</section>"])
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    return environment.get_template("clips.html.j2").render(name=name, cards=cards)
 
 
-def _card(card: Card) -> str:
-    title = html.escape(card.title)
-    picture = f'<img src="{_uri(card.picture, "image/png")}" alt="{html.escape(card.alt)}">' if card.picture else ""
-    source = f'src="{_uri(card.audio, "audio/flac")}"'
-    sound = f'<audio controls preload="none" style="width:100%" aria-label="{title}" {source}></audio>'
-    return f'<figure style="margin:0">{picture}{sound}<figcaption>{title}</figcaption></figure>'
-
-
-def _uri(content: bytes, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
-
-
-def _effect(row: Mapping[str, Any]) -> str:
+def _effect(effect: float | None, ci_low: float | None, ci_high: float | None, **_: Any) -> str:
     """Return the effect of a claim with its interval, where it has one."""
-    low, high = _digits(row["ci_low"]), _digits(row["ci_high"])
-    return _digits(row["effect"]) + (f" ({low} to {high})" if low and high else "")
+    interval = "" if None in (ci_low, ci_high) else f" ({ci_low:.3f} to {ci_high:.3f})"
+    return "" if effect is None else f"{effect:.3f}{interval}"
 
 
-def _digits(number: Any) -> str:
-    return "" if number is None else f"{number:.3f}"
-
-
-def _probability(p: Any) -> str:
-    return "< 0.001" if p is not None and p < 0.001 else _digits(p)  # smaller ones are worth no more
+def _probability(p: float | None) -> str:
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"  # smaller ones are worth no more
 
 
 def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:
