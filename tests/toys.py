@@ -54,8 +54,8 @@ ENTRY: dict[str, Any] = {
     "dirty": True,
     "notebook": {"path": "some.ipynb", "hash": "e" * 64, "commit": None, "dirty": False},
     "parameters": [
-        {"name": "names", "value": ["<i>a</i>"], "default": [], "overridden": True, "help": "of & for"},
-        {"name": "count", "value": 1, "default": 1, "overridden": False, "help": ""},
+        {"name": "names", "value": ["<i>a</i>"], "default": [], "help": "of & for"},
+        {"name": "count", "value": 1, "default": 1, "help": ""},
     ],
     "page": True,
     "claims": [],

@@ -35,9 +35,8 @@ _QUIET = 2.0  # seconds between two lines of one progress bar
 class Outcome:
     """How the run of one notebook ended.
 
-    `status` is ``ok``, ``failed``, or ``unanswered`` where the notebook ended because the checkpoints leave its
-    question open (`sslsim.errors.Unanswered`); `error` says why and is empty when it went through. `seconds` is wall
-    time with the start of the kernel; `started` is in UTC.
+    `status` is ``ok``, ``failed``, or ``unanswered`` where the checkpoints leave its question open; `error` says why.
+    `seconds` is wall time with the start of the kernel; `started` is in UTC.
     """
 
     status: str
@@ -66,23 +65,11 @@ class Kernels:
 def execute(path: Path, output: Path, values: dict[str, Any], *, threads: int, label: str, kernels: Kernels) -> Outcome:
     """Run the notebook at `path` with the parameters `values` and leave the executed notebook at `output`.
 
-    Parameters
-    ----------
-    path, output : Path
-        The notebook, and the executed copy, which is written as cells complete, failed or not.
-    values : dict
-        Parameters, by name; all of them must be in the notebook's parameters cell.
-    threads : int
-        Threads for numerical libraries in the kernel, unless the environment already says.
-    label : str
-        Starts each line of progress on stdout.
-    kernels : Kernels
-        Has the notebook's kernel while it runs.
+    The copy is written as cells complete, failed or not. Numerical libraries get so many `threads`, unless the
+    environment already says; `label` starts each line of progress; `kernels` has the kernel while it runs.
 
-    Notes
-    -----
-    The kernel is this very interpreter, whether or not a kernelspec is installed for it, with the notebook's
-    folder as working directory and its path in JPY_SESSION_NAME, as in JupyterLab.
+    The kernel is this very interpreter, whether or not a kernelspec is installed for it, with the notebook's folder
+    as working directory and its path in JPY_SESSION_NAME, as in JupyterLab.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about types it does not know
     papermill_engines.register("sslsim", _LiveEngine)

@@ -35,16 +35,8 @@ _THUMBNAIL = 480  # pixels wide
 def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     """Render an executed notebook as one HTML page, whose links are relative to the reports folder.
 
-    Parameters
-    ----------
-    notebook : NotebookNode
-        With outputs; a traceback is shown as it stands, and nothing after a cell that leaves the question open.
-    name : str
-        Name of the notebook, shown and linked.
-    folder : Path
-        Folder of the source notebook, for images its text names.
-    entry, run : mapping
-        Its entry in run.json, and the rest of run.json.
+    A traceback is shown as it stands, and nothing after a cell that leaves the question open. `folder` has the source
+    notebook, for images its text names; `entry` is what run.json says of it, `run` the rest of run.json.
     """
     headings: list[Heading] = []
     body = _body(notebook, folder, headings)

@@ -43,13 +43,9 @@ def of_notebook(path: Path) -> dict[str, Any]:
 
 
 def commit(path: Path) -> dict[str, Any]:
-    """Return the git commit that a file or folder comes from.
+    """Return ``commit``, the hash of the git commit that a file or folder comes from, and ``dirty``, if it differs.
 
-    Returns
-    -------
-    dict
-        ``commit``: full hash, or None if git does not track the path, as in an environment inside somebody's
-        checkout; ``dirty``: whether the path differs from the commit.
+    None is the commit of what git does not track, as of an environment inside somebody's checkout.
     """
     folder = path if path.is_dir() else path.parent
     if not _git(folder, "ls-files", "--error-unmatch", str(path)):
@@ -69,11 +65,8 @@ def _git(folder: Path, *arguments: str) -> str:
 def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict[str, Any]:
     """Return what run.json says of the stores that notebooks open, each named once, and of their speech.
 
-    Returns
-    -------
-    dict
-        ``checkpoints``: list of flat dicts with the same keys; ``corpus``: a flat dict, with a hash of the time marks
-        beside the speech where there are any.
+    ``checkpoints`` are flat dicts with the same keys; ``corpus`` is a flat dict, with a hash of the time marks beside
+    the speech where there are any.
     """
     if not opened:
         return {"checkpoints": [], "corpus": {}}

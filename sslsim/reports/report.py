@@ -240,7 +240,7 @@ def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:
         display(data, metadata=metadata, raw=True)
 
 
-def _plain(value: Any) -> str | float | None:
+def _plain(value: Any) -> Any:
     """Return what JSON knows: text, or a finite number, or None."""
     if isinstance(value, str):
         return value

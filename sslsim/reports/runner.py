@@ -35,8 +35,8 @@ class Run:
     """A run that was asked for and checked, and how far it is.
 
     `facts` is run.json without its notebooks, `known` their entries from earlier runs in the folder, `done` those of
-    this run; `label` starts what is said of them. `clock` is when it began: with the first notebook, unless told;
-    `spent` are the seconds before, if it goes on, of notebooks that failed too.
+    this run; `label` starts what is said of them. `clock` is when the first notebook began; `spent` are the seconds
+    before, if it goes on.
     """
 
     request: Request
@@ -75,7 +75,7 @@ class Run:
 
         used = []
         for values in (job.values for job in self.jobs if {"study", "store"} <= set(job.declared)):
-            own = values["study"] != str(self.request.study_file)
+            own = values["study"] != self.request.settings["study"]
             study = Study.read(values["study"]) if own else self.study
             if values.get("checkpoints"):
                 study = replace(study, checkpoints=tuple(values["checkpoints"]))
@@ -89,7 +89,7 @@ class Run:
     def begin(self) -> None:
         """Make the folder ready: the study is written, and what killed runs left unfinished goes."""
         self.out.mkdir(parents=True, exist_ok=True)
-        self.study.write(self.request.study_file)
+        self.study.write(self.out / "study.toml")
         for part in (part for folder in ("tables", "figures") for part in (self.out / folder).glob(".*.part.*")):
             part.unlink(missing_ok=True)
 
@@ -115,13 +115,8 @@ class Run:
 def run(request: Request) -> int:
     """Run notebooks, write their reports, and return 0, or 1 when a notebook failed.
 
-    Notebooks of the folder that do not run this time keep their place in the index. A notebook whose question the
-    checkpoints leave open has not failed.
-
-    Raises
-    ------
-    SslsimError
-        What was asked for cannot run. Nothing was written but activations.
+    Notebooks of the folder that do not run this time keep their place in the index. One whose question the checkpoints
+    leave open has not failed. If what was asked for cannot run, that is an SslsimError and nothing was written.
     """
     jobs = checked_jobs(request.jobs)
     one = ask(request)
@@ -153,7 +148,9 @@ def ask(request: Request, label: str = "") -> Run:
         "checkpoints": [],
         "corpus": {},
     }
-    return Run(request, jobs, study, facts, record.earlier(out), label)
+    entries = record.read(out / "run.json").get("notebooks", {})
+    known = {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
+    return Run(request, jobs, study, facts, known, label)
 
 
 def checked_jobs(jobs: int | None) -> int:
@@ -176,21 +173,12 @@ def processors() -> int:
 def run_all(runs: Sequence[Run], root: Path, jobs: int, then: Callable[[], None] = lambda: None) -> None:
     """Run the notebooks of all runs that are not done and write each report as its notebooks end.
 
-    Parameters
-    ----------
-    runs : sequence of Run
-        Of folders in `root`, or `root` itself.
-    root : Path
-        Holds what is unfinished, in a folder that is gone afterwards.
-    jobs : int
-        Notebooks at a time, over all runs; the processors are shared out among them.
-    then : callable, optional
-        Called when a notebook has ended and its report is written.
+    At most so many notebooks run at a time, over all runs; the processors are shared out among them. `root` holds what
+    is unfinished, in a folder that is gone afterwards. `then` is called when a notebook's report is written.
     """
     for one in runs:
         one.begin()
-    # the longest first, by an earlier run: the last to start decides how long processors wait for one another
-    tasks = [(one, job) for one in runs for job in sorted(one.jobs, key=_seconds(one)) if job.name not in one.done]
+    tasks = [(one, job) for one in runs for job in one.jobs if job.name not in one.done]
     jobs = min(jobs, len(tasks))
     threads, kernels = max(1, processors() // jobs), Kernels()
     width = max(len(one.label + job.name) for one, job in tasks)
@@ -208,10 +196,6 @@ def run_all(runs: Sequence[Run], root: Path, jobs: int, then: Callable[[], None]
             pool.shutdown(wait=False, cancel_futures=True)
             kernels.end()
             raise
-
-
-def _seconds(one: Run) -> Callable[[Job], float]:
-    return lambda job: -one.known.get(job.name, {}).get("seconds", 0.0)
 
 
 def _entry_of(future: Future[dict[str, Any]], job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:

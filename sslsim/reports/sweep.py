@@ -87,24 +87,10 @@ class Sweep:
 
 
 def run(words: Sequence[str], request: Request) -> int:
-    """Run notebooks with every combination of values, each in a folder of its own in the request's.
+    """Run notebooks with every combination of values, see `requests`, each run in a folder of its own in `request.out`.
 
-    Parameters
-    ----------
-    words : sequence of str
-        See `requests`.
-    request : Request
-        What all runs have in common.
-
-    Returns
-    -------
-    int
-        0, or 1 when a notebook of any run failed.
-
-    Raises
-    ------
-    SslsimError
-        What was asked for cannot run: of no run anything was written.
+    Return 0, or 1 when a notebook of any run failed. If what was asked for cannot run, that is an SslsimError and of
+    no run anything was written.
     """
     out = request.out.resolve()
     if (out / "run.json").exists():
@@ -131,22 +117,17 @@ def run(words: Sequence[str], request: Request) -> int:
 
 
 def requests(words: Sequence[str], request: Request) -> dict[str, tuple[dict[str, Any], Request]]:
-    """Return the runs that a sweep consists of, by name, in its order: the last name changes fastest.
+    """Return the runs that a sweep consists of, by name: the values of its own, and what it asks for.
 
     Parameters
     ----------
     words : sequence of str
-        ``NAME=VALUE,VALUE`` each, or one TOML file with ``[[run]]`` tables: ``name``, ``notebooks`` (paths are
-        relative to the file), and values or lists of values. Names are parameters of the notebooks, or else fields of
-        the study (paths are relative to the file too). Of a parameter that is a list itself, a list is one value and
-        a list of lists are several; the command line cannot say that.
+        ``NAME=VALUE,VALUE`` each, the last changes fastest, or one TOML file with ``[[run]]`` tables: ``name``,
+        ``notebooks``, and values or lists of values; paths are relative to the file. Names are parameters of the
+        notebooks, or else fields of the study. Of a parameter that is a list itself, a list is one value and a list of
+        lists are several; the command line cannot say that.
     request : Request
         What all runs have in common; nothing that is set there may be swept.
-
-    Returns
-    -------
-    dict
-        By the name of the run's folder: the values of its own, and what it asks for.
 
     Raises
     ------
@@ -292,14 +273,19 @@ def _ask(name: str, request: Request) -> Run:
 def _take_up(one: Run) -> None:
     """Go on with the run in the folder, if it is the one that is asked for: notebooks of it that are whole stay."""
     before = record.read(one.out / "run.json")
-    if [before.get(key) for key in _SAME] != record.as_json([one.facts[key] for key in _SAME]):
+    if [before.get(key) for key in _SAME] != _as_json([one.facts[key] for key in _SAME]):
         return
     for job in one.jobs:
         entry = one.known.get(job.name, {"status": "none"})
         of_this = entry["status"] in ("ok", "unanswered") and entry["run"] == before["started"]
-        same = of_this and entry["parameters"] == record.as_json(job.table)
+        same = of_this and entry["parameters"] == _as_json(job.table)
         same = same and entry["notebook"]["hash"] == job.origin["hash"]
         if same and all((one.out / file).is_file() for file in entry["files"]):
             one.done[job.name] = entry
     if one.done:
         one.facts["started"], one.spent = before["started"], before["seconds"]
+
+
+def _as_json(value: Any) -> Any:
+    """Return `value` as it comes back from a file."""
+    return json.loads(json.dumps(value, default=str))
