@@ -38,9 +38,8 @@ class Request:
     @property
     def settings(self) -> dict[str, str]:
         """What options of the command set in notebooks that have parameters of these names."""
-        out = self.out.resolve()
-        paths = {"study": out / "study.toml", "store": (self.store or out / "store").resolve(), "out": out}
-        return {name: str(path) for name, path in paths.items()} | ({"device": self.device} if self.device else {})
+        paths = {"study": self.out / "study.toml", "store": self.store or self.out / "store", "out": self.out}
+        return {n: str(path.resolve()) for n, path in paths.items()} | ({"device": self.device} if self.device else {})
 
 
 @dataclass(frozen=True)

@@ -83,15 +83,10 @@ def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict
 
 def _checkpoint(store: ActivationStore, study: Study) -> dict[str, Any]:
     checkpoint = store.checkpoint
+    names = ("name", "family", "size", "finetuned_from", "seed_of", "weights")
     folder = Path(study.lineup).parent if isinstance(study.lineup, (str, Path)) else Path()
     near = Path(checkpoint.source).is_relative_to(folder)
-    return {
-        "name": checkpoint.name,
-        "family": checkpoint.family,
-        "size": checkpoint.size,
-        "finetuned_from": checkpoint.finetuned_from,
-        "seed_of": checkpoint.seed_of,
-        "weights": checkpoint.weights,
+    return {name: getattr(checkpoint, name) for name in names} | {
         "layers": store.n_layers,
         "neurons": store.n_neurons,
         "heads": store.n_heads,
