@@ -43,9 +43,9 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
     script = (_TEMPLATES / "cells.js").read_text(encoding="utf-8") if "data-cells=" in body else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # as a policy names a script
     facts = {"name": name, "entry": entry, "run": run, "results": results(notebook), "claims": claims(entry)}
-    facts["silent"] = entry["status"] == "failed" and 'id="failure"' not in body  # a kernel that died says nothing
+    silent = entry["status"] == "failed" and 'id="failure"' not in body  # a kernel that died says nothing
     code = {"script": script, "script_hash": f"sha256-{digest}" if script else ""}
-    return fill("page.html.j2", **facts, **code, body=body, toc=toc(headings))
+    return fill("page.html.j2", **facts, **code, body=body, toc=toc(headings), silent=silent)
 
 
 def index(run: Mapping[str, Any], folder: Path, sweep: bool = False) -> str:

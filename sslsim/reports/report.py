@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +39,9 @@ NAMING = (
 class Report:
     """The results of one notebook, in JupyterLab and in ``sslsim run`` alike.
 
-    Parameters
-    ----------
-    out : path
-        Reports folder; ``tables/`` and ``figures/`` are made in it when something is written.
-    name : str
-        Starts every file, so that the notebooks of a run share the folder. The name of the notebook's own file unless
-        given: a copy writes beside the original, not over it.
+    `out` is the reports folder; ``tables/`` and ``figures/`` are made in it when something is written. `name` starts
+    every file, so that the notebooks of a run share the folder: the name of the notebook's own file unless given, so
+    that a copy writes beside the original.
 
     Raises
     ------
@@ -63,16 +58,9 @@ class Report:
     def table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None = None) -> pd.DataFrame:
         """Write ``tables/<notebook>-<name>.csv`` and ``.parquet`` and return the table unchanged, to be shown.
 
-        Parameters
-        ----------
-        name : str
-            What is in it: letters and digits joined by ``-`` or ``_``.
-        frame : DataFrame
-            Written without its index, except that named index levels become columns. Numbers in the CSV have
-            as many digits as bring back the same float.
-        keys : sequence of str, optional
-            Columns that tell the rows apart; by default the first of `NAMING` that do. They stand in run.json, and
-            two runs are compared row by row with them, or in the order of rows where there are none.
+        It is written without its index, but named index levels become columns. Numbers in the CSV have as many digits
+        as bring back the same float. `keys` are the columns that tell the rows apart, by default the first of `NAMING`
+        that do: two runs are compared row by row with them, or in the order of rows where there are none.
 
         Raises
         ------
@@ -99,15 +87,7 @@ class Report:
     def claims(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Write the table ``claims``, which page and index show first, and return it in words, three decimals each.
 
-        Parameters
-        ----------
-        frame : DataFrame
-            With the columns of `sslsim.analysis.claims.CLAIM_COLUMNS`, a row a claim.
-
-        Raises
-        ------
-        SslsimError
-            A column is missing.
+        It has the columns of `sslsim.analysis.CLAIM_COLUMNS` (an error names those missing) and a row a claim.
         """
         missing = [column for column in CLAIM_COLUMNS if column not in frame]
         if missing:
@@ -119,25 +99,22 @@ class Report:
         return frame[["claim", "between", "measure", "effect", "p", "control", "holds"]].assign(**words)
 
     def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "", table: str = "") -> None:
-        """Write ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``, show the figure and close it.
+        """Write ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``, and show the figure.
+
+        The same figure gives the same bytes; the SVG draws letters as paths, the same on every machine.
 
         Parameters
         ----------
         name : str
             What it shows: letters and digits joined by ``-`` or ``_``.
         fig : matplotlib Figure
-            The same figure gives the same bytes. The SVG draws letters as paths, the same on every machine.
+            Is closed afterwards, so that the notebook does not show it a second time.
         alt : str
-            What the figure shows, for a reader who cannot see it.
+            What the figure shows, for a reader who cannot see it; an error if empty.
         caption : str
             What to look at; Markdown and TeX (``$...$``) are rendered.
         table : str
-            Name of the table, already written, that the figure draws: the page links its CSV.
-
-        Raises
-        ------
-        SslsimError
-            The name cannot be part of a file name, `alt` is empty, or there is no such table.
+            Name of the table that the figure draws: the page links its CSV. An error if it was not written before.
         """
         if not alt.strip():
             raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")
@@ -162,17 +139,8 @@ class Report:
     def clips(self, name: str, cards: Sequence[Card]) -> None:
         """Show sounds to be played, each with its picture, in JupyterLab and in the page alike; no file is written.
 
-        Parameters
-        ----------
-        name : str
-            What they are, for a reader who cannot see the page.
-        cards : sequence of `sslsim.figures.Card`
-            Neighbours of one group and row stand together under its headings. Nothing is shown of none.
-
-        Raises
-        ------
-        SslsimError
-            A card has no title, or a picture without alt text.
+        `name` says what they are, to a reader who cannot see the page. Neighbours of one group and row stand together
+        under its headings. A card without title, or with a picture without alt text, is an error.
         """
         for card in cards:
             if not card.title.strip() or (card.picture and not card.alt.strip()):
@@ -193,13 +161,6 @@ def bounds_of(fig: Figure) -> Bbox:
     return fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
 
 
-def keys_of(frame: pd.DataFrame) -> list[str]:
-    """Return the first columns of `NAMING` that tell all rows apart, or none."""
-    known = [name for name in NAMING if name in frame]
-    ends = range(1, len(known) + 1)
-    return next((known[:end] for end in ends if not frame.duplicated(known[:end]).any()), [])
-
-
 def _notebook() -> str:
     """Return the name of the notebook that this process runs, as the program that runs it tells."""
     shell = InteractiveShell.instance() if InteractiveShell.initialized() else None
@@ -208,6 +169,13 @@ def _notebook() -> str:
     if not name:
         raise SslsimError("the notebook's name is not known here; give it: sslsim.Report(out, name='...')")
     return name
+
+
+def keys_of(frame: pd.DataFrame) -> list[str]:
+    """Return the first columns of `NAMING` that tell all rows apart, or none."""
+    known = [name for name in NAMING if name in frame]
+    ends = range(1, len(known) + 1)
+    return next((known[:end] for end in ends if not frame.duplicated(known[:end]).any()), [])
 
 
 def _checked_keys(name: str, frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
