@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from sslsim.analysis.claims import CLAIM_COLUMNS
 from sslsim.errors import SslsimError
-from sslsim.figures.readout import panels
 from sslsim.resources import checked_name, replacing
 
 if TYPE_CHECKING:
@@ -89,6 +88,8 @@ class Report:
 
         It has the columns of `sslsim.analysis.CLAIM_COLUMNS` (an error names those missing) and a row a claim.
         """
+        from sslsim.analysis.claims import CLAIM_COLUMNS  # it brings torch along, which notebooks have anyway
+
         missing = [column for column in CLAIM_COLUMNS if column not in frame]
         if missing:
             raise SslsimError(f"the claims have no {', '.join(missing)}; give the columns {', '.join(CLAIM_COLUMNS)}")
@@ -116,6 +117,8 @@ class Report:
         table : str
             Name of the table that the figure draws: the page links its CSV. An error if it was not written before.
         """
+        from sslsim.figures.readout import panels
+
         if not alt.strip():
             raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")
         drawn = f"tables/{self.name}-{table}.csv" if table else ""
