@@ -65,6 +65,8 @@ def execute(
     papermill_engines.register("sslsim", _LiveEngine)
     started, clock = datetime.now(UTC), time.monotonic()
     status, error = _execute(path, output, values, {"threads": threads, "label": label, "kernels": kernels})
+    if kernels.ended:
+        raise InterruptedError(label)  # nobody wants its page
     facts = {"status": status, "error": error, "started": started.strftime("%Y-%m-%dT%H:%M:%SZ")}
     return nbformat.read(output, as_version=4), facts | {"seconds": round(time.monotonic() - clock, 2)}
 
