@@ -349,10 +349,8 @@ def test_runs_may_differ_in_any_field_of_the_study(tmp_path: Path, asked: list[s
         (["frames=1,,2"], "--sweep frames=1,,2: expected NAME=VALUE,VALUE and no empty value"),
         (["frames=1", "frames=2"], "--sweep frames=2: frames is swept twice; name all its values at once"),
         (["which=a,A"], "a run would be called 'which-A', as another or the store; give it"),
-        (
-            ["checkpoints=a,b"],
-            r'--sweep checkpoints=a,b: checkpoints is a list; write checkpoints = \[\["a", "b"\], \["',
-        ),
+        (["names=a,b"], r'--sweep: names is a list; write names = \[\["a", "b"\], \["c"\]\] in a file'),
+        (["checkpoints=a"], r'--sweep: checkpoints is a list; write checkpoints = \[\["a", "b"\], \["c"\]\] in a file'),
         (["share=0.1"], "--sweep: share is given for all runs too, as '0.5'; give it once"),
         (["out=x"], "--sweep: out is the same for all runs, set it with --out"),
         ([f"which={'x' * 99}"], "--sweep: a name of 105 characters, 100 at most; give name = "),
