@@ -2,7 +2,7 @@
 #
 #   make report              extraction and all notebooks, to reports/index.html
 #   make report ARGS="..."   the same with arguments of `sslsim run`, such as ARGS="layers -p frames=5000"
-#   make test                lint, types and tests (under 8 minutes on two cores)
+#   make test                lint, types and tests (about 4 minutes on two cores)
 #   make test-all            every test, the slow ones too (about 15 minutes more)
 #   make bench               benchmarks, to tests/benchmarks/results.md (about 35 minutes; ARGS="pairs grid" for some)
 #   make lab                 JupyterLab on the notebooks

@@ -41,6 +41,7 @@ DEAD = ["# Does it die?", ("parameters", "count: int = 1"), "import os\nos.kill(
 
 CLAIM = {"claim": "toys <agree>", "between": "other seed", "measure": "svcca", "effect": 0.5, "ci_low": 0.4}
 CLAIM |= {"ci_high": 0.6, "p": 0.04, "control": "chance", "holds": "yes", "effect_text": "0.500 (0.400 to 0.600)"}
+CLAIM["p_text"] = "0.040"
 ENTRY: dict[str, Any] = {
     "title": "Is $R$ <b>high</b>?",
     "summary": "Yes & no.",
@@ -53,8 +54,8 @@ ENTRY: dict[str, Any] = {
     "dirty": True,
     "notebook": {"path": "some.ipynb", "hash": "e" * 64, "commit": None, "dirty": False},
     "parameters": [
-        {"name": "names", "value": ["<i>a</i>"], "default": [], "overridden": True, "help": "of & for"},
-        {"name": "count", "value": 1, "default": 1, "overridden": False, "help": ""},
+        {"name": "names", "value": ["<i>a</i>"], "default": [], "help": "of & for"},
+        {"name": "count", "value": 1, "default": 1, "help": ""},
     ],
     "page": True,
     "claims": [],

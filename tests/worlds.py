@@ -1,4 +1,4 @@
-"""Made worlds: two models whose likeness is known exactly, to see whether the verdicts find it.
+"""Made worlds: two models whose likeness is known exactly, to see whether the claims find it.
 
 Neurons are mixtures of independent factors; every factor is an autoregression of its own speed within each utterance,
 so frames depend on one another as those of speech do. The value of a measure on endless speech follows from the
@@ -23,7 +23,8 @@ from sslsim.encoders.lineup import Checkpoint
 from sslsim.measures.moments import Marginal, Moments
 from sslsim.measures.random_basis import rotated_correlation, shared
 from sslsim.measures.registry import MEASURES
-from sslsim.significance.run import DRAWS, GROUPS, Evidence, evidence
+from sslsim.significance.evidence import Evidence, Resampling
+from sslsim.significance.run import evidence
 
 SHARES = {"independent": 0.0, "permuted": 1.0, "rotated": 1.0, "half": 0.5, "tenth": 0.1}
 KINDS = tuple(SHARES)
@@ -41,6 +42,11 @@ class Model:
     index: pd.DataFrame
     root: Path
     frame_key: str = "made"
+
+    @property
+    def name(self) -> str:
+        """What tables call the checkpoint."""
+        return self.checkpoint.name
 
     @property
     def n_layers(self) -> int:
@@ -173,18 +179,12 @@ class World:
     def _rng(self, *part: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, KINDS.index(self.kind), *part])
 
-    def truth(self, measure: str, layer: int, draws: int = 0) -> float:
-        """Value of a measure of moments on endless speech; with `draws` its mean excess over bases of both sides."""
-        m = endless(*self.mixtures[layer])
-        value = MEASURES[measure].score(m)
-        if not draws:
-            return value
-        matching = MEASURES[measure].matching
-        turned = [matching(rotated_correlation(m, side, draw)) for side in "xy" for draw in range(draws)]
-        return value - float(np.mean(turned))
+    def truth(self, measure: str, layer: int) -> float:
+        """Value of a measure of moments on endless speech."""
+        return MEASURES[measure].score(endless(*self.mixtures[layer]))
 
-    def partners(self, seed: int, bases: int = DRAWS) -> float:
-        """Share of neurons with a partner of their own on endless speech, in the bases of `seed` (`rotations.shared`).
+    def partners(self, seed: int, bases: int = Resampling().rotations) -> float:
+        """Share of neurons with partners on endless speech, in the bases of `seed` (`random_basis.shared`).
 
         Mean over layers and both directions. Near its share in tenth; in rotated and half the axes of a world are as
         near one another as they happen to be.
@@ -192,21 +192,17 @@ class World:
         shares = []
         for x, y in self.mixtures:
             for m in (endless(x, y), endless(y, x)):
-                turned = torch.stack([rotated_correlation(m, "y", draw, seed).amax(1) for draw in range(bases)])
-                shares.append(shared(m.correlation.abs().amax(1).numpy(), turned.double().numpy())[0])
+                rotated = torch.stack([rotated_correlation(m, "y", basis, seed).amax(1) for basis in range(bases)])
+                shares.append(shared(m.correlation.abs().amax(1).numpy(), rotated.double().numpy())[0])
         return float(np.mean(shares))
 
 
-def evidence_of(
-    world: World, measures: Sequence[str] = MEASURED, groups: int = GROUPS, **options: Any
-) -> tuple[Evidence, list[Model]]:
+def evidence_of(world: World, measures: Sequence[str] = MEASURED, **resampling: Any) -> Evidence:
     """Compare the two models of a world with controls; mismatches and bases are of its seed."""
     with TemporaryDirectory() as folder:
         models = world.models(Path(folder))
-        found = evidence(
-            models, measures, between=[("x", "y")], groups=groups, seed=world.evidence_seed, progress=False, **options
-        )
-    return found, models
+        how = Resampling(**resampling, seed=world.evidence_seed)
+        return evidence(models, measures, between=[("x", "y")], resampling=how, device="cpu")
 
 
 def endless(x: np.ndarray, y: np.ndarray) -> Moments:

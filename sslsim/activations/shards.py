@@ -23,29 +23,14 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sslsim.encoders.encoder import Encoded
+
 SHARD_SECONDS = 30.0  # of audio in one shard: what is lost of each worker's when it is interrupted
 MOST = 256  # shards of a store: beyond, they grow with the corpus
-
-
-class Arrays(Protocol):
-    """What one utterance adds to a store; `encoders.Encoded` is one."""
-
-    @property
-    def hidden(self) -> NDArray[np.float32]:
-        """Layers, (L + 1, n_frames, n_neurons)."""
-
-    @property
-    def final(self) -> NDArray[np.float32] | None:
-        """Last hidden state, (n_frames, n_neurons), where it is not layer L."""
-
-    @property
-    def attention(self) -> NDArray[np.float32]:
-        """Rows of every map, (L, n_heads, n_rows, T)."""
 
 
 def cut(seconds: Sequence[float]) -> list[int]:
@@ -126,13 +111,7 @@ _CHECKED: dict[tuple, NDArray[np.bool_]] = {}  # by file, which of its checksums
 
 
 class ShardFile:
-    """A shard's file, memory-mapped; what is read of it is checked the first time that this process reads it.
-
-    Raises
-    ------
-    OSError, ValueError
-        Not there, of another size than its shard, or damaged.
-    """
+    """A shard's file, memory-mapped; what is read of it is checked the first time that this process reads it."""
 
     def __init__(self, path: Path, shard: Shard, *, afresh: bool = False) -> None:
         with path.open("rb") as file:
@@ -174,12 +153,11 @@ class ShardFile:
         return values
 
     def verify(self) -> None:
-        """Check all of it."""
+        """Read and check all of it."""
         for array in range(self._shard.n_arrays):
             self.rows(array, np.arange(self._shard.n_frames))
-        for layer in range(1, self._shard.n_maps + 1):
-            for u in range(len(self._shard.maps) - 1):
-                self.attention(layer, u)
+        for layer, u in np.ndindex(self._shard.n_maps, len(self._shard.maps) - 1):
+            self.attention(layer + 1, u)
 
 
 def row_sums(values: NDArray[np.float32], rows: Iterable[int]) -> NDArray[np.uint32]:
@@ -188,12 +166,8 @@ def row_sums(values: NDArray[np.float32], rows: Iterable[int]) -> NDArray[np.uin
     return np.array([zlib.crc32(content[row * width : (row + 1) * width]) for row in rows], np.uint32)
 
 
-def write_shard(path: Path, shard: Shard, utterances: Iterable[Arrays]) -> None:
-    """Write the shard of these utterances, in their order; it is there whole or not at all.
-
-    Memory is that of one utterance, and of the checksums. These are plain writes, not a memory map, where a full disk
-    would kill the process.
-    """
+def write_shard(path: Path, shard: Shard, utterances: Iterable[Encoded]) -> None:
+    """Write the shard of these utterances, in their order, whole or not at all; one at a time is in memory."""
     part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     sums = np.zeros(shard.sums, "<u4")
     try:
@@ -209,7 +183,7 @@ def write_shard(path: Path, shard: Shard, utterances: Iterable[Arrays]) -> None:
 
 
 def _placed(
-    shard: Shard, u: int, arrays: Arrays, sums: NDArray[np.uint32]
+    shard: Shard, u: int, arrays: Encoded, sums: NDArray[np.uint32]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield which value of the shard each array of an utterance begins at, and fill in its checksums."""
     for array, rows in enumerate([*arrays.hidden, *([] if arrays.final is None else [arrays.final])]):
@@ -223,6 +197,7 @@ def _placed(
 
 
 def _write_at(file: int, content: memoryview, place: int) -> None:
+    """Write all of it: plain writes, not a memory map, where a full disk would kill the process."""
     while content:
         written = os.pwrite(file, content, place)
         content, place = content[written:], place + written

@@ -77,17 +77,10 @@ class Study:
 
     @classmethod
     def read(cls, path: str | Path, checkpoints: Sequence[str] = ()) -> Study:
-        """Read a study.
+        """Read a study: ``embedded``, or a TOML file with any of a study's attributes.
 
-        Parameters
-        ----------
-        path : path
-            ``embedded``, or a TOML file with any of a study's attributes: ``lineup`` (a file, or the name of one that
-            comes with sslsim) and ``corpus``, relative to the file, ``checkpoints``, ``frames_per_utterance``,
-            ``queries``, ``dtype``, ``strict``, and the tables ``[subset]`` and ``[segmentation]``. A limit may be
-            ``"none"``.
-        checkpoints : sequence of str
-            Take these of the lineup instead of those that it names.
+        ``lineup`` and ``corpus`` are relative to the file; ``[subset]`` and ``[segmentation]`` are tables; a limit may
+        be ``"none"``. `checkpoints`, if any, are taken in place of those that the study names.
 
         Raises
         ------

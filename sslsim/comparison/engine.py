@@ -10,12 +10,10 @@ a layer's own moments as they are.
 from __future__ import annotations
 
 import itertools
-import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +39,11 @@ Piece = Callable[..., Scores]
 
 def score_pairs(what: Comparison, executor: Executor | None = None) -> Scores:
     """Score every pair of layers of the wanted checkpoints, both ways, each layer with itself included."""
-    (scores,) = score_orders(what, (), executor)
-    return scores
+    return score_orders(what, (), executor)[0]
 
 
-def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Executor | None = None) -> Iterator[Scores]:
-    """Yield the scores of every pair of layers, and then the same with the frames of y in each of some other orders.
+def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Executor | None = None) -> list[Scores]:
+    """Return the scores of every pair of layers, and then the same with the frames of y in each of some other orders.
 
     Parameters
     ----------
@@ -59,27 +56,17 @@ def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Execu
         Where pieces run, see `parallel.results`; its workers must see the folder of the stores.
     """
     with scratch(what.views[0].store.root.parent) as folder, pieces.caches():
-        tasks = _tasks(what, orders, folder)
-        rounds = [[(task, *one) for task in tasks for one in _round(task, k)] for k in range(1 + len(orders))]
-        total = sum(_size(task, some) for task, _, batches in itertools.chain(*rounds) for some in batches)
+        tasks, numbers = _tasks(what, orders, folder), range(1 + len(orders))
+        rounds = [(k, task, *one) for task in tasks for k in numbers for one in _round(task, k)]
+        total = sum(len(batches) for *_, batches in rounds)
+        scores, workers = [Scores() for _ in numbers], workers_on(what.device)
         with tqdm(total=total, desc=what.title, file=sys.stdout, mininterval=1.0) as bar:
-            for k, of_order in enumerate(rounds):
-                scores = Scores()
-                for task, piece, batches in of_order:
-                    calls = [(task.folder, k, *some) for some in batches]
-                    done = partial(_advance, bar, [_size(task, some) for some in batches])
-                    for part in results(piece, calls, executor=executor, workers=workers_on(what.device), done=done):
-                        scores.add(part)
-                yield scores
-
-
-def _size(task: Task, batches: tuple[int, ...]) -> int:
-    """Return how many layers or pairs of layers a piece has."""
-    return math.prod(len(task.batches[k]) for k in batches)
-
-
-def _advance(bar: tqdm, sizes: list[int], i: int) -> None:
-    bar.update(sizes[i])
+            for k, task, piece, batches in rounds:
+                calls = [(task.folder, k, *some) for some in batches]
+                for part in results(piece, calls, executor=executor, workers=workers):
+                    scores[k].add(part)
+                    bar.update()
+    return scores
 
 
 def workers_on(device: str) -> int | None:
@@ -89,10 +76,10 @@ def workers_on(device: str) -> int | None:
 
 def _round(task: Task, order: int) -> list[tuple[Piece, list[tuple[int, ...]]]]:
     """Pieces to run for the frames of y in one order, one after another, and the batches that each call takes."""
-    if task.of_frames:
+    if any(MEASURES[name].prepare for name in task.what.measures):
         return [(pieces.sampled_pair, task.pairs(diagonal=True))]
     rounds: list[tuple[Piece, list[tuple[int, ...]]]] = [(pieces.pair_of_batches, task.pairs(diagonal=bool(order)))]
-    if not order or task.by_utterance:
+    if not order or task.utterances:  # another order of the frames changes moments of utterances and blocks only
         rounds.insert(0, (pieces.own_moments, [(k,) for k in range(len(task.batches))]))
     return rounds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sslsim.activations.selection import LayerView
-from sslsim.comparison.scores import Controls, PairScores, Partners, Scores, score_pair
+from sslsim.comparison.scores import BASES_CHANCE, Controls, PairScores, Partners, Scores, score_pair
 from sslsim.comparison.scratch import load, save
 from sslsim.errors import SslsimError
 from sslsim.measures import moments
@@ -49,48 +50,29 @@ class Task:
     rows: list[np.ndarray | None]  # which frames: first those of x, then those of y in every other order; None for all
     utterances: Utterances | None = None  # keep sums of products by group
 
-    @property
-    def of_frames(self) -> bool:
-        """Whether the measures need the frames themselves."""
-        return any(MEASURES[name].prepare for name in self.what.measures)
-
-    @property
-    def by_utterance(self) -> bool:
-        """Whether another order of the frames changes a layer's own moments: those of utterances and blocks."""
-        return self.utterances is not None
-
-    def file(self, k: int, order: int = 0) -> Path:
-        """File of the moments of the layers of a batch, of x or of y in another order."""
-        return self.folder / f"moments-{'y' if order else 'x'}-{k}.pickle"
+    def moments_file(self, k: int, order: int) -> Path:
+        """File of the moments of the layers of a batch: of x and, where its order makes a difference, of y."""
+        return self.folder / f"moments-{'y' if order and self.utterances else 'x'}-{k}.pickle"
 
     def batch(self, k: int, order: int = 0) -> list[LayerView]:
         """Layers of a batch on the frames of x, or on those of y in another order."""
         views = _on_rows(self.folder, order)
         return [views[i] for i in self.batches[k]]
 
-    def wants(self, k: int, m: int) -> bool:
-        """Whether the checkpoints of two batches are to be compared."""
-        return frozenset(self.what.views[self.batches[b][0]].label[0] for b in (k, m)) in self.what.between
-
     def pairs(self, *, diagonal: bool) -> list[tuple[int, ...]]:
         """Unordered pairs of batches whose checkpoints are to be compared; with `diagonal` each with itself too."""
-        n = len(self.batches)
-        return [(k, m) for k in range(n) for m in range(k if diagonal else k + 1, n) if self.wants(k, m)]
+        models = [self.what.views[batch[0]].label[0] for batch in self.batches]
+        every = itertools.combinations_with_replacement(range(len(models)), 2)
+        wanted = [(k, m) for k, m in every if frozenset((models[k], models[m])) in self.what.between]
+        return [(k, m) for k, m in wanted if diagonal or k < m]
 
 
 @dataclass(frozen=True)
 class LayerMoments:
-    """One layer's own moments, with what is computed from them.
-
-    `norms` by scaling are the squared norms of the frames: a row for all of them and a row without each block.
-    """
+    """One layer's own moments, with what is computed from them."""
 
     marginal: Marginal
-    norms: dict[bool, Tensor]
-
-    def in_order(self, rows: np.ndarray) -> LayerMoments:
-        """Return the moments of the same frames in another order."""
-        return replace(self, norms={scaled: norms[:, rows] for scaled, norms in self.norms.items()})
+    norms: dict[bool, Tensor]  # by scaling, squared norms of the frames: of all of them, and a row without each block
 
 
 @lru_cache(maxsize=2)
@@ -131,8 +113,9 @@ def own_moments(folder: Path, order: int, k: int) -> Scores:
     for view, mean, row in zip(views, means, products, strict=True):
         with _named(view):
             layers.append(_layer_moments(task, view, mean, row[0]))
-    save(layers, task.file(k, order))
-    scores = _scores(task, order, (k, k), (layers, layers), products) if not order and task.wants(k, k) else Scores()
+    save(layers, task.moments_file(k, order))
+    wanted = not order and (k, k) in task.pairs(diagonal=True)
+    scores = _scores(task, order, (k, k), (layers, layers), products) if wanted else Scores()
     scores.constant = {(False, i): layer.marginal.n_constant for i, layer in zip(task.batches[k], layers, strict=True)}
     return scores
 
@@ -140,7 +123,7 @@ def own_moments(folder: Path, order: int, k: int) -> Scores:
 def _layer_moments(task: Task, view: LayerView, means: Means, products: Products) -> LayerMoments:
     """Return a layer's own moments with all that the measures need of it alone; an error if no neuron varies."""
     marginal = moments.marginal(means, products, len(view), torch.finfo(DTYPE).eps)
-    marginal = replace(marginal, wide=0) if task.what.controls.single else marginal
+    marginal = replace(marginal, wide=0) if task.what.controls.chance else marginal
     blocks = task.what.controls.blocks
     every = [marginal, *(marginal.without(g) for g in range(len(blocks.members) if blocks else 0))]
     for one in every:
@@ -159,10 +142,11 @@ def _layer_moments(task: Task, view: LayerView, means: Means, products: Products
 def pair_of_batches(folder: Path, order: int, k: int, m: int) -> Scores:
     """Score every layer of one batch with every layer of another."""
     task = _task(folder)
-    left = load(task.file(k))  # and not the same object as the right: a layer with itself is whitened by nothing
-    right = load(task.file(m, order if task.by_utterance else 0))
-    if order and not task.by_utterance:
-        right = [layer.in_order(task.rows[order]) for layer in right]
+    left = load(task.moments_file(k, 0))  # not the same object as the right: a layer with itself is whitened by nothing
+    right = load(task.moments_file(m, order))
+    if order and task.utterances is None:
+        rows = task.rows[order]
+        right = [replace(one, norms={scaled: norms[:, rows] for scaled, norms in one.norms.items()}) for one in right]
     side_x, side_y = (
         Side(views, [layer.marginal.means for layer in layers], DTYPE)
         for views, layers in ((task.batch(k), left), (task.batch(m, order), right))
@@ -180,31 +164,28 @@ def _scores(
     products: list[list[Products]],
 ) -> Scores:
     """Score every pair of layers of two batches; of a batch with itself, every layer with those from itself on."""
-    k, m = batches
+    what, (k, m) = task.what, batches
     pairs = {
         (a, b): Moments.of(layers[0][a].marginal, layers[1][b].marginal, product)
         for a, row in enumerate(products)
         for b, product in enumerate(row, a if k == m else 0)
     }
-    if torch.device(task.what.device).type != "cpu" and any(MEASURES[name].canonical for name in task.what.measures):
+    if torch.device(what.device).type != "cpu" and any(MEASURES[name].canonical for name in what.measures):
         moments.decompose(list(pairs.values()))
-    controls = task.what.controls
-    bases = controls.rotations_chance if order else controls.rotations
+    bases = BASES_CHANCE if order else what.controls.rotations
     scores = Scores()
     while pairs:
         a, b = next(iter(pairs))
         pair, i, j = pairs.pop((a, b)), task.batches[k][a], task.batches[m][b]
-        x, y = layers[0][a].norms, layers[1][b].norms
+        norms = {scaled: (x, layers[1][b].norms[scaled]) for scaled, x in layers[0][a].norms.items()}
         ways = [(i, j)] if i == j else [(i, j), (j, i)]
-        norms = {scaled: (x[scaled], y[scaled]) for scaled in x}
-        for way, (record, in_bases) in zip(
-            ways, score_pair(pair, norms, task.what.measures, controls, bases, len(ways)), strict=True
-        ):
+        scored = score_pair(pair, norms, what.measures, what.controls, bases, len(ways))
+        for way, (record, rotated) in zip(ways, scored, strict=True):
             scores.pairs[way] = record
-            one, view = way[0], task.what.views[way[1]]
-            if task.what.partners and task.what.views[one].label[0] != view.label[0]:
-                best = Partners.of(pair if way == (i, j) else pair.swapped, view.layer, in_bases.rotated)
-                scores.add(Scores(partners={(one, view.label[0]): best}))
+            x, y = (what.views[n] for n in way)
+            if what.partners and x.label[0] != y.label[0]:
+                best = Partners.of(pair if way == (i, j) else pair.swapped, y.layer, rotated)
+                scores.add(Scores(partners={(way[0], y.label[0]): best}))
     return scores
 
 
@@ -217,11 +198,11 @@ def sampled_pair(folder: Path, order: int, k: int, m: int) -> Scores:
     for name in task.what.measures:
         left = [_prepared(task, view, name) for view in task.batch(k)]
         right = left if k == m and not order else [_prepared(task, view, name) for view in task.batch(m, order)]
-        for a, i in enumerate(task.batches[k]):
-            for b, j in enumerate(task.batches[m]):
-                if i <= j:
-                    record = PairScores(value={name: MEASURES[name].score(left[a], right[b])})
-                    scores.add(Scores(pairs={(i, j): record, (j, i): record}))
+        sides = (zip(task.batches[b], prepared, strict=True) for b, prepared in ((k, left), (m, right)))
+        for (i, x), (j, y) in itertools.product(*sides):
+            if i <= j:
+                record = PairScores({name: MEASURES[name].score(x, y)})
+                scores.add(Scores({(i, j): record, (j, i): record}))
     return scores
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from sslsim.measures.random_basis import rotated_correlation, shared, shared_wit
 from sslsim.measures.registry import MEASURES
 
 SHARED = "neurons_shared"
+BASES_OUT = 1  # bases in which the blocks are left out: a mean over neurons hardly depends on the basis
+BASES_CHANCE = 1  # bases of each mismatch
 Norms = dict[bool, tuple[Tensor, Tensor]]  # by scaling, the squared norms of the frames of x and of y
 
 
@@ -26,11 +29,10 @@ class Controls:
 
     blocks: Utterances | None = None  # score without each of its groups too, for measures of moments
     rotations: int = 0  # random bases of each side to score measures of single neurons in
-    rotations_out: int = 0  # the number of these without each block
-    rotations_chance: int = 0  # and with the frames of y in another order
-    rotate: tuple[str, ...] | None = None  # which of these measures; all by default
-    single: bool = False  # compute in float32 what of narrow layers is otherwise float64 (`Marginal.dtype`)
-    seed: int = 0  # of the bases
+    seed: int = 0  # of these bases
+    # only what chance levels need: float32 where narrow layers have float64 (`Marginal.dtype`), `BASES_CHANCE` bases
+    # with the frames of y in another order, and in these max_corr only, as an assignment takes ten times as long
+    chance: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,102 +96,92 @@ class Scores:
 
 
 @dataclass
-class InBases:
-    """Scores of a pair, one way, with the neurons of each side in random bases; empty without bases."""
+class OneWay:
+    """Scores of x in y, and the same with the neurons of each side in random bases; without bases these are empty."""
 
-    scores: dict[tuple[str, str], list[float]] = field(default_factory=dict)  # by measure and side
+    value: dict[str, float] = field(default_factory=dict)
+    in_bases: dict[str, list[float]] = field(default_factory=dict)  # by the name of the excess
     best: np.ndarray = field(default_factory=lambda: np.empty(0))  # absolute correlation of each neuron of x with y
     rotated: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # and with random bases of y, a row each
 
 
 def score_pair(
     pair: Moments, norms: Norms, measures: Sequence[str], controls: Controls, bases: int, ways: int
-) -> list[tuple[PairScores, InBases]]:
+) -> list[tuple[PairScores, np.ndarray]]:
     """Score x in y by measures of moments and, where `ways` is 2, y in x.
 
-    Norms are of all frames, and a row more without each block; `bases` are the random ones of each side.
+    Norms are of all frames, and a row more without each block; `bases` are the random ones of each side. With the
+    scores come the best correlations of the neurons of x with random bases of y, (bases, n_neurons).
     """
-    values = _values(pair, {scaled: (x[0], y[0]) for scaled, (x, y) in norms.items()}, measures, ways)
-    in_bases = _in_bases(pair, measures, controls, bases, ways)
-    without: list[list[PairScores]] = [[] for _ in range(ways)]
+
+    def score(pair: Moments, norms: Norms, bases: int) -> list[OneWay]:
+        scored = [OneWay() for _ in range(ways)]
+        _add_values(scored, pair, norms, measures)
+        in_bases = [name for name in measures if MEASURES[name].matching]
+        in_bases = [name for name in in_bases if name == "max_corr" or not controls.chance]
+        _add_bases(scored, pair, in_bases, min(bases, controls.rotations), controls.seed)
+        return scored
+
+    whole = score(pair, {scaled: (x[0], y[0]) for scaled, (x, y) in norms.items()}, bases)
+    without: list[list[PairScores]] = [[] for _ in whole]
     for g, mask in enumerate(controls.blocks.without if controls.blocks else ()):
-        fewer, rows = pair.without(g), torch.from_numpy(mask)
+        rows = torch.from_numpy(mask)
         norms_out = {scaled: (x[g + 1, rows], y[g + 1, rows]) for scaled, (x, y) in norms.items()}
-        values_out = _values(fewer, norms_out, measures, ways)
-        in_few = _in_bases(fewer, measures, controls, controls.rotations_out, ways)
-        for way in range(ways):
-            excess = _excess_without(values_out[way], in_few[way], in_bases[way])
-            without[way].append(PairScores(values_out[way] | excess))
+        fewer = score(pair.without(g), norms_out, BASES_OUT)
+        for out, few, before in zip(without, fewer, whole, strict=True):
+            out.append(PairScores(few.value | _excess(few, before)))
     ranks = {name: count(pair) for name in measures if (count := MEASURES[name].ranks)}
-    scored = []
-    for way, one in enumerate(in_bases):
-        both = {name: k[::-1] for name, k in ranks.items()} if way else ranks
-        excess, rotated = _excess(values[way], one)
-        scored.append((PairScores(values[way] | excess, both, rotated, tuple(without[way])), one))
-    return scored
+    back = {name: k[::-1] for name, k in ranks.items()}
+    records = []
+    for one, both, out in zip(whole, (ranks, back), without, strict=False):
+        rotated = {name: (np.array(scores) - np.mean(scores)).tolist() for name, scores in one.in_bases.items()}
+        rotated |= {SHARED: shared(one.best, one.rotated)[1].tolist()} if rotated else {}
+        records.append((PairScores(one.value | _excess(one, one), both, rotated, tuple(out)), one.rotated))
+    return records
 
 
-def _excess(values: dict[str, float], bases: InBases) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Return how far scores are above random bases, and the same of each of these bases."""
-    excess, rotated = {}, {}
-    for (name, side), scores in bases.scores.items():
-        base = np.mean(scores)
-        excess[f"{name}_excess_{side}"] = float(values[name] - base)
-        rotated[f"{name}_excess_{side}"] = (np.array(scores) - base).tolist()
-    if bases.scores:
-        excess[SHARED], in_each = shared(bases.best, bases.rotated)
-        rotated[SHARED] = in_each.tolist()
-    return excess, rotated
-
-
-def _excess_without(values: dict[str, float], few: InBases, before: InBases) -> dict[str, float]:
-    """Return the excess from fewer utterances and bases; the mean over bases is carried over from all (`before`)."""
+def _excess(few: OneWay, before: OneWay) -> dict[str, float]:
+    """Return how far scores are above random bases; of few bases that is what changes, their mean is that `before`."""
     excess = {}
-    for (name, side), scores in few.scores.items():
-        base = before.scores[name, side]
-        excess[f"{name}_excess_{side}"] = float(
-            values[name] - (np.mean(scores) + np.mean(base) - np.mean(base[: len(scores)]))
-        )
-    return excess | ({SHARED: shared_without(few.best, few.rotated, before.rotated)} if few.scores else {})
+    for name, scores in few.in_bases.items():
+        base = before.in_bases[name]
+        mean = np.mean(scores) + np.mean(base) - np.mean(base[: len(scores)])
+        excess[name] = float(few.value[name.rpartition("_excess_")[0]] - mean)
+    return excess | ({SHARED: shared_without(few.best, few.rotated, before.rotated)} if excess else {})
 
 
-def _values(pair: Moments, norms: Norms, measures: Sequence[str], ways: int) -> list[dict[str, float]]:
+def _add_values(scored: list[OneWay], pair: Moments, norms: Norms, measures: Sequence[str]) -> None:
     """Score each way by every measure."""
-    values: list[dict[str, float]] = [{} for _ in range(ways)]
     swapped = None
     for name in measures:
         measure = MEASURES[name]
         of_frames = norms[measure.standardize] if measure.norms else ()
-        values[0][name] = measure.score(pair, *of_frames)
-        if ways == 2 and measure.symmetric:
-            values[1][name] = values[0][name]
-        elif ways == 2:
+        there = back = measure.score(pair, *of_frames)
+        if len(scored) == 2 and not measure.symmetric:
             swapped = swapped or pair.swapped  # with what the scores have computed
-            values[1][name] = measure.score(swapped, *of_frames[::-1])
-    return values
+            back = measure.score(swapped, *of_frames[::-1])
+        for one, value in zip(scored, (there, back), strict=False):
+            one.value[name] = value
 
 
-def _in_bases(pair: Moments, measures: Sequence[str], controls: Controls, bases: int, ways: int) -> list[InBases]:
-    """Score each way by the measures of single neurons, with the neurons of each side in random bases."""
-    out = [InBases() for _ in range(ways)]
-    wanted = measures if controls.rotate is None else [name for name in measures if name in controls.rotate]
-    matchings = [(name, matching) for name in wanted if (matching := MEASURES[name].matching)]
-    for side, other in (("y", "x"), ("x", "y")) if bases and matchings else ():
+def _add_bases(scored: list[OneWay], pair: Moments, measures: Sequence[str], bases: int, seed: int) -> None:
+    """Score each way by measures of single neurons, with the neurons of each side in random bases."""
+    for side, other in (("y", "x"), ("x", "y")) if bases and measures else ():
         way, axis, marginal = (0, 1, pair.x) if side == "y" else (1, 0, pair.y)  # of the neurons that stay as they are
         rotated = []
         for basis in range(bases):
-            r = rotated_correlation(pair, side, basis, controls.seed)
+            r = rotated_correlation(pair, side, basis, seed)
             rotated.append(_spread(r.amax(axis), marginal))
-            for name, matching in matchings:
+            for name in measures:
+                matching: Any = MEASURES[name].matching
                 there = matching(r)
-                out[0].scores.setdefault((name, side), []).append(there)
-                if ways == 2:
+                scored[0].in_bases.setdefault(f"{name}_excess_{side}", []).append(there)
+                if len(scored) == 2:
                     back = there if MEASURES[name].symmetric else matching(r.T)
-                    out[1].scores.setdefault((name, other), []).append(back)
-        if way < ways:
-            out[way].best = _spread(pair.correlation.abs().amax(axis), marginal)
-            out[way].rotated = np.stack(rotated)
-    return out
+                    scored[1].in_bases.setdefault(f"{name}_excess_{other}", []).append(back)
+        if way < len(scored):
+            scored[way].best = _spread(pair.correlation.abs().amax(axis), marginal)
+            scored[way].rotated = np.stack(rotated)
 
 
 def _spread(values: Tensor, marginal: Marginal) -> np.ndarray:

@@ -57,8 +57,7 @@ def save(value: object, path: Path) -> None:
 
 def load(path: Path) -> Any:
     """Read what `save` wrote."""
-    with path.open("rb") as file:
-        return pickle.load(file)
+    return pickle.loads(path.read_bytes())
 
 
 def _as_array(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[np.ndarray, torch.device]]:

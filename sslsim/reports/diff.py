@@ -22,25 +22,15 @@ from sslsim.resources import write_text
 _EXAMPLES = 5  # rows shown of those that only one table has
 _LISTED = 6  # names in the summary of what runs were made from
 _ROW = "row"  # the place of a row, where no columns tell rows apart
+_EFFECT = ("effect", "ci_low", "ci_high")
 _EXPLAINS = ("code", "path", "version")  # may be the reason of a difference, and are none
 
 
 def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None, tolerance: float = 1e-9) -> int:
-    """Compare two reports folders, write a page and print a summary.
+    """Compare two reports folders, write a page, print a summary, and return 1 when they differ, or 0.
 
-    Parameters
-    ----------
-    a, b : path
-        Reports folders.
-    out : path, optional
-        The page: ``compare-A.html`` in `b`, with the name of the folder `a`, unless given.
-    tolerance : float
-        The largest absolute difference of two numbers that does not count.
-
-    Returns
-    -------
-    int
-        0, or 1 when results, parameters, checkpoints or speech differ.
+    Results, parameters, checkpoints and speech count, numbers from a difference of more than `tolerance`; versions,
+    code and folders are shown. The page is `out`, or ``compare-A.html`` in `b`, with the name of the folder `a`.
 
     Raises
     ------
@@ -70,13 +60,10 @@ def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None,
 
 
 def made_from(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what two runs, by run.json, were made from and differs.
+    """Return what two runs, by run.json, were made from and differs: dicts of ``of, name, a, b, counts``.
 
-    Returns
-    -------
-    list of dict
-        ``of``, ``name``, ``a``, ``b`` (None: not there) and ``counts``: whether it makes the runs different ones.
-        Folders, commit, code and versions do not, nor does the place that a checkpoint of the same content lies at.
+    ``counts`` says whether it makes the runs different ones: folders, commit, code and versions do not, nor does the
+    place that a checkpoint of the same content lies at. None is what is not there.
     """
     sides = [_ingredients(run) for run in (a, b)]
     return [
@@ -89,11 +76,8 @@ def made_from(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]
 def claims_that_differ(a: Mapping[str, Any], b: Mapping[str, Any], *, tolerance: float = 0.0) -> list[dict[str, Any]]:
     """Return the claims of two runs, by run.json, that differ, those first of which more than the effect changed.
 
-    Returns
-    -------
-    list of dict
-        ``notebook``, ``claim``, ``measure``, ``between``, ``a`` and ``b`` (the claims, None: not there) and
-        ``changes``: of ``only in A``, ``only in B``, ``holds``, ``effect outside the interval``, ``effect``.
+    Each is a dict of ``notebook, claim, measure, between, a, b`` (the claims, None: not there) and ``changes``: of
+    ``only in A``, ``only in B``, ``holds``, ``effect outside the interval``, ``effect``.
     """
     names = ("claim", "measure", "between")
     sides = [
@@ -111,24 +95,15 @@ def claims_that_differ(a: Mapping[str, Any], b: Mapping[str, Any], *, tolerance:
 def compare_tables(
     a: pd.DataFrame, b: pd.DataFrame, keys: Sequence[str] = (), *, tolerance: float = 0.0
 ) -> dict[str, Any]:
-    """Compare two tables row by row.
-
-    Parameters
-    ----------
-    a, b : DataFrame
-        Rows go by `keys`, whatever their order, or else by their place.
-    keys : sequence of str
-        Columns that tell the rows of each apart.
-    tolerance : float
-        The largest absolute difference of two numbers that does not count.
+    """Compare two tables row by row: by the columns `keys`, if these tell rows apart, or else by their place.
 
     Returns
     -------
     dict
-        Empty when nothing differs. Else ``keys``; ``rows``, how many are in both; ``only_a``, ``only_b``, rows of one
-        alone, a count and examples; ``missing``, columns of one alone; ``columns``, a dict each for columns that
-        differ: ``name``, ``float``, ``moved`` (rows), ``largest`` (absolute difference; None for text, infinite where
-        one number is missing), ``where``, ``a``, ``b``.
+        Empty when nothing differs by more than `tolerance`. Else ``keys``; ``rows``, how many are in both; ``only_a``,
+        ``only_b``, rows of one alone, a count and examples; ``missing``, columns of one alone; ``columns``, a dict
+        each for columns that differ: ``name``, ``float``, ``moved`` (rows), ``largest`` (absolute difference; None for
+        text, infinite where one number is missing), ``where``, ``a``, ``b``.
     """
     missing = {"a": [name for name in a if name not in b], "b": [name for name in b if name not in a]}
     keys = [key for key in keys if key in a and key in b]
@@ -161,9 +136,8 @@ def _ingredients(run: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
     """Return what a run was made from, by kind and name."""
     found: dict[tuple[str, str], Any] = {("code", name): run[name] for name in ("commit", "code")}
     found |= {("version", name): version for name, version in run["versions"].items()}
-    found |= {
-        ("path" if name in ("lineup", "corpus") else "study", name): value for name, value in run["study"].items()
-    }
+    kinds = {"lineup": "path", "corpus": "path"}
+    found |= {(kinds.get(name, "study"), name): value for name, value in run["study"].items()}
     found |= {("speech", name): value for name, value in run["corpus"].items()}
     for checkpoint in run["checkpoints"]:
         facts = {key: value for key, value in checkpoint.items() if key not in ("name", "source")}
@@ -180,16 +154,12 @@ def _changes(a: dict[str, Any] | None, b: dict[str, Any] | None, tolerance: floa
     if a is None or b is None:
         return ["only in A" if a else "only in B"]
     changes = ["holds"] if a["holds"] != b["holds"] else []
-    if _outside(a["effect"], b) or _outside(b["effect"], a):
+    numbers = [[math.nan if side[name] is None else side[name] for name in _EFFECT] for side in (a, b)]
+    (one, *of_one), (other, *of_other) = numbers
+    if any(effect < low or effect > high for effect, (low, high) in ((one, of_other), (other, of_one))):
         return [*changes, "effect outside the interval"]
-    pair = [side["effect"] for side in (a, b)]
-    same = pair[0] == pair[1] if None in pair else abs(pair[0] - pair[1]) <= tolerance
+    same = a["effect"] == b["effect"] or abs(one - other) <= tolerance
     return changes if same else [*changes, "effect"]
-
-
-def _outside(effect: float | None, other: Mapping[str, Any]) -> bool:
-    low, high = other["ci_low"], other["ci_high"]
-    return None not in (effect, low, high) and not low <= effect <= high
 
 
 def _tables(folders: Sequence[Path], runs: Sequence[Mapping[str, Any]], tolerance: float) -> dict[str, dict[str, Any]]:

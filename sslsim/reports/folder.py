@@ -1,4 +1,4 @@
-"""The reports folder: run.json and the index over it."""
+"""The reports folder: run.json, sweep.json and the index over them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,6 @@ from sslsim.resources import write_text
 
 FORMAT = 2
 SWEEP = "sweep.json"
-
-
-def earlier(out: Path) -> dict[str, Any]:
-    """Return the notebooks' entries of an earlier run in `out` whose pages are still there."""
-    entries = read(out / "run.json").get("notebooks", {})
-    return {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -39,8 +33,3 @@ def publish(out: Path, run: Mapping[str, Any]) -> None:
     write(out / "run.json", run)
     swept = out.name in read(out.parent / SWEEP).get("runs", {})
     write_text(out / "index.html", render.index(run, out, sweep=swept))
-
-
-def as_json(value: Any) -> Any:
-    """Return `value` as it comes back from a file."""
-    return json.loads(json.dumps(value, default=str))

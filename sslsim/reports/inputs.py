@@ -46,15 +46,9 @@ FIELDS = {
 
 
 def study_of(file: str | Path = EMBEDDED, given: Mapping[str, Any] | None = None) -> Study:
-    """Return the study of a file with other values in some of its fields.
+    """Return the study of a file, or ``embedded``, with other values in some of its fields.
 
-    Parameters
-    ----------
-    file : path or str
-        A study in TOML, or ``embedded``.
-    given : mapping, optional
-        Values by the names of `FIELDS`, as text or typed; a lineup or corpus by path, counted from the working
-        directory.
+    `given` are values by the names of `FIELDS`, as text or typed, paths counted from the working directory.
 
     Raises
     ------

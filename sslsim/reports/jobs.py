@@ -21,25 +21,9 @@ FLAGS = ("study", "store", "out", "device")  # parameters of notebooks that opti
 class Request:
     """What is asked for: of one run, or of all runs of a sweep.
 
-    Attributes
-    ----------
-    out : Path
-        Reports folder.
-    store : Path, optional
-        Where activations are kept; ``OUT/store`` unless given.
-    notebooks : tuple of str
-        Names of shipped notebooks or paths to others; empty means those of `ORDER`.
-    study : str
-        A study file or ``embedded``.
-    fields : mapping
-        Values of the study's fields that replace those of the file.
-    parameters : mapping
-        Values by name, as text or typed. Each must be a parameter of at least one of the notebooks, and goes to those
-        that have it.
-    device : str, optional
-        Passed to the notebooks if given.
-    jobs : int, optional
-        Notebooks at a time; as many as there are processors unless given.
+    `notebooks` are names of shipped ones or paths; empty means those of `ORDER`. `study` is a study file or
+    ``embedded``, `fields` are values that replace its own. Each of `parameters`, as text or typed, goes to those of the
+    notebooks that have it. At most so many `jobs`, notebooks at a time; as many as there are processors by default.
     """
 
     out: Path
@@ -52,16 +36,10 @@ class Request:
     jobs: int | None = None
 
     @property
-    def study_file(self) -> Path:
-        """Where the run's study is written."""
-        return self.out.resolve() / "study.toml"
-
-    @property
     def settings(self) -> dict[str, str]:
         """What options of the command set in notebooks that have parameters of these names."""
-        found = {"study": str(self.study_file), "store": str((self.store or self.out / "store").resolve())}
-        found |= {"out": str(self.out.resolve())}
-        return found | ({"device": self.device} if self.device else {})
+        paths = {"study": self.out / "study.toml", "store": self.store or self.out / "store", "out": self.out}
+        return {n: str(path.resolve()) for n, path in paths.items()} | ({"device": self.device} if self.device else {})
 
 
 @dataclass(frozen=True)
@@ -84,27 +62,16 @@ class Job:
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """One row a parameter: name, value, default, overridden, help."""
+        """One row a parameter: name, value, default, help."""
+        values = self.values
         return [
-            {
-                "name": name,
-                "value": value,
-                "default": self.declared[name].default,
-                "overridden": value != self.declared[name].default,
-                "help": self.declared[name].help,
-            }
-            for name, value in self.values.items()
+            {"name": p.name, "value": values[p.name], "default": p.default, "help": p.help}
+            for p in self.declared.values()
         ]
 
 
 def plan(request: Request) -> list[Job]:
-    """Return the notebooks of a run with the values of their parameters.
-
-    Raises
-    ------
-    SslsimError
-        A notebook or a parameter is unknown, a value does not have its declared type.
-    """
+    """Return the notebooks of a run with the values of their parameters; an error if anything in it is unknown."""
     files = find(request.notebooks)
     names = [checked_name(path.stem, "notebook") for path in files]
     for name in names:

@@ -31,22 +31,6 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 _QUIET = 2.0  # seconds between two lines of one progress bar
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How the run of one notebook ended.
-
-    `status` is ``ok``, ``failed``, or ``unanswered`` where the notebook ended because the checkpoints leave its
-    question open (`sslsim.errors.Unanswered`); `error` says why and is empty when it went through. `seconds` is wall
-    time with the start of the kernel; `started` is in UTC.
-    """
-
-    status: str
-    error: str
-    started: str
-    seconds: float
-    notebook: NotebookNode = field(repr=False)
-
-
 @dataclass
 class Kernels:
     """The kernels of notebooks that run in other threads, so that all can be ended."""
@@ -58,41 +42,31 @@ class Kernels:
         """Kill them all, and those that are only starting with their first cell."""
         self.ended = True
         for manager in list(self.running):
-            with suppress(ProcessLookupError, AttributeError):  # it has ended, or has not begun
-                os.kill(manager.provisioner.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended
+                if pid := getattr(manager.provisioner, "pid", None):
+                    os.kill(pid, signal.SIGKILL)
 
 
-def execute(path: Path, output: Path, values: dict[str, Any], *, threads: int, label: str, kernels: Kernels) -> Outcome:
-    """Run the notebook at `path` with the parameters `values` and leave the executed notebook at `output`.
+def execute(
+    path: Path, output: Path, values: dict[str, Any], *, threads: int, label: str, kernels: Kernels
+) -> tuple[NotebookNode, dict[str, Any]]:
+    """Run the notebook at `path` with the parameters `values`, leave it executed at `output`, and return it.
 
-    Parameters
-    ----------
-    path, output : Path
-        The notebook, and the executed copy, which is written as cells complete, failed or not.
-    values : dict
-        Parameters, by name; all of them must be in the notebook's parameters cell.
-    threads : int
-        Threads for numerical libraries in the kernel, unless the environment already says.
-    label : str
-        Starts each line of progress on stdout.
-    kernels : Kernels
-        Has the notebook's kernel while it runs.
+    With it comes how it ended: ``status`` is ``ok``, ``failed``, or ``unanswered`` where the checkpoints leave its
+    question open, ``error`` says why, ``started`` is in UTC, ``seconds`` is wall time with the start of the kernel.
 
-    Notes
-    -----
-    The kernel is this very interpreter, whether or not a kernelspec is installed for it, with the notebook's
-    folder as working directory and its path in JPY_SESSION_NAME, as in JupyterLab.
+    The copy is written as cells complete, failed or not. Numerical libraries get so many `threads`, unless the
+    environment already says; `label` starts each line of progress; `kernels` has the kernel while it runs.
+
+    The kernel is this very interpreter, whether or not a kernelspec is installed for it, with the notebook's folder
+    as working directory and its path in JPY_SESSION_NAME, as in JupyterLab.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about types it does not know
     papermill_engines.register("sslsim", _LiveEngine)
     started, clock = datetime.now(UTC), time.monotonic()
     status, error = _execute(path, output, values, {"threads": threads, "label": label, "kernels": kernels})
-    notebook = nbformat.read(output, as_version=4)
-    if error and not any(o.output_type == "error" for cell in notebook.cells for o in cell.get("outputs", [])):
-        _add_error(notebook, error)
-        nbformat.write(notebook, output)
-    stamp = started.isoformat(timespec="seconds").replace("+00:00", "Z")
-    return Outcome(status, error, stamp, round(time.monotonic() - clock, 2), notebook)
+    facts = {"status": status, "error": error, "started": started.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    return nbformat.read(output, as_version=4), facts | {"seconds": round(time.monotonic() - clock, 2)}
 
 
 def _execute(path: Path, output: Path, values: dict[str, Any], options: dict[str, Any]) -> tuple[str, str]:
@@ -114,14 +88,6 @@ def _execute(path: Path, output: Path, values: dict[str, Any], options: dict[str
 
 def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-def _add_error(notebook: NotebookNode, error: str) -> None:
-    """Put an error that left no traceback under the last cell that started."""
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    begun = [cell for cell in code if cell.metadata.get("papermill", {}).get("start_time")]
-    for cell in begun[-1:] or code[:1]:
-        cell.outputs.append(nbformat.v4.new_output("error", ename="Failed", evalue=error, traceback=[error]))
 
 
 class _LiveClient(PapermillNotebookClient):

@@ -48,18 +48,10 @@ class _Renderer(IPythonRenderer):
 
 
 def markdown(source: str, headings: list[Heading] | None = None, *, folder: Path | None = None, **options: Any) -> str:
-    """Render a notebook's Markdown.
+    """Render a notebook's Markdown with ``$TeX$``; HTML in it passes, so it must be the author's.
 
-    Parameters
-    ----------
-    source : str
-        Markdown with ``$TeX$``; HTML in it passes, so it must be the author's.
-    headings : list of (level, id, html), optional
-        Extended by the headings met, whose ids are unique in it.
-    folder : Path, optional
-        Where images that the text names by relative path lie; they are embedded.
-    **options
-        ``attachments`` of the cell.
+    `headings` is extended by those met, whose ids are unique in it; images named by paths relative to `folder` are
+    embedded; `options` are ``attachments`` of the cell.
     """
     collected: list[Heading] = [] if headings is None else headings
     path = str(folder) if folder else ""
@@ -74,13 +66,7 @@ def inline(source: str) -> str:
 
 
 def tidy_html(text: str) -> str:
-    """Return HTML whose tables and code scroll in a box of their own, without scripts and pandas' inline style.
-
-    Parameters
-    ----------
-    text : str
-        Part of a page: an HTML output or rendered Markdown.
-    """
+    """Return HTML whose tables and code scroll in a box of their own, without scripts and pandas' inline style."""
     text = text.replace("<pre>", '<pre tabindex="0">')  # it scrolls as well
     if "<table" not in text and "<script" not in text and "<link" not in text:
         return text
@@ -95,9 +81,8 @@ def tidy_html(text: str) -> str:
         for attribute in ("border", "style"):
             table.attrs.pop(attribute, None)
         # a box that scrolls must be reachable by keyboard, and then it needs a name
-        table.wrap(
-            soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0", "role": "group", "aria-label": "Table"})
-        )
+        box = {"class": "scroll", "tabindex": "0", "role": "group", "aria-label": "Table"}
+        table.wrap(soup.new_tag("div", attrs=box))
     return str(soup)
 
 

@@ -12,7 +12,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,24 +35,17 @@ _THUMBNAIL = 480  # pixels wide
 def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     """Render an executed notebook as one HTML page, whose links are relative to the reports folder.
 
-    Parameters
-    ----------
-    notebook : NotebookNode
-        With outputs; a traceback is shown as it stands, and nothing after a cell that leaves the question open.
-    name : str
-        Name of the notebook, shown and linked.
-    folder : Path
-        Folder of the source notebook, for images its text names.
-    entry, run : mapping
-        Its entry in run.json, and the rest of run.json.
+    A traceback is shown as it stands, and nothing after a cell that leaves the question open. `folder` has the source
+    notebook, for images its text names; `entry` is what run.json says of it, `run` the rest of run.json.
     """
     headings: list[Heading] = []
     body = _body(notebook, folder, headings)
     script = (_TEMPLATES / "cells.js").read_text(encoding="utf-8") if "data-cells=" in body else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # as a policy names a script
     facts = {"name": name, "entry": entry, "run": run, "results": results(notebook), "claims": claims(entry)}
+    silent = entry["status"] == "failed" and 'id="failure"' not in body  # a kernel that died says nothing
     code = {"script": script, "script_hash": f"sha256-{digest}" if script else ""}
-    return fill("page.html.j2", **facts, **code, body=body, toc=toc(headings))
+    return fill("page.html.j2", **facts, **code, body=body, toc=toc(headings), silent=silent)
 
 
 def index(run: Mapping[str, Any], folder: Path, sweep: bool = False) -> str:
@@ -100,51 +93,51 @@ def side_by_side(placed: Iterable[tuple[str, str, str, Mapping[str, Any]]]) -> d
 
 def fill(template: str, **facts: Any) -> str:
     """Fill in a template of this package."""
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {
+        "inline": lambda text: Markup(inline(text)),
+        "href": quote,
+        "plain": lambda text: html.unescape(re.sub("<[^>]+>", "", inline(text))),
+        "literal": lambda value: json.dumps(value, ensure_ascii=False, default=str),
+        "duration": lambda s: f"{s:.1f} s" if s < 60 else f"{int(s // 60)} min {int(s % 60):02d} s",
+        "stamp": lambda text: text.replace("T", " ").removesuffix("Z") + " UTC",
+        "filled": lambda columns, rows: [c for c in columns if any(row[c] not in (None, "") for row in rows)],
+        "brief": _brief,
+        "suffix": lambda file: file.rsplit(".", 1)[-1],
+    }
     css = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return _environment().get_template(template).render(**facts, css=css)
+    return environment.get_template(template).render(**facts, css=css)
 
 
 def _body(notebook: NotebookNode, folder: Path, headings: list[Heading]) -> str:
+    """Render the cells, without what the page shows elsewhere or not at all."""
+
     def render(context: jinja2.runtime.Context, source: str) -> str:
         cell = context.get("cell", {})
         return markdown(source, headings, folder=folder, attachments=cell.get("attachments", {}))
 
+    copy = nbformat.from_dict(notebook)
+    copy.cells = _shown(copy)
+    for cell in [cell for cell in copy.cells if cell.cell_type == "markdown"][:1]:  # the page's header has the title
+        cell.source = re.sub(r"^# +.+$", "", cell.source, count=1, flags=re.MULTILINE)
+    for cell in (cell for cell in copy.cells if "outputs" in cell):
+        cell.outputs = [output for output in cell.outputs if not _is_dropped(output)]
+    filters = {"inline": inline, "tidy_html": tidy_html, "without_progress": without_progress, "picture": _picture}
     exporter = HTMLExporter(
         template_name="base",
         template_file=str(_TEMPLATES / "cells.html.j2"),
-        filters={
-            "markdown": jinja2.pass_context(render),
-            "inline": inline,
-            "tidy_html": tidy_html,
-            "without_progress": without_progress,
-            "picture": _picture,
-        },
+        filters={"markdown": jinja2.pass_context(render), **filters},
     )
-    return exporter.from_notebook_node(_prepared(notebook))[0]
-
-
-def _prepared(notebook: NotebookNode) -> NotebookNode:
-    """Return a copy without what the page shows elsewhere or not at all."""
-    copy = nbformat.from_dict(notebook)
-    copy.cells = _shown(copy)
-    first = next((cell for cell in copy.cells if cell.cell_type == "markdown"), None)
-    if first:  # the page's header has the title
-        first.source = re.sub(r"^# +.+$", "", first.source, count=1, flags=re.MULTILINE)
-    for cell in copy.cells:
-        if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if not _is_dropped(output)]
-    return copy
+    return exporter.from_notebook_node(copy)[0]
 
 
 def _shown(notebook: NotebookNode) -> list[NotebookNode]:
     """Return the cells up to one that leaves the question open; papermill's notes are left out."""
     shown = [cell for cell in notebook.cells if not _HIDDEN & set(cell.metadata.get("tags", []))]
-    open_at = [i for i, cell in enumerate(shown) if any(_is_unanswered(o) for o in cell.get("outputs", []))]
-    return shown[: open_at[0] + 1] if open_at else shown
-
-
-def _is_unanswered(output: NotebookNode) -> bool:
-    return output.output_type == "error" and output.ename == Unanswered.__name__
+    errors = [{o.get("ename") for o in cell.get("outputs", [])} for cell in shown]
+    ends = [i for i, names in enumerate(errors, 1) if Unanswered.__name__ in names]
+    return shown[: ends[0]] if ends else shown
 
 
 def _is_dropped(output: NotebookNode) -> bool:
@@ -155,34 +148,23 @@ def _is_dropped(output: NotebookNode) -> bool:
 
 
 def _picture(output: NotebookNode, mime: str) -> dict[str, Any]:
-    """Return what the template needs of a picture: its data URI, alt text, width, link to the vector file."""
-    data = output.data[mime]
+    """Return what the template needs of a picture: its data URI, alt text, width, and what `Report` says of it."""
+    data, metadata = output.data[mime], output.get("metadata", {})
     encoded = base64.b64encode(data.encode()).decode() if mime == "image/svg+xml" else data.replace("\n", "")
-    metadata = output.get("metadata", {})
-    own = metadata.get(mime, {})
-    mark = metadata.get("sslsim", {})
+    own, mark = metadata.get(mime, {}), metadata.get("sslsim", {})
     return {
         "uri": f"data:{mime};base64,{encoded}",
         "alt": own.get("alt") or "No description has been provided for this image",
         "width": own.get("width"),
-        "caption": mark.get("caption", ""),
-        "files": mark.get("files", []),
-        "table": mark.get("table", ""),
+        **{"caption": "", "files": [], "table": "", **mark},
         "panels": [{**panel, "data": json.dumps(panel, separators=(",", ":"))} for panel in mark.get("panels", [])],
     }
 
 
 def _card(name: str, entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    tables = [file for file in entry["files"] if file.endswith(".csv")]
-    labels = [Path(file).stem.removeprefix(f"{name}-") for file in tables]
-    thumbnail = _thumbnail(folder, entry["files"])
-    return {
-        "name": name,
-        "entry": entry,
-        "thumbnail": thumbnail,
-        "tables": list(zip(labels, tables, strict=True)),
-        "claims": claims(entry),
-    }
+    tables = [(Path(f).stem.removeprefix(f"{name}-"), f) for f in entry["files"] if f.endswith(".csv")]
+    facts = {"thumbnail": _thumbnail(folder, entry["files"]), "tables": tables, "claims": claims(entry)}
+    return {"name": name, "entry": entry, **facts}
 
 
 def _thumbnail(folder: Path, files: Sequence[str]) -> str:
@@ -199,30 +181,7 @@ def _thumbnail(folder: Path, files: Sequence[str]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    filters: dict[str, Callable[..., Any]] = {
-        "inline": lambda text: Markup(inline(text)),
-        "href": quote,
-        "plain": lambda text: html.unescape(re.sub("<[^>]+>", "", inline(text))),
-        "literal": lambda value: json.dumps(value, ensure_ascii=False, default=str),
-        "duration": _duration,
-        "stamp": lambda text: text.replace("T", " ").removesuffix("Z") + " UTC",
-        "filled": lambda columns, rows: [c for c in columns if any(row[c] not in (None, "") for row in rows)],
-        "probability": lambda p: "" if p is None else f"p {p:.3f} · " if p >= 0.001 else "p < 0.001 · ",
-        "brief": _brief,
-        "suffix": lambda file: file.rsplit(".", 1)[-1],
-    }
-    environment.filters.update(filters)
-    return environment
-
-
 def _brief(value: Any) -> str:
     """Return what a page shows of a fact: of a content hash its start, run.json has all of it."""
     text = "" if value is None else str(value)
     return f"{text[:8]}…" if re.fullmatch("[0-9a-f]{32,}", text) else text
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"

@@ -12,13 +12,13 @@ import json
 import math
 import re
 import tokenize
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sslsim.errors import SslsimError
 
-_TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list}
+_TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
 _NAMES = {"int": "an int", "float": "a float", "bool": "a bool (true or false)", "str": "a str"}
 _NAMES["list"] = 'a list (a,b,c or ["a", "b"])'
 _DECLARED = re.compile(r"(?P<base>int|float|bool|str|list)(\[(?P<item>int|float|bool|str)\])?(?P<optional> \| None)?")
@@ -62,26 +62,27 @@ def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
 def coerce(parameter: Parameter, value: Any) -> Any:
     """Return `value` in the declared type of `parameter`.
 
-    Parameters
-    ----------
-    parameter : Parameter
-        What the notebook declares.
-    value : str or object
-        Text is read by the declared type: ``no`` is False for a bool and stays ``no`` for a str; a list is comma
-        separated or JSON; ``none`` is None where the type says ``| None``. Anything else must have the type.
+    Text is read by the type: ``no`` is False for a bool and stays ``no`` for a str; a list is comma separated or JSON;
+    ``none`` is None where the type says ``| None``. Anything else must have the type.
 
     Raises
     ------
     SslsimError
         The value does not have the type.
     """
-    base, item, optional = _split(parameter)
+    match = _DECLARED.fullmatch(parameter.type)
+    if not match or (match["item"] and match["base"] != "list"):
+        raise SslsimError(
+            f"parameter {parameter.name}: type {parameter.type!r} is not supported; use int, float, bool, str,"
+            " list or list[str], each with '| None' or without"
+        )
+    if match["optional"] and (value is None or value == "none"):
+        return None
     try:
-        if optional and (value is None or str(value).strip().lower() == "none"):
-            return None
-        return _read(value, base, item) if isinstance(value, str) else _checked(value, base, item)
+        return _read(value, match["base"], match["item"])
     except ValueError:
-        kind = _NAMES[base] + (f" of {item}" if base == "list" and item else "") + (" or none" if optional else "")
+        kind = _NAMES[match["base"]] + (f" of {match['item']}" if match["item"] else "")
+        kind += " or none" if match["optional"] else ""
         why = f"{value!r} is not {kind} (default {parameter.default!r})"
         raise SslsimError(f"parameter {parameter.name}: {why}") from None
 
@@ -104,20 +105,14 @@ def _read_cell(source: str, where: str) -> dict[str, Parameter]:
 
 def _read_line(node: ast.stmt, where: str, note: str) -> Parameter:
     try:
-        target, declared, default = _assignment(node)
+        parameter = Parameter(*_assignment(node), note)
     except ValueError:
         line = f"parameters cell, line {node.lineno}: {ast.unparse(node)!r}"
         raise SslsimError(f"{where}: {line} is not 'name: type = literal'") from None
-    parameter = Parameter(target, declared, default, note)
     try:
-        base, item, optional = _split(parameter)
-        if default is not None or not optional:
-            _checked(default, base, item)
+        return replace(parameter, default=coerce(parameter, parameter.default))
     except SslsimError as error:
         raise SslsimError(f"{where}: {error}") from None
-    except ValueError:
-        raise SslsimError(f"{where}: parameter {target}: its default {default!r} is not {_NAMES[base]}") from None
-    return parameter
 
 
 def _assignment(node: ast.stmt) -> tuple[str, str, Any]:
@@ -131,36 +126,17 @@ def _assignment(node: ast.stmt) -> tuple[str, str, Any]:
     raise ValueError
 
 
-def _split(parameter: Parameter) -> tuple[str, str | None, bool]:
-    """Split a declared type into base, type of items and whether None will do."""
-    match = _DECLARED.fullmatch(parameter.type)
-    if not match or (match["item"] and match["base"] != "list"):
-        raise SslsimError(
-            f"parameter {parameter.name}: type {parameter.type!r} is not supported; use int, float, bool, str,"
-            " list or list[str], each with '| None' or without"
-        )
-    return match["base"], match["item"], bool(match["optional"])
-
-
-def _checked(value: Any, base: str, item: str | None) -> Any:
-    if base == "float" and type(value) is int:
-        return float(value)
-    if type(value) is not _TYPES[base]:  # not isinstance: a bool is no int here
-        raise ValueError
-    return [_checked(each, item, None) for each in value] if base == "list" and item else value
-
-
-def _read(text: str, base: str, item: str | None) -> Any:
-    text = text if base == "str" else text.strip()
-    if base == "list" and text.startswith("["):
-        return _checked(json.loads(text), base, item)
+def _read(value: Any, base: str, item: str | None) -> Any:
     if base == "list":
-        return [_read(part.strip(), item or "str", None) for part in text.split(",")] if text else []
-    if base == "bool":
-        if text.lower() not in _TRUTH:
+        if isinstance(value, str):
+            text = value.strip()
+            value = json.loads(text) if text.startswith("[") else [part.strip() for part in text.split(",") if text]
+        if not isinstance(value, list):
             raise ValueError
-        return _TRUTH[text.lower()]
-    value = _TYPES[base](text)
-    if base == "float" and not math.isfinite(value):
+        return [_read(each, item, None) for each in value] if item else value
+    if isinstance(value, str):
+        value = _TRUTH.get(value.strip().lower()) if base == "bool" else _TYPES[base](value)
+    value = float(value) if base == "float" and type(value) is int else value
+    if type(value) is not _TYPES[base] or (base == "float" and not math.isfinite(value)):  # a bool is no int here
         raise ValueError
     return value

@@ -43,13 +43,9 @@ def of_notebook(path: Path) -> dict[str, Any]:
 
 
 def commit(path: Path) -> dict[str, Any]:
-    """Return the git commit that a file or folder comes from.
+    """Return ``commit``, the hash of the git commit that a file or folder comes from, and ``dirty``, if it differs.
 
-    Returns
-    -------
-    dict
-        ``commit``: full hash, or None if git does not track the path, as in an environment inside somebody's
-        checkout; ``dirty``: whether the path differs from the commit.
+    None is the commit of what git does not track, as of an environment inside somebody's checkout.
     """
     folder = path if path.is_dir() else path.parent
     if not _git(folder, "ls-files", "--error-unmatch", str(path)):
@@ -69,11 +65,8 @@ def _git(folder: Path, *arguments: str) -> str:
 def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict[str, Any]:
     """Return what run.json says of the stores that notebooks open, each named once, and of their speech.
 
-    Returns
-    -------
-    dict
-        ``checkpoints``: list of flat dicts with the same keys; ``corpus``: a flat dict, with a hash of the time marks
-        beside the speech where there are any.
+    ``checkpoints`` are flat dicts with the same keys; ``corpus`` is a flat dict, with a hash of the time marks beside
+    the speech where there are any.
     """
     if not opened:
         return {"checkpoints": [], "corpus": {}}
@@ -90,15 +83,10 @@ def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict
 
 def _checkpoint(store: ActivationStore, study: Study) -> dict[str, Any]:
     checkpoint = store.checkpoint
+    names = ("name", "family", "size", "finetuned_from", "seed_of", "weights")
     folder = Path(study.lineup).parent if isinstance(study.lineup, (str, Path)) else Path()
     near = Path(checkpoint.source).is_relative_to(folder)
-    return {
-        "name": checkpoint.name,
-        "family": checkpoint.family,
-        "size": checkpoint.size,
-        "finetuned_from": checkpoint.finetuned_from,
-        "seed_of": checkpoint.seed_of,
-        "weights": checkpoint.weights,
+    return {name: getattr(checkpoint, name) for name in names} | {
         "layers": store.n_layers,
         "neurons": store.n_neurons,
         "heads": store.n_heads,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -19,9 +18,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from sslsim.analysis.claims import CLAIM_COLUMNS
 from sslsim.errors import SslsimError
-from sslsim.figures.readout import panels
 from sslsim.resources import checked_name, replacing
 
 if TYPE_CHECKING:
@@ -35,22 +32,15 @@ NAMING = (
     "side", "relation", "label", "utterance", "speaker", "depth", "n_frames",
 )  # fmt: skip
 """Columns that may name a row, those first that name most: of x before y, whose layer or neuron may be a result."""
-_GRID = (
-    "display:grid;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));gap:1rem"  # JupyterLab has no CSS of ours
-)
 
 
 @dataclass(frozen=True)
 class Report:
     """The results of one notebook, in JupyterLab and in ``sslsim run`` alike.
 
-    Parameters
-    ----------
-    out : path
-        Reports folder; ``tables/`` and ``figures/`` are made in it when something is written.
-    name : str
-        Starts every file, so that the notebooks of a run share the folder. The name of the notebook's own file unless
-        given: a copy writes beside the original, not over it.
+    `out` is the reports folder; ``tables/`` and ``figures/`` are made in it when something is written. `name` starts
+    every file, so that the notebooks of a run share the folder: the name of the notebook's own file unless given, so
+    that a copy writes beside the original.
 
     Raises
     ------
@@ -65,18 +55,11 @@ class Report:
         object.__setattr__(self, "name", checked_name(self.name or _notebook(), "notebook"))
 
     def table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None = None) -> pd.DataFrame:
-        """Write a table as CSV and Parquet and return it unchanged, so that the notebook can show it.
+        """Write ``tables/<notebook>-<name>.csv`` and ``.parquet`` and return the table unchanged, to be shown.
 
-        Parameters
-        ----------
-        name : str
-            Files are ``tables/<notebook>-<name>.csv`` and ``.parquet``.
-        frame : DataFrame
-            Written without its index, except that named index levels become columns. Numbers in the CSV have
-            as many digits as bring back the same float.
-        keys : sequence of str, optional
-            Columns that tell the rows apart; by default the first of `NAMING` that do. They stand in run.json, and
-            two runs are compared row by row with them, or in the order of rows where there are none.
+        It is written without its index, but named index levels become columns. Numbers in the CSV have as many digits
+        as bring back the same float. `keys` are the columns that tell the rows apart, by default the first of `NAMING`
+        that do: two runs are compared row by row with them, or in the order of rows where there are none.
 
         Raises
         ------
@@ -101,59 +84,41 @@ class Report:
         _show({"text/plain": text}, {"sslsim": mark})
 
     def claims(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Write the claims that the page begins with and the index shows, and return them in words.
+        """Write the table ``claims``, which page and index show first, and return it in words, three decimals each.
 
-        Parameters
-        ----------
-        frame : DataFrame
-            With the columns of `sslsim.analysis.claims.CLAIM_COLUMNS`, a row a claim. Files are
-            ``tables/<notebook>-claims.csv`` and ``.parquet``.
-
-        Returns
-        -------
-        DataFrame
-            Of text, for the notebook to show: effect and interval in one column, three decimals.
-
-        Raises
-        ------
-        SslsimError
-            A column is missing.
+        It has the columns of `sslsim.analysis.CLAIM_COLUMNS` (an error names those missing) and a row a claim.
         """
+        from sslsim.analysis.claims import CLAIM_COLUMNS  # it brings torch along, which notebooks have anyway
+
         missing = [column for column in CLAIM_COLUMNS if column not in frame]
         if missing:
             raise SslsimError(f"the claims have no {', '.join(missing)}; give the columns {', '.join(CLAIM_COLUMNS)}")
         rows = [{name: _plain(row[name]) for name in CLAIM_COLUMNS} for row in frame.to_dict("records")]
-        rows = [row | {"effect_text": _effect(row)} for row in rows]
+        rows = [row | {"effect_text": _effect(**row), "p_text": _probability(row["p"])} for row in rows]
         self._table("claims", frame, None, {"claims": rows})
-        words = frame[["claim", "between", "measure"]].assign(effect=[row["effect_text"] for row in rows])
-        return words.assign(p=[_probability(row["p"]) for row in rows], control=frame.control, holds=frame.holds)
+        words = {name: [row[f"{name}_text"] for row in rows] for name in ("effect", "p")}
+        return frame[["claim", "between", "measure", "effect", "p", "control", "holds"]].assign(**words)
 
     def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "", table: str = "") -> None:
-        """Write a figure as PNG and SVG, show it in the notebook and close it.
+        """Write ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``, and show the figure.
+
+        The same figure gives the same bytes; the SVG draws letters as paths, the same on every machine.
 
         Parameters
         ----------
         name : str
-            Files are ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``.
+            What it shows: letters and digits joined by ``-`` or ``_``.
         fig : matplotlib Figure
-            Closed afterwards, so that the notebook does not show it a second time.
+            Is closed afterwards, so that the notebook does not show it a second time.
         alt : str
-            What the figure shows, for a reader who cannot see it.
+            What the figure shows, for a reader who cannot see it; an error if empty.
         caption : str
             What to look at; Markdown and TeX (``$...$``) are rendered.
         table : str
-            Name of the table, already written, that the figure draws: the page links its CSV.
-
-        Raises
-        ------
-        SslsimError
-            The name cannot be part of a file name, `alt` is empty, or there is no such table.
-
-        Notes
-        -----
-        The SVG draws letters as paths: 10 to 50 kB more than text, but the same on a machine without the font,
-        and no browser or drawing program moves a label. The same figure gives the same bytes.
+            Name of the table that the figure draws: the page links its CSV. An error if it was not written before.
         """
+        from sslsim.figures.readout import panels
+
         if not alt.strip():
             raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")
         drawn = f"tables/{self.name}-{table}.csv" if table else ""
@@ -177,17 +142,8 @@ class Report:
     def clips(self, name: str, cards: Sequence[Card]) -> None:
         """Show sounds to be played, each with its picture, in JupyterLab and in the page alike; no file is written.
 
-        Parameters
-        ----------
-        name : str
-            What they are, for a reader who cannot see the page.
-        cards : sequence of `sslsim.figures.Card`
-            Neighbours of one group and row stand together under its headings. Nothing is shown of none.
-
-        Raises
-        ------
-        SslsimError
-            A card has a picture without alt text, or no title.
+        `name` says what they are, to a reader who cannot see the page. Neighbours of one group and row stand together
+        under its headings. A card without title, or with a picture without alt text, is an error.
         """
         for card in cards:
             if not card.title.strip() or (card.picture and not card.alt.strip()):
@@ -208,13 +164,6 @@ def bounds_of(fig: Figure) -> Bbox:
     return fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
 
 
-def keys_of(frame: pd.DataFrame) -> list[str]:
-    """Return the first columns of `NAMING` that tell all rows apart, or none."""
-    known = [name for name in NAMING if name in frame]
-    ends = range(1, len(known) + 1)
-    return next((known[:end] for end in ends if not frame.duplicated(known[:end]).any()), [])
-
-
 def _notebook() -> str:
     """Return the name of the notebook that this process runs, as the program that runs it tells."""
     shell = InteractiveShell.instance() if InteractiveShell.initialized() else None
@@ -223,6 +172,13 @@ def _notebook() -> str:
     if not name:
         raise SslsimError("the notebook's name is not known here; give it: sslsim.Report(out, name='...')")
     return name
+
+
+def keys_of(frame: pd.DataFrame) -> list[str]:
+    """Return the first columns of `NAMING` that tell all rows apart, or none."""
+    known = [name for name in NAMING if name in frame]
+    ends = range(1, len(known) + 1)
+    return next((known[:end] for end in ends if not frame.duplicated(known[:end]).any()), [])
 
 
 def _checked_keys(name: str, frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
@@ -234,40 +190,20 @@ def _checked_keys(name: str, frame: pd.DataFrame, keys: Sequence[str]) -> list[s
 
 
 def _clips(name: str, cards: Sequence[Card]) -> str:
-    """Return the markup of cards; every text is escaped."""
-    parts = [f'<section class="clips" aria-label="{html.escape(name)}">']
-    for group, of_group in groupby(cards, lambda card: card.group):
-        parts += [f"<p><strong>{html.escape(group)}</strong></p>"] if group else []
-        for row, of_row in groupby(of_group, lambda card: card.row):
-            parts += [f"<p>{html.escape(row)}</p>"] if row else []
-            parts += [f'<div style="{_GRID}">', *map(_card, of_row), "</div>"]
-    return "\n".join([*parts, "</section>"])
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    return environment.get_template("clips.html.j2").render(name=name, cards=cards)
 
 
-def _card(card: Card) -> str:
-    title = html.escape(card.title)
-    picture = f'<img src="{_uri(card.picture, "image/png")}" alt="{html.escape(card.alt)}">' if card.picture else ""
-    source = f'src="{_uri(card.audio, "audio/flac")}"'
-    sound = f'<audio controls preload="none" style="width:100%" aria-label="{title}" {source}></audio>'
-    return f'<figure style="margin:0">{picture}{sound}<figcaption>{title}</figcaption></figure>'
-
-
-def _uri(content: bytes, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
-
-
-def _effect(row: Mapping[str, Any]) -> str:
+def _effect(effect: float | None, ci_low: float | None, ci_high: float | None, **_: Any) -> str:
     """Return the effect of a claim with its interval, where it has one."""
-    low, high = _digits(row["ci_low"]), _digits(row["ci_high"])
-    return _digits(row["effect"]) + (f" ({low} to {high})" if low and high else "")
+    interval = "" if None in (ci_low, ci_high) else f" ({ci_low:.3f} to {ci_high:.3f})"
+    return "" if effect is None else f"{effect:.3f}{interval}"
 
 
-def _digits(number: Any) -> str:
-    return "" if number is None else f"{number:.3f}"
-
-
-def _probability(p: Any) -> str:
-    return "< 0.001" if p is not None and p < 0.001 else _digits(p)  # smaller ones are worth no more
+def _probability(p: float | None) -> str:
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"  # smaller ones are worth no more
 
 
 def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:
@@ -275,7 +211,7 @@ def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:
         display(data, metadata=metadata, raw=True)
 
 
-def _plain(value: Any) -> str | float | None:
+def _plain(value: Any) -> Any:
     """Return what JSON knows: text, or a finite number, or None."""
     if isinstance(value, str):
         return value

@@ -6,12 +6,10 @@ renders its page, and what one leaves does not depend on the others.
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,24 +33,17 @@ class Run:
     """A run that was asked for and checked, and how far it is.
 
     `facts` is run.json without its notebooks, `known` their entries from earlier runs in the folder, `done` those of
-    this run; `label` starts what is said of them. `clock` is when it began: with the first notebook, unless told;
-    `spent` are the seconds before, if it goes on, of notebooks that failed too.
+    this run; `label` starts what is said of them.
     """
 
     request: Request
+    out: Path
     jobs: list[Job]
     study: Study
     facts: dict[str, Any]
     known: dict[str, dict[str, Any]]
     label: str = ""
-    clock: float = math.inf
-    spent: float = 0.0
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def out(self) -> Path:
-        """The reports folder."""
-        return self.request.out.resolve()
 
     @property
     def status(self) -> str:
@@ -66,7 +57,7 @@ class Run:
         found = {**self.known, **self.done}
         wanted = [*ORDER, *(job.name for job in self.jobs), *sorted(found)]  # the shipped, as asked for, by name
         entries = {name: found[name] for name in dict.fromkeys(wanted) if name in found}
-        seconds = round(self.spent + time.monotonic() - self.clock, 2)
+        seconds = round(sum(entry["seconds"] for entry in self.done.values()), 2)
         return {**self.facts, "status": self.status, "seconds": seconds, "notebooks": entries}
 
     def extract(self, opened: dict[str, Any]) -> None:
@@ -75,7 +66,7 @@ class Run:
 
         used = []
         for values in (job.values for job in self.jobs if {"study", "store"} <= set(job.declared)):
-            own = values["study"] != str(self.request.study_file)
+            own = values["study"] != self.request.settings["study"]
             study = Study.read(values["study"]) if own else self.study
             if values.get("checkpoints"):
                 study = replace(study, checkpoints=tuple(values["checkpoints"]))
@@ -89,7 +80,7 @@ class Run:
     def begin(self) -> None:
         """Make the folder ready: the study is written, and what killed runs left unfinished goes."""
         self.out.mkdir(parents=True, exist_ok=True)
-        self.study.write(self.request.study_file)
+        self.study.write(self.out / "study.toml")
         for part in (part for folder in ("tables", "figures") for part in (self.out / folder).glob(".*.part.*")):
             part.unlink(missing_ok=True)
 
@@ -104,7 +95,6 @@ class Run:
         for file in set(self.known.get(job.name, {}).get("files", [])) - set(entry["files"]):
             (self.out / file).unlink(missing_ok=True)
         self.done[job.name] = entry
-        self.clock = min(self.clock, time.monotonic() - entry["seconds"])
         record.publish(self.out, self.content)
         where = self.out / f"{job.name}.html" if entry["page"] else "no page"
         error = f" ({entry['error']})" if entry["error"] else ""
@@ -115,19 +105,12 @@ class Run:
 def run(request: Request) -> int:
     """Run notebooks, write their reports, and return 0, or 1 when a notebook failed.
 
-    Notebooks of the folder that do not run this time keep their place in the index. A notebook whose question the
-    checkpoints leave open has not failed.
-
-    Raises
-    ------
-    SslsimError
-        What was asked for cannot run. Nothing was written but activations.
+    Notebooks of the folder that do not run this time keep their place in the index. One whose question the checkpoints
+    leave open has not failed. If what was asked for cannot run, that is an SslsimError and nothing was written.
     """
-    jobs = checked_jobs(request.jobs)
     one = ask(request)
-    one.clock = time.monotonic()
     one.extract({})
-    run_all([one], one.out, jobs)
+    run_all([one], request)
     print(one.out / "index.html", flush=True)
     return 0 if one.status == "ok" else 1
 
@@ -137,15 +120,15 @@ def ask(request: Request, label: str = "") -> Run:
     out = request.out.resolve()
     if out.exists() and not out.is_dir():
         raise SslsimError(f"{out} is a file; give a folder for the reports with --out")
+    if request.jobs is not None and request.jobs < 1:
+        raise SslsimError(f"--jobs {request.jobs}: at least 1 is needed")
     if (out / record.SWEEP).exists():
         raise SslsimError(f"{out} holds a sweep, whose index one run would replace; give another folder with --out")
     jobs = plan(request)
     study = study_of(request.study, request.fields)
     facts = {
         "format": record.FORMAT,
-        "status": "interrupted",
         "started": now(),
-        "seconds": 0.0,
         **provenance.of_package(),
         "versions": provenance.versions(),
         "settings": {**request.settings, **request.parameters},
@@ -153,14 +136,9 @@ def ask(request: Request, label: str = "") -> Run:
         "checkpoints": [],
         "corpus": {},
     }
-    return Run(request, jobs, study, facts, record.earlier(out), label)
-
-
-def checked_jobs(jobs: int | None) -> int:
-    """Return how many notebooks run at a time: as many as there are processors unless told."""
-    if jobs is not None and jobs < 1:
-        raise SslsimError(f"--jobs {jobs}: at least 1 is needed")
-    return jobs or processors()
+    entries = record.read(out / "run.json").get("notebooks", {})
+    known = {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
+    return Run(request, out, jobs, study, facts, known, label)
 
 
 def now() -> str:
@@ -173,28 +151,19 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_all(runs: Sequence[Run], root: Path, jobs: int, then: Callable[[], None] = lambda: None) -> None:
+def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = lambda: None) -> None:
     """Run the notebooks of all runs that are not done and write each report as its notebooks end.
 
-    Parameters
-    ----------
-    runs : sequence of Run
-        Of folders in `root`, or `root` itself.
-    root : Path
-        Holds what is unfinished, in a folder that is gone afterwards.
-    jobs : int
-        Notebooks at a time, over all runs; the processors are shared out among them.
-    then : callable, optional
-        Called when a notebook has ended and its report is written.
+    The request says how many notebooks run at a time, over all runs; the processors are shared out among them. Its
+    folder holds what is unfinished, in one that is gone afterwards. `then` is called when a report is written.
     """
     for one in runs:
         one.begin()
-    # the longest first, by an earlier run: the last to start decides how long processors wait for one another
-    tasks = [(one, job) for one in runs for job in sorted(one.jobs, key=_seconds(one)) if job.name not in one.done]
-    jobs = min(jobs, len(tasks))
+    tasks = [(one, job) for one in runs for job in one.jobs if job.name not in one.done]
+    jobs = min(request.jobs or processors(), len(tasks))
     threads, kernels = max(1, processors() // jobs), Kernels()
     width = max(len(one.label + job.name) for one, job in tasks)
-    with tempfile.TemporaryDirectory(prefix=".run-", dir=root) as folder, ThreadPoolExecutor(jobs) as pool:
+    with tempfile.TemporaryDirectory(prefix=".run-", dir=request.out) as folder, ThreadPoolExecutor(jobs) as pool:
         futures = {}
         try:
             for i, (one, job) in enumerate(tasks):
@@ -202,7 +171,11 @@ def run_all(runs: Sequence[Run], root: Path, jobs: int, then: Callable[[], None]
                 futures[pool.submit(_work, job, Path(folder) / str(i), one.facts, options)] = i
             for future in as_completed(futures):
                 one, job = tasks[futures[future]]
-                one.finish(job, _entry_of(future, job, one.facts), Path(folder) / str(futures[future]))
+                try:
+                    entry = future.result()
+                except Exception as error:  # noqa: BLE001  rendering broke; the other reports are still wanted
+                    entry = _entry(job, one.facts, status="failed", error=f"{type(error).__name__}: {error}")
+                one.finish(job, entry, Path(folder) / str(futures[future]))
                 then()
         except BaseException:  # Ctrl-C: what has not begun does not, what has is ended
             pool.shutdown(wait=False, cancel_futures=True)
@@ -210,27 +183,16 @@ def run_all(runs: Sequence[Run], root: Path, jobs: int, then: Callable[[], None]
             raise
 
 
-def _seconds(one: Run) -> Callable[[Job], float]:
-    return lambda job: -one.known.get(job.name, {}).get("seconds", 0.0)
-
-
-def _entry_of(future: Future[dict[str, Any]], job: Job, facts: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return future.result()
-    except Exception as error:  # noqa: BLE001  rendering broke; the other reports are still wanted
-        return _entry(job, facts, status="failed", error=f"{type(error).__name__}: {error}")
-
-
 def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Run one notebook and render it into the staging folder, and return its entry of run.json."""
     staging.mkdir()
-    outcome = execute(job.path, staging / f"{job.name}.ipynb", job.given, **options)
-    title, summary = render.title_and_summary(outcome.notebook)
-    results = render.results(outcome.notebook)
+    notebook, outcome = execute(job.path, staging / f"{job.name}.ipynb", job.given, **options)
+    title, summary = render.title_and_summary(notebook)
+    results = render.results(notebook)
     entry = _entry(
         job,
         facts,
-        **{name: getattr(outcome, name) for name in ("status", "error", "started", "seconds")},
+        **outcome,
         title=title,
         summary=summary,
         page=True,
@@ -238,7 +200,7 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
         files=[file for result in results for file in result["files"]],
         keys={result["name"]: result["keys"] for result in results if result["role"] == "table"},
     )
-    html = render.page(outcome.notebook, name=job.name, folder=job.path.parent, entry=entry, run=facts)
+    html = render.page(notebook, name=job.name, folder=job.path.parent, entry=entry, run=facts)
     write_text(staging / f"{job.name}.html", html)
     return entry
 

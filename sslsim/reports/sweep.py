@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import time
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from sslsim.reports import page as render
 from sslsim.reports import runner
 from sslsim.reports.inputs import FIELDS
 from sslsim.reports.jobs import FLAGS, Request, find
-from sslsim.reports.parameters import Parameter, coerce, read_parameters
+from sslsim.reports.parameters import coerce, read_parameters
 from sslsim.reports.runner import Run
 from sslsim.resources import checked_name, write_text
 
@@ -50,7 +49,6 @@ class Sweep:
     values: dict[str, dict[str, Any]]
     before: dict[str, Any]
     started: str = field(default_factory=runner.now)
-    clock: float = field(default_factory=time.monotonic)
 
     @property
     def status(self) -> str:
@@ -64,8 +62,9 @@ class Sweep:
             name: self._row(name, name in kept) if one.done or name not in self.before else self.before[name]
             for name, one in self.runs.items()
         }
-        facts = {"format": record.FORMAT, "status": self.status, "started": self.started}
-        content = {**facts, "seconds": round(time.monotonic() - self.clock, 2), "runs": {**rows, **self.before, **rows}}
+        seconds = round(sum(row["seconds"] for row in rows.values()), 2)
+        facts = {"format": record.FORMAT, "status": self.status, "started": self.started, "seconds": seconds}
+        content = {**facts, "runs": {**rows, **self.before, **rows}}
         record.write(self.out / record.SWEEP, content)
         write_text(self.out / "index.html", page(content))
 
@@ -87,29 +86,14 @@ class Sweep:
 
 
 def run(words: Sequence[str], request: Request) -> int:
-    """Run notebooks with every combination of values, each in a folder of its own in the request's.
+    """Run notebooks with every combination of values, see `requests`, each run in a folder of its own in `request.out`.
 
-    Parameters
-    ----------
-    words : sequence of str
-        See `requests`.
-    request : Request
-        What all runs have in common.
-
-    Returns
-    -------
-    int
-        0, or 1 when a notebook of any run failed.
-
-    Raises
-    ------
-    SslsimError
-        What was asked for cannot run: of no run anything was written.
+    Return 0, or 1 when a notebook of any run failed. If what was asked for cannot run, that is an SslsimError and of
+    no run anything was written.
     """
     out = request.out.resolve()
     if (out / "run.json").exists():
         raise SslsimError(f"{out} holds the report of one run, whose index a sweep would replace; give another --out")
-    jobs = runner.checked_jobs(request.jobs)
     asked = requests(words, replace(request, store=request.store or out / "store"))
     rows = record.read(out / record.SWEEP).get("runs", {})
     before = {name: row for name, row in rows.items() if (out / name / "run.json").is_file()}
@@ -125,28 +109,23 @@ def run(words: Sequence[str], request: Request) -> int:
     sweep.publish(kept)
     if len(kept) < len(runs):
         rest = [one for name, one in runs.items() if name not in kept]
-        runner.run_all(rest, out, jobs, lambda: sweep.publish(kept))
+        runner.run_all(rest, request, lambda: sweep.publish(kept))
     print(out / "index.html", flush=True)
     return 0 if sweep.status == "ok" else 1
 
 
 def requests(words: Sequence[str], request: Request) -> dict[str, tuple[dict[str, Any], Request]]:
-    """Return the runs that a sweep consists of, by name, in its order: the last name changes fastest.
+    """Return the runs that a sweep consists of, by name: the values of its own, and what it asks for.
 
     Parameters
     ----------
     words : sequence of str
-        ``NAME=VALUE,VALUE`` each, or one TOML file with ``[[run]]`` tables: ``name``, ``notebooks`` (paths are
-        relative to the file), and values or lists of values. Names are parameters of the notebooks, or else fields of
-        the study (paths are relative to the file too). Of a parameter that is a list itself, a list is one value and
-        a list of lists are several; the command line cannot say that.
+        ``NAME=VALUE,VALUE`` each, the last changes fastest, or one TOML file with ``[[run]]`` tables: ``name``,
+        ``notebooks``, and values or lists of values; paths are relative to the file. Names are parameters of the
+        notebooks, or else fields of the study. Of a parameter that is a list itself, a list is one value and a list of
+        lists are several; the command line cannot say that.
     request : Request
         What all runs have in common; nothing that is set there may be swept.
-
-    Returns
-    -------
-    dict
-        By the name of the run's folder: the values of its own, and what it asks for.
 
     Raises
     ------
@@ -158,7 +137,7 @@ def requests(words: Sequence[str], request: Request) -> dict[str, tuple[dict[str
         raise SslsimError(f"--sweep takes NAME=VALUES or one file, not {' '.join(words)}; put all into the file")
     tables = _read(Path(files[0])) if files else [_assigned(words)]
     known = [
-        {one.name: one.type for path in find(table.notebooks or request.notebooks) for one in _declared(path)}
+        {n: p.type for path in find(table.notebooks or request.notebooks) for n, p in read_parameters(path).items()}
         for table in tables
     ]
     anywhere = {name for each in known for name in each}
@@ -230,10 +209,6 @@ def _assigned(words: Sequence[str]) -> Table:
     return Table("--sweep", values)
 
 
-def _declared(path: Path) -> Iterable[Parameter]:
-    return read_parameters(path).values()
-
-
 def _near(table: Table, name: str, value: Any) -> Any:
     """Return the path of a lineup or corpus near the file that names it, if it is there; other values as they are."""
     if name not in ("lineup", "corpus") or not (table.folder / str(value)).exists():
@@ -268,18 +243,12 @@ def _choices(where: str, name: str, value: Any, is_list: bool) -> list[Any]:
 
 def _name(table: Table, values: Mapping[str, Any]) -> str:
     """Return a name that can be a folder's: ``frames-5000_seed-0``."""
-    name = "_".join([table.name] * bool(table.name) + [f"{key} {_words(each)}" for key, each in values.items()])
+    name = "_".join([table.name] * bool(table.name) + [f"{key} {each}" for key, each in values.items()])
     name = re.sub("[^A-Za-z0-9_]+", "-", name).strip("-")
     if not name or len(name) > _LONGEST:
         what = f"their names have {len(name)} characters, {_LONGEST} at most" if name else "no values to name it by"
         raise SslsimError(f"{table.where}: {what}; give name = ... in a [[run]] table")
     return name
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(_words, value)) or "empty"
-    return re.sub(r"^-(?=[\d.])", "minus ", str(value))
 
 
 def _ask(name: str, request: Request) -> Run:
@@ -292,14 +261,19 @@ def _ask(name: str, request: Request) -> Run:
 def _take_up(one: Run) -> None:
     """Go on with the run in the folder, if it is the one that is asked for: notebooks of it that are whole stay."""
     before = record.read(one.out / "run.json")
-    if [before.get(key) for key in _SAME] != record.as_json([one.facts[key] for key in _SAME]):
+    if [before.get(key) for key in _SAME] != _as_json([one.facts[key] for key in _SAME]):
         return
     for job in one.jobs:
         entry = one.known.get(job.name, {"status": "none"})
         of_this = entry["status"] in ("ok", "unanswered") and entry["run"] == before["started"]
-        same = of_this and entry["parameters"] == record.as_json(job.table)
+        same = of_this and entry["parameters"] == _as_json(job.table)
         same = same and entry["notebook"]["hash"] == job.origin["hash"]
         if same and all((one.out / file).is_file() for file in entry["files"]):
             one.done[job.name] = entry
     if one.done:
-        one.facts["started"], one.spent = before["started"], before["seconds"]
+        one.facts["started"] = before["started"]
+
+
+def _as_json(value: Any) -> Any:
+    """Return `value` as it comes back from a file."""
+    return json.loads(json.dumps(value, default=str))

@@ -24,17 +24,17 @@ BLOCK_BY = ("utterance", "speaker")
 
 @dataclass(frozen=True)
 class Resampling:
-    """How chance levels, intervals and random bases are made.
+    """How chance levels, intervals and random bases are made; 0 leaves each of them out.
 
     Attributes
     ----------
     permutations : int
-        Mismatches of utterances, the same for all layers; 0 for no chance levels. The smallest p is 1 / (permutations +
-        1). At most one less than there are utterances are made.
+        Mismatches of utterances, the same for all layers. The smallest p is 1 / (permutations + 1). At most one less
+        than there are utterances are made.
     blocks : int
-        Blocks of utterances, left out one after another for the intervals; 0 for none.
+        Blocks of utterances, left out one after another for the intervals.
     rotations : int
-        Random bases that measures of single neurons are held against; 0 for none.
+        Random bases that measures of single neurons are held against.
     block_by : {'utterance', 'speaker'}
         What stays together in a block.
     seed : int
@@ -48,56 +48,30 @@ class Resampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("permutations", "rotations"):
+        for name in ("permutations", "rotations", "seed"):
             if getattr(self, name) < 0:
-                raise SslsimError(f"{name} is {getattr(self, name)}; give a number of them, or 0 for none")
+                raise SslsimError(f"{name} is {getattr(self, name)}; give 0 or more")
         if self.blocks < 0 or self.blocks == 1:
             raise SslsimError(f"blocks is {self.blocks}; an interval needs at least 2, and 0 is for none")
         if self.block_by not in BLOCK_BY:
             raise SslsimError(f"block_by is {self.block_by!r}; give one of {', '.join(BLOCK_BY)}")
-        if self.seed < 0:
-            raise SslsimError(f"seed is {self.seed}; give 0 or more")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number made of scores, and what it is worth; what was not computed is NaN.
-
-    Attributes
-    ----------
-    value : float
-        Made of the scores.
-    low, high : float
-        Interval over speech like this (`jackknife_interval`): models and layers are taken as they are.
-    error : float
-        Standard error.
-    chance : float
-        Mean of the same number over the mismatches.
-    threshold : float
-        What chance exceeds once in twenty times (`nulls.threshold`).
-    z : float
-        Distance from chance in standard deviations of the mismatches.
-    p : float
-        Of at least this value by chance.
-    calibrated : float
-        `nulls.calibrated`.
-    p_rotation : float
-        Of at least this value in random bases; NaN but for excesses over them.
-    p_zero : float
-        Of 0, two-sided, by the jackknife: for differences of two numbers, which mismatches say nothing about.
-    """
+    """A number made of scores, and what it is worth; what was not computed is NaN."""
 
     value: float
-    low: float = np.nan
+    low: float = np.nan  # interval over speech like this; models and layers are taken as they are
     high: float = np.nan
-    error: float = np.nan
-    chance: float = np.nan
-    threshold: float = np.nan
-    z: float = np.nan
-    p: float = np.nan
-    calibrated: float = np.nan
-    p_rotation: float = np.nan
-    p_zero: float = np.nan
+    error: float = np.nan  # standard error
+    chance: float = np.nan  # mean of the same number over the mismatches
+    threshold: float = np.nan  # what chance exceeds once in twenty times (`nulls.threshold`)
+    z: float = np.nan  # distance from chance in standard deviations of the mismatches
+    p: float = np.nan  # of at least this value by chance
+    calibrated: float = np.nan  # see `nulls.calibrated`
+    p_rotation: float = np.nan  # of at least this value in random bases; only of excesses over them
+    p_zero: float = np.nan  # of 0, two-sided, by the jackknife: for differences, of which mismatches say nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,13 +157,12 @@ class Evidence:
             out["error"] = error = jackknife_error(value, left_out, self.sizes)
             out["p_zero"] = 2 * stats.t.sf(abs(value) / np.maximum(error, np.finfo(float).tiny), len(left_out) - 1)
         if len(null):
-            out["chance"] = null.mean(0)
-            out["threshold"], out["z"] = threshold(value, null), _z(value, null)
-            out["p"], out["calibrated"] = p_value(value, null), calibrated(value, null)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                z = (value - null.mean(0)) / (null.std(0, ddof=1) if len(null) > 1 else np.nan)
+            chance = {"chance": null.mean(0), "threshold": threshold(value, null), "z": z, "p": p_value(value, null)}
+            chance["calibrated"] = calibrated(value, null)
             known = np.isfinite(null).all(0)  # excesses of matched_corr have no chance level
-            out |= {
-                name: np.where(known, out[name], np.nan) for name in ("chance", "threshold", "z", "p", "calibrated")
-            }
+            out |= {name: np.where(known, numbers, np.nan) for name, numbers in chance.items()}
         if np.isfinite(rotated).any():
             known = np.isfinite(rotated).all(0)
             out["p_rotation"] = np.where(known, p_value(value, np.nan_to_num(rotated)), np.nan)
@@ -203,9 +176,3 @@ def shifted(null: Sequence[Sequence[float]], value: pd.Series) -> NDArray[np.flo
     """
     scores = np.array(null, dtype=np.float64)
     return scores[1:] + (value.to_numpy(np.float64) - scores[0]) if len(null) else np.empty((0, len(value)))
-
-
-def _z(value: NDArray[np.float64], null: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the distance from chance in its standard deviations; NaN for a single mismatch."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (value - null.mean(0)) / null.std(0, ddof=1) if len(null) > 1 else np.full(np.shape(value), np.nan)

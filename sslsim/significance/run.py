@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sslsim.activations.selection import check_between, check_measures, check_stores, layer_views, utterances_of
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_orders, score_pairs
-from sslsim.comparison.layers import partner_keys, partners_table, scores_table
+from sslsim.comparison.layers import partners_table, scores_table
 from sslsim.comparison.pieces import Comparison
 from sslsim.comparison.scores import SHARED, Controls, PairScores, Scores
 from sslsim.comparison.tables import pair_columns
@@ -24,12 +24,6 @@ from sslsim.parallel import chosen_device
 from sslsim.significance.evidence import Evidence, Resampling, shifted
 from sslsim.significance.jackknife import blocks_of
 from sslsim.significance.nulls import Mismatches, p_value
-
-ROTATIONS_OUT = 1  # bases in which the blocks are left out: a mean over neurons hardly depends on the basis
-ROTATIONS_CHANCE = 1  # bases of each mismatch
-ROTATE_CHANCE = ("max_corr",)  # what is scored in them: an assignment takes ten times as long
-
-Key = tuple[str, tuple[int, int]]  # measure, and the numbers of two layers
 
 
 def evidence(
@@ -78,12 +72,7 @@ def _scores(what: Comparison, blocks: Utterances | None, resampling: Resampling,
     anew = tuple(name for name in what.measures if MEASURES[name].prepare or MEASURES[name].utterances)
     of_moments = tuple(name for name in what.measures if name not in anew)
     if of_moments or not anew:
-        controls = Controls(
-            blocks=blocks.joined if blocks else None,
-            rotations=resampling.rotations,
-            rotations_out=min(resampling.rotations, ROTATIONS_OUT),
-            seed=resampling.seed,
-        )
+        controls = Controls(blocks and blocks.joined, resampling.rotations, resampling.seed)
         scores.add(score_pairs(replace(what, measures=of_moments, controls=controls), executor))
     if not anew:
         return scores
@@ -100,32 +89,15 @@ def _scores(what: Comparison, blocks: Utterances | None, resampling: Resampling,
 def _mismatched(
     what: Comparison, wrong: Mismatches, lengths: Sequence[int], resampling: Resampling, executor: Executor | None
 ) -> list[Scores]:
-    """Return the scores on cropped utterances, and then those with y mismatched in each way."""
-    rows = _cropped(what, lengths, wrong.lengths)
-    controls = Controls(
-        rotations=resampling.rotations,
-        rotations_chance=min(resampling.rotations, ROTATIONS_CHANCE),
-        rotate=ROTATE_CHANCE,
-        single=True,
-        seed=resampling.seed,
-    )
-    views = [replace(view, frames=rows) for view in what.views]
-    orders = [_order(wrong.lengths, partner) for partner in wrong.partners]
-    return list(score_orders(replace(what, views=views, controls=controls, title="mismatches"), orders, executor))
-
-
-def _cropped(what: Comparison, lengths: Sequence[int], common: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the stored frames (n,) of the first so many chosen frames of each utterance."""
-    view = what.views[0]
-    frames = np.arange(view.store.n_frames) if view.frames is None else view.frames
+    """Return the scores on utterances cropped alike, and then those with y mismatched in each way."""
     place = np.concatenate([np.arange(n) for n in lengths])
-    return frames[place < np.repeat(common, lengths)]
-
-
-def _order(common: NDArray[np.int64], partner: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the order (n,) of cropped frames that puts those of its partner in the place of every utterance."""
-    starts = np.cumsum(common) - common
-    return np.concatenate([np.arange(starts[v], starts[v] + common[v]) for v in partner])
+    rows = what.views[0].only(place < np.repeat(wrong.lengths, lengths)).frames  # the first so many of each utterance
+    controls = Controls(None, resampling.rotations, resampling.seed, chance=True)
+    views = [replace(view, frames=rows) for view in what.views]
+    ends = np.cumsum(wrong.lengths)
+    spans = [np.arange(end - n, end) for end, n in zip(ends, wrong.lengths, strict=True)]
+    orders = [np.concatenate([spans[v] for v in partner]) for partner in wrong.partners]
+    return list(score_orders(replace(what, views=views, controls=controls, title="mismatches"), orders, executor))
 
 
 def _assemble(what: Comparison, scores: Scores, null: list[Scores], sizes: tuple[int, ...], rotations: int) -> Evidence:
@@ -134,34 +106,29 @@ def _assemble(what: Comparison, scores: Scores, null: list[Scores], sizes: tuple
     added = [f"{name}_excess_{side}" for side in "xy" for name in of_neurons] + ([SHARED] if of_neurons else [])
     table = scores_table(what, scores, added)
     keys = [(name, pair) for name in (*what.measures, *added) for pair in sorted(scores.pairs)]
-    nothing = [np.nan] * rotations
-    left_out = [[one.value[name] for one in scores.pairs[pair].without] for name, pair in keys]
-    rotated = [scores.pairs[pair].rotated.get(name, nothing) for name, pair in keys]
     values = [[one.pairs[pair].value.get(name, np.nan) for name, pair in keys] for one in null]
-    whole = Evidence(table, shifted(values, table.value), _rows(left_out), sizes, _rows(rotated))
-    return whole.only(table.value.notna())
-
-
-def _rows(numbers: list[list[float]]) -> NDArray[np.float64]:
-    """Return as many numbers of every pair in rows, (count, n_pairs)."""
-    return np.array(numbers, dtype=np.float64).T
+    left_out, rotated = (
+        np.array(numbers, dtype=np.float64).T  # as many numbers of every pair in rows
+        for numbers in (
+            [[one.value[name] for one in scores.pairs[pair].without] for name, pair in keys],
+            [scores.pairs[pair].rotated.get(name, [np.nan] * rotations) for name, pair in keys],
+        )
+    )
+    return Evidence(table, shifted(values, table.value), left_out, sizes, rotated).only(table.value.notna())
 
 
 def _partners(what: Comparison, scores: Scores, null: list[Scores], resampling: Resampling) -> pd.DataFrame:
     """Best partners with what mismatches and random bases give for the same neuron."""
-    table = partners_table(what.views, scores)
-    names = [*(["chance", "p"] if null else []), *(["rotated", "rotated_high"] if resampling.rotations else [])]
-    columns: dict[str, list[NDArray]] = {name: [] for name in names}
-    for key in partner_keys(what.views, scores):
-        size = np.abs(scores.partners[key].r)
-        alive = np.isfinite(size)
+
+    def controls(key: tuple[int, str]) -> dict[str, NDArray]:
+        best = scores.partners[key]
+        columns: dict[str, NDArray] = {}
         if null:
-            wrong = np.array([np.abs(one.partners[key].r) for one in null[1:]])[:, alive]
-            columns["chance"].append(wrong.mean(0))
-            columns["p"].append(p_value(size[alive], wrong))
-        if resampling.rotations:
-            rotated = scores.partners[key].rotated  # empty where no measure is of single neurons
-            rotated = rotated[:, alive] if len(rotated) else np.full((1, alive.sum()), np.nan)
-            columns["rotated"].append(rotated.mean(0))
-            columns["rotated_high"].append(rotated.max(0))
-    return table.assign(**{name: np.concatenate(parts) if parts else [] for name, parts in columns.items()})
+            wrong = np.abs([one.partners[key].r for one in null[1:]])
+            columns |= {"chance": wrong.mean(0), "p": p_value(np.abs(best.r), wrong)}
+        if resampling.rotations:  # there are none where no measure is of single neurons
+            rotated = best.rotated if len(best.rotated) else np.full((1, len(best.r)), np.nan)
+            columns |= {"rotated": rotated.mean(0), "rotated_high": rotated.max(0)}
+        return columns
+
+    return partners_table(what.views, scores, controls)

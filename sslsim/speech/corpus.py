@@ -30,20 +30,9 @@ SHOWN = 8  # utterances in a notebook
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording of a corpus.
+    """One recording of a corpus: its audio file, or `clip` where the sound is no file of its own.
 
-    Attributes
-    ----------
-    id : str
-        Unique in its corpus.
-    path : Path
-        The audio file; for a row of a dataset, what the row calls it.
-    speaker : str
-        Who speaks; ``""`` when nobody says.
-    text : str
-        What is said, when the manifest or dataset tells.
-    clip : Clip or None
-        The sound itself where it is no file of its own.
+    The id is unique in the corpus; speaker and text are empty where nobody tells.
     """
 
     id: str
@@ -83,7 +72,7 @@ class Corpus(list[Utterance]):
 
 
 def read_corpus(corpus: str | Path | Any) -> Corpus:
-    """Read the list of utterances of a corpus; no audio is opened.
+    """Read the list of utterances of a corpus, in the order of manifest or dataset; no audio is opened.
 
     Parameters
     ----------
@@ -95,11 +84,6 @@ def read_corpus(corpus: str | Path | Any) -> Corpus:
         the manifest) and may have ``speaker`` and ``text``; others are ignored. A dataset of the
         package datasets, or the folder that its ``save_to_disk`` left, has a column ``audio`` and may
         have ``id``, ``speaker`` or ``speaker_id``, and ``text``.
-
-    Returns
-    -------
-    Corpus
-        A list of Utterance in the order of manifest or dataset; a folder's sorted by path.
 
     Raises
     ------
@@ -260,11 +244,7 @@ def _dataset_utterances(dataset: Any) -> list[Utterance]:
 
 
 def corpus_fingerprint(utterances: Iterable[Utterance]) -> str:
-    """Return a SHA-256 over every utterance's id, speaker and the bytes of its file.
-
-    File bytes, not decoded samples: it runs at disk speed, so that an extraction that is already done
-    is recognised at once. Re-encoding the same samples changes it; moving the corpus does not.
-    """
+    """Return a SHA-256 over every utterance's id, speaker and the bytes of its file, at the speed of the disk."""
     total = hashlib.sha256()
     for utterance in utterances:
         total.update(f"{utterance.id}\0{utterance.speaker}\0{content_fingerprint(utterance.source)}\n".encode())

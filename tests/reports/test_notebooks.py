@@ -19,11 +19,6 @@ SHARED += ["store", "out"]
 FOUR = [NOTEBOOKS / f"{name}.ipynb" for name in ORDER]
 
 
-@pytest.fixture(params=sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
-def any_cells(request):
-    return json.loads(request.param.read_text(encoding="utf-8"))["cells"]
-
-
 @pytest.fixture(params=FOUR, ids=lambda path: path.stem)
 def cells(request):
     return json.loads(request.param.read_text(encoding="utf-8"))["cells"]
@@ -33,25 +28,25 @@ def source(cell):
     return "".join(cell["source"])
 
 
-def test_is_committed_clean(any_cells):
-    code = [c for c in any_cells if c["cell_type"] == "code"]
+def test_is_committed_clean(cells):
+    code = [c for c in cells if c["cell_type"] == "code"]
     assert all(c["outputs"] == [] and c["execution_count"] is None for c in code)
-    assert len({c["id"] for c in any_cells}) == len(any_cells) <= 32
+    assert len({c["id"] for c in cells}) == len(cells) <= 32
     assert all(len(c["source"]) <= 8 for c in code if "parameters" not in c["metadata"].get("tags", []))
 
 
-def test_keeps_its_logic_in_the_package(any_cells):
-    for cell in (c for c in any_cells if c["cell_type"] == "code"):
+def test_keeps_its_logic_in_the_package(cells):
+    for cell in (c for c in cells if c["cell_type"] == "code"):
         banned = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While, ast.Lambda)
         assert not [node for node in ast.walk(ast.parse(source(cell))) if isinstance(node, banned)]
 
 
-def test_has_more_prose_than_code_and_describes_its_figures(any_cells):
-    code = [c for c in any_cells if c["cell_type"] == "code"]
-    words = sum(len(source(c).split()) for c in any_cells if c["cell_type"] == "markdown")
-    assert words > 3 * sum(len(c["source"]) for c in code)
+def test_has_more_prose_than_code_and_describes_its_figures(cells):
+    code = [c for c in cells if c["cell_type"] == "code"]
+    words = sum(len(source(c).split()) for c in cells if c["cell_type"] == "markdown")
+    assert words > 5 * sum(len(c["source"]) for c in code)
     text = "\n".join(map(source, code))
-    assert text.count("report.figure(") == text.count("alt=alt") >= 1
+    assert text.count("report.figure(") == text.count("alt=alt") >= 2
     assert text.count("report.claims(") == 1
 
 
@@ -145,9 +140,9 @@ def test_any_measures_and_checkpoints_make_a_report(swept):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FOUR, ids=lambda path: path.stem)
 def test_runs_as_in_jupyterlab(path, tmp_path, monkeypatch):
-    """The kernel starts in the notebook's folder and is told its path; settings are small, the tutorial has none."""
+    """The kernel starts in the notebook's folder and is told its path; settings are small."""
     monkeypatch.setenv("JPY_SESSION_NAME", str(path))
     (tmp_path / "notebooks").mkdir()
     Study(checkpoints=("w2v2-small", "w2v2-small-b", "hubert-small", "w2v2-small-ctc")).write(tmp_path / "few.toml")

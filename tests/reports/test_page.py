@@ -187,7 +187,11 @@ def test_title_and_summary(cells: list[str], expected: tuple[str, str]) -> None:
 
 def claim(between: str, holds: str, p: float | None = 1 / 21, name: str = "<i>shared</i>") -> dict[str, Any]:
     row = {"claim": name, "between": between, "measure": "svcca", "effect": 0.5, "ci_low": 0.4, "ci_high": 0.6, "p": p}
-    return row | {"control": "untrained: 0.1", "holds": holds, "effect_text": "0.500 (0.400 to 0.600)"}
+    return (
+        row
+        | {"control": "untrained: 0.1", "holds": holds, "effect_text": "0.500 (0.400 to 0.600)"}
+        | {"p_text": "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"}
+    )
 
 
 def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) -> None:

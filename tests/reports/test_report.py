@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import bs4
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sslsim.errors import SslsimError
+from sslsim.figures import Card
 from sslsim.reports.report import Report, keys_of
 from sslsim.resources import replacing
 
@@ -162,3 +165,38 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         write()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["x.csv"]
+
+
+def test_a_figure_that_lays_itself_out_is_not_cut(tmp_path: Path) -> None:
+    fig, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for ax in axes:
+        ax.set(xlabel="x", ylabel="a very long name of an axis", title="a title")
+        ax.tick_params(axis="x", rotation=90)
+    Report(tmp_path, "some").figure("map", fig, alt="x")
+    picture = plt.imread(tmp_path / "figures/some-map.png")[..., :3].min(-1)
+    (height, width), ink = picture.shape, np.argwhere(picture < 0.98)
+    margins = [*ink.min(0), height - 1 - ink.max(0)[0], width - 1 - ink.max(0)[1]]
+    assert min(margins) > 10, margins
+
+
+def test_cards_of_one_group_and_row_stand_together_and_every_text_is_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("sslsim.reports.report._show", lambda data, _: shown.append(data["text/html"]))
+    first, second, third = (Card("g <1>", row, f"<i>{row}</i>", "x", b"a") for row in ("a", "a", "b"))
+    other = Card("other", "b", "t", 'a "picture"', b"a", b"p")
+    report = Report(tmp_path, "some")
+    report.clips("Some & all", [first, second, third, other])
+    soup = bs4.BeautifulSoup(shown[0], "html.parser")
+    assert [p.get_text() for p in soup.select("p")] == ["g <1>", "a", "b", "other", "b"]
+    assert [len(div.select("figure")) for div in soup.select("div")] == [2, 1, 1]
+    assert [audio["aria-label"] for audio in soup.select("audio")] == ["<i>a</i>", "<i>a</i>", "<i>b</i>", "t"]
+    assert soup.section["aria-label"] == "Some & all"
+    assert [(img["alt"], img["src"]) for img in soup.select("img")] == [('a "picture"', "data:image/png;base64,cA==")]
+    for bad in (replace(other, alt=" "), replace(other, title="")):
+        with pytest.raises(SslsimError, match="clips 'x': a card needs a title, and alt text where it has a picture"):
+            report.clips("x", [bad])
+    report.clips("none", [])
+    assert len(shown) == 1
+    assert names(tmp_path) == []

@@ -182,8 +182,8 @@ def test_stderr_and_progress_bars_are_not_in_the_page_but_were_live(finished: Fi
 def test_run_json_has_what_makes_the_run_again(finished: Finished) -> None:
     found = finished.run
     rows = {row["name"]: row for row in found["notebooks"]["good"]["parameters"]}
-    assert (rows["count"]["value"], rows["count"]["default"], rows["count"]["overridden"]) == (7, 3, True)
-    assert (rows["names"]["value"], rows["names"]["overridden"]) == (["a", "b"], False)
+    assert (rows["count"]["value"], rows["count"]["default"]) == (7, 3)
+    assert rows["names"]["value"] == ["a", "b"]
     assert rows["out"]["value"] == str(finished.out)
     assert found["settings"]["count"] == "7"
     assert found["checkpoints"] == MADE_FROM["checkpoints"]
@@ -334,7 +334,7 @@ def test_an_error_in_extraction_leaves_nothing(shipped: Path) -> None:
 def test_a_broken_record_of_an_earlier_run_is_passed_over(tmp_path: Path) -> None:
     for content in ("", "[]", '{"format": 99, "notebooks": {"a": {}}}', '{"format": 2}'):
         (tmp_path / "run.json").write_text(content)
-        assert record.earlier(tmp_path) == {}
+        assert record.read(tmp_path / "run.json").get("notebooks", {}) == {}
 
 
 def test_the_commit_is_that_of_the_checkout_that_has_the_file(tmp_path: Path) -> None:

@@ -1,0 +1,474 @@
+"""Evidence: every control is the same comparison on other arrays, built here by hand."""
+
+import itertools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from worlds import World
+
+from sslsim.comparison import engine
+from sslsim.comparison.layers import compare, neuron_partners
+from sslsim.errors import SslsimError
+from sslsim.measures.random_basis import haar, shared
+from sslsim.measures.registry import MEASURES, similarity
+from sslsim.significance.attention import attention_evidence
+from sslsim.significance.evidence import Resampling
+from sslsim.significance.jackknife import blocks_of
+from sslsim.significance.nulls import Mismatches
+from sslsim.significance.run import evidence
+
+HOW = Resampling(permutations=3, blocks=4, rotations=3)
+KEYS = ["measure", "model_x", "layer_x", "model_y", "layer_y"]
+EVERY = [name for name in MEASURES if MEASURES[name].level != "attention"]
+FEW = ["max_corr", "svcca", "linear_cka_debiased", "linreg_heldout", "mutual_knn"]  # one of each kind
+ADDED = [f"{name}_excess_{side}" for name in ("max_corr", "matched_corr") for side in "xy"] + ["neurons_shared"]
+ARRAYS = ("null", "left_out", "rotated")
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Two models of two layers, 8 and 6 neurons, half of their subspace in common but for noise; 13 utterances."""
+    world = World("half", 1, neurons=8, utterances=13, frames=40, noise=0.3)
+    x, y = world.models(tmp_path_factory.mktemp("world"))
+    return [x, replace(y, layers=[layer[:, :6] for layer in y.layers])]
+
+
+@pytest.fixture(scope="module")
+def whole(stores):
+    """Evidence with every measure, of every kind of pair."""
+    return quiet(stores, EVERY, partners=True)
+
+
+def quiet(stores, measures, how=HOW, **options):
+    return evidence(stores, measures, resampling=how, device="cpu", **options)
+
+
+def scores(found):
+    """Which pairs have scores themselves, as `compare` has them."""
+    return found.pairs.measure.isin(MEASURES).to_numpy()
+
+
+def changed(stores, change):
+    """Return the same stores with other activations: `change(name, layer, array)`."""
+    return [replace(s, layers=[change(s.name, i, layer.copy()) for i, layer in enumerate(s.layers)]) for s in stores]
+
+
+def without(store, gone):
+    """Return the same store as if some utterances had never been said."""
+    kept = np.setdiff1d(np.arange(len(store.index)), gone)
+    rows = np.isin(np.repeat(np.arange(len(store.index)), store.index.n_frames), kept)
+    index = store.index.iloc[kept].reset_index(drop=True)
+    index["start"] = index.n_frames.cumsum() - index.n_frames
+    return replace(store, layers=[layer[rows] for layer in store.layers], index=index)
+
+
+def members(store, how=HOW):
+    """Numbers of the utterances of each block that is left out."""
+    return blocks_of(store.index, store.index.n_frames.tolist(), how.blocks, how.block_by).members
+
+
+def assert_alike(a, b, tolerance=1e-6, names=ARRAYS):
+    for name in names:
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=0, atol=tolerance, err_msg=name)
+
+
+# --- scores, intervals
+
+
+def test_scores_are_those_of_a_comparison(stores, whole):
+    expected = compare(stores, EVERY, device="cpu")
+    pairs = whole.only(scores(whole)).pairs
+    pd.testing.assert_frame_equal(pairs, expected, rtol=0, atol=1e-6)  # float32 products are summed block by block
+    added = whole.pairs[~scores(whole)]
+    assert set(added.measure) == set(ADDED)
+    assert (added.groupby("measure").size() == 16).all()
+    assert added.relation.notna().all()
+
+
+@pytest.mark.parametrize("how", [HOW, Resampling(0, 3, 0, "speaker")])
+def test_left_out_scores_are_those_without_the_utterances(stores, whole, how):
+    measures = EVERY if how is HOW else FEW
+    found = whole if how is HOW else quiet(stores, FEW, how)
+    blocks = members(stores[0], how)
+    assert sorted(itertools.chain(*blocks)) == list(range(13))
+    assert found.sizes == tuple(int(stores[0].index.n_frames.iloc[block].sum()) for block in blocks)
+    if how.block_by == "speaker":
+        assert sum(stores[0].index.speaker.iloc[block].nunique() for block in blocks) == 5
+    for block, left_out in zip(blocks, found.left_out, strict=True):
+        expected = compare([without(store, block) for store in stores], measures, device="cpu")
+        np.testing.assert_allclose(left_out[scores(found)], expected.value, rtol=0, atol=2e-6)
+
+
+# --- chance
+
+
+def lengths_of(store):
+    return [int(n) for n in store.index.n_frames]
+
+
+def spans(store, common):
+    return [np.arange(start, start + n) for start, n in zip(store.index.start, common, strict=True)]
+
+
+def scored(row, x, y, lengths):
+    known = {"utterances": lengths} if MEASURES[row.measure].utterances else {}
+    return similarity(row.measure, x, y, **known)
+
+
+def array_of(stores, model, layer):
+    return next(s for s in stores if s.name == model).layers[layer]
+
+
+def test_chance_is_the_comparison_with_mismatched_utterances(stores, whole):
+    """Of every pair the side that comes first keeps its utterances; what cropping does is taken off."""
+    wrong = Mismatches.of(lengths_of(stores[0]), 3, 0)
+    rows = np.concatenate(spans(stores[0], wrong.lengths))
+    assert 0.5 < len(rows) / len(stores[0].layers[0]) < 1  # something is cropped
+    order = {label: i for i, label in enumerate(itertools.product("xy", range(2)))}
+    some = np.flatnonzero(scores(whole))[::3]  # of every measure every kind of pair
+    for k, row in zip(some, whole.pairs.loc[some].itertuples(), strict=True):
+        x, y = array_of(stores, row.model_x, row.layer_x), array_of(stores, row.model_y, row.layer_y)
+        first = order[row.model_x, row.layer_x] <= order[row.model_y, row.layer_y]
+        shift = row.value - scored(row, x[rows], y[rows], wrong.lengths)
+        for partner, score in zip(wrong.partners, whole.null[:, k], strict=True):
+            other = np.concatenate([spans(stores[0], wrong.lengths)[v] for v in partner])
+            pair = (x[rows], y[other]) if first else (x[other], y[rows])
+            assert score == pytest.approx(scored(row, *pair, wrong.lengths) + shift, abs=2e-5), row
+
+
+def test_what_else_is_measured_changes_nothing(stores, whole):
+    """Moments of utterances are made anew for each mismatch, others once: the scores are the same."""
+    some = quiet(stores, ["max_corr", "svcca_raw", "linear_cka_debiased"])
+    same = whole.only(whole.pairs.measure.isin(some.pairs.measure))
+    pd.testing.assert_frame_equal(some.pairs, same.pairs, rtol=0, atol=1e-6)
+    assert_alike(some, same, 5e-6)
+
+
+def test_a_layer_is_not_its_own_chance(whole):
+    pairs = whole.pairs
+    alone = scores(whole) & (pairs.model_x == pairs.model_y) & (pairs.layer_x == pairs.layer_y)
+    some = whole.only(alone & pairs.measure.isin(["linreg_r2", "linear_cka_debiased", "mutual_knn"]))
+    np.testing.assert_allclose(some.pairs.value, 1, atol=1e-6)
+    assert some.null.max() < 0.6
+    assert (some.table().p == 1 / 4).all()
+
+
+def test_the_seed_reaches_mismatches_and_bases_and_nothing_else(stores):
+    again, other = (quiet(stores, ["max_corr", "svcca"], replace(HOW, seed=seed)) for seed in (0, 7))
+    assert_alike(again, quiet(stores, ["max_corr", "svcca"]), 0)
+    of_data = scores(again)
+    np.testing.assert_array_equal(other.pairs.value[of_data], again.pairs.value[of_data])
+    np.testing.assert_array_equal(other.left_out[:, of_data], again.left_out[:, of_data])
+    assert np.abs(other.null - again.null).max(0).min() > 1e-6
+    assert np.abs(other.rotated - again.rotated)[:, ~of_data].max(0).min() > 1e-6
+
+
+def test_mismatches_bases_and_blocks_are_independent_numbers(stores, whole):
+    measures, n = ["max_corr", "svcca"], 16
+    some = quiet(stores, measures, Resampling(permutations=2, blocks=0, rotations=5), partners=True)
+    assert (len(some.null), len(some.left_out), len(some.rotated)) == (2, 0, 5)
+    assert some.partners.columns[-4:].tolist() == ["chance", "p", "rotated", "rotated_high"]
+    value = some.pairs.value.to_numpy()
+    excess = some.pairs.measure == "max_corr_excess_y"
+    in_bases = value[(some.pairs.measure == "max_corr").to_numpy()] - value[excess]
+    three = whole.pairs.value[whole.pairs.measure == "max_corr"].to_numpy()
+    three = three - whole.pairs.value[whole.pairs.measure == "max_corr_excess_y"].to_numpy()
+    np.testing.assert_allclose(in_bases + some.rotated[:3, excess].mean(0), three, atol=1e-6)  # the first are the same
+    no_null = quiet(stores, measures, Resampling(permutations=0, blocks=3, rotations=2), partners=True)
+    assert no_null.null.shape == (0, 5 * n)
+    assert {"ci_low", "p_rotation"} == set(no_null.table()) - set(some.pairs) - {"ci_high"}
+    assert no_null.partners.columns[-2:].tolist() == ["rotated", "rotated_high"]
+    bare = quiet(stores, measures, Resampling(0, 0, 0), partners=True)
+    assert bare.null.shape == bare.left_out.shape == bare.rotated.shape == (0, 2 * n)
+    assert bare.sizes == ()
+    assert bare.table().columns.tolist() == some.pairs.columns.tolist()
+    pd.testing.assert_frame_equal(bare.partners, neuron_partners(stores, device="cpu"))
+    estimate = vars(bare.estimate())
+    assert estimate.pop("value") == bare.pairs.value.mean()
+    assert np.isnan(list(estimate.values())).all()
+    one = quiet(stores, ["max_corr"], Resampling(1, 0, 0))
+    assert set(one.pairs.measure) == {"max_corr"}
+    assert one.table().z.isna().all()
+    assert set(one.table().p) <= {0.5, 1.0}
+
+
+# --- random bases
+
+
+def zscored(x):
+    return (x - x.mean(0)) / x.std(0)
+
+
+def in_basis(x, basis, seed=0):
+    return zscored(x.astype(float)) @ haar(x.shape[1], basis, seed).numpy()
+
+
+def best_of(x, y):
+    return np.abs(np.corrcoef(x, y, rowvar=False)[: x.shape[1], x.shape[1] :]).max(1)
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+@pytest.mark.parametrize("name", ["max_corr", "matched_corr"])
+def test_the_excess_is_the_score_less_its_mean_in_random_bases(stores, whole, name, side):
+    wrong = Mismatches.of(lengths_of(stores[0]), 3, 0)
+    rows = np.concatenate(spans(stores[0], wrong.lengths))
+    other = np.concatenate([spans(stores[0], wrong.lengths)[v] for v in wrong.partners[0]])
+    gone = members(stores[0])[1]
+    at = "model_x == @model_x and layer_x == 0 and model_y == @model_y and layer_y == 1"
+
+    def rotated(x, y, basis):
+        return similarity(name, *((in_basis(x, basis), y) if side == "x" else (x, in_basis(y, basis))))
+
+    def excess(x, y, bases):
+        return similarity(name, x, y) - np.mean([rotated(x, y, basis) for basis in range(bases)])
+
+    for model_x, model_y in ("xy", "yx"):
+        x, y = array_of(stores, model_x, 0), array_of(stores, model_y, 1)
+        (k,) = whole.pairs.query(f"measure == '{name}_excess_{side}' and {at}").index
+        in_bases = [rotated(x, y, basis) for basis in range(3)]
+        value = excess(x, y, 3)
+        assert whole.pairs.value[k] == pytest.approx(value, abs=1e-5)
+        np.testing.assert_allclose(whole.rotated[:, k], np.array(in_bases) - np.mean(in_bases), atol=1e-5)
+        fewer = [array_of([without(s, gone) for s in stores], *label) for label in ((model_x, 0), (model_y, 1))]
+        # bases and their mean are those of all utterances: what the first one changes, all do
+        moved = rotated(*fewer, 0) - in_bases[0]
+        expected = similarity(name, *fewer) - np.mean(in_bases) - moved
+        assert whole.left_out[1, k] == pytest.approx(expected, abs=1e-5)
+        if name == "max_corr":
+            pair = (x[rows], y[other]) if model_x == "x" else (x[other], y[rows])
+            expected = excess(*pair, 1) + value - excess(x[rows], y[rows], 3)
+            assert whole.null[0, k] == pytest.approx(expected, abs=1e-5)
+        else:
+            assert np.isnan(whole.null[:, k]).all()  # assignments in random bases of every mismatch would take hours
+
+
+def test_the_share_of_neurons_is_that_of_the_best_matches(stores, whole):
+    gone = members(stores[0])[2]
+    for model_x, model_y in ("xy", "yx"):
+        x, y = array_of(stores, model_x, 1), array_of(stores, model_y, 1)
+        at = "model_x == @model_x and layer_x == 1 and model_y == @model_y and layer_y == 1"
+        (k,) = whole.pairs.query(f"measure == 'neurons_shared' and {at}").index
+        rotated = np.array([best_of(x, in_basis(y, basis)) for basis in range(3)])
+        value, in_bases = shared(best_of(x, y), rotated)
+        assert whole.pairs.value[k] == pytest.approx(value, abs=1e-5)
+        np.testing.assert_allclose(whole.rotated[:, k], in_bases, atol=1e-5)
+        x, y = (array_of([without(s, gone) for s in stores], m, 1) for m in (model_x, model_y))
+        base = (rotated**2).mean(0) + best_of(x, in_basis(y, 0)) ** 2 - rotated[0] ** 2
+        expected = np.mean((best_of(x, y) ** 2 - base) / (1 - base))
+        assert whole.left_out[2, k] == pytest.approx(expected, abs=1e-5)
+
+
+def test_chance_of_the_share_of_neurons_is_none(tmp_path):
+    models = World("rotated", 0, neurons=20, layers=1, utterances=24, frames=50).models(tmp_path)
+    found = quiet(models, ["max_corr"], Resampling(blocks=0), between=[("x", "y")])
+    assert abs(found.only(found.pairs.measure == "neurons_shared").estimate().chance) < 0.01
+
+
+def test_only_measures_of_single_neurons_have_random_bases(whole):
+    of_bases = whole.pairs.measure.isin(ADDED).to_numpy()
+    assert np.isfinite(whole.rotated[:, of_bases]).all()
+    assert np.isnan(whole.rotated[:, ~of_bases]).all()
+    assert (whole.table().p_rotation.notna() == of_bases).all()
+
+
+# --- what is asked for
+
+
+def test_between_leaves_pairs_out_and_changes_no_other(stores, whole):
+    some = quiet(stores, FEW, between=[("y", "x")])
+    assert set(some.pairs.model_x + some.pairs.model_y) == {"xy", "yx"}
+    both = whole.pairs.measure.isin(some.pairs.measure) & (whole.pairs.model_x != whole.pairs.model_y)
+    there, here = some.pairs.sort_values(KEYS).index, whole.pairs[both].sort_values(KEYS).index
+    pairs = [each.pairs.loc[order].reset_index(drop=True) for each, order in ((some, there), (whole, here))]
+    pd.testing.assert_frame_equal(*pairs, rtol=0, atol=1e-6)
+    for name in ARRAYS:
+        np.testing.assert_allclose(getattr(some, name)[:, there], getattr(whole, name)[:, here], rtol=0, atol=2e-6)
+
+
+def test_controls_are_of_the_frames_asked_for(stores):
+    frames, total = 301, len(stores[0].layers[0])
+    rows = (np.arange(frames) * total + total // 2) // frames
+    found = quiet(stores, FEW, frames=frames)
+    lengths = np.histogram(rows, np.append(stores[0].index.start, total))[0]
+    index = stores[0].index.assign(n_frames=lengths, start=lengths.cumsum() - lengths)
+    same = quiet([replace(s, layers=[layer[rows] for layer in s.layers], index=index) for s in stores], FEW)
+    assert same.sizes == found.sizes
+    pd.testing.assert_frame_equal(found.pairs, same.pairs)
+    assert_alike(found, same, 1e-9)
+
+
+def test_utterances_without_a_chosen_frame_do_no_harm(stores):
+    found = quiet(stores, ["max_corr", "linear_cka_debiased"], frames=11)  # of 13 utterances
+    assert sum(found.sizes) == 11
+    assert np.isfinite(found.null).all()
+    assert np.isfinite(found.left_out).all()
+
+
+def bits(found):
+    arrays = [found.pairs.value.to_numpy(), found.null, found.left_out, found.rotated]
+    if found.partners is not None:
+        arrays += [found.partners[name].to_numpy() for name in ("value", "chance", "p", "rotated", "rotated_high")]
+    return [array.tobytes() for array in arrays]
+
+
+def test_any_executor_gives_the_same_bits(stores, make_store, monkeypatch):
+    monkeypatch.setattr(engine, "BATCH_NEURONS", 8)  # every layer a batch of its own
+    heads = [make_store(name, frames=(20, 30, 25), seed=seed) for seed, name in enumerate("ab")]
+    how = Resampling(2, 2, 2)
+
+    def everything(executor=None):
+        options = {"executor": executor, "resampling": how, "device": "cpu"}
+        layers, of_heads = attention_evidence(heads, **options)
+        return bits(layers) + bits(of_heads) + bits(evidence(stores, FEW, partners=True, **options))
+
+    expected, threads = everything(), torch.get_num_threads()
+    with ThreadPoolExecutor(3) as executor:
+        assert everything(executor) == expected
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        assert everything(executor) == expected
+    assert torch.get_num_threads() == threads
+
+
+# --- laws
+
+
+def test_constant_neurons_do_no_harm(stores):
+    how = Resampling(2, 3, 2)
+    still = changed(stores, lambda name, i, a: np.insert(a, (2, 4), 0.0 if name == "x" else 7.5, axis=1))
+    measures = [name for name in EVERY if not name.startswith("svcca_below")]
+    expected, found = (quiet(each, measures, how, partners=True) for each in (stores, still))
+    assert (found.pairs.constant_x == 2).all()
+    np.testing.assert_allclose(found.pairs.value, expected.pairs.value, rtol=0, atol=1e-6)
+    assert_alike(found, expected, 2e-5)
+    for side in "xy":
+        assert not found.partners[f"neuron_{side}"].isin([2, 5]).any()
+    columns = ["chance", "p", "rotated", "rotated_high"]
+    np.testing.assert_allclose(found.partners[columns], expected.partners[columns], rtol=0, atol=1e-6)
+
+
+def test_a_neuron_at_thirty_times_its_scale_moves_only_raw_scores(stores):
+    raw_names = [name for name in EVERY if not MEASURES[name].standardize]
+    measures = ["max_corr", "linreg", *raw_names, *(name.removesuffix("_raw") for name in raw_names[:-1])]
+    measures = [name for name in dict.fromkeys(measures) if name in MEASURES]
+    scale = changed(stores, lambda name, i, a: a * np.where(np.arange(a.shape[1]) == 3, 30, 1))
+    before, after = (quiet(each, measures, Resampling(2, 3, 2)) for each in (stores, scale))
+    same = ~before.pairs.measure.isin(raw_names).to_numpy()
+    np.testing.assert_allclose(after.pairs.value[same], before.pairs.value[same], rtol=0, atol=1e-5)
+    assert_alike(after.only(same), before.only(same), 2e-5)
+    pair = (before.pairs.model_x == "x") & (before.pairs.model_y == "y")
+    pair &= before.pairs.layer_x == before.pairs.layer_y
+    raw = (pair & before.pairs.measure.isin(["linear_cka_biased_raw", "linear_cka_debiased_raw"])).to_numpy()
+    assert (np.abs(after.pairs.value - before.pairs.value)[raw] > 0.1).all()
+    assert np.abs(after.left_out - before.left_out)[:, raw].min() > 0.05
+
+
+def test_neurons_in_another_order_are_the_same_evidence(stores):
+    rng = np.random.default_rng(0)
+    measures = ["max_corr", "svcca", "linear_cka_debiased"]
+    shuffled = changed(stores, lambda name, i, a: a[:, rng.permutation(a.shape[1])])
+    before, after = (quiet(each, measures, Resampling(2, 3, 2)) for each in (stores, shuffled))
+    kept = scores(before)  # a random basis of other neurons is another one
+    assert_alike(after.only(kept), before.only(kept), 2e-5)
+
+
+def test_the_order_of_models_does_not_matter_to_scores_and_intervals(stores):
+    there, back = (quiet(each, FEW, Resampling(0, 4, 0)) for each in (stores, stores[::-1]))
+    order = [each.pairs.sort_values(KEYS).index for each in (there, back)]
+    np.testing.assert_allclose(there.pairs.value[order[0]], back.pairs.value[order[1]], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(there.left_out[:, order[0]], back.left_out[:, order[1]], rtol=0, atol=1e-6)
+
+
+# --- neurons
+
+
+def test_a_neuron_has_the_best_of_its_chance_and_of_random_bases(stores, whole):
+    plain = neuron_partners(stores, device="cpu")
+    pd.testing.assert_frame_equal(whole.partners[plain.columns], plain, rtol=0, atol=1e-6)
+    wrong = Mismatches.of(lengths_of(stores[0]), 3, 0)
+    rows = np.concatenate(spans(stores[0], wrong.lengths))
+    others = [np.concatenate([spans(stores[0], wrong.lengths)[v] for v in p]) for p in wrong.partners]
+    for model_x, model_y, layer in (("x", "y", 0), ("x", "y", 1), ("y", "x", 1)):
+        found = whole.partners.query("model_x == @model_x and layer_x == @layer and model_y == @model_y")
+        x = array_of(stores, model_x, layer)
+        ys = [array_of(stores, model_y, i) for i in range(2)]
+        sides = [(rows, other) if model_x == "x" else (other, rows) for other in others]
+        null = np.array([np.max([best_of(x[a], y[b]) for y in ys], axis=0) for a, b in sides])
+        rotated = np.array([np.max([best_of(x, in_basis(y, basis)) for y in ys], axis=0) for basis in range(3)])
+        best = np.max([best_of(x, y) for y in ys], axis=0)
+        np.testing.assert_allclose(found.value.abs(), best, atol=1e-5)
+        np.testing.assert_allclose(found.chance, null.mean(0), atol=1e-5)
+        np.testing.assert_allclose(found.p, (1 + (null >= best - 1e-9).sum(0)) / 4)
+        np.testing.assert_allclose(found.rotated, rotated.mean(0), atol=1e-5)
+        np.testing.assert_allclose(found.rotated_high, rotated.max(0), atol=1e-5)
+
+
+def test_neurons_of_one_model_have_no_partners(stores):
+    found = quiet(stores[:1], ["max_corr"], Resampling(1, 2, 1), partners=True)
+    assert found.partners.empty
+    assert set(found.pairs.model_y) == {"x"}
+
+
+def late(store):
+    """Return a store with a neuron in its first layer that speaks up once, in a frame that cropping takes away."""
+    last = store.index.n_frames.idxmax()
+    layer = store.layers[0].copy()
+    layer[:, 2] = 0
+    layer[store.index.start[last] + store.index.n_frames[last] - 1, 2] = 1
+    return replace(store, layers=[layer, *store.layers[1:]])
+
+
+def test_a_neuron_that_cropping_silences_is_not_significant(stores):
+    how = Resampling(3, 0, 0)
+    table = quiet([late(stores[0]), stores[1]], ["max_corr"], how, partners=True).partners
+    row = table.query("model_x == 'x' and layer_x == 0 and neuron_x == 2")
+    assert not (row.p < 1).any()
+
+
+@pytest.mark.parametrize("measures", [["linreg"], ["mutual_knn"]])
+def test_partners_have_their_chance_whatever_else_is_measured(stores, measures):
+    table = quiet(stores, measures, Resampling(1, 0, 1), partners=True).partners
+    assert table.chance.notna().all()
+    assert table.rotated.isna().all()  # no measure asks for random bases
+
+
+# --- what cannot work
+
+
+@pytest.mark.parametrize(
+    ("measures", "options", "message"),
+    [
+        ("cca", {}, "measures is 'cca'; give a list of at least one name"),
+        (["ccca"], {}, r"unknown measure 'ccca'; did you mean 'cca'\?"),
+        (["js"], {}, "measure 'js' compares attention; use attention_evidence"),
+        (["cca"], {"frames": 1}, "frames is 1; give at least 2 of the"),
+        (["cca"], {"between": [("x", "z")]}, "between names 'z', which is not among the stores"),
+    ],
+)
+def test_errors_say_what_failed(stores, measures, options, message):
+    with pytest.raises(SslsimError, match=message):
+        quiet(stores, measures, **options)
+
+
+def test_one_utterance_or_speaker_gives_no_evidence(stores):
+    alone = [without(store, range(1, 13)) for store in stores]
+    with pytest.raises(SslsimError, match="1 utterance with frames; an interval needs at least 2"):
+        quiet(alone, ["cca"])
+    with pytest.raises(SslsimError, match="a chance level needs at least 2 utterances to mismatch, got 1"):
+        quiet(alone, ["cca"], Resampling(blocks=0))
+    one = [replace(store, index=store.index.assign(speaker="s")) for store in stores]
+    with pytest.raises(SslsimError, match="1 speaker with frames; an interval needs at least 2"):
+        quiet(one, ["cca"], Resampling(block_by="speaker"))
+
+
+def test_a_block_without_which_nothing_varies_is_named(stores):
+    def change(name, i, a):
+        a[stores[0].index.start[3] :] = 1
+        return a
+
+    with pytest.raises(SslsimError, match="x, layer 0: none of 8 neurons varies over .* frames"):
+        quiet(changed(stores, change), ["cca"], Resampling(permutations=0, blocks=4))
