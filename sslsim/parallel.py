@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from sslsim.errors import SslsimError
 
 Result = TypeVar("Result")
+GPU_WORKERS = 2  # one reads while the other computes
 CONNECT = 20  # seconds to wait for a scheduler
 SCHEDULER = "SSLSIM_SCHEDULER"
 """Environment variable: the address of the dask scheduler where all computes for which no executor is given."""
@@ -36,12 +37,10 @@ def results(
 ) -> Iterator[Result]:
     """Yield ``function(*call)`` for each of `calls`, in their order; the next ones are computed meanwhile.
 
+    What the first call in order that failed raised is raised, after calls that had not begun were cancelled.
+
     Parameters
     ----------
-    function : callable
-        For an executor of processes or machines it must be importable, and arguments and results picklable.
-    calls : sequence of tuple
-        Arguments of each call.
     executor : Executor, optional
         Where to run, see `chosen_executor`. By default threads of this process.
     workers : int, optional
@@ -52,11 +51,6 @@ def results(
         Told the number of each call that has ended, in the order in which they end.
     stop : Event, optional
         Set when no more results are wanted, on a failure or Ctrl-C: calls that have begun may look at it and end.
-
-    Raises
-    ------
-    Exception
-        What the first call in order that failed raised, after calls that had not begun were cancelled.
     """
     import torch  # takes seconds: a store that is only reopened must not wait for it
 
@@ -90,13 +84,7 @@ def results(
 
 @lru_cache
 def executor(scheduler: str) -> Executor:
-    """Return the executor of a dask cluster, whose workers must see the same folders.
-
-    Parameters
-    ----------
-    scheduler : str
-        Its address, such as ``tcp://node7:8786``; it takes ``pip install sslsim[dask]``.
-    """
+    """Return the executor of the dask cluster at an address such as ``tcp://node7:8786``."""
     try:
         from distributed import Client
     except ImportError as error:
@@ -120,6 +108,11 @@ def chosen_device(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def workers_on(device: str) -> int | None:
+    """Return how many calls may compute on a device at a time: on a CPU as many as there are workers, on a GPU few."""
+    return None if device.startswith("cpu") else GPU_WORKERS
 
 
 def _tell(done: Callable[[int], object], i: int, future: Future[Any]) -> None:

@@ -126,6 +126,7 @@ def make_store(tmp_path):
             input_normed=not final_norm,
             final_norm=final_norm,
             input={"normalised": True, "mask": False, "features": "group"},
+            parameters=99,
             dtype="float32",
             frames_per_utterance=frames_per_utterance,
             queries=queries,

@@ -13,7 +13,7 @@ import torch
 from sslsim import parallel
 from sslsim.activations.draft import Unwritable
 from sslsim.errors import SslsimError
-from sslsim.parallel import chosen_device, chosen_executor, executor, results
+from sslsim.parallel import chosen_device, chosen_executor, executor, results, workers_on
 from sslsim.speech.recording import AudioError
 
 
@@ -114,6 +114,7 @@ def test_where_to_compute(monkeypatch):
         assert chosen_executor(pool) is pool
     assert chosen_device("cpu") == "cpu"
     assert chosen_device("cuda:1") == "cuda:1"
+    assert (workers_on("cpu"), workers_on("cuda:1")) == (None, 2)
     for there in (False, True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert chosen_device("auto") == ("cuda" if there else "cpu")

@@ -184,7 +184,7 @@ class World:
         return MEASURES[measure].score(endless(*self.mixtures[layer]))
 
     def partners(self, seed: int, bases: int = Resampling().rotations) -> float:
-        """Share of neurons with a partner of their own on endless speech, in the bases of `seed` (`random_basis.shared`).
+        """Share of neurons with partners on endless speech, in the bases of `seed` (`random_basis.shared`).
 
         Mean over layers and both directions. Near its share in tenth; in rotated and half the axes of a world are as
         near one another as they happen to be.

@@ -64,7 +64,8 @@ def markdown(table: pd.DataFrame) -> str:
     known = table.set_index(["measure", "relation"])
     lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for measure, words in ROWS.items():
-        row = [_text(known.loc[measure, relation]) if (measure, relation) in known.index else "" for relation in COLUMNS]
+        keys = [(measure, relation) for relation in COLUMNS]
+        row = [_text(known.loc[key]) if key in known.index else "" for key in keys]
         lines.append(f"| {' | '.join([words, *row])} |".replace("|  |", "| |"))
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +23,11 @@ import filelock
 import numpy as np
 
 from sslsim.activations.description import STORE_FILE, described
-from sslsim.activations.shards import Arrays, ShardFile, shard_file, write_shard
+from sslsim.activations.shards import ShardFile, shard_file, write_shard
 from sslsim.activations.store import ActivationStore
+from sslsim.encoders.encoder import Encoded
 from sslsim.errors import SslsimError
+from sslsim.speech.corpus import Utterance
 
 _POLL = 0.2  # seconds between two looks whether another process is through
 
@@ -57,14 +59,17 @@ class Task:
     path: Path
     store: ActivationStore
 
-    def write(self, arrays: Callable[[Any], Arrays]) -> None:
-        """Write the shard.
+    @property
+    def samples(self) -> int:
+        """How much audio it is."""
+        return int(self.store.index["n_samples"].sum())
 
-        Parameters
-        ----------
-        arrays : callable
-            Given a row of the index, as ``itertuples`` gives it, what this utterance adds; called once for each, in
-            their order.
+    def recordings(self, utterances: Sequence[Utterance]) -> dict[int, Utterance]:
+        """Return the recordings of which it has pieces, by their numbers."""
+        return {number: utterances[number] for number in self.store.index["recording"].tolist()}
+
+    def write(self, arrays: Callable[[Any], Encoded]) -> None:
+        """Write the shard; `arrays`, called with each row of the index in turn, gives what this utterance adds.
 
         Raises
         ------
@@ -140,17 +145,10 @@ class Draft:
 
 @contextmanager
 def drafting(root: Path, plan: Callable[[], ActivationStore]) -> Iterator[Draft | None]:
-    """Yield the draft of the store that belongs to `root`, begun or begun again, or None if the store is there.
+    """Yield the draft of the store that belongs at `root`, begun or begun again, or None if the store is there.
 
-    One process at a time has it; others wait, and go on from where it stopped if it was killed. The draft stays on
-    any exception, to be resumed, unless no shard of it is complete.
-
-    Parameters
-    ----------
-    root : path
-        The place of the store.
-    plan : callable
-        Returns the store as it will be.
+    `plan` returns the store as it will be. One process at a time has the draft; others wait, and go on from where it
+    stopped if it was killed. It stays on any exception, to be resumed, unless no shard of it is complete.
     """
     folder, made = root.parent / f".{root.name}.partial", False
     try:
@@ -199,25 +197,21 @@ def _locked(root: Path) -> Iterator[bool]:
         lock.release()
 
 
-def _checked(store: ActivationStore, row: Any, arrays: Arrays) -> Arrays:
+def _checked(store: ActivationStore, row: Any, arrays: Encoded) -> Encoded:
     """Return the arrays of an utterance, once it is known that they fit and are finite."""
     layer, map_ = (row.n_frames, store.n_neurons), (store.n_heads, row.n_rows, row.length)
     parts: list[tuple[str, Any, tuple]] = [(f"layer {i}", state, layer) for i, state in enumerate(arrays.hidden)]
     parts += [("final layer", arrays.final, layer)] if arrays.final is not None else []
+    who = f"checkpoint {store.name!r}:"
     if len(parts) != store.n_layers + store.final_norm or len(arrays.attention) != store.attention_layers:
-        raise SslsimError(f"checkpoint {store.name!r}: gave other layers for utterance {row.utterance!r} than before")
+        raise SslsimError(f"{who} gave other layers for utterance {row.utterance!r} than before")
     parts += [(f"attention of layer {i}", rows, map_) for i, rows in enumerate(arrays.attention, 1)]
     for what, values, shape in parts:
         if values.shape != shape:
-            raise SslsimError(
-                f"checkpoint {store.name!r}: {what} of utterance {row.utterance!r} has the shape {values.shape}, "
-                f"where {shape} was expected"
-            )
+            raise SslsimError(f"{who} {what} of utterance {row.utterance!r} has the shape {values.shape}, not {shape}")
         if not np.isfinite(values).all():
-            raise SslsimError(
-                f"checkpoint {store.name!r}: {what} is NaN or infinite for utterance {row.utterance!r}; "
-                f"its weights may be damaged, or too large for {store.dtype}"
-            )
+            fault = f"{what} is NaN or infinite for utterance {row.utterance!r}"
+            raise SslsimError(f"{who} {fault}; its weights may be damaged, or too large for {store.dtype}")
     return arrays
 
 
@@ -244,8 +238,6 @@ def remove_stale(out: Path, pattern: str) -> None:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # someone else's
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # someone else's is alive
     return True

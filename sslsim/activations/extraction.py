@@ -16,14 +16,14 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -33,114 +33,83 @@ from sslsim.activations.description import FRAME_RULE, STORE_VERSION, frame_key,
 from sslsim.activations.draft import Task, drafting, remove_stale
 from sslsim.activations.shards import cut
 from sslsim.activations.store import SAMPLE_RULE, ActivationStore, Stores, sampled
-from sslsim.activations.study import Study
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder
 from sslsim.encoders.files import checkpoint_fingerprint
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.encoders.log_mel import LogMel
 from sslsim.errors import SslsimError
-from sslsim.parallel import chosen_device, chosen_executor, results
+from sslsim.parallel import chosen_device, chosen_executor, results, workers_on
 from sslsim.resources import write_text
 from sslsim.speech.corpus import Utterance, corpus_fingerprint
-from sslsim.speech.index import Reader, Segmentation, index_of
+from sslsim.speech.index import Reader, index_of
 from sslsim.speech.recording import SAMPLE_RATE, n_frames
+
+if TYPE_CHECKING:
+    from sslsim.activations.study import Study
 
 _LIBRARIES = ("torch", "transformers", "numpy", "soundfile", "soxr")
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 _NAMED = 5  # skipped utterances that are named on the terminal
+_LOADING = threading.Lock()
 
 
-def extract(
-    study: Study | str | Path, folder: str | Path, *, executor: Executor | None = None, device: str = "auto"
-) -> Stores:
-    """Run the checkpoints of a study over its corpus and keep hidden states and rows of every attention map.
-
-    An extraction that was interrupted goes on where it stopped, and ends in the same bytes.
-
-    Parameters
-    ----------
-    study : Study or path
-        What to extract; a path as of ``Study.read``.
-    folder : path
-        Where the stores lie: ``<folder>/<name>-<key>``. The key is a hash of the content of checkpoint and
-        audio and of what is kept of them, so a changed file is extracted anew and nothing else is.
-    executor : Executor, optional
-        Work in parallel on any executor of `concurrent.futures` whose workers see the same folders; by default
-        in as many threads as torch uses. On machines of one kind the numbers are the same bit for bit.
-    device : str
-        Where the encoders run: cpu, cuda, or auto for cuda if there is one.
-
-    Returns
-    -------
-    Stores
-        In lineup order (in the order of the study's checkpoints where it names some).
-
-    Raises
-    ------
-    SslsimError
-        Anything wrong with lineup, corpus or a checkpoint's files, before any encoder is loaded; weights
-        that do not load; hidden states that are not finite.
-    """
-    study, out = study if isinstance(study, Study) else Study.read(study), Path(folder).absolute()
+def extract_all(study: Study, out: Path, executor: Executor | None, device: str) -> Stores:
+    """Make the stores of a study that are not in the folder `out`, and open all; see `study.extract`."""
     chosen, utterances = study.selected(), study.utterances()
     audio = corpus_fingerprint(utterances)
-    prints = [checkpoint_fingerprint(checkpoint) for checkpoint in chosen]
-    roots = [out / f"{c.name}-{_store_key(study, audio, f)}" for c, f in zip(chosen, prints, strict=True)]
-    missing = [Missing(*part) for part in zip(chosen, prints, roots, strict=True) if not part[2].exists()]
+    prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
+    kept = (*_lengths(study), study.frames_per_utterance, study.queries, study.dtype)
+    rules = (STORE_VERSION, FRAME_RULE, SAMPLE_RULE)
+    roots = {
+        checkpoint: out / f"{checkpoint.name}-{_key(*rules, audio, *kept, prints[checkpoint])}" for checkpoint in chosen
+    }
+    missing = [checkpoint for checkpoint in chosen if not roots[checkpoint].exists()]
     if missing:
         executor = chosen_executor(executor)
         with _scratch(out) as keep:
-            index, skipped = _index(utterances, study.segmentation, audio, out, keep, executor)
+            index, skipped = _index(study, utterances, audio, out, keep, executor)
             _check_skipped(skipped, index.empty, study.strict)
-            work = Work(study, utterances, audio, _kept(index, study), skipped, chosen_device(device), keep)
-            threads = _threads(executor)
+            plan = Plan(study, utterances, audio, prints, roots, index, skipped, chosen_device(device), keep, executor)
             try:  # in threads one checkpoint after another, so that one is in memory at a time
-                for together in [[part] for part in missing] if threads else [missing]:
-                    _extract_together(together, work, executor, bool(threads))
+                for together in [[checkpoint] for checkpoint in missing] if plan.threads else [missing]:
+                    _extract(together, plan)
             finally:
                 _encoder.cache_clear()
     # names and notes as the lineup has them now: they may have changed since, the content has not
-    stores = Stores(replace(open_store(r), checkpoint=c) for c, r in zip(chosen, roots, strict=True))
+    stores = Stores(replace(open_store(roots[checkpoint]), checkpoint=checkpoint) for checkpoint in chosen)
     if study.strict and not missing:
         _check_skipped(stores[0].skipped, False, study.strict)
     return stores
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A store to be made."""
-
-    checkpoint: Checkpoint
-    fingerprint: str
-    root: Path
-
-
-@dataclass(frozen=True)
-class Work:
+class Plan:
     """What all stores of an extraction have in common."""
 
     study: Study
     utterances: list[Utterance]
     audio: str
+    prints: Mapping[Checkpoint, str]
+    roots: Mapping[Checkpoint, Path]
     index: pd.DataFrame
     skipped: pd.DataFrame
     device: str
     keep: Path
+    executor: Executor | None
 
-
-def _store_key(study: Study, audio: str, fingerprint: str) -> str:
-    """Return the hash of all on which the numbers of a store depend."""
-    kept = [study.frames_per_utterance, study.queries, study.dtype]
-    return _key(STORE_VERSION, FRAME_RULE, SAMPLE_RULE, audio, _lengths(study.segmentation), *kept, fingerprint)
+    @property
+    def threads(self) -> bool:
+        """Whether threads of this process do it."""
+        return self.executor is None or isinstance(self.executor, ThreadPoolExecutor)
 
 
 def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _lengths(segmentation: Segmentation) -> list[float]:
-    return [float(segmentation.piece_seconds), float(segmentation.longest_seconds)]
+def _lengths(study: Study) -> tuple[float, float]:
+    return float(study.segmentation.piece_seconds), float(study.segmentation.longest_seconds)
 
 
 @contextmanager
@@ -157,32 +126,27 @@ def _scratch(out: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if new and not any(out.iterdir()):
-            out.rmdir()
+        if new:
+            with suppress(OSError):  # there is something in it
+                out.rmdir()
 
 
 def _index(
-    utterances: Sequence[Utterance],
-    segmentation: Segmentation,
-    audio: str,
-    out: Path,
-    keep: Path,
-    executor: Executor | None,
+    study: Study, utterances: list[Utterance], audio: str, out: Path, keep: Path, executor: Executor | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the index of a corpus and what is left out, as kept beside the stores, or by decoding all of it once.
 
     So every fault in it is found before an encoder is loaded, and sizes are exact.
     """
-    file = out / f"speech-{_key(audio, _lengths(segmentation), version('soundfile'), version('soxr'))}.json"
+    file = out / f"speech-{_key(audio, *_lengths(study), version('soundfile'), version('soxr'))}.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content == signed(content):
             return pd.DataFrame(content["index"]), pd.DataFrame(content["skipped"])
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is made again
         pass
-    total = len(utterances)
-    with tqdm(None, "reading audio", total, file=sys.stdout, mininterval=1, delay=2) as bar:
-        index, skipped = index_of(utterances, segmentation, keep=keep, executor=executor, done=bar.update)
+    with tqdm(total=len(utterances), desc="reading audio", file=sys.stdout, mininterval=1, delay=2) as bar:
+        index, skipped = index_of(utterances, study.segmentation, keep=keep, executor=executor, done=bar.update)
     if not index.empty:
         content = {"index": index.to_dict("list"), "skipped": skipped.to_dict("list")}
         write_text(file, json.dumps(signed(content)))
@@ -202,95 +166,55 @@ def _check_skipped(skipped: pd.DataFrame, none_left: bool, strict: bool) -> None
     print(f"left out {len(skipped):,} that cannot be used (skipped.csv in each store): {told}", flush=True)
 
 
-def _kept(index: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Add to the index what is kept of each utterance."""
-    lengths = [n_frames(n) for n in index["n_samples"]]
-    index = index.assign(length=lengths, n_frames=[len(sampled(n, study.frames_per_utterance)) for n in lengths])
-    index["start"] = index["n_frames"].cumsum() - index["n_frames"]
-    index["n_rows"] = [len(sampled(n, study.queries)) for n in lengths]
-    return index
-
-
-def _extract_together(missing: Sequence[Missing], work: Work, executor: Executor | None, threads: bool) -> None:
+def _extract(checkpoints: list[Checkpoint], plan: Plan) -> None:
     """Make some stores, their shards in one row."""
-    title = missing[0].checkpoint.name if len(missing) == 1 else f"{len(missing)} checkpoints"
-    total = int(work.index["n_samples"].sum())  # whole numbers, whose sum is the total
-    stop = threading.Event()
+    title = checkpoints[0].name if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
+    total = int(plan.index["n_samples"].sum()) * len(checkpoints)  # whole numbers, whose sum is the total
+    options: dict[str, Any] = {"bar_format": _BAR, "unit_scale": 1 / SAMPLE_RATE, "file": sys.stdout, "mininterval": 1}
+    where: dict[str, Any] = {"executor": plan.executor, "workers": workers_on(plan.device)}
+    stop, tasks = threading.Event(), []
     # the bar first: loading takes seconds, and the first time more, to import transformers
-    with (
-        tqdm(
-            total=total * len(missing),
-            desc=title,
-            bar_format=_BAR,
-            unit_scale=1 / SAMPLE_RATE,
-            file=sys.stdout,
-            mininterval=1,
-        ) as bar,
-        ExitStack() as stack,
-    ):
-        calls: list[tuple] = []
-        for part in sorted(missing, key=lambda part: part.root):  # in one order everywhere: no two wait for each other
-            draft = stack.enter_context(drafting(part.root, partial(_planned, part, work, executor)))
-            tasks = draft.tasks() if draft else []
-            bar.update(total - sum(_samples(task) for task in tasks))
-            calls += [(task, _of(task, work.utterances), work.device, work.keep) for task in tasks]
-        if threads:  # of this process: they tell of every utterance, and can be told to stop
-            list(results(partial(_make, stop=stop, tick=bar.update), calls, executor=executor, stop=stop))
+    with tqdm(total=total, desc=title, **options) as bar, ExitStack() as stack:
+        for checkpoint in sorted(checkpoints, key=lambda c: plan.roots[c]):  # in one order everywhere: no deadlock
+            draft = stack.enter_context(drafting(plan.roots[checkpoint], partial(_planned, checkpoint, plan)))
+            tasks += draft.tasks() if draft else []
+        bar.update(total - sum(task.samples for task in tasks))
+        calls = [(task, task.recordings(plan.utterances), plan.device, plan.keep) for task in tasks]
+        if plan.threads:  # of this process: they tell of every utterance, and can be told to stop
+            list(results(partial(_make, stop=stop, tick=bar.update), calls, **where, stop=stop))
         else:
-            list(results(_make, calls, executor=executor, done=lambda i: bar.update(_samples(calls[i][0]))))
+            list(results(_make, calls, **where, done=lambda i: bar.update(tasks[i].samples)))
 
 
-def _samples(task: Task) -> int:
-    return int(task.store.index["n_samples"].sum())
-
-
-def _of(task: Task, utterances: Sequence[Utterance]) -> dict[int, Utterance]:
-    """Return the recordings of which a task has pieces."""
-    return {number: utterances[number] for number in task.store.index["recording"].tolist()}
-
-
-def _threads(executor: Executor | None) -> bool:
-    """Return whether threads of this process do the work."""
-    return executor is None or isinstance(executor, ThreadPoolExecutor)
-
-
-def _planned(part: Missing, work: Work, executor: Executor | None) -> ActivationStore:
+def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
     """Return the store that is about to be written."""
     import torch
 
-    call = (part.checkpoint, part.fingerprint, work.device, work.study.dtype)
-    (anatomy,) = results(_anatomy, [call], executor=executor)
-    index = work.index if anatomy.n_heads else work.index.assign(n_rows=0)
-    frames, queries = work.study.frames_per_utterance, work.study.queries
+    study = plan.study
+    call = (checkpoint, plan.prints[checkpoint], plan.device, study.dtype)
+    (anatomy,) = results(_anatomy, [call], executor=plan.executor)
+    lengths = [n_frames(n) for n in plan.index["n_samples"]]
+    index = plan.index.assign(length=lengths)
+    index["n_frames"] = [len(sampled(n, study.frames_per_utterance)) for n in lengths]
+    index["start"] = index["n_frames"].cumsum() - index["n_frames"]
+    index["n_rows"] = [len(sampled(n, study.queries)) if anatomy.n_heads else 0 for n in lengths]
+    versions = {"sslsim": __version__} | {name: version(name) for name in _LIBRARIES}
     return ActivationStore(
         root=Path(),
-        checkpoint=part.checkpoint,
-        n_layers=anatomy.n_layers,
-        n_neurons=anatomy.n_neurons,
-        n_heads=anatomy.n_heads,
+        checkpoint=checkpoint,
+        **vars(anatomy),
         n_frames=int(index["n_frames"].sum()),
-        fingerprint=part.fingerprint,
-        corpus_fingerprint=work.audio,
-        normed=anatomy.normed,
-        input_normed=anatomy.input_normed,
-        final_norm=anatomy.final_norm,
-        input=anatomy.input,
-        dtype=work.study.dtype,
-        frames_per_utterance=frames,
-        queries=queries,
-        frame_key=frame_key(index, frames, queries),
-        versions={
-            "sslsim": __version__,
-            **{name: version(name) for name in _LIBRARIES},
-            "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        },
+        fingerprint=plan.prints[checkpoint],
+        corpus_fingerprint=plan.audio,
+        dtype=study.dtype,
+        frames_per_utterance=study.frames_per_utterance,
+        queries=study.queries,
+        frame_key=frame_key(index, study.frames_per_utterance, study.queries),
+        versions=versions | {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"},
         shards=cut((index["n_samples"] / SAMPLE_RATE).tolist()),
         index=index,
-        skipped=work.skipped,
+        skipped=plan.skipped,
     )
-
-
-_LOADING = threading.Lock()
 
 
 @lru_cache(maxsize=2)  # a worker that goes from one checkpoint to the next may still need the first
@@ -303,8 +227,8 @@ def _loaded(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) -
         return _encoder(checkpoint, fingerprint, device, dtype)
 
 
-def _anatomy(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) -> Anatomy:
-    return _loaded(checkpoint, fingerprint, device, dtype).anatomy
+def _anatomy(*call: Any) -> Anatomy:
+    return _loaded(*call).anatomy
 
 
 class _Stopped(Exception):

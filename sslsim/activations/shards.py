@@ -23,29 +23,14 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sslsim.encoders.encoder import Encoded
+
 SHARD_SECONDS = 30.0  # of audio in one shard: what is lost of each worker's when it is interrupted
 MOST = 256  # shards of a store: beyond, they grow with the corpus
-
-
-class Arrays(Protocol):
-    """What one utterance adds to a store; `encoders.Encoded` is one."""
-
-    @property
-    def hidden(self) -> NDArray[np.float32]:
-        """Layers, (L + 1, n_frames, n_neurons)."""
-
-    @property
-    def final(self) -> NDArray[np.float32] | None:
-        """Last hidden state, (n_frames, n_neurons), where it is not layer L."""
-
-    @property
-    def attention(self) -> NDArray[np.float32]:
-        """Rows of every map, (L, n_heads, n_rows, T)."""
 
 
 def cut(seconds: Sequence[float]) -> list[int]:
@@ -66,22 +51,13 @@ def shard_file(number: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Where in a shard's file its arrays lie.
+    """Where in a shard's file its arrays lie."""
 
-    Attributes
-    ----------
-    n_arrays, n_neurons, n_maps : int
-        Layers, with the final one where there is one; their width; blocks whose attention is kept.
-    frames, maps : ndarray of shape (n_utterances + 1,)
-        Where the frames of each utterance begin among the shard's, and its numbers within one block's attention; last
-        how many there are.
-    """
-
-    n_arrays: int
+    n_arrays: int  # layers, with the final one where there is one
     n_neurons: int
-    n_maps: int
-    frames: NDArray[np.int64]
-    maps: NDArray[np.int64]
+    n_maps: int  # blocks whose attention is kept
+    frames: NDArray[np.int64]  # where each utterance's begin among the shard's, and last how many there are
+    maps: NDArray[np.int64]  # the same of its numbers within one block's attention
 
     @property
     def n_frames(self) -> int:
@@ -114,25 +90,11 @@ class Shard:
         return sum_at, slice(start + int(self.maps[u]), start + int(self.maps[u + 1]))
 
 
-class Damaged(ValueError):
-    """Bytes of a shard that are not those written; `place` is the number of their checksum, -1 for these themselves."""
-
-    def __init__(self, place: int) -> None:
-        super().__init__("its bytes are not those written")
-        self.place = place
-
-
 _CHECKED: dict[tuple, NDArray[np.bool_]] = {}  # by file, which of its checksums this process has found to hold
 
 
 class ShardFile:
-    """A shard's file, memory-mapped; what is read of it is checked the first time that this process reads it.
-
-    Raises
-    ------
-    OSError, ValueError
-        Not there, of another size than its shard, or damaged.
-    """
+    """A shard's file, memory-mapped; what is read of it is checked the first time that this process reads it."""
 
     def __init__(self, path: Path, shard: Shard, *, afresh: bool = False) -> None:
         with path.open("rb") as file:
@@ -145,7 +107,7 @@ class ShardFile:
         key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
         if afresh or key not in _CHECKED:
             if zlib.crc32(self._sums[:-1].data) != self._sums[-1]:
-                raise Damaged(-1)
+                raise ValueError("its checksums are not those written")
             _CHECKED[key] = np.zeros(shard.sums, bool)
         self._checked = _CHECKED[key]
 
@@ -156,9 +118,8 @@ class ShardFile:
         values = self._values[start : start + shard.n_frames * shard.n_neurons].reshape(-1, shard.n_neurons)
         places = first + rows
         new = places[~self._checked[places]]
-        wrong = np.flatnonzero(row_sums(values, (new - first).tolist()) != self._sums[new])
-        if len(wrong):
-            raise Damaged(int(new[wrong[0]]))
+        if (row_sums(values, (new - first).tolist()) != self._sums[new]).any():
+            raise ValueError("its bytes are not those written")
         self._checked[new] = True
         together = len(rows) and (np.diff(rows) == 1).all()
         return values[rows[0] : rows[-1] + 1] if together else values[rows]
@@ -169,17 +130,16 @@ class ShardFile:
         values = self._values[part]
         if not self._checked[place]:
             if zlib.crc32(values.data) != self._sums[place]:
-                raise Damaged(place)
+                raise ValueError("its bytes are not those written")
             self._checked[place] = True
         return values
 
     def verify(self) -> None:
-        """Check all of it."""
+        """Read and check all of it."""
         for array in range(self._shard.n_arrays):
             self.rows(array, np.arange(self._shard.n_frames))
-        for layer in range(1, self._shard.n_maps + 1):
-            for u in range(len(self._shard.maps) - 1):
-                self.attention(layer, u)
+        for layer, u in np.ndindex(self._shard.n_maps, len(self._shard.maps) - 1):
+            self.attention(layer + 1, u)
 
 
 def row_sums(values: NDArray[np.float32], rows: Iterable[int]) -> NDArray[np.uint32]:
@@ -188,12 +148,8 @@ def row_sums(values: NDArray[np.float32], rows: Iterable[int]) -> NDArray[np.uin
     return np.array([zlib.crc32(content[row * width : (row + 1) * width]) for row in rows], np.uint32)
 
 
-def write_shard(path: Path, shard: Shard, utterances: Iterable[Arrays]) -> None:
-    """Write the shard of these utterances, in their order; it is there whole or not at all.
-
-    Memory is that of one utterance, and of the checksums. These are plain writes, not a memory map, where a full disk
-    would kill the process.
-    """
+def write_shard(path: Path, shard: Shard, utterances: Iterable[Encoded]) -> None:
+    """Write the shard of these utterances, in their order, whole or not at all; one at a time is in memory."""
     part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     sums = np.zeros(shard.sums, "<u4")
     try:
@@ -209,7 +165,7 @@ def write_shard(path: Path, shard: Shard, utterances: Iterable[Arrays]) -> None:
 
 
 def _placed(
-    shard: Shard, u: int, arrays: Arrays, sums: NDArray[np.uint32]
+    shard: Shard, u: int, arrays: Encoded, sums: NDArray[np.uint32]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield which value of the shard each array of an utterance begins at, and fill in its checksums."""
     for array, rows in enumerate([*arrays.hidden, *([] if arrays.final is None else [arrays.final])]):
@@ -223,6 +179,7 @@ def _placed(
 
 
 def _write_at(file: int, content: memoryview, place: int) -> None:
+    """Write all of it: plain writes, not a memory map, where a full disk would kill the process."""
     while content:
         written = os.pwrite(file, content, place)
         content, place = content[written:], place + written

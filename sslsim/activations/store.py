@@ -23,11 +23,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sslsim.activations.shards import Damaged, Shard, ShardFile, shard_file
+from sslsim.activations.shards import Shard, ShardFile, shard_file
 from sslsim.encoders.lineage import Lineage
 from sslsim.encoders.lineup import ByName, Checkpoint
 from sslsim.errors import SslsimError
-from sslsim.speech.recording import SAMPLE_RATE, spread
+from sslsim.speech.recording import spread
 
 SAMPLE_RULE = "all T frames of an utterance where T <= N, else frames floor((2 i + 1) T / (2 N)), i = 0..N-1"
 """How both the frames kept (N = frames_per_utterance) and the attention query rows (N = queries) are chosen."""
@@ -44,22 +44,12 @@ class ActivationStore:
         The folder.
     checkpoint : Checkpoint
         What was run.
-    n_layers : int
-        Number of hidden states, L + 1: layer 0 is the transformer's input, 1..L its blocks.
-    n_neurons, n_heads, n_frames : int
-        Width of a layer, heads of a block, rows of every layer.
+    n_layers, n_neurons, n_heads, normed, input_normed, final_norm, input, parameters
+        What it is like, see `encoders.Anatomy`.
+    n_frames : int
+        Rows of every layer.
     fingerprint, corpus_fingerprint : str
         Content hash of the checkpoint and of the audio.
-    normed : bool
-        Whether layers 1..L are outputs of a LayerNorm, as in post-norm models and conformers, or the raw
-        residual stream, as in pre-norm models, where a few neurons may be very large.
-    input_normed : bool
-        Whether layer 0 is the output of a LayerNorm.
-    final_norm : bool
-        Whether another LayerNorm follows the last block: then layer L is not the model's
-        ``last_hidden_state``, which ``final()`` gives.
-    input : dict
-        How the checkpoint takes its audio, see `encoders.Anatomy`.
     dtype : str
         What the encoder computed in; stored are float32 numbers.
     frames_per_utterance, queries : int or None
@@ -90,6 +80,7 @@ class ActivationStore:
     input_normed: bool
     final_norm: bool
     input: dict[str, Any]
+    parameters: int
     dtype: str
     frames_per_utterance: int | None
     queries: int | None
@@ -109,40 +100,20 @@ class ActivationStore:
         """Number of blocks with attention kept: L, or 0 when extracted with ``queries=0`` or without heads."""
         return 0 if self.queries == 0 or self.n_heads == 0 else self.n_layers - 1
 
-    @property
-    def last_layer(self) -> str:
-        """What layer L is, in words."""
-        what = "LayerNorm output" if self.normed else "raw residual stream"
-        return f"{what}, a final LayerNorm follows" if self.final_norm else f"{what}, the last hidden state"
-
     def layer(self, layer: int) -> StoredLayer:
-        """Return a hidden state, (n_frames, n_neurons) float32, of which the rows that are indexed are read.
-
-        Parameters
-        ----------
-        layer : int
-            0 (the transformer's input) to L = ``n_layers - 1``.
-        """
+        """Return a hidden state, (n_frames, n_neurons) float32: 0 is the transformer's input, 1 to L its blocks."""
         self._check(layer, "layer", 0, self.n_layers - 1)
         return StoredLayer(self, layer)
 
     def final(self) -> StoredLayer:
-        """Return the model's ``last_hidden_state``, (n_frames, n_neurons).
-
-        Where a LayerNorm follows the last block (pre-norm models) its output, else layer L.
-        """
+        """Return the model's last hidden state: of the LayerNorm that follows the last block, else layer L."""
         return StoredLayer(self, self.n_layers if self.final_norm else self.n_layers - 1)
 
     def attention(self, layer: int, u: int) -> NDArray[np.float32]:
-        """Return attention rows of one utterance, (n_heads, n_rows, T) float32, memory-mapped.
+        """Return attention rows of the utterance at place `u` of the index, (n_heads, n_rows, T), memory-mapped.
 
-        Parameters
-        ----------
-        layer : int
-            Block, 1 to ``attention_layers``, numbered like the hidden state that it makes.
-        u : int
-            The utterance's position in ``index``. Row r is the distribution over the T keys of query
-            frame ``query_rows(u)[r]``.
+        `layer` is the block, 1 to ``attention_layers``. Row r is the distribution over the T keys of query frame
+        ``query_rows(u)[r]``.
         """
         if self.attention_layers == 0:
             why = "extract with queries above 0" if self.n_heads else "the checkpoint has no heads"
@@ -203,57 +174,20 @@ class ActivationStore:
 
     def _shard(self, number: int, read: Any, afresh: bool = False) -> Any:
         """Open a shard and read from it; what is wrong with it is said in terms of the store."""
-        path, layout = self.root / shard_file(number), self.layouts[number]
+        path = self.root / shard_file(number)
         try:
-            return read(ShardFile(path, layout, afresh=afresh))
-        except Damaged as error:
-            where = f"{path.name}: the bytes of {self._told(layout, self.shards[number], error.place)}"
-            raise SslsimError(f"store {str(self.root)!r}: {where} are not those written; {AGAIN}") from error
+            return read(ShardFile(path, self.layouts[number], afresh=afresh))
         except (OSError, ValueError) as error:
-            raise SslsimError(f"store {str(self.root)!r}: {path.name} cannot be read ({error}); {AGAIN}") from error
-
-    def _told(self, layout: Shard, first: int, place: int) -> str:
-        """Return what a checksum of a shard is of, in words."""
-        if place < 0:
-            return "its checksums"
-        layer, row = divmod(place, layout.n_frames)
-        u = int(np.searchsorted(layout.frames, row, side="right")) - 1
-        what = f"layer {layer}" if layer < self.n_layers else "the final layer"
-        if layer >= layout.n_arrays:
-            block, u = divmod(place - layout.n_arrays * layout.n_frames, len(layout.maps) - 1)
-            what = f"the attention of layer {block + 1}"
-        return f"{what} of utterance {self.index.utterance.iat[first + u]!r}"
+            raise SslsimError(f"store {str(self.root)!r}: {path.name}: {error}; {AGAIN}") from error
 
     def _check(self, value: int, what: str, low: int, high: int) -> None:
         if not low <= value <= high:
             raise SslsimError(f"{self.name}: no {what} {value}; there are {low} to {high}")
 
-    def _repr_html_(self) -> str:
-        checkpoint, minutes = self.checkpoint, self.index["n_samples"].sum() / SAMPLE_RATE / 60
-        rows = {
-            "family": " ".join(filter(None, (checkpoint.family, checkpoint.size))) or "not named",
-            "weights": checkpoint.weights,
-            "checkpoint": f"{checkpoint.source} ({self.fingerprint[:12]})",
-            "layers": f"0 to {self.n_layers - 1}; the last: {self.last_layer}",
-            "audio": ", ".join(f"{key} {value}" for key, value in self.input.items()),
-            "neurons": f"{self.n_neurons:,}",
-            "heads": f"{self.n_heads} in each of {self.attention_layers} blocks",
-            "frames": f"{self.n_frames:,} of {len(self.index):,} utterances, {minutes:,.1f} minutes",
-            "left out": f"{len(self.skipped):,} utterances",
-            "on disk": f"{sum(shard.size for shard in self.layouts) / 1e6:,.1f} MB",
-            "store": str(self.root),
-        }
-        with pd.option_context("display.max_colwidth", None):
-            return pd.DataFrame({self.name: rows}).to_html()
-
 
 @dataclass(frozen=True, eq=False)
 class StoredLayer:
-    """A layer in a store: an array of which the rows that are asked for are read from the disk and checked.
-
-    ``layer[rows]`` and ``layer[rows, neuron]`` take what an array of shape (n_frames, n_neurons) would, and give an
-    array; ``np.asarray(layer)`` gives all of it.
-    """
+    """A layer in a store: ``layer[rows]`` and ``layer[rows, neuron]`` read, check and give an array."""
 
     store: ActivationStore
     array: int
@@ -292,19 +226,13 @@ class Stores(ByName[ActivationStore]):
         return Stores(store for store in self if store in chosen)
 
     def _repr_html_(self) -> str:
-        return pd.DataFrame(
-            {
-                "name": store.name,
-                "family": store.checkpoint.family,
-                "size": store.checkpoint.size,
-                "weights": store.checkpoint.weights,
-                "layers": store.n_layers,
-                "neurons": store.n_neurons,
-                "heads": store.n_heads,
-                "frames": f"{store.n_frames:,}",
-            }
-            for store in self
-        ).to_html(index=False)
+        columns = ["name", "family", "size", "weights", "layers", "neurons", "heads", "frames"]
+        rows = [
+            (s.name, s.checkpoint.family, s.checkpoint.size, s.checkpoint.weights)
+            + (s.n_layers, s.n_neurons, s.n_heads, s.n_frames)
+            for s in self
+        ]
+        return pd.DataFrame(rows, columns=columns).to_html(index=False)
 
 
 def sampled(length: int, wanted: int | None) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from sslsim.activations.store import ActivationStore
 from sslsim.analysis.selectivity import KEYS, origins, rows_of, traces
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
+from sslsim.measures.attention import attention_similarity
 from sslsim.speech.alignments import MARKS, centres
 from sslsim.speech.corpus import Utterance
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, Recording, waveform_fingerprint
@@ -167,7 +168,7 @@ class HeadPair:
     utterance: str
     samples: NDArray[np.float32]
     queries: NDArray[np.int64]
-    maps: tuple[NDArray[np.float32], NDArray[np.float32]]
+    maps: tuple[NDArray[np.float32], ...]
     agreement: float
     marks: pd.DataFrame
 
@@ -187,22 +188,14 @@ def head_pair(
     two = [(by_name[row[f"model_{side}"]], int(row[f"layer_{side}"]), int(row[f"head_{side}"])) for side in "xy"]
     index = two[0][0].index
 
-    def maps(u: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        x, y = (np.asarray(store.attention(layer, u)[head]) for store, layer, head in two)
-        return x, y
+    def maps(u: int) -> list[NDArray[np.float32]]:
+        return [np.asarray(store.attention(layer, u)[head]) for store, layer, head in two]
 
-    agreement = np.array([_row_correlation(*maps(u)) for u in range(len(index))])
+    alike = [attention_similarity("pearson", *([each[None]] for each in maps(u))).item() for u in range(len(index))]
+    agreement = np.array(alike)
     scored = np.flatnonzero(np.isfinite(agreement))
     u = int(scored[agreement[scored].argsort(kind="stable")[len(scored) // 2]])
     samples, said = _sound(index.iloc[u], *list(origins(index, corpus))[u], marks)
     x, y = (f"{store.name}, layer {layer}, head {head}" for store, layer, head in two)
     queries = two[0][0].query_rows(u)
-    return HeadPair((x, y), str(index.utterance.iat[u]), samples, queries, maps(u), float(agreement[u]), said)
-
-
-def _row_correlation(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
-    """Return the mean correlation of the rows of two maps; NaN where no row of both varies."""
-    a, b = (m.astype(np.float64) - m.mean(1, keepdims=True, dtype=np.float64) for m in (x, y))
-    norms = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    varies = norms > 0
-    return float(((a * b).sum(1)[varies] / norms[varies]).mean()) if varies.any() else float("nan")
+    return HeadPair((x, y), str(index.utterance.iat[u]), samples, queries, tuple(maps(u)), float(agreement[u]), said)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from sslsim.activations.selection import utterances_of
@@ -27,11 +26,10 @@ from sslsim.comparison.scores import Scores
 from sslsim.comparison.scratch import save, scratch
 from sslsim.measures.neighbours import sample_frames
 from sslsim.measures.registry import MEASURES
-from sslsim.parallel import results
+from sslsim.parallel import results, workers_on
 
 BATCH_NEURONS = 2048  # of one batch: a product of two fills a processor, and takes 34 MB in float64
 GPU_BATCH_NEURONS = 8192  # the same for a GPU, which wants more at a time: 64 pairs of 1,024 neurons take about 3 GB
-GPU_WORKERS = 2  # one reads while the other computes
 BATCH_LAYERS = 8  # of one batch of sampled measures, whose kernels are 32 MB each at 2,000 frames
 
 Piece = Callable[..., Scores]
@@ -39,12 +37,11 @@ Piece = Callable[..., Scores]
 
 def score_pairs(what: Comparison, executor: Executor | None = None) -> Scores:
     """Score every pair of layers of the wanted checkpoints, both ways, each layer with itself included."""
-    (scores,) = score_orders(what, (), executor)
-    return scores
+    return score_orders(what, (), executor)[0]
 
 
-def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Executor | None = None) -> Iterator[Scores]:
-    """Yield the scores of every pair of layers, and then the same with the frames of y in each of some other orders.
+def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Executor | None = None) -> list[Scores]:
+    """Return the scores of every pair of layers, and then the same with the frames of y in each of some other orders.
 
     Parameters
     ----------
@@ -57,23 +54,17 @@ def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Execu
         Where pieces run, see `parallel.results`; its workers must see the folder of the stores.
     """
     with scratch(what.views[0].store.root.parent) as folder, pieces.caches():
-        tasks = _tasks(what, orders, folder)
-        rounds = [[(task, *one) for task in tasks for one in _round(task, k)] for k in range(1 + len(orders))]
-        total = sum(len(batches) for _, _, batches in itertools.chain(*rounds))
+        tasks, numbers = _tasks(what, orders, folder), range(1 + len(orders))
+        rounds = [(k, task, *one) for task in tasks for k in numbers for one in _round(task, k)]
+        total = sum(len(batches) for *_, batches in rounds)
+        scores, workers = [Scores() for _ in numbers], workers_on(what.device)
         with tqdm(total=total, desc=what.title, file=sys.stdout, mininterval=1.0) as bar:
-            for k, of_order in enumerate(rounds):
-                scores = Scores()
-                for task, piece, batches in of_order:
-                    calls = [(task.folder, k, *some) for some in batches]
-                    for part in results(piece, calls, executor=executor, workers=workers_on(what.device)):
-                        scores.add(part)
-                        bar.update()
-                yield scores
-
-
-def workers_on(device: str) -> int | None:
-    """Return how many pieces may compute at a time: on a CPU as many as there are threads, on a GPU few."""
-    return None if torch.device(device).type == "cpu" else GPU_WORKERS
+            for k, task, piece, batches in rounds:
+                calls = [(task.folder, k, *some) for some in batches]
+                for part in results(piece, calls, executor=executor, workers=workers):
+                    scores[k].add(part)
+                    bar.update()
+    return scores
 
 
 def _round(task: Task, order: int) -> list[tuple[Piece, list[tuple[int, ...]]]]:
@@ -82,7 +73,7 @@ def _round(task: Task, order: int) -> list[tuple[Piece, list[tuple[int, ...]]]]:
         return [(pieces.sampled_pair, task.pairs(diagonal=True))]
     rounds: list[tuple[Piece, list[tuple[int, ...]]]] = [(pieces.pair_of_batches, task.pairs(diagonal=bool(order)))]
     if not order or task.utterances:  # another order of the frames changes moments of utterances and blocks only
-        rounds.insert(0, (pieces.own_moments, [(k,) for k in range(len(task.batches))]))
+        rounds.insert(0, (pieces.moments_of_batch, [(k,) for k in range(len(task.batches))]))
     return rounds
 
 

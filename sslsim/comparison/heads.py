@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -16,14 +16,13 @@ from tqdm import tqdm
 
 from sslsim.activations.selection import check_measures
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.engine import workers_on
 from sslsim.comparison.maps import Crop, kept_rows, sum_utterances, with_attention
 from sslsim.comparison.tables import pair_columns, square_table
 from sslsim.measures import attention
-from sslsim.parallel import chosen_device, results
+from sslsim.parallel import chosen_device, results, workers_on
 
 Label = tuple[str, int, int]  # model, layer, head
-UTTERANCES = 4  # of one piece of work
+UTTERANCES = 4  # of one piece
 AHEAD = 64  # pieces that may wait: two matrices of heads by heads a measure each
 _COLUMNS = ["measure", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", "value"]
 
@@ -48,7 +47,7 @@ def compare_heads(
         is the input of the first block.
     """
     check_attention_measures(measures, of_layers=False)
-    scores = _all_scores(stores, measures, executor, device)
+    ((scores, _),) = head_scores(stores, measures, [Run(kept_rows(stores))], executor, device)
     table = square_table(scores.means, scores.labels, ["model", "layer", "head"])
     return pair_columns(table.assign(n_frames=scores.n_rows), stores)
 
@@ -73,23 +72,9 @@ def compare_attention(
         `sslsim.comparison.tables.pair_columns`, value.
     """
     check_attention_measures(measures)
-    scores = _all_scores(stores, measures, executor, device)
+    ((scores, _),) = head_scores(stores, measures, [Run(kept_rows(stores))], executor, device)
     best = scores.best().dropna(subset="value").reset_index(drop=True)
     return pair_columns(scores.layers(), stores), pair_columns(best, stores)
-
-
-def _all_scores(
-    stores: Sequence[ActivationStore], measures: Sequence[str], executor: Executor | None, device: str
-) -> HeadScores:
-    """Score every pair of heads on all stored rows, with a progress bar."""
-    crops = kept_rows(stores)
-    with progress(len(crops)) as bar:
-        return head_scores(stores, measures, crops, executor=executor, device=chosen_device(device), done=bar.update)[0]
-
-
-def progress(utterances: int) -> tqdm:
-    """Return a bar over so many utterances of attention."""
-    return tqdm(total=utterances, desc="attention", file=sys.stdout, unit="utt", mininterval=1.0)
 
 
 def check_attention_measures(measures: Sequence[str], *, of_layers: bool = True) -> None:
@@ -146,55 +131,68 @@ class HeadScores:
         return pd.concat(best, ignore_index=True) if best else pd.DataFrame(columns=_COLUMNS)
 
 
+@dataclass(frozen=True)
+class Run:
+    """One comparison of every head with every other."""
+
+    crops: list[Crop]  # what of each utterance (`maps.kept_rows`, `maps.cropped_rows`)
+    blocks: Sequence[Sequence[int]] = ()  # score without each of these lists of utterances too; together they are all
+    # utterance that stands on the other side for each: pairs are then of head i on its utterance with head j on the
+    # partner, i up to j, and the other half their mirror image
+    partner: np.ndarray | None = None
+
+
 def head_scores(
     stores: Sequence[ActivationStore],
     measures: Sequence[str],
-    crops: Sequence[Crop],
-    blocks: Sequence[Sequence[int]] = (),
-    *,
-    partner: np.ndarray | None = None,
+    runs: Sequence[Run],
     executor: Executor | None = None,
-    device: str = "cpu",
-    done: Callable[[int], object] = lambda _: None,
-) -> tuple[HeadScores, list[HeadScores]]:
-    """Score every pair of heads, and once more without each of some blocks of utterances.
-
-    Parameters
-    ----------
-    stores, measures, executor, device
-        See `compare_attention`.
-    crops : sequence of Crop
-        What to compare of each utterance (`maps.kept_rows`, `maps.cropped_rows`).
-    blocks : sequence of lists of int
-        Utterances to leave out, one list after another; together all.
-    partner : array of int, optional
-        Utterance that stands on the other side for each: pairs are then of head i on its utterance with head j on the
-        partner, i up to j, and the other half their mirror image.
-    done : callable
-        Told how many utterances more have been compared.
-    """
-    chosen, other = with_attention(stores), range(len(crops)) if partner is None else partner.tolist()
-    members = blocks or [range(len(crops))]
-    some = [(g, block[k : k + UTTERANCES]) for g, block in enumerate(members) for k in range(0, len(block), UTTERANCES)]
-    calls = [(chosen, list(measures), [(u, other[u], crops[u], crops[other[u]]) for u in part]) for _, part in some]
-    options: dict[str, Any] = {"executor": executor, "workers": workers_on(device), "ahead": AHEAD}
-    parts = results(partial(sum_utterances, device), calls, **options, done=lambda i: done(len(some[i][1])))
-    sums: list[dict[str, attention.Sums]] = [{} for _ in members]
-    for (g, _), part in zip(some, parts, strict=True):
-        sums[g] = {name: sums[g][name] + part[name] for name in measures} if sums[g] else part
-    total = {name: reduce(operator.add, (each[name] for each in sums)) for name in measures}
+    device: str = "auto",
+) -> list[tuple[HeadScores, list[HeadScores]]]:
+    """Score every pair of heads in each run, and once more without each of its blocks of utterances."""
+    chosen, where = with_attention(stores), chosen_device(device)
     labels = [(s.name, layer, head) for s in chosen for layer in range(1, s.n_layers) for head in range(s.n_heads)]
+    options: dict[str, Any] = {"executor": executor, "workers": workers_on(where), "ahead": AHEAD}
+    total, scored = sum(len(run.crops) for run in runs), []
+    with tqdm(total=total, desc="attention", file=sys.stdout, unit="utt", mininterval=1.0) as bar:
+        for run in runs:
+            calls = _calls(run, chosen, measures)
+            sums: list[dict[str, attention.Sums]] = [{} for _ in run.blocks or [()]]
+            parts = results(partial(sum_utterances, where), [call for _, call in calls], **options)
+            for (g, call), part in zip(calls, parts, strict=True):
+                sums[g] = {name: sums[g][name] + part[name] for name in measures} if sums[g] else part
+                bar.update(len(call[2]))
+            scored.append(_scores(run, sums, labels))
+    return scored
+
+
+def _calls(run: Run, stores: list[ActivationStore], measures: Sequence[str]) -> list[tuple[int, tuple]]:
+    """Return the calls of `sum_utterances`, each with the number of its block: a few utterances and their partners."""
+    crops, calls = run.crops, []
+    other = range(len(crops)) if run.partner is None else run.partner.tolist()
+    for g, block in enumerate(run.blocks or [range(len(crops))]):
+        for k in range(0, len(block), UTTERANCES):
+            pairs = [(u, other[u], crops[u], crops[other[u]]) for u in block[k : k + UTTERANCES]]
+            calls.append((g, (stores, list(measures), pairs)))
+    return calls
+
+
+def _scores(
+    run: Run, sums: list[dict[str, attention.Sums]], labels: list[Label]
+) -> tuple[HeadScores, list[HeadScores]]:
+    """Return the scores from the sums of all blocks, and those without each block."""
+    total = {name: reduce(operator.add, (each[name] for each in sums)) for name in sums[0]}
+    without = [{name: total[name] - each[name] for name in each} for each in sums] if run.blocks else []
+    sizes = [sum(len(run.crops[u].rows) for u in block) for block in run.blocks]
+    n_rows = sum(len(crop.rows) for crop in run.crops)
 
     def scores(of: dict[str, attention.Sums], size: int) -> HeadScores:
         means = {name: one.mean.cpu().numpy() for name, one in of.items()}
-        if partner is not None:
+        if run.partner is not None:
             means = {name: np.triu(mean) + np.triu(mean, 1).T for name, mean in means.items()}
         return HeadScores(means, labels, size)
 
-    sizes = [sum(len(crops[u].rows) for u in block) for block in members]
-    without = [{name: total[name] - each[name] for name in measures} for each in sums] if blocks else []
-    left_out = [scores(of, sum(sizes) - size) for of, size in zip(without, sizes, strict=bool(blocks))]
-    return scores(total, sum(sizes)), left_out
+    return scores(total, n_rows), [scores(of, n_rows - size) for of, size in zip(without, sizes, strict=True)]
 
 
 def _starts(labels: list, depth: int) -> np.ndarray:
@@ -223,17 +221,14 @@ def _cka(covariance: np.ndarray, alone: np.ndarray, labels: list[Label]) -> np.n
 
 def _best_heads(name: str, values: np.ndarray, labels: list[Label]) -> pd.DataFrame:
     """Best match of every head in every other model."""
-    starts = _starts(labels, 1)
-    models = [labels[start][0] for start in starts]
-    rows = []
-    for start, stop, model in zip(starts, [*starts[1:], len(labels)], models, strict=True):
+    starts, best = _starts(labels, 1), {}
+    for start, stop in zip(starts, [*starts[1:], len(labels)], strict=True):
         part = np.where(np.isnan(values[:, start:stop]), -np.inf, values[:, start:stop])
-        place = start + part.argmax(axis=1)
-        rows += [
-            (name, *label, *labels[place[i]], values[i, place[i]])
-            for i, label in enumerate(labels)
-            if label[0] != model
-        ]
-    order = {label: i for i, label in enumerate(labels)}
-    rows.sort(key=lambda row: order[row[1:4]])
+        best[labels[start][0]] = start + part.argmax(axis=1)
+    rows = [
+        (name, *label, *labels[place[i]], values[i, place[i]])
+        for i, label in enumerate(labels)
+        for model, place in best.items()
+        if model != label[0]
+    ]
     return pd.DataFrame(rows, columns=_COLUMNS)

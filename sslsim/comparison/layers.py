@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -127,19 +127,18 @@ def scores_table(what: Comparison, scores: Scores, added: Sequence[str] = ()) ->
     return pd.concat(tables, ignore_index=True)
 
 
-def partner_keys(views: list[LayerView], scores: Scores) -> list[tuple[int, str]]:
-    """Return layer and other checkpoint of the best partners found, in the order of `partners_table`."""
-    models = list(dict.fromkeys(view.label[0] for view in views))
-    return sorted(scores.partners, key=lambda key: (key[0], models.index(key[1])))
-
-
-def partners_table(views: list[LayerView], scores: Scores) -> pd.DataFrame:
-    """One row a neuron that varies and other checkpoint: its best partner there."""
+def partners_table(
+    views: list[LayerView],
+    scores: Scores,
+    more: Callable[[tuple[int, str]], dict[str, np.ndarray]] = lambda _: {},
+) -> pd.DataFrame:
+    """One row a neuron that varies and other checkpoint: its best partner there, and more columns of each layer."""
     columns = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "value"]
+    models = list(dict.fromkeys(view.label[0] for view in views))
     tables = []
-    for i, model in partner_keys(views, scores):
-        best = scores.partners[i, model]
-        keys = {"model_x": views[i].label[0], "layer_x": views[i].layer, "neuron_x": np.arange(len(best.r))}
-        table = pd.DataFrame(keys | {"model_y": model, "layer_y": best.layer, "neuron_y": best.neuron, "value": best.r})
+    for i, model in sorted(scores.partners, key=lambda key: (key[0], models.index(key[1]))):
+        best, (name, layer) = scores.partners[i, model], views[i].label
+        values = (name, layer, np.arange(len(best.r)), model, best.layer, best.neuron, best.r)
+        table = pd.DataFrame(dict(zip(columns, values, strict=True)) | more((i, model)))
         tables.append(table.dropna(subset="value"))
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)

@@ -17,10 +17,10 @@ from sslsim.speech.recording import spread
 def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     """Return the stores that hold attention (log-mel has no heads); raise if they cannot be compared or none does."""
     check_stores(stores)
-    found = [store for store in stores if store.attention_layers]
-    if not found:
+    chosen = [store for store in stores if store.attention_layers]
+    if not chosen:
         raise SslsimError("no attention in these stores; extract with queries above 0")
-    return found
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -65,24 +65,21 @@ def sum_utterances(
     """Sum of the scores of every pair of heads over some utterances and their partners."""
     sums: dict[str, attention.Sums] = {}
     for u, v, crop_x, crop_y in utterances:
-        x = _stacked(stores, u, crop_x)
-        y = x if u == v else _stacked(stores, v, crop_y)
+        x = _Stacked(stores, u, crop_x)
+        y = x if u == v else _Stacked(stores, v, crop_y)
         names, half = ("attention", "attention"), u != v
         parts = attention.utterance_sums(measures, x, y, names=names, utterance=u, half=half, device=device)
         sums = {name: sums[name] + part for name, part in parts.items()} if sums else parts
     return sums
 
 
-@dataclass(frozen=True)
 class _Stacked:
     """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read."""
 
-    maps: list[np.ndarray]  # of each layer, (heads, stored rows, T)
-    crop: Crop
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (sum(len(m) for m in self.maps), len(self.crop.rows), self.crop.width or self.maps[0].shape[2])
+    def __init__(self, stores: list[ActivationStore], u: int, crop: Crop) -> None:
+        self.maps = [s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)]
+        self.crop = crop
+        self.shape = (sum(map(len, self.maps)), len(crop.rows), crop.width or self.maps[0].shape[2])
 
     def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
         (heads, some), crop = part, self.crop
@@ -93,7 +90,3 @@ class _Stacked:
         cropped = np.take_along_axis(whole, keys[None], axis=2)
         mass = cropped.sum(2, keepdims=True)
         return np.where(mass > 1e-6, cropped / np.maximum(mass, 1e-6), np.float32(1 / crop.width))
-
-
-def _stacked(stores: list[ActivationStore], u: int, crop: Crop) -> _Stacked:
-    return _Stacked([s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)], crop)

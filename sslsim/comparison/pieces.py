@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sslsim.activations.selection import LayerView
-from sslsim.comparison.scores import Controls, PairScores, Partners, Scores, score_pair
+from sslsim.comparison.scores import BASES_CHANCE, Controls, PairScores, Partners, Scores, score_pair
 from sslsim.comparison.scratch import load, save
 from sslsim.errors import SslsimError
 from sslsim.measures import moments
@@ -101,7 +101,7 @@ def caches() -> Iterator[None]:
         _on_rows.cache_clear()
 
 
-def own_moments(folder: Path, order: int, k: int) -> Scores:
+def moments_of_batch(folder: Path, order: int, k: int) -> Scores:
     """Make and leave in the scratch folder the moments of every layer of a batch, and score pairs within the batch."""
     task = _task(folder)
     views, means = task.batch(k, order), []
@@ -123,7 +123,7 @@ def own_moments(folder: Path, order: int, k: int) -> Scores:
 def _layer_moments(task: Task, view: LayerView, means: Means, products: Products) -> LayerMoments:
     """Return a layer's own moments with all that the measures need of it alone; an error if no neuron varies."""
     marginal = moments.marginal(means, products, len(view), torch.finfo(DTYPE).eps)
-    marginal = replace(marginal, wide=0) if task.what.controls.single else marginal
+    marginal = replace(marginal, wide=0) if task.what.controls.chance else marginal
     blocks = task.what.controls.blocks
     every = [marginal, *(marginal.without(g) for g in range(len(blocks.members) if blocks else 0))]
     for one in every:
@@ -172,7 +172,7 @@ def _scores(
     }
     if torch.device(what.device).type != "cpu" and any(MEASURES[name].canonical for name in what.measures):
         moments.decompose(list(pairs.values()))
-    bases = what.controls.rotations_chance if order else what.controls.rotations
+    bases = BASES_CHANCE if order else what.controls.rotations
     scores = Scores()
     while pairs:
         a, b = next(iter(pairs))

@@ -18,6 +18,8 @@ from sslsim.measures.random_basis import rotated_correlation, shared, shared_wit
 from sslsim.measures.registry import MEASURES
 
 SHARED = "neurons_shared"
+BASES_OUT = 1  # bases in which the blocks are left out: a mean over neurons hardly depends on the basis
+BASES_CHANCE = 1  # bases of each mismatch
 Norms = dict[bool, tuple[Tensor, Tensor]]  # by scaling, the squared norms of the frames of x and of y
 
 
@@ -27,11 +29,10 @@ class Controls:
 
     blocks: Utterances | None = None  # score without each of its groups too, for measures of moments
     rotations: int = 0  # random bases of each side to score measures of single neurons in
-    rotations_out: int = 0  # the number of these without each block
-    rotations_chance: int = 0  # and with the frames of y in another order
-    rotate: tuple[str, ...] | None = None  # which of these measures; all by default
-    single: bool = False  # compute in float32 what of narrow layers is otherwise float64 (`Marginal.dtype`)
-    seed: int = 0  # of the bases
+    seed: int = 0  # of these bases
+    # only what chance levels need: float32 where narrow layers have float64 (`Marginal.dtype`), `BASES_CHANCE` bases
+    # with the frames of y in another order, and in these max_corr only, as an assignment takes ten times as long
+    chance: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,9 @@ def score_pair(
     def score(pair: Moments, norms: Norms, bases: int) -> list[OneWay]:
         scored = [OneWay() for _ in range(ways)]
         _add_values(scored, pair, norms, measures)
-        wanted = measures if controls.rotate is None else [name for name in measures if name in controls.rotate]
-        _add_bases(scored, pair, [name for name in wanted if MEASURES[name].matching], bases, controls.seed)
+        in_bases = [name for name in measures if MEASURES[name].matching]
+        in_bases = [name for name in in_bases if name == "max_corr" or not controls.chance]
+        _add_bases(scored, pair, in_bases, min(bases, controls.rotations), controls.seed)
         return scored
 
     whole = score(pair, {scaled: (x[0], y[0]) for scaled, (x, y) in norms.items()}, bases)
@@ -125,7 +127,7 @@ def score_pair(
     for g, mask in enumerate(controls.blocks.without if controls.blocks else ()):
         rows = torch.from_numpy(mask)
         norms_out = {scaled: (x[g + 1, rows], y[g + 1, rows]) for scaled, (x, y) in norms.items()}
-        fewer = score(pair.without(g), norms_out, controls.rotations_out)
+        fewer = score(pair.without(g), norms_out, BASES_OUT)
         for out, few, before in zip(without, fewer, whole, strict=True):
             out.append(PairScores(few.value | _excess(few, before)))
     ranks = {name: count(pair) for name in measures if (count := MEASURES[name].ranks)}

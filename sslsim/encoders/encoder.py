@@ -23,16 +23,11 @@ _ON_GPU = threading.Lock()
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder made of one utterance of T frames.
+    """What an encoder made of one utterance of T frames, float32.
 
-    Attributes
-    ----------
-    hidden : ndarray, (L + 1, n_frames, n_neurons), float32
-        Layer 0 is the transformer's input, 1..L its blocks' outputs; the wanted frames of each.
-    final : ndarray, (n_frames, n_neurons), or None
-        The model's last hidden state where a LayerNorm follows the last block; None where it is layer L itself.
-    attention : ndarray, (L, n_heads, n_rows, T), float32
-        The wanted query rows of every map.
+    `hidden` (L + 1, n_frames, n_neurons) are the wanted frames of the transformer's input, layer 0, and of its blocks'
+    outputs; `final` (n_frames, n_neurons) those of the last hidden state where a LayerNorm follows the last block, None
+    where it is layer L itself; `attention` (L, n_heads, n_rows, T) the wanted query rows of every map.
     """
 
     hidden: NDArray[np.float32]
@@ -76,40 +71,18 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Grid:
-    """How an encoder's own frames are brought onto frame i = samples [320 i, 320 i + 400), centre 320 i + 200.
+    """How an encoder's own frames are brought onto frame i = samples [320 i, 320 i + 400), centre 320 i + 200."""
 
-    Attributes
-    ----------
-    lead, tail : int
-        Samples of silence put before and after the sound.
-    first : int
-        The encoder's own frame that is frame 0.
-    most : int or None
-        Most frames that it can take.
-    beyond : int
-        Most frames that it gives after those of the sound.
-    """
-
-    lead: int = 0
-    tail: int = 0
-    first: int = 0
-    most: int | None = None
-    beyond: int = 0
+    lead: int = 0  # samples of silence put before the sound
+    tail: int = 0  # and after it
+    first: int = 0  # the encoder's own frame that is frame 0
+    most: int | None = None  # frames that it can take
+    beyond: int = 0  # frames that it may give after those of the sound
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A loaded encoder in evaluation mode.
-
-    Attributes
-    ----------
-    checkpoint : Checkpoint
-        What was loaded.
-    anatomy : Anatomy
-        What it is like.
-    device, dtype : str
-        Where and in what it computes; what it gives is float32.
-    """
+    """A loaded encoder in evaluation mode; `dtype` is what it computes in, what it gives is float32."""
 
     checkpoint: Checkpoint
     anatomy: Anatomy
@@ -126,16 +99,13 @@ class Encoder:
         rows: NDArray[np.int64] | Sequence[int],
         frames: NDArray[np.int64] | Sequence[int] | None = None,
     ) -> Encoded:
-        """Run one utterance.
+        """Run one utterance: a mono waveform of 16 kHz, (n,) float32.
 
         One at a time, so that there is no padding: padding changes what models with group norm, data2vec and
-        conformers make of every frame, even with a mask, by a tenth and more. Batches of equal lengths would be
-        exact to 1e-6, but not to the bit, and a CPU gains nothing by them.
+        conformers make of every frame, even with a mask, by a tenth and more.
 
         Parameters
         ----------
-        waveform : ndarray, (n,), float32
-            Mono, 16 kHz.
         rows : sequence of int
             Query frames whose attention rows to keep; none: no attention.
         frames : sequence of int, optional

@@ -17,8 +17,7 @@ _WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 def locate(checkpoint: Checkpoint) -> Path:
     """Return the folder with a checkpoint's files, fetching them from the hub if its source is an id.
 
-    Only configuration and weights are fetched; pickled weights only where there are no safetensors, and none
-    for an untrained twin.
+    Pickled weights are fetched only where there are no safetensors, and none for an untrained twin.
     """
     trained = checkpoint.untrained_seed is None
     folder = Path(checkpoint.source)

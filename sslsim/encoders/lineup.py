@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -18,12 +19,7 @@ LOG_MEL = "log-mel"
 """Source of the checkpoint that is a spectrogram, and its name where a list of checkpoints asks for it."""
 
 
-class _HasName(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-T = TypeVar("T", bound=_HasName)
+T = TypeVar("T", bound=Any)  # something with a name
 
 
 @dataclass(frozen=True)
@@ -105,20 +101,15 @@ def find_lineup(name: str | Path, folder: Path = Path()) -> Path:
 
 
 def read_lineup(path: str | Path) -> Lineup:
-    """Read the checkpoints of a lineup file.
+    """Read the checkpoints of a lineup file, in its order.
 
     Parameters
     ----------
     path : str or Path
-        The name of a lineup in ``data/lineups`` (``paper``), or a TOML file with one ``[[checkpoint]]`` table
+        The name of a lineup that comes with sslsim (``paper``), or a TOML file with one ``[[checkpoint]]`` table
         each: ``name``, ``source`` (a folder, relative to this file, a hub id ``org/name``, or ``log-mel``) and
         optionally ``revision``, ``family``, ``size``, ``finetuned_from`` and ``seed_of`` (names of others),
         ``untrained_seed`` (a whole number).
-
-    Returns
-    -------
-    Lineup
-        A list in the order of the file, whose items go by name too: ``read_lineup("paper")["hubert-base"]``.
 
     Raises
     ------
@@ -126,44 +117,37 @@ def read_lineup(path: str | Path) -> Lineup:
         No such file, not TOML, or a table that is incomplete, misspelt or named twice.
     """
     path = find_lineup(path)
+    where = f"lineup {str(path)!r}"
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("checkpoint", [])
-    except FileNotFoundError as error:
-        raise SslsimError(f"lineup {str(path)!r}: no such file") from error
     except OSError as error:
-        raise SslsimError(f"lineup {str(path)!r}: cannot be read: {error.strerror}") from error
+        raise SslsimError(f"{where}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise SslsimError(f"lineup {str(path)!r}: not TOML: {error}") from error
+        raise SslsimError(f"{where}: not TOML: {error}") from error
     if not isinstance(tables, list) or not tables:
-        raise SslsimError(f"lineup {str(path)!r}: no [[checkpoint]] tables")
+        raise SslsimError(f"{where}: no [[checkpoint]] tables")
     lineup = Lineup(_checkpoint(path, number, table) for number, table in enumerate(tables, 1))
-    names = [checkpoint.name for checkpoint in lineup]
-    for checkpoint in lineup:
-        if names.count(checkpoint.name) > 1:
-            raise SslsimError(f"lineup {str(path)!r}: {checkpoint.name!r} occurs twice; give each its own name")
-        for key, words in _RELATIVES.items():
-            other = getattr(checkpoint, key)
-            if other == checkpoint.name:
-                raise SslsimError(f"lineup {str(path)!r}: {other!r} is {words} itself; name another one")
-            if other is not None and other not in names:
-                raise SslsimError(
-                    f"lineup {str(path)!r}: {checkpoint.name!r} is {words} {other!r}, which is not in it"
-                    + close_match(other, names)
-                )
-    _check_circles(path, lineup)
+    for name, times in Counter(checkpoint.name for checkpoint in lineup).items():
+        if times > 1:
+            raise SslsimError(f"{where}: {name!r} occurs twice; give each its own name")
+    for key, words in _RELATIVES.items():
+        _check_relatives(where, {checkpoint.name: getattr(checkpoint, key) for checkpoint in lineup}, words)
     return lineup
 
 
-def _check_circles(path: Path, lineup: Lineup) -> None:
-    for key, words in _RELATIVES.items():
-        parents = {c.name: getattr(c, key) for c in lineup}
-        for name in parents:
-            seen = [name]
-            while (parent := parents[seen[-1]]) is not None:
-                if parent in seen:
-                    chain = f" is {words} ".join(repr(each) for each in [*seen, parent])
-                    raise SslsimError(f"lineup {str(path)!r}: {chain}; name the first one in both")
-                seen.append(parent)
+def _check_relatives(where: str, parents: Mapping[str, str | None], words: str) -> None:
+    """Raise if a checkpoint comes from one that is not there, or round a circle from itself."""
+    for name, other in parents.items():
+        if other is not None and other not in parents:
+            what = f"{name!r} is {words} {other!r}, which is not in it"
+            raise SslsimError(f"{where}: {what}{close_match(other, parents)}")
+    for name in parents:
+        chain = [name]
+        while (parent := parents[chain[-1]]) is not None:
+            if parent in chain:
+                told = f" is {words} ".join(repr(each) for each in [*chain, parent])
+                raise SslsimError(f"{where}: {told}; name the first one in both")
+            chain.append(parent)
 
 
 def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:

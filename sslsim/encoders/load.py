@@ -46,19 +46,14 @@ _TRIAL = 9_999  # samples of the sound that an encoder is tried on: 30 frames, a
 def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float32") -> Encoder | LogMel:
     """Load the encoder of a checkpoint, without the head that finetuning may have added, and try it.
 
-    The class comes from ``config.json``, never from a name. Attention is eager, the only kind that has
-    maps to give. Weights are loaded in float32 whatever the file holds, and then brought to `dtype`.
+    The class comes from ``config.json``, never from a name. Attention is eager, the only kind that has maps to give.
+    Weights are loaded in float32 whatever the file holds, and then brought to `dtype`; with an ``untrained_seed`` they
+    are those that transformers draws for the architecture, and the caller's own random state stays as it was.
 
     Raises
     ------
     SslsimError
-        Not there, not a speech encoder of 20 ms frames, or a file that lacks weights of the encoder or
-        has weights that it has no place for.
-
-    Notes
-    -----
-    With an ``untrained_seed`` the weights are those that transformers draws for the architecture; the
-    caller's own random state stays as it was.
+        Not there, not a speech encoder of 20 ms frames, or weights of the encoder are missing or have no place.
     """
     if dtype not in DTYPES:
         raise SslsimError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
@@ -135,11 +130,10 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     # else oneDNN keeps what it compiles for every length of utterance: 100 MB more after an hour of them
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
+    # for want of widgets in JupyterLab, that nothing here shows; for good, as filters are not of one thread
+    warnings.filterwarnings("ignore", category=TqdmWarning)
     import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TqdmWarning)  # in JupyterLab, for want of widgets that nothing here shows
-        from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "trust_remote_code": False}
     with _quiet():
@@ -187,7 +181,7 @@ def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> Grid:
     kind = type(preprocess).__name__
     if kind == "Wav2Vec2FeatureExtractor":
         return Grid()
-    if kind == "WhisperFeatureExtractor":  # its frame j is centred on sample 320 j, and 30 s are always heard
+    if kind == "WhisperFeatureExtractor":  # its frame j is centred on sample 320 j, and 30 s are always taken
         most = model.config.max_source_positions - 1
         return Grid(lead=120, first=1, most=most, beyond=most)
     if kind == "SeamlessM4TFeatureExtractor":  # frame j covers samples [320 j, 320 j + 560), in two windows

@@ -59,7 +59,7 @@ class LogMel:
         rows: NDArray[np.int64] | Sequence[int] = (),
         frames: NDArray[np.int64] | Sequence[int] | None = None,
     ) -> Encoded:
-        """Return the wanted frames of the spectrogram as ``hidden``, (1, n_frames, 80); `rows` are of no use."""
+        """Return the wanted frames of the spectrogram as ``hidden``, (1, n_frames, 80); there is no attention."""
         values = log_mel(waveform)
         kept = values if frames is None else values[np.asarray(frames, dtype=np.int64)]
         return Encoded(kept[None], None, np.zeros((0, 0, 0, len(values)), "f4"))

@@ -29,7 +29,13 @@ def jackknife_error(value: ArrayLike, left_out: ArrayLike, sizes: Sequence[int])
     sizes : sequence of int
         Frames of each block.
     """
-    pseudo, weight = _pseudo_values(value, left_out, sizes)
+    left = np.asarray(left_out, dtype=np.float64)
+    if len(left) < 2 or len(left) != len(sizes):
+        raise SslsimError(
+            f"a jackknife needs a score without each of at least 2 blocks; got {len(left)} scores, {len(sizes)} blocks"
+        )
+    weight = (np.sum(sizes) / np.asarray(sizes, dtype=np.float64)).reshape(-1, *[1] * (left.ndim - 1))
+    pseudo = weight * np.asarray(value) - (weight - 1) * left
     mean = (pseudo / weight).sum(0)
     return np.sqrt((((pseudo - mean) ** 2) / (weight - 1)).mean(0))
 
@@ -51,16 +57,6 @@ def jackknife_interval(
     middle = np.asarray(value, dtype=np.float64)
     half = stats.t.ppf((1 + level) / 2, len(np.asarray(left_out)) - 1) * jackknife_error(value, left_out, sizes)
     return middle - half, middle + half
-
-
-def _pseudo_values(value: ArrayLike, left_out: ArrayLike, sizes: Sequence[int]) -> tuple[NDArray, NDArray]:
-    left = np.asarray(left_out, dtype=np.float64)
-    if len(left) < 2 or len(left) != len(sizes):
-        raise SslsimError(
-            f"a jackknife needs a score without each of at least 2 blocks; got {len(left)} scores, {len(sizes)} blocks"
-        )
-    weight = (np.sum(sizes) / np.asarray(sizes, dtype=np.float64)).reshape(-1, *[1] * (left.ndim - 1))
-    return weight * np.asarray(value) - (weight - 1) * left, weight
 
 
 def blocks_of(index: pd.DataFrame, lengths: Sequence[int], blocks: int, block_by: str) -> Utterances:

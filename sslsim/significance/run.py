@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sslsim.activations.selection import check_between, check_measures, check_stores, layer_views, utterances_of
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_orders, score_pairs
-from sslsim.comparison.layers import partner_keys, partners_table, scores_table
+from sslsim.comparison.layers import partners_table, scores_table
 from sslsim.comparison.pieces import Comparison
 from sslsim.comparison.scores import SHARED, Controls, PairScores, Scores
 from sslsim.comparison.tables import pair_columns
@@ -24,10 +24,6 @@ from sslsim.parallel import chosen_device
 from sslsim.significance.evidence import Evidence, Resampling, shifted
 from sslsim.significance.jackknife import blocks_of
 from sslsim.significance.nulls import Mismatches, p_value
-
-ROTATIONS_OUT = 1  # bases in which the blocks are left out: a mean over neurons hardly depends on the basis
-ROTATIONS_CHANCE = 1  # bases of each mismatch
-ROTATE_CHANCE = ("max_corr",)  # what is scored in them: an assignment takes ten times as long
 
 
 def evidence(
@@ -76,8 +72,7 @@ def _scores(what: Comparison, blocks: Utterances | None, resampling: Resampling,
     anew = tuple(name for name in what.measures if MEASURES[name].prepare or MEASURES[name].utterances)
     of_moments = tuple(name for name in what.measures if name not in anew)
     if of_moments or not anew:
-        of_each = min(resampling.rotations, ROTATIONS_OUT)
-        controls = Controls(blocks and blocks.joined, resampling.rotations, of_each, seed=resampling.seed)
+        controls = Controls(blocks and blocks.joined, resampling.rotations, resampling.seed)
         scores.add(score_pairs(replace(what, measures=of_moments, controls=controls), executor))
     if not anew:
         return scores
@@ -97,8 +92,7 @@ def _mismatched(
     """Return the scores on utterances cropped alike, and then those with y mismatched in each way."""
     place = np.concatenate([np.arange(n) for n in lengths])
     rows = what.views[0].only(place < np.repeat(wrong.lengths, lengths)).frames  # the first so many of each utterance
-    of_each = min(resampling.rotations, ROTATIONS_CHANCE)
-    controls = Controls(None, resampling.rotations, 0, of_each, ROTATE_CHANCE, single=True, seed=resampling.seed)
+    controls = Controls(None, resampling.rotations, resampling.seed, chance=True)
     views = [replace(view, frames=rows) for view in what.views]
     ends = np.cumsum(wrong.lengths)
     spans = [np.arange(end - n, end) for end, n in zip(ends, wrong.lengths, strict=True)]
@@ -125,17 +119,16 @@ def _assemble(what: Comparison, scores: Scores, null: list[Scores], sizes: tuple
 
 def _partners(what: Comparison, scores: Scores, null: list[Scores], resampling: Resampling) -> pd.DataFrame:
     """Best partners with what mismatches and random bases give for the same neuron."""
-    columns: dict[str, list[NDArray]] = {}
-    for key in partner_keys(what.views, scores):
+
+    def controls(key: tuple[int, str]) -> dict[str, NDArray]:
         best = scores.partners[key]
-        alive = np.isfinite(best.r)
+        columns: dict[str, NDArray] = {}
         if null:
-            wrong = np.abs([one.partners[key].r for one in null[1:]])[:, alive]
-            columns.setdefault("chance", []).append(wrong.mean(0))
-            columns.setdefault("p", []).append(p_value(np.abs(best.r[alive]), wrong))
-        if resampling.rotations:  # empty where no measure is of single neurons
-            rotated = best.rotated[:, alive] if len(best.rotated) else np.full((1, alive.sum()), np.nan)
-            columns.setdefault("rotated", []).append(rotated.mean(0))
-            columns.setdefault("rotated_high", []).append(rotated.max(0))
-    table = partners_table(what.views, scores)
-    return table.assign(**{name: np.concatenate(parts) for name, parts in columns.items()})
+            wrong = np.abs(np.stack([one.partners[key].r for one in null[1:]], axis=1))
+            columns |= {"chance": wrong.mean(1), "p": p_value(np.abs(best.r), wrong.T)}
+        if resampling.rotations:  # there are none where no measure is of single neurons
+            rotated = best.rotated if len(best.rotated) else np.full((1, len(best.r)), np.nan)
+            columns |= {"rotated": np.ascontiguousarray(rotated.T).mean(1), "rotated_high": rotated.max(0)}
+        return columns
+
+    return partners_table(what.views, scores, controls)

@@ -74,14 +74,7 @@ def index_of(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Decode every utterance once, and say what is there to be encoded and what is left out.
 
-    Parameters
-    ----------
-    keep : Path, optional
-        A folder for the waveforms, see `Reader`.
-    executor : Executor, optional
-        Where to decode, see `parallel.results`.
-    done : callable
-        Told a number of utterances as they are through.
+    Waveforms are kept in the folder `keep`, see `Reader`; `done` is told a number of utterances as they are through.
 
     Returns
     -------
@@ -147,15 +140,10 @@ def _check(
 
 
 class Reader:
-    """Pieces of a corpus one after another, each decoded once a run; a file stays open while its pieces are read.
+    """Pieces of a corpus one after another; a file stays open while its pieces are read.
 
-    Parameters
-    ----------
-    utterances : mapping or sequence of Utterance
-        What the `recording` column of the index numbers.
-    keep : Path, optional
-        A folder of this run, where decoded waveforms lie and new ones are put; without one, or where it is full or
-        gone, every reading decodes.
+    `utterances` are those that the `recording` column of the index numbers. In the folder `keep`, of this run, lie
+    waveforms that were decoded, and new ones are put; without it, or where it is full, every reading decodes.
     """
 
     def __init__(self, utterances: Mapping[int, Utterance] | Sequence[Utterance], keep: Path | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
@@ -16,7 +15,7 @@ import soxr
 from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError
-from sslsim.speech.truncation import cut_off, finished, tells_length
+from sslsim.speech.truncation import cut_off, tells_length
 
 SAMPLE_RATE = 16_000
 """Samples per second that every encoder here was trained on."""
@@ -33,7 +32,8 @@ LARGEST = 1e12
 _UNKNOWN = 2**48  # libsndfile gives a length beyond any file where a stream does not tell its own
 _REST = 1 << 14  # bytes that may follow the last sample, such as tags
 _BLOCK = 1 << 20  # samples to skip at a time where a format cannot be entered anywhere
-_EXACT = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF"}  # a seek gives the samples that reading on would
+_EXACT = {"WAV", "WAVEX", "RF64", "FLAC"}  # a seek gives the samples that reading on would
+_FORMATS = _EXACT | {"NIST", "OGG", "MP3"}  # others may be cut off without a word
 
 
 class AudioError(SslsimError):
@@ -58,20 +58,15 @@ Source = str | Path | Clip
 
 
 def n_frames(n_samples: int) -> int:
-    """Return how many frames an encoder makes of ``n_samples`` samples at 16 kHz.
+    """Return how many frames an encoder makes of ``n_samples`` samples at 16 kHz; frame i is [320 i, 320 i + 400).
 
-    Frame ``i`` covers samples ``[320 i, 320 i + 400)``: the convolutional front end of wav2vec 2.0,
-    HuBERT and their kin (windows 10, 3, 3, 3, 3, 2, 2; strides 5, 2, 2, 2, 2, 2, 2; no padding).
+    This is what the convolutions leave of them (windows 10, 3, 3, 3, 3, 2, 2; strides 5, 2, 2, 2, 2, 2, 2).
     """
     return max(0, (n_samples - WINDOW) // HOP + 1)
 
 
 def spread(n_items: int, n_wanted: int) -> NDArray[np.int64]:
-    """Return ``n_wanted`` of ``range(n_items)``: the centres of equal bins, or all if there are no more.
-
-    The rule by which frames and attention query rows of an utterance are sampled. It needs no seed and
-    looks at nothing but the utterance.
-    """
+    """Return ``n_wanted`` of ``range(n_items)``: the centres of equal bins, or all if there are no more."""
     if n_items <= n_wanted:
         return np.arange(n_items)
     return (2 * np.arange(n_wanted) + 1) * n_items // (2 * n_wanted)
@@ -87,22 +82,15 @@ class _Stream(soundfile.SoundFile):
 class Recording:
     """An open sound, of which any stretch is read, mixed to mono and resampled by itself.
 
-    Parameters
-    ----------
-    source : path or Clip
-        What libsndfile reads: wav, flac, ogg, opus, mp3, aiff and more.
-
     Attributes
     ----------
-    rate : int
-        Its own sampling rate.
-    n : int
-        Its length at that rate.
+    rate, n : int
+        Its own sampling rate, and its length at that rate.
 
     Raises
     ------
     AudioError
-        Not there, not audio, cut off, or without samples.
+        Not there, nothing that libsndfile reads, cut off, or without samples.
     """
 
     def __init__(self, source: Source) -> None:
@@ -115,9 +103,10 @@ class Recording:
             fault = cut_off(self._file)
             if fault:
                 raise AudioError(source, f"cut off: {fault}")
-            self._file = finished(self._file)
             self._exact = True
             sound = self._begin_again()
+            if sound.format not in _FORMATS:
+                raise AudioError(source, f"its format, {sound.format}, is not read here; convert it to wav or flac")
             counted = sound.frames < _UNKNOWN and (sound.format != "MP3" or tells_length(self._file))
             if not counted or sound.format not in _EXACT or not sound.seekable():
                 self._exact = False
@@ -178,29 +167,21 @@ class Recording:
 
     def _go_to(self, sample: int) -> None:
         """Stand at a sample, so that what is read does not depend on what was read before."""
-        if self._place == sample:
-            return
-        if self._exact:
+        if self._exact and self._place != sample:
             try:
                 self._place = self._sound.seek(sample)
             except soundfile.LibsndfileError as error:
                 raise self._damaged(error) from error
-            return
         if sample < self._place:  # anew: an mp3 that is wound back decodes to other last bits
             self._begin_again()
         while self._place < sample and len(self._decoded(min(_BLOCK, sample - self._place))):
             pass
 
     def read(self, begin: int = 0, end: int | None = None) -> NDArray[np.float32]:
-        """Return the samples from `begin` to `end`, counted at its own rate, at 16 kHz, shape (n,), float32.
+        """Return the samples from `begin` to `end`, counted at its own rate, as (n,) float32 at 16 kHz.
 
-        Channels are averaged; the stretch is resampled by soxr as if nothing stood before or after it.
-
-        Raises
-        ------
-        AudioError
-            Cut off within the stretch, or a sample that is NaN, infinite or too large (one such sample would
-            make every frame NaN).
+        Channels are averaged; the stretch is resampled by soxr as if nothing stood before or after it. A sample that is
+        NaN, infinite or too large raises AudioError: it would make every frame NaN.
         """
         return self.resampled(self.mono(begin, end))
 
@@ -253,37 +234,16 @@ def is_silent(waveform: NDArray[np.float32]) -> bool:
 
 
 def waveform_fingerprint(waveform: NDArray[np.float32]) -> str:
-    """Return the SHA-256 of the samples as little-endian float32: equal iff two models heard the same."""
+    """Return the SHA-256 of the samples as little-endian float32: equal iff two models were given the same."""
     return hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").data).hexdigest()
 
 
 def content_fingerprint(source: Source) -> str:
-    """Return the SHA-256 of the bytes of a file or clip; of one that cannot be read, of the reason.
-
-    A file that has not changed is hashed once in a process.
-    """
+    """Return the SHA-256 of the bytes of a file or clip; of one that cannot be read, of the reason."""
     try:
         with _open(source) as file:
-            key = _state(file)
-            if key in _HASHED:
-                return _HASHED[key]
-            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-            if key and time.time_ns() - key[-1] > _SETTLED:
-                _HASHED[key] = digest
-            return digest
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except AudioError as error:
         return hashlib.sha256(error.reason.encode()).hexdigest()
     except OSError as error:
         return hashlib.sha256(str(error.strerror).encode()).hexdigest()
-
-
-_HASHED: dict[tuple[int, ...], str] = {}
-_SETTLED = 2_000_000_000  # ns: a file changed twice within a tick of its clock looks as it did
-
-
-def _state(file: BinaryIO) -> tuple[int, ...]:
-    """Return what changes with the content of an open file; nothing for one in memory."""
-    if isinstance(file, io.BytesIO):
-        return ()
-    state = os.fstat(file.fileno())
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns

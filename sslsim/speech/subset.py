@@ -38,17 +38,14 @@ class Subset:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_utterances", "per_speaker"):
+        for name, kind, what, least in (
+            ("max_utterances", Integral, "a whole number, at least 1", 1),
+            ("per_speaker", Integral, "a whole number, at least 1", 1),
+            ("max_seconds", Real, "a number, at least one frame, 0.025", 0.025),
+        ):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Integral):
-                raise SslsimError(f"{name} is {value!r}; it must be a whole number, or None for no limit")
-            if value is not None and not int(value) >= 1:
-                raise SslsimError(f"{name} is {value}; it must be at least 1, or None for no limit")
-        seconds = self.max_seconds
-        if seconds is not None and not isinstance(seconds, Real):
-            raise SslsimError(f"max_seconds is {seconds!r}; it must be a number, or None for no limit")
-        if seconds is not None and not seconds >= 0.025:
-            raise SslsimError(f"max_seconds is {seconds}; it must be at least one frame, 0.025, or None for no limit")
+            if value is not None and not (isinstance(value, kind) and float(value) >= least):
+                raise SslsimError(f"{name} is {value!r}; it must be {what}, or None for no limit")
 
     def of(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Return those taken, in the corpus's order."""

@@ -259,7 +259,7 @@ def test_a_plan_that_fails_leaves_nothing_and_keeps_what_is_there(small, tmp_pat
         (lambda a: a.attention[0].fill(np.nan), "attention of layer 1 is NaN or infinite for utterance 'u0'"),
         (
             lambda a: setattr(a, "hidden", a.hidden[:, :2]),
-            r"layer 0 of utterance 'u0' has the shape \(2, 2\), where \(",
+            r"layer 0 of utterance 'u0' has the shape \(2, 2\), not \(",
         ),
         (lambda a: setattr(a, "hidden", a.hidden[:2]), "gave other layers for utterance 'u0' than before"),
         (lambda a: setattr(a, "final", None), "gave other layers for utterance 'u0' than before"),

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from conftest import edited
 
-import sslsim
-from sslsim.measures.attention import MEASURES, attention_cka, attention_similarity, head_profile
+from sslsim.comparison.heads import compare_attention, compare_heads, describe_heads
+from sslsim.errors import SslsimError
+from sslsim.measures.attention import HEAD_MEASURES, attention_cka, attention_similarity, head_profile
 
 
 @pytest.fixture
@@ -18,13 +19,17 @@ def maps(store, layer):
 
 
 def test_equals_attention_similarity_of_every_pair_of_layers(stores):
-    heads = sslsim.compare_heads(stores, list(MEASURES), progress=False)
-    scores, _ = sslsim.compare_attention(stores, [*MEASURES, "attention_cka"], progress=False)
+    heads = compare_heads(stores, list(HEAD_MEASURES))
+    scores, best = compare_attention(stores, [*HEAD_MEASURES, "attention_cka"])
     assert len(heads) == 4 * (2 * 2 + 3 * 2) ** 2
     assert len(scores) == 5 * 4 * 4
+    keys = ["measure", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y"]
+    pair = ["relation", "depth_x", "depth_y", "trained_x", "trained_y"]
+    assert heads.columns.tolist() == [*keys, *pair, "value", "n_frames"]
+    assert best.columns.tolist() == [*keys, *pair, "value"]
     assert set(heads.n_frames) == set(scores.n_frames) == {int(stores[0].index.n_rows.sum())}
     pair = "model_x == 'a' and layer_x == 2 and model_y == 'b' and layer_y == 1"
-    for measure in MEASURES:
+    for measure in HEAD_MEASURES:
         expected = attention_similarity(measure, maps(stores[0], 2), maps(stores[1], 1))
         rows = heads.query(f"measure == @measure and {pair}")
         np.testing.assert_allclose(rows.value.to_numpy().reshape(2, 3), expected, atol=1e-6)
@@ -35,15 +40,15 @@ def test_equals_attention_similarity_of_every_pair_of_layers(stores):
 
 
 def test_a_layer_with_itself_scores_one(stores):
-    scores, _ = sslsim.compare_attention(stores, ["pearson", "js", "frobenius", "attention_cka"], progress=False)
+    scores, _ = compare_attention(stores, ["pearson", "js", "frobenius", "attention_cka"])
     own = scores[(scores.model_x == scores.model_y) & (scores.layer_x == scores.layer_y)]
     np.testing.assert_allclose(own.value, 1, atol=1e-6)
 
 
 def test_best_heads_are_the_best_of_each_other_model(stores, make_store):
     stores = [*stores, make_store("c", n_heads=1, seed=5)]
-    heads = sslsim.compare_heads(stores, ["js", "pearson"], progress=False)
-    _, best = sslsim.compare_attention(stores, ["js", "attention_cka", "pearson"], progress=False)
+    heads = compare_heads(stores, ["js", "pearson"])
+    _, best = compare_attention(stores, ["js", "attention_cka", "pearson"])
     assert len(best) == 2 * 2 * (2 * 2 + 3 * 2 + 1 * 2)
     assert (best.model_x != best.model_y).all()
     keys = ["measure", "model_x", "layer_x", "head_x", "model_y"]
@@ -55,14 +60,12 @@ def test_best_heads_are_the_best_of_each_other_model(stores, make_store):
 
 
 def test_a_uniform_head_has_no_match_and_does_not_count(stores):
-    def change(flat):
-        for u, (start, stop) in enumerate(zip(places, places[1:], strict=False)):
-            flat[start : start + (stop - start) // 3] = 1 / stores[1].index.length[u]
+    def change(maps):
+        maps[0] = 1 / maps.shape[2]
 
-    places = stores[1]._attention_offsets
-    stores = [stores[0], edited(stores[1], "attention_01.npy", change)]
-    heads = sslsim.compare_heads(stores, ["pearson"], progress=False)
-    scores, best = sslsim.compare_attention(stores, ["pearson"], progress=False)
+    stores = [stores[0], edited(stores[1], "attention 1", change)]
+    heads = compare_heads(stores, ["pearson"])
+    scores, best = compare_attention(stores, ["pearson"])
     assert heads.query("model_x == 'b' and layer_x == 1 and head_x == 0").value.isna().all()
     assert scores.value.notna().all()
     rows = heads.query("model_x == 'b' and layer_x == 1 and model_y == 'a' and layer_y == 2")
@@ -72,7 +75,7 @@ def test_a_uniform_head_has_no_match_and_does_not_count(stores):
 
 
 def test_descriptions_are_those_of_the_maps(stores):
-    table = sslsim.describe_heads(stores)
+    table = describe_heads(stores)
     assert len(table) == 2 * 2 + 3 * 2
     queries = [stores[1].query_rows(u) for u in range(len(stores[1].index))]
     expected = head_profile(maps(stores[1], 2), queries)
@@ -83,18 +86,16 @@ def test_descriptions_are_those_of_the_maps(stores):
 
 
 def test_measures_that_are_not_of_heads_are_named(stores):
-    with pytest.raises(sslsim.SslsimError, match=r"unknown attention measure 'pearsn'; did you mean 'pearson'\?"):
-        sslsim.compare_heads(stores, ["pearsn"])
-    with pytest.raises(sslsim.SslsimError, match=r"unknown attention measure 'jss'; did you mean 'js'\?"):
-        sslsim.compare_attention(stores, ["jss"])
-    with pytest.raises(
-        sslsim.SslsimError, match="'attention_cka' compares layers, not heads: use compare or attention"
-    ):
-        sslsim.compare_heads(stores, ["attention_cka"])
+    with pytest.raises(SslsimError, match=r"unknown attention measure 'pearsn'; did you mean 'pearson'\?"):
+        compare_heads(stores, ["pearsn"])
+    with pytest.raises(SslsimError, match=r"unknown attention measure 'jss'; did you mean 'js'\?"):
+        compare_attention(stores, ["jss"])
+    with pytest.raises(SslsimError, match="'attention_cka' compares layers, not heads: use compare or attention"):
+        compare_heads(stores, ["attention_cka"])
 
 
 def test_stores_without_attention_are_named(make_store):
     store = make_store(queries=0)
-    for call in (sslsim.compare_heads, sslsim.compare_attention, sslsim.describe_heads):
-        with pytest.raises(sslsim.SslsimError, match="no attention in these stores; extract with queries above 0"):
+    for call in (compare_heads, compare_attention, describe_heads):
+        with pytest.raises(SslsimError, match="no attention in these stores; extract with queries above 0"):
             call([store])

@@ -95,8 +95,8 @@ def test_sources_are_folders_beside_the_lineup_or_hub_ids(tmp_path, source, reso
         (TABLE + "revision = 3", "checkpoint 1: revision is 3; it must be a string"),
         (TABLE.replace('"a"', '"a/b"'), "name 'a/b' may hold only letters, digits and ._\\+- \\(it names a folder"),
         (TABLE + TABLE, "'a' occurs twice; give each its own name"),
-        (TABLE + 'finetuned_from = "a"\n', "'a' is finetuned from itself; name another one"),
-        (TABLE + 'seed_of = "a"\n', "'a' is another seed of itself; name another one"),
+        (TABLE + 'finetuned_from = "a"\n', "'a' is finetuned from 'a'; name the first"),
+        (TABLE + 'seed_of = "a"\n', "'a' is another seed of 'a'; name the first"),
         (TABLE + "seed_of = 'b'", "'a' is another seed of 'b', which is not in it; known: a"),
         (
             TABLE + 'seed_of = "b"\n' + TABLE.replace('"a"', '"b"') + 'seed_of = "a"\n',
@@ -114,7 +114,7 @@ def test_bad_lineups(tmp_path, text, message):
 
 
 def test_no_lineup(tmp_path):
-    with pytest.raises(SslsimError, match=r"lineup '.*nowhere.toml': no such file"):
+    with pytest.raises(SslsimError, match=r"lineup '.*nowhere.toml': cannot be read: No such file"):
         read_lineup(tmp_path / "nowhere.toml")
 
 

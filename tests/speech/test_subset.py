@@ -32,13 +32,34 @@ def test_a_subset_does_not_depend_on_order_and_hardly_on_what_else_is_there():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Subset(max_utterances=0), "max_utterances is 0; it must be at least 1, or None for no limit"),
-        (lambda: Subset(max_utterances=2.0), "max_utterances is 2.0; it must be a whole number, or None for no limit"),
-        (lambda: Subset(max_seconds="9"), "max_seconds is '9'; it must be a number, or None for no limit"),
-        (lambda: Subset(per_speaker="2"), "per_speaker is '2'; it must be a whole number, or None for no limit"),
-        (lambda: Subset(max_seconds=float("nan")), "max_seconds is nan; it must be at least one frame, 0.025, or None"),
-        (lambda: Subset(per_speaker=0), "per_speaker is 0; it must be at least 1, or None for no limit"),
-        (lambda: Subset(max_seconds=0), "max_seconds is 0; it must be at least one frame, 0.025, or None for no limit"),
+        (
+            lambda: Subset(max_utterances=0),
+            "max_utterances is 0; it must be a whole number, at least 1, or None for no limit",
+        ),
+        (
+            lambda: Subset(max_utterances=2.0),
+            "max_utterances is 2.0; it must be a whole number, at least 1, or None for no limit",
+        ),
+        (
+            lambda: Subset(max_seconds="9"),
+            "max_seconds is '9'; it must be a number, at least one frame, 0.025, or None for no limit",
+        ),
+        (
+            lambda: Subset(per_speaker="2"),
+            "per_speaker is '2'; it must be a whole number, at least 1, or None for no limit",
+        ),
+        (
+            lambda: Subset(max_seconds=float("nan")),
+            "max_seconds is nan; it must be a number, at least one frame, 0.025, or None",
+        ),
+        (
+            lambda: Subset(per_speaker=0),
+            "per_speaker is 0; it must be a whole number, at least 1, or None for no limit",
+        ),
+        (
+            lambda: Subset(max_seconds=0),
+            "max_seconds is 0; it must be a number, at least one frame, 0.025, or None for no limit",
+        ),
     ],
 )
 def test_a_subset_that_cannot_be(make, message):

@@ -1,0 +1,177 @@
+"""Pieces of a comparison: the same bits on any executor, few at a time on a GPU, and nothing left behind."""
+
+import errno
+import multiprocessing
+import os
+import platform
+import stat
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pretend import Here, pretend_cuda
+
+from sslsim.comparison import engine, heads, pieces, scratch
+from sslsim.comparison.heads import compare_attention
+from sslsim.comparison.layers import compare, neuron_partners
+from sslsim.errors import SslsimError
+from sslsim.measures.registry import MEASURES
+from sslsim.parallel import executor as dask_executor
+from sslsim.parallel import workers_on
+
+
+@pytest.fixture
+def stores(make_store):
+    sizes = [("a", 6), ("b", 9), ("c", 4)]
+    return [make_store(name, n_neurons=n, frames=(30, 40, 51), seed=i) for i, (name, n) in enumerate(sizes)]
+
+
+def bits(stores, device="cpu", **options):
+    measures = [name for name in MEASURES if name != "frobenius_published"]
+    tables = compare(stores, measures, device=device, **options), neuron_partners(stores, device=device, **options)
+    return [table.value.to_numpy().tobytes() for table in tables]
+
+
+def test_threads_and_processes_give_the_same_bits(stores, monkeypatch):
+    expected = bits(stores)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        assert bits(stores, executor=executor) == expected
+    monkeypatch.setattr(engine, "BATCH_NEURONS", 9)
+    monkeypatch.setattr(heads, "UTTERANCES", 1)
+    before, expected = torch.get_num_threads(), bits(stores)
+    for threads in (1, 3):
+        with ThreadPoolExecutor(threads) as executor:
+            assert bits(stores, executor=executor) == expected
+    assert torch.get_num_threads() == before
+
+
+def test_wide_layers_give_the_same_bits_too(make_store, monkeypatch):
+    """They are multiplied by oneDNN and paired in float32."""
+    monkeypatch.setattr(engine, "BATCH_NEURONS", 600)
+    sizes = (("a", 300), ("b", 280))
+    wide = [make_store(name, n_neurons=n, frames=(900, 1000), seed=n, n_layers=2) for name, n in sizes]
+    measures = ["max_corr", "linreg", "svcca", "pwcca", "linear_cka_debiased"]
+    expected = compare(wide, measures, device="cpu").value.to_numpy()
+    with ThreadPoolExecutor(3) as executor:
+        assert np.array_equal(compare(wide, measures, executor=executor, device="cpu").value, expected)
+
+
+def test_a_dask_cluster_gives_the_same_bits(stores, tmp_path, monkeypatch):
+    import distributed  # its import alone takes seconds
+
+    expected = bits(stores)
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "local_directory": tmp_path / "dask"}
+    with distributed.LocalCluster(**options) as cluster:
+        assert bits(stores, executor=dask_executor(cluster.scheduler_address)) == expected
+
+
+def test_everything_is_computed_on_the_device(stores):
+    expected = [np.frombuffer(each) for each in bits(stores)]
+    with pretend_cuda():
+        there = [np.frombuffer(each) for each in bits(stores, device="cuda", executor=Here())]
+    for one, other in zip(there, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatch):
+    """Eight threads, as eight workers of a cluster: two pieces at a time, of layers and of attention."""
+    now, most, lock = [0], [0], threading.Lock()
+
+    def counted(function):
+        def piece(*call):
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.01)
+            try:
+                return function(*call)
+            finally:
+                with lock:
+                    now[0] -= 1
+
+        return piece
+
+    monkeypatch.setattr(engine, "BATCH_NEURONS", 1)
+    monkeypatch.setattr(heads, "UTTERANCES", 1)
+    for name in ("moments_of_batch", "pair_of_batches"):
+        monkeypatch.setattr(pieces, name, counted(getattr(pieces, name)))
+    monkeypatch.setattr(heads, "sum_utterances", counted(heads.sum_utterances))
+
+    def at_a_time(run):
+        most[0] = 0
+        with ThreadPoolExecutor(8) as executor:
+            run(executor)
+        return most[0]
+
+    def layers(executor):
+        return compare(stores, ["max_corr"], executor=executor, device="cpu")
+
+    def attention(executor):
+        return compare_attention(stores, ["js"], executor=executor, device="cpu")
+
+    assert at_a_time(layers) > 2
+    assert at_a_time(attention) > 2
+    assert workers_on("cuda") == 2
+    for module in (engine, heads):
+        monkeypatch.setattr(module, "workers_on", lambda device: workers_on("cuda"))
+    assert at_a_time(layers) <= 2
+    assert at_a_time(attention) <= 2
+
+
+def test_the_scratch_folder_is_private_beside_the_stores_and_removed(stores, monkeypatch):
+    folder = stores[0].root.parent
+    before, seen, pair = sorted(folder.iterdir()), [], pieces.pair_of_batches
+
+    def spied(task, *rest):
+        seen.append(stat.S_IMODE(task.parent.stat().st_mode))
+        assert task.parent.parent == folder
+        return pair(task, *rest)
+
+    monkeypatch.setattr(pieces, "pair_of_batches", spied)
+    compare(stores, ["max_corr"], device="cpu")
+    assert set(seen) == {0o700}
+    monkeypatch.setattr(pieces, "pair_of_batches", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compare(stores, ["max_corr"], device="cpu")
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(stores, monkeypatch):
+    folder = stores[0].root.parent
+    before = sorted(folder.iterdir())
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(scratch.pickle, "Pickler", full)
+    with pytest.raises(SslsimError, match=r"kept in '.*\.pieces.*', where .* GB are free: No space left on device"):
+        compare(stores, ["max_corr"], device="cpu")
+    assert sorted(folder.iterdir()) == before
+
+
+def test_stores_that_cannot_be_written_beside_are_compared_all_the_same(stores, monkeypatch):
+    expected = compare(stores, ["max_corr"], device="cpu")
+    make = tempfile.mkdtemp
+
+    def refuse(**options):
+        if "dir" in options:
+            raise PermissionError("read-only")
+        return make(**options)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    pd.testing.assert_frame_equal(compare(stores, ["max_corr"], device="cpu"), expected)
+
+
+def test_scratch_folders_of_killed_processes_are_swept(stores):
+    folder = stores[0].root.parent
+    gone = folder / f".pieces.{platform.node()}.999999999.abc"
+    elsewhere, alive = folder / ".pieces.another-machine.1.abc", folder / f".pieces.{platform.node()}.{os.getpid()}.abc"
+    for each in (gone, elsewhere, alive):
+        each.mkdir()
+    compare(stores, ["max_corr"], device="cpu")
+    assert [each.exists() for each in (gone, elsewhere, alive)] == [False, True, True]

@@ -1,0 +1,277 @@
+"""Evidence of attention: wrong utterances aligned at their query frames, blocks left out, each built here by hand."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sslsim.comparison.heads import HeadScores, Run, compare_attention, head_scores
+from sslsim.comparison.maps import cropped_rows, kept_rows
+from sslsim.encoders.lineup import Checkpoint
+from sslsim.errors import SslsimError
+from sslsim.measures.attention import attention_cka, attention_similarity
+from sslsim.measures.products import Utterances
+from sslsim.significance.attention import attention_evidence
+from sslsim.significance.evidence import Resampling
+from sslsim.significance.nulls import Mismatches
+from sslsim.speech.recording import spread
+
+HOW = Resampling(permutations=3, blocks=4)
+BARE = Resampling(permutations=0, blocks=0)
+AUDIO = (31, 40, 25, 33, 28, 37, 30, 26)
+MEASURES = ["pearson", "js", "frobenius", "frobenius_published", "attention_cka"]
+HEADS = MEASURES[:3]
+LABELS = [(model, layer, head) for model in "ab" for layer in (1, 2) for head in range(2)]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `sslsim` asks of a store with attention: two layers of two heads."""
+
+    checkpoint: Checkpoint
+    maps: list[np.ndarray]  # of each utterance, (layers, heads, rows, T)
+    index: pd.DataFrame
+    frame_key: str = "made"
+    attention_layers: int = 2
+    n_layers: int = 3
+    n_heads: int = 2
+
+    @property
+    def name(self):
+        return self.checkpoint.name
+
+    def attention(self, layer, u):
+        return self.maps[u][layer - 1]
+
+    def query_rows(self, u):
+        return spread(int(self.index.length[u]), int(self.index.n_rows[u]))
+
+
+def make(name, maps, lengths, *, of=None, queries=8):
+    """Return a store whose attention is ``maps(u, T, queries)``, (layers, heads, rows, T), brought to sum 1."""
+    index = pd.DataFrame({"length": lengths, "speaker": "s"})
+    index["n_rows"] = index.length.clip(upper=queries)
+    store = Made(Checkpoint(name, "made", family=name), [], index)
+    for u, number in enumerate(of if of is not None else range(len(lengths))):
+        weights = maps(number, lengths[u], store.query_rows(u)).astype("f4")
+        store.maps.append(weights / weights.sum(-1, keepdims=True))
+    return store
+
+
+def looks(kind, seed):
+    """Return maps of two layers of two heads that look at fixed distances, at the same content, or nowhere; noisy."""
+
+    def maps(u, t, queries):
+        rng = np.random.default_rng([seed, u])
+        noise = rng.random((2, 2, len(queries), t))
+        away = np.arange(t) - queries[:, None]
+        position = np.exp(-np.abs(away - np.array([-3, 0, 2, 4]).reshape(2, 2, 1, 1)) / 2)
+        said = np.random.default_rng([77, u]).gamma(0.2, size=(2, 2, 1, t))
+        return {"noise": noise, "position": position + 0.2 * noise, "content": said + 0.2 * noise + 1e-3}[kind]
+
+    return maps
+
+
+@pytest.fixture(scope="module")
+def stores():
+    return [make(name, looks("content", seed), AUDIO) for seed, name in enumerate("ab")]
+
+
+def quiet(stores, measures=MEASURES, how=HOW, **options):
+    return attention_evidence(stores, measures, resampling=how, device="cpu", **options)
+
+
+def test_scores_are_those_of_a_comparison(stores):
+    layers, heads = quiet(stores)
+    table, best = compare_attention(stores, MEASURES, device="cpu")
+    pd.testing.assert_frame_equal(layers.pairs, table, rtol=0, atol=1e-12)
+    pd.testing.assert_frame_equal(heads.pairs, best, rtol=0, atol=1e-12)
+    assert layers.null.shape == (3, 5 * 16)
+    assert heads.null.shape == (3, 4 * 8)  # heads have no attention_cka
+
+
+def test_left_out_is_that_without_the_utterances(stores):
+    layers, heads = quiet(stores)
+    made = Utterances(tuple(stores[0].index.n_rows), 4)
+    assert layers.sizes == heads.sizes == made.sizes
+    for g, gone in enumerate(made.members):
+        kept = [u for u in range(8) if u not in gone]
+        lengths = [AUDIO[u] for u in kept]
+        fewer = [make(name, looks("content", seed), lengths, of=kept) for seed, name in enumerate("ab")]
+        table, best = compare_attention(fewer, MEASURES, device="cpu")
+        np.testing.assert_allclose(layers.left_out[g], table.value, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(heads.left_out[g], best.value, rtol=0, atol=1e-6)
+
+
+def test_blocks_of_speakers(stores):
+    by_speaker = Resampling(permutations=0, blocks=4, block_by="speaker")
+    said_by = list("abcabcab")
+    several = [replace(s, index=s.index.assign(speaker=said_by)) for s in stores]
+    assert quiet(several, ["pearson"], by_speaker)[0].sizes == (24, 24, 16)
+    with pytest.raises(SslsimError, match="1 speaker with frames; an interval needs at least 2"):
+        quiet(stores, how=by_speaker)
+
+
+def test_fewer_rows_are_evenly_spaced_among_the_stored(stores):
+    layers, _ = quiet(stores, ["pearson", "attention_cka"], BARE, rows=3)
+    a, b = ([s.attention(2, u)[:, [1, 4, 6]] for u in range(8)] for s in stores)
+    at = "model_x == 'a' and layer_x == 2 and model_y == 'b' and layer_y == 2"
+    row = layers.pairs.query(f"measure == 'pearson' and {at}")
+    assert row.value.item() == pytest.approx(attention_similarity("pearson", a, b).max(1).mean(), abs=1e-6)
+    assert row.n_frames.item() == 24
+    row = layers.pairs.query(f"measure == 'attention_cka' and {at}")
+    assert row.value.item() == pytest.approx(attention_cka(a, b), abs=1e-6)
+    whole = quiet(stores, ["pearson"], BARE, rows=100)[0].pairs
+    pd.testing.assert_frame_equal(whole, compare_attention(stores, ["pearson"], device="cpu")[0])
+
+
+def alike(maps, queries):
+    """Crop all maps alike, their query frames at one place, as widely as every row of all allows for."""
+    left, right = np.min(queries, 0), np.min([m.shape[2] - q for m, q in zip(maps, queries, strict=True)], 0)
+    width = int((left + right).min())
+    before = np.minimum(np.maximum(width * left // (left + right), width - right), left)
+    cut = [
+        np.stack([m[:, r, q[r] - n : q[r] - n + width] for r, n in enumerate(before)], 1)
+        for m, q in zip(maps, queries, strict=True)
+    ]
+    return [part / part.sum(-1, keepdims=True) for part in cut]
+
+
+def mismatched(stores, partner, name):
+    """Score every head on each utterance with every head on its partner, written out; all are one stratum."""
+    every = range(len(partner))
+    maps = [np.concatenate([s.attention(i, u) for s in stores for i in (1, 2)]).astype(float) for u in every]
+    parts = alike(maps, [stores[0].query_rows(u) for u in every])
+    means = attention_similarity(name, parts, [parts[v] for v in partner])
+    means = np.triu(means) + np.triu(means, 1).T  # the side that comes first keeps its utterances
+    return HeadScores({name: means}, LABELS, 0)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_on_wrong_utterances_are_aligned_at_their_query_frames(stores, name):
+    partner = np.roll(np.arange(len(AUDIO)), 3)
+    crops = cropped_rows(stores, kept_rows(stores), [np.arange(len(AUDIO))])
+    ((found, _),) = head_scores(stores, [name], [Run(crops, partner=partner)])
+    np.testing.assert_allclose(found.means[name], mismatched(stores, partner, name).means[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_chance_is_the_best_match_on_wrong_utterances(name):
+    """Where all utterances are of one length, nothing is cropped."""
+    stores = [make(store, looks("content", seed), (30,) * 8) for seed, store in enumerate("ab")]
+    layers, heads = quiet(stores, [name])
+    for k, partner in enumerate(Mismatches.of([30] * 8, 3, 0).partners):
+        expected = mismatched(stores, partner, name)
+        np.testing.assert_allclose(layers.null[k], expected.layers().value, atol=1e-5)
+        np.testing.assert_allclose(heads.null[k], expected.best().value, atol=1e-5)
+
+
+@pytest.mark.parametrize("distance", [0, 1])
+def test_heads_at_one_distance_from_the_query_agree_on_any_utterance(distance):
+    """So wrong utterances are aligned at their query frames, wherever these are."""
+
+    def maps(u, t, queries):
+        return np.tile((np.arange(t) == queries[:, None] + distance).astype(float), (2, 2, 1, 1))
+
+    layers, _ = quiet([make(name, maps, (80, 11, 95, 20, 60), queries=5) for name in "ab"], ["pearson", "js"])
+    np.testing.assert_allclose(layers.pairs.value, 1, atol=1e-6)
+    np.testing.assert_allclose(layers.null, 1, atol=1e-6)
+    assert (layers.table().p == 1).all()
+
+
+def across(evidence, measure):
+    pairs = evidence.pairs
+    return evidence.only((pairs.measure == measure) & (pairs.model_x == "a") & (pairs.model_y == "b"))
+
+
+def significant(kind, seeds, lengths):
+    """Count the worlds in which each measure calls the layers of two models alike beyond chance."""
+    alarms = dict.fromkeys(HEADS, 0)
+    for seed in range(seeds):
+        stores = [make(name, looks(kind, 2 * seed + k), lengths) for k, name in enumerate("ab")]
+        layers, _ = quiet(stores, HEADS, Resampling(permutations=19, blocks=0))
+        for name in HEADS:
+            alarms[name] += int(across(layers, name).estimate().p <= 0.05)
+    return alarms
+
+
+@pytest.mark.parametrize("lengths", [3 * AUDIO, (32,) * 24])
+def test_heads_that_look_at_one_content_agree_on_what_is_said(lengths):
+    assert significant("content", 2, lengths) == dict.fromkeys(HEADS, 2)
+
+
+@pytest.mark.parametrize("kind", ["position", "noise"])
+def test_heads_that_do_not_look_at_content_are_alike_by_chance(kind):
+    assert max(significant(kind, 4, 3 * AUDIO).values()) <= 1
+
+
+def test_chance_of_attention_cka_is_below_what_is_shared(stores):
+    pairs = across(quiet(stores, ["attention_cka"], Resampling(permutations=19, blocks=0))[0], "attention_cka")
+    assert pairs.null.max() <= 1
+    assert pairs.estimate().p == 1 / len(AUDIO)  # as many mismatches as there are other utterances
+
+
+def test_uniform_maps_do_no_harm():
+    def of_head(u, t, queries):
+        out = looks("content", 0)(u, t, queries)
+        out[0, 1] = 1
+        return out
+
+    def of_layer(u, t, queries):
+        out = looks("content", 1)(u, t, queries)
+        out[1] = 1
+        return out
+
+    flat = [make(name, of, AUDIO) for name, of in (("a", of_head), ("b", of_layer))]
+    layers, heads = quiet(flat, ["pearson", "js"])
+    for found in (layers, heads):
+        for values in (found.pairs.value, found.null, found.left_out):
+            assert np.isfinite(values).all()
+    assert (heads.pairs.measure == "pearson").sum() == 5  # of eight heads three have no correlation
+    assert (heads.pairs.measure == "js").sum() == 8
+    gone = (layers.pairs.measure == "pearson") & (layers.pairs.model_x == "b") & (layers.pairs.layer_x == 2)
+    assert not gone.any()
+    expected = compare_attention(flat, ["pearson", "js"], device="cpu")[0].dropna(subset="value")
+    pd.testing.assert_frame_equal(layers.pairs, expected.reset_index(drop=True), rtol=0, atol=1e-12)
+
+
+def test_without_mismatches_or_blocks(stores):
+    layers, heads = quiet(stores, ["js"], Resampling(permutations=0, blocks=2))
+    assert layers.null.shape == (0, 16)
+    assert {"ci_low", "ci_high"} == set(layers.table()) - set(layers.pairs)
+    layers, heads = quiet(stores, ["js"], Resampling(permutations=2, blocks=0))
+    assert heads.left_out.shape == (0, len(heads.pairs))
+    assert heads.sizes == ()
+    assert {"chance", "threshold", "z", "p", "calibrated"} == set(heads.table()) - set(heads.pairs)
+
+
+@pytest.mark.parametrize(("count", "measures"), [(1, ["pearson"]), (2, ["attention_cka"])])
+def test_no_best_matches_are_no_evidence(stores, count, measures):
+    layers, heads = quiet(stores[:count], measures)
+    assert len(layers.pairs)
+    assert heads.pairs.empty
+
+
+@pytest.mark.parametrize(
+    ("measures", "options", "message"),
+    [
+        (["pearson"], {"rows": 0}, "rows is 0; give at least 1 query row of each utterance, or None for all stored"),
+        (["pearsn"], {}, r"unknown attention measure 'pearsn'; did you mean 'pearson'\?"),
+        (["cca"], {}, "unknown attention measure 'cca'"),
+        ("js", {}, "measures is 'js'; give a list of at least one name"),
+    ],
+)
+def test_errors_say_what_failed(stores, measures, options, message):
+    with pytest.raises(SslsimError, match=message):
+        quiet(stores, measures, **options)
+
+
+def test_stores_without_attention_or_utterances_to_compare_are_refused(stores):
+    with pytest.raises(SslsimError, match="no attention in these stores; extract with queries above 0"):
+        quiet([replace(stores[0], attention_layers=0)])
+    alone = make("alone", looks("noise", 0), (20,))
+    with pytest.raises(SslsimError, match="1 utterance with frames; an interval needs at least 2"):
+        quiet([alone])
+    with pytest.raises(SslsimError, match="a chance level needs at least 2 utterances to mismatch, got 1"):
+        quiet([alone], how=Resampling(blocks=0))
