@@ -37,12 +37,10 @@ def results(
 ) -> Iterator[Result]:
     """Yield ``function(*call)`` for each of `calls`, in their order; the next ones are computed meanwhile.
 
+    What the first call in order that failed raised is raised, after calls that had not begun were cancelled.
+
     Parameters
     ----------
-    function : callable
-        For an executor of processes or machines it must be importable, and arguments and results picklable.
-    calls : sequence of tuple
-        Arguments of each call.
     executor : Executor, optional
         Where to run, see `chosen_executor`. By default threads of this process.
     workers : int, optional
@@ -53,11 +51,6 @@ def results(
         Told the number of each call that has ended, in the order in which they end.
     stop : Event, optional
         Set when no more results are wanted, on a failure or Ctrl-C: calls that have begun may look at it and end.
-
-    Raises
-    ------
-    Exception
-        What the first call in order that failed raised, after calls that had not begun were cancelled.
     """
     import torch  # takes seconds: a store that is only reopened must not wait for it
 

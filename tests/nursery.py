@@ -65,7 +65,10 @@ def moment(rng: random.Random) -> int:
 
 def shards(out: Path) -> int:
     """Shards that are said to be complete, of stores and drafts; a complete store counts a hundred."""
-    return len(list(out.glob(".*.partial/shard*"))) + 100 * len(list(out.glob("[!.]*/store.json")))
+    try:
+        return len(list(out.glob(".*.partial/shard*"))) + 100 * len(list(out.glob("[!.]*/store.json")))
+    except FileNotFoundError:  # a draft was put in its place between two looks
+        return shards(out)
 
 
 def spoil(out: Path, rng: random.Random) -> bool:

@@ -22,10 +22,10 @@ GOOD = [
     "# Do toys add up?\n\nSquares of $n$ and\nwhat `they` say.\n\nMore in [bad](bad.ipynb).",
     ("parameters", PARAMETERS),
     "## Set-up",
-    "import os, sys, time\nimport matplotlib.pyplot as plt\nimport pandas as pd\nfrom tqdm import tqdm\n"
+    "import os, sys, time\n_ = slow and (open('kernel', 'w').write(str(os.getpid())), time.sleep(600))\n"
+    "import matplotlib.pyplot as plt\nimport pandas as pd\nfrom tqdm import tqdm\n"
     "from sslsim.reports.report import Report\nreport = Report(out)\nprint('python is', sys.executable)\n"
-    "print('to stderr', file=sys.stderr)\nfor _ in tqdm(range(3), file=sys.stdout, desc='counting'):\n"
-    "    _ = slow and (open('kernel', 'w').write(str(os.getpid())), time.sleep(600))",
+    "print('to stderr', file=sys.stderr)\n_ = list(tqdm(range(3), file=sys.stdout, desc='counting'))",
     "## The grid <i>of</i> toys\n\n$$\\frac{1}{n}\\sum_i x_i$$",
     "grid = pd.DataFrame({'model_x': ['a', 'a', 'b', 'b'], 'layer_x': 0, 'model_y': ['a', 'b', 'a', 'b'],\n"
     "                     'layer_y': 0, 'measure': 'toy', 'value': [1, 1 / 3, 0.1 + 0.2, 1]})\n"

@@ -1,10 +1,9 @@
 """What encoders made of a corpus: extracted once, kept in a store, read memory-mapped."""
 
 from sslsim.activations.description import check_pairable, open_store
-from sslsim.activations.extraction import extract
 from sslsim.activations.selection import LayerView, layer_views
 from sslsim.activations.store import ActivationStore, StoredLayer, Stores
-from sslsim.activations.study import Study
+from sslsim.activations.study import Study, extract
 
 __all__ = [
     "ActivationStore",

@@ -104,30 +104,23 @@ def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
     """Raise unless two stores hold the same frames of the same audio, and the same query rows."""
     if a.frame_key == b.frame_key:
         return
-    kept = [(store.name, _told(store.frames_per_utterance), _told(store.queries)) for store in (a, b)]
-    (name_a, frames_a, rows_a), (name_b, frames_b, rows_b) = kept
-    if frames_a != frames_b:
-        what = f"{name_a} keeps {frames_a} frames an utterance, {name_b} {frames_b}; extract both with the same frames"
+    both, corpus = f"{a.name} and {b.name}", "extract both from the same corpus"
+    if a.frames_per_utterance != b.frames_per_utterance:
+        told = [_told(store.frames_per_utterance) for store in (a, b)]
+        what = f"{a.name} keeps {told[0]} frames an utterance, {b.name} {told[1]}; extract both with the same frames"
     elif a.n_frames != b.n_frames:
-        what = f"{name_a} has {a.n_frames:,} frames, {name_b} {b.n_frames:,}; extract both from the same corpus"
-    elif differ := _first_difference(a.index, b.index):
-        what = f"{name_a} and {name_b} {differ}; extract both from the same corpus"
+        what = f"{a.name} has {a.n_frames:,} frames, {b.name} {b.n_frames:,}; {corpus}"
+    elif a.index.utterance.tolist() != b.index.utterance.tolist():
+        what = f"{both} hold other utterances; {corpus}"
+    elif a.index.waveform.tolist() != b.index.waveform.tolist():
+        what = f"{both} were given other audio; {corpus}"
     else:
+        told = [_told(store.queries) for store in (a, b)]
         what = (
-            f"{name_a} keeps {rows_a} attention query rows an utterance, {name_b} {rows_b}; "
-            "extract both with the same queries"
+            f"{a.name} keeps {told[0]} query rows of an attention map, {b.name} {told[1]}; extract both with the same"
         )
     raise SslsimError(f"layers cannot be paired: {what}")
 
 
 def _told(limit: int | None) -> str:
     return "all" if limit is None else f"{limit:,}"
-
-
-def _first_difference(a: pd.DataFrame, b: pd.DataFrame) -> str:
-    for x, y in zip(a.itertuples(), b.itertuples(), strict=False):
-        if x.utterance != y.utterance:
-            return f"hold other utterances ({x.utterance!r} against {y.utterance!r})"
-        if x.waveform != y.waveform:
-            return f"were given other audio for utterance {x.utterance!r}"
-    return "" if len(a) == len(b) else f"hold {len(a):,} and {len(b):,} utterances"

@@ -18,12 +18,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -33,7 +33,6 @@ from sslsim.activations.description import FRAME_RULE, STORE_VERSION, frame_key,
 from sslsim.activations.draft import Task, drafting, remove_stale
 from sslsim.activations.shards import cut
 from sslsim.activations.store import SAMPLE_RULE, ActivationStore, Stores, sampled
-from sslsim.activations.study import Study
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder
 from sslsim.encoders.files import checkpoint_fingerprint
@@ -46,44 +45,17 @@ from sslsim.speech.corpus import Utterance, corpus_fingerprint
 from sslsim.speech.index import Reader, index_of
 from sslsim.speech.recording import SAMPLE_RATE, n_frames
 
+if TYPE_CHECKING:
+    from sslsim.activations.study import Study
+
 _LIBRARIES = ("torch", "transformers", "numpy", "soundfile", "soxr")
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 _NAMED = 5  # skipped utterances that are named on the terminal
 _LOADING = threading.Lock()
 
 
-def extract(
-    study: Study | str | Path, folder: str | Path, *, executor: Executor | None = None, device: str = "auto"
-) -> Stores:
-    """Run the checkpoints of a study over its corpus and keep hidden states and rows of every attention map.
-
-    An extraction that was interrupted goes on where it stopped, and ends in the same bytes.
-
-    Parameters
-    ----------
-    study : Study or path
-        What to extract; a path as of ``Study.read``.
-    folder : path
-        Where the stores lie: ``<folder>/<name>-<key>``. The key is a hash of the content of checkpoint and
-        audio and of what is kept of them, so a changed file is extracted anew and nothing else is.
-    executor : Executor, optional
-        Any executor of `concurrent.futures` whose workers see the same folders; by default as many threads as torch
-        uses. On machines of one kind the numbers are the same bit for bit.
-    device : str
-        Where the encoders run: cpu, cuda, or auto for cuda if there is one.
-
-    Returns
-    -------
-    Stores
-        In lineup order (in the order of the study's checkpoints where it names some).
-
-    Raises
-    ------
-    SslsimError
-        Anything wrong with lineup, corpus or a checkpoint's files, before any encoder is loaded; weights
-        that do not load; hidden states that are not finite.
-    """
-    study, out = study if isinstance(study, Study) else Study.read(study), Path(folder).absolute()
+def extract_all(study: Study, out: Path, executor: Executor | None, device: str) -> Stores:
+    """Make the stores of a study that are not in the folder `out`, and open all; see `study.extract`."""
     chosen, utterances = study.selected(), study.utterances()
     audio = corpus_fingerprint(utterances)
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
@@ -154,8 +126,9 @@ def _scratch(out: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if new and not any(out.iterdir()):
-            out.rmdir()
+        if new:
+            with suppress(OSError):  # there is something in it
+                out.rmdir()
 
 
 def _index(

@@ -51,22 +51,13 @@ def shard_file(number: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Where in a shard's file its arrays lie.
+    """Where in a shard's file its arrays lie."""
 
-    Attributes
-    ----------
-    n_arrays, n_neurons, n_maps : int
-        Layers, with the final one where there is one; their width; blocks whose attention is kept.
-    frames, maps : ndarray of shape (n_utterances + 1,)
-        Where the frames of each utterance begin among the shard's, and its numbers within one block's attention; last
-        how many there are.
-    """
-
-    n_arrays: int
+    n_arrays: int  # layers, with the final one where there is one
     n_neurons: int
-    n_maps: int
-    frames: NDArray[np.int64]
-    maps: NDArray[np.int64]
+    n_maps: int  # blocks whose attention is kept
+    frames: NDArray[np.int64]  # where each utterance's begin among the shard's, and last how many there are
+    maps: NDArray[np.int64]  # the same of its numbers within one block's attention
 
     @property
     def n_frames(self) -> int:
@@ -99,14 +90,6 @@ class Shard:
         return sum_at, slice(start + int(self.maps[u]), start + int(self.maps[u + 1]))
 
 
-class Damaged(ValueError):
-    """Bytes of a shard that are not those written; `place` is the number of their checksum, -1 for these themselves."""
-
-    def __init__(self, place: int) -> None:
-        super().__init__("its bytes are not those written")
-        self.place = place
-
-
 _CHECKED: dict[tuple, NDArray[np.bool_]] = {}  # by file, which of its checksums this process has found to hold
 
 
@@ -124,7 +107,7 @@ class ShardFile:
         key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
         if afresh or key not in _CHECKED:
             if zlib.crc32(self._sums[:-1].data) != self._sums[-1]:
-                raise Damaged(-1)
+                raise ValueError("its checksums are not those written")
             _CHECKED[key] = np.zeros(shard.sums, bool)
         self._checked = _CHECKED[key]
 
@@ -135,9 +118,8 @@ class ShardFile:
         values = self._values[start : start + shard.n_frames * shard.n_neurons].reshape(-1, shard.n_neurons)
         places = first + rows
         new = places[~self._checked[places]]
-        wrong = np.flatnonzero(row_sums(values, (new - first).tolist()) != self._sums[new])
-        if len(wrong):
-            raise Damaged(int(new[wrong[0]]))
+        if (row_sums(values, (new - first).tolist()) != self._sums[new]).any():
+            raise ValueError("its bytes are not those written")
         self._checked[new] = True
         together = len(rows) and (np.diff(rows) == 1).all()
         return values[rows[0] : rows[-1] + 1] if together else values[rows]
@@ -148,7 +130,7 @@ class ShardFile:
         values = self._values[part]
         if not self._checked[place]:
             if zlib.crc32(values.data) != self._sums[place]:
-                raise Damaged(place)
+                raise ValueError("its bytes are not those written")
             self._checked[place] = True
         return values
 

@@ -23,11 +23,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sslsim.activations.shards import Damaged, Shard, ShardFile, shard_file
+from sslsim.activations.shards import Shard, ShardFile, shard_file
 from sslsim.encoders.lineage import Lineage
 from sslsim.encoders.lineup import ByName, Checkpoint
 from sslsim.errors import SslsimError
-from sslsim.speech.recording import SAMPLE_RATE, spread
+from sslsim.speech.recording import spread
 
 SAMPLE_RULE = "all T frames of an utterance where T <= N, else frames floor((2 i + 1) T / (2 N)), i = 0..N-1"
 """How both the frames kept (N = frames_per_utterance) and the attention query rows (N = queries) are chosen."""
@@ -99,12 +99,6 @@ class ActivationStore:
     def attention_layers(self) -> int:
         """Number of blocks with attention kept: L, or 0 when extracted with ``queries=0`` or without heads."""
         return 0 if self.queries == 0 or self.n_heads == 0 else self.n_layers - 1
-
-    @property
-    def last_layer(self) -> str:
-        """What layer L is, in words."""
-        what = "LayerNorm output" if self.normed else "raw residual stream"
-        return f"{what}, a final LayerNorm follows" if self.final_norm else f"{what}, the last hidden state"
 
     def layer(self, layer: int) -> StoredLayer:
         """Return a hidden state, (n_frames, n_neurons) float32: 0 is the transformer's input, 1 to L its blocks."""
@@ -180,47 +174,15 @@ class ActivationStore:
 
     def _shard(self, number: int, read: Any, afresh: bool = False) -> Any:
         """Open a shard and read from it; what is wrong with it is said in terms of the store."""
-        path, layout = self.root / shard_file(number), self.layouts[number]
+        path = self.root / shard_file(number)
         try:
-            return read(ShardFile(path, layout, afresh=afresh))
-        except Damaged as error:
-            where = f"{path.name}: the bytes of {self._told(layout, self.shards[number], error.place)}"
-            raise SslsimError(f"store {str(self.root)!r}: {where} are not those written; {AGAIN}") from error
+            return read(ShardFile(path, self.layouts[number], afresh=afresh))
         except (OSError, ValueError) as error:
-            raise SslsimError(f"store {str(self.root)!r}: {path.name} cannot be read ({error}); {AGAIN}") from error
-
-    def _told(self, layout: Shard, first: int, place: int) -> str:
-        """Return what a checksum of a shard is of, in words."""
-        if place < 0:
-            return "its checksums"
-        layer, row = divmod(place, layout.n_frames)
-        u = int(np.searchsorted(layout.frames, row, side="right")) - 1
-        what = f"layer {layer}" if layer < self.n_layers else "the final layer"
-        if layer >= layout.n_arrays:
-            block, u = divmod(place - layout.n_arrays * layout.n_frames, len(layout.maps) - 1)
-            what = f"the attention of layer {block + 1}"
-        return f"{what} of utterance {self.index.utterance.iat[first + u]!r}"
+            raise SslsimError(f"store {str(self.root)!r}: {path.name}: {error}; {AGAIN}") from error
 
     def _check(self, value: int, what: str, low: int, high: int) -> None:
         if not low <= value <= high:
             raise SslsimError(f"{self.name}: no {what} {value}; there are {low} to {high}")
-
-    def _repr_html_(self) -> str:
-        checkpoint, minutes = self.checkpoint, self.index["n_samples"].sum() / SAMPLE_RATE / 60
-        rows = {
-            "family": " ".join(filter(None, (checkpoint.family, checkpoint.size))) or "not named",
-            "weights": checkpoint.weights,
-            "checkpoint": f"{checkpoint.source} ({self.fingerprint[:12]})",
-            "layers": f"0 to {self.n_layers - 1}; the last: {self.last_layer}",
-            "audio": ", ".join(f"{key} {value}" for key, value in self.input.items()),
-            "neurons, heads": f"{self.n_neurons:,}, {self.n_heads} in each of {self.attention_layers} blocks",
-            "frames": f"{self.n_frames:,} of {len(self.index):,} utterances, {minutes:,.1f} minutes",
-            "left out": f"{len(self.skipped):,} utterances",
-            "on disk": f"{sum(shard.size for shard in self.layouts) / 1e6:,.1f} MB",
-            "store": str(self.root),
-        }
-        with pd.option_context("display.max_colwidth", None):
-            return pd.DataFrame({self.name: rows}).to_html()
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from sslsim.activations.extraction import extract_all
 from sslsim.activations.store import Stores
 from sslsim.encoders.lineup import Checkpoint, find_lineup, read_lineup, select
 from sslsim.encoders.load import DTYPES
@@ -125,9 +126,42 @@ class Study:
 
     def extract(self, folder: str | Path, *, executor: Executor | None = None, device: str = "auto") -> Stores:
         """Run the checkpoints over the corpus, as far as it is not done, and open what came out; see `extract`."""
-        from sslsim.activations.extraction import extract  # it takes a study
-
         return extract(self, folder, executor=executor, device=device)
+
+
+def extract(
+    study: Study | str | Path, folder: str | Path, *, executor: Executor | None = None, device: str = "auto"
+) -> Stores:
+    """Run the checkpoints of a study over its corpus and keep hidden states and rows of every attention map.
+
+    An extraction that was interrupted goes on where it stopped, and ends in the same bytes.
+
+    Parameters
+    ----------
+    study : Study or path
+        What to extract; a path as of ``Study.read``.
+    folder : path
+        Where the stores lie: ``<folder>/<name>-<key>``. The key is a hash of the content of checkpoint and
+        audio and of what is kept of them, so a changed file is extracted anew and nothing else is.
+    executor : Executor, optional
+        Any executor of `concurrent.futures` whose workers see the same folders; by default as many threads as torch
+        uses. On machines of one kind the numbers are the same bit for bit.
+    device : str
+        Where the encoders run: cpu, cuda, or auto for cuda if there is one.
+
+    Returns
+    -------
+    Stores
+        In lineup order (in the order of the study's checkpoints where it names some).
+
+    Raises
+    ------
+    SslsimError
+        Anything wrong with lineup, corpus or a checkpoint's files, before any encoder is loaded; weights
+        that do not load; hidden states that are not finite.
+    """
+    study = study if isinstance(study, Study) else Study.read(study)
+    return extract_all(study, Path(folder).absolute(), executor, device)
 
 
 def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from sslsim.activations.selection import utterances_of
@@ -27,11 +26,10 @@ from sslsim.comparison.scores import Scores
 from sslsim.comparison.scratch import save, scratch
 from sslsim.measures.neighbours import sample_frames
 from sslsim.measures.registry import MEASURES
-from sslsim.parallel import results
+from sslsim.parallel import results, workers_on
 
 BATCH_NEURONS = 2048  # of one batch: a product of two fills a processor, and takes 34 MB in float64
 GPU_BATCH_NEURONS = 8192  # the same for a GPU, which wants more at a time: 64 pairs of 1,024 neurons take about 3 GB
-GPU_WORKERS = 2  # one reads while the other computes
 BATCH_LAYERS = 8  # of one batch of sampled measures, whose kernels are 32 MB each at 2,000 frames
 
 Piece = Callable[..., Scores]
@@ -69,18 +67,13 @@ def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Execu
     return scores
 
 
-def workers_on(device: str) -> int | None:
-    """Return how many pieces may compute at a time: on a CPU as many as there are threads, on a GPU few."""
-    return None if torch.device(device).type == "cpu" else GPU_WORKERS
-
-
 def _round(task: Task, order: int) -> list[tuple[Piece, list[tuple[int, ...]]]]:
     """Pieces to run for the frames of y in one order, one after another, and the batches that each call takes."""
     if any(MEASURES[name].prepare for name in task.what.measures):
         return [(pieces.sampled_pair, task.pairs(diagonal=True))]
     rounds: list[tuple[Piece, list[tuple[int, ...]]]] = [(pieces.pair_of_batches, task.pairs(diagonal=bool(order)))]
     if not order or task.utterances:  # another order of the frames changes moments of utterances and blocks only
-        rounds.insert(0, (pieces.own_moments, [(k,) for k in range(len(task.batches))]))
+        rounds.insert(0, (pieces.moments_of_batch, [(k,) for k in range(len(task.batches))]))
     return rounds
 
 

@@ -16,14 +16,13 @@ from tqdm import tqdm
 
 from sslsim.activations.selection import check_measures
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.engine import workers_on
 from sslsim.comparison.maps import Crop, kept_rows, sum_utterances, with_attention
 from sslsim.comparison.tables import pair_columns, square_table
 from sslsim.measures import attention
-from sslsim.parallel import chosen_device, results
+from sslsim.parallel import chosen_device, results, workers_on
 
 Label = tuple[str, int, int]  # model, layer, head
-UTTERANCES = 4  # of one piece of work
+UTTERANCES = 4  # of one piece
 AHEAD = 64  # pieces that may wait: two matrices of heads by heads a measure each
 _COLUMNS = ["measure", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", "value"]
 
@@ -222,14 +221,14 @@ def _cka(covariance: np.ndarray, alone: np.ndarray, labels: list[Label]) -> np.n
 
 def _best_heads(name: str, values: np.ndarray, labels: list[Label]) -> pd.DataFrame:
     """Best match of every head in every other model."""
-    starts, found = _starts(labels, 1), {}
+    starts, best = _starts(labels, 1), {}
     for start, stop in zip(starts, [*starts[1:], len(labels)], strict=True):
         part = np.where(np.isnan(values[:, start:stop]), -np.inf, values[:, start:stop])
-        found[labels[start][0]] = start + part.argmax(axis=1)
+        best[labels[start][0]] = start + part.argmax(axis=1)
     rows = [
         (name, *label, *labels[place[i]], values[i, place[i]])
         for i, label in enumerate(labels)
-        for model, place in found.items()
+        for model, place in best.items()
         if model != label[0]
     ]
     return pd.DataFrame(rows, columns=_COLUMNS)

@@ -17,10 +17,10 @@ from sslsim.speech.recording import spread
 def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     """Return the stores that hold attention (log-mel has no heads); raise if they cannot be compared or none does."""
     check_stores(stores)
-    found = [store for store in stores if store.attention_layers]
-    if not found:
+    chosen = [store for store in stores if store.attention_layers]
+    if not chosen:
         raise SslsimError("no attention in these stores; extract with queries above 0")
-    return found
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def caches() -> Iterator[None]:
         _on_rows.cache_clear()
 
 
-def own_moments(folder: Path, order: int, k: int) -> Scores:
+def moments_of_batch(folder: Path, order: int, k: int) -> Scores:
     """Make and leave in the scratch folder the moments of every layer of a batch, and score pairs within the batch."""
     task = _task(folder)
     views, means = task.batch(k, order), []

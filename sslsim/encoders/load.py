@@ -130,11 +130,10 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     # else oneDNN keeps what it compiles for every length of utterance: 100 MB more after an hour of them
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
+    # for want of widgets in JupyterLab, that nothing here shows; for good, as filters are not of one thread
+    warnings.filterwarnings("ignore", category=TqdmWarning)
     import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TqdmWarning)  # in JupyterLab, for want of widgets that nothing here shows
-        from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "trust_remote_code": False}
     with _quiet():

@@ -65,6 +65,8 @@ def execute(
     papermill_engines.register("sslsim", _LiveEngine)
     started, clock = datetime.now(UTC), time.monotonic()
     status, error = _execute(path, output, values, {"threads": threads, "label": label, "kernels": kernels})
+    if kernels.ended:
+        raise InterruptedError(label)  # nobody wants its page
     facts = {"status": status, "error": error, "started": started.strftime("%Y-%m-%dT%H:%M:%SZ")}
     return nbformat.read(output, as_version=4), facts | {"seconds": round(time.monotonic() - clock, 2)}
 
@@ -76,18 +78,13 @@ def _execute(path: Path, output: Path, values: dict[str, Any], options: dict[str
     try:
         papermill.execute_notebook(*files, values, **kernel, path=path, **options)
     except PapermillExecutionError as error:
-        if error.ename == Unanswered.__name__:
-            return "unanswered", _first_line(error.evalue)
-        return "failed", f"{error.ename}: {_first_line(error.evalue)}"
+        first = next(iter(error.evalue.strip().splitlines()), "")
+        return ("unanswered", first) if error.ename == Unanswered.__name__ else ("failed", f"{error.ename}: {first}")
     except DeadKernelError:
         return "failed", "the kernel died: killed, out of memory, or crashed in native code"
     except Exception as error:  # noqa: BLE001  a broken start must not end the other notebooks
-        return "failed", f"{type(error).__name__}: {_first_line(str(error))}"
+        return "failed", f"{type(error).__name__}: {error}"
     return "ok", ""
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
 class _LiveClient(PapermillNotebookClient):
@@ -117,11 +114,11 @@ class _LiveClient(PapermillNotebookClient):
 
     def process_message(self, *args: Any, **kwargs: Any) -> Any:
         output = super().process_message(*args, **kwargs)
-        if output and output.output_type == "stream" and time.monotonic() - self.said_at > _QUIET:
-            bars = [part for part in re.split(r"[\r\n]", output.text) if "%|" in part]
-            if bars:
-                self.say(f"       {bars[-1].strip()}")
-                self.said_at = time.monotonic()
+        text = output.text if output and output.output_type == "stream" else ""
+        bars = [part for part in re.split(r"[\r\n]", text) if "%|" in part]
+        if bars and time.monotonic() - self.said_at > _QUIET:
+            self.say(f"       {bars[-1].strip()}")
+            self.said_at = time.monotonic()
         return output
 
 

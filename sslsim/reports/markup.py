@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +100,6 @@ def without_progress(text: str) -> str:
     """Return what a stream leaves on a page: no progress bars, no overwritten lines."""
     lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
     return "\n".join(line for line in lines if not _BAR.search(line)).strip("\n")
-
-
-def toc(headings: Iterable[Heading]) -> list[Heading]:
-    """Return the headings of level 2 and 3."""
-    return [heading for heading in headings if heading[0] in (2, 3)]
 
 
 def _mathml(tex: str, display: str) -> str:

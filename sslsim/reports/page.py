@@ -25,7 +25,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from sslsim.errors import Unanswered
-from sslsim.reports.markup import Heading, inline, markdown, tidy_html, toc, without_progress
+from sslsim.reports.markup import Heading, inline, markdown, tidy_html, without_progress
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _HIDDEN = {"papermill-error-cell-tag"}  # papermill's own notes on a failure; the page has its own
@@ -44,8 +44,8 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # as a policy names a script
     facts = {"name": name, "entry": entry, "run": run, "results": results(notebook), "claims": claims(entry)}
     silent = entry["status"] == "failed" and 'id="failure"' not in body  # a kernel that died says nothing
-    code = {"script": script, "script_hash": f"sha256-{digest}" if script else ""}
-    return fill("page.html.j2", **facts, **code, body=body, toc=toc(headings), silent=silent)
+    code = {"body": body, "script": script, "script_hash": f"sha256-{digest}" if script else "", "silent": silent}
+    return fill("page.html.j2", **facts, **code, toc=[heading for heading in headings if heading[0] in (2, 3)])
 
 
 def index(run: Mapping[str, Any], folder: Path, sweep: bool = False) -> str:

@@ -23,21 +23,10 @@ from sslsim.reports.inputs import FIELDS
 from sslsim.reports.jobs import FLAGS, Request, find
 from sslsim.reports.parameters import coerce, read_parameters
 from sslsim.reports.runner import Run
-from sslsim.resources import checked_name, write_text
+from sslsim.resources import write_text
 
 _LONGEST = 100  # characters of a run's name, which is a folder
 _SAME = ("versions", "code", "study", "checkpoints", "corpus")  # of run.json, for a run to count as done
-
-
-@dataclass(frozen=True)
-class Table:
-    """Values of the command line, or of one ``[[run]]`` of a file; paths count from `folder`."""
-
-    where: str
-    values: dict[str, Any]
-    name: str = ""
-    notebooks: tuple[str, ...] = ()
-    folder: Path = Path()
 
 
 @dataclass
@@ -132,25 +121,24 @@ def requests(words: Sequence[str], request: Request) -> dict[str, tuple[dict[str
     SslsimError
         What is asked for cannot be read, or does not give every run a name of its own.
     """
-    files = [word for word in words if "=" not in word]
-    if files and len(words) > 1:
-        raise SslsimError(f"--sweep takes NAME=VALUES or one file, not {' '.join(words)}; put all into the file")
-    tables = _read(Path(files[0])) if files else [_assigned(words)]
-    known = [
-        {n: p.type for path in find(table.notebooks or request.notebooks) for n, p in read_parameters(path).items()}
-        for table in tables
-    ]
-    anywhere = {name for each in known for name in each}
+    folder, tables = _tables(words)
+    asked = []
+    for table in tables:
+        books = table.pop("notebooks", [])
+        books = [books] if isinstance(books, str) else books
+        paths = tuple(str(folder / book) if book.endswith(".ipynb") else book for book in books) or request.notebooks
+        types = {name: one.type for path in find(paths) for name, one in read_parameters(path).items()}
+        asked.append((str(table.pop("name", "")), paths, types, table))
+    anywhere = {name for _, _, types, _ in asked for name in types}
     found: dict[str, tuple[dict[str, Any], Request]] = {}
-    for table, of_table in zip(tables, known, strict=True):
-        common = {n: v for n, v in request.parameters.items() if n in of_table or n not in anywhere}
-        for name, values in _combinations(table, of_table, request):
+    for prefix, paths, types, table in asked:
+        common = {n: v for n, v in request.parameters.items() if n in types or n not in anywhere}
+        for name, values in _combinations(prefix, table, types, {**request.fields, **request.parameters}):
             if name.casefold() in {"store", *map(str.casefold, found)}:  # folders, on some disks the same in any case
                 raise SslsimError(f"a run would be called {name!r}, as another or the store; give it another name")
-            fields = {n: _near(table, n, v) for n, v in values.items() if n in FIELDS and n not in of_table}
+            fields = {n: _near(folder, n, v) for n, v in values.items() if n in FIELDS and n not in types}
             own = {n: v for n, v in values.items() if n not in fields}
-            books = table.notebooks or request.notebooks
-            one = replace(request, out=request.out / name, notebooks=books, parameters=common | own)
+            one = replace(request, out=request.out / name, notebooks=paths, parameters=common | own)
             found[name] = values, replace(one, fields={**request.fields, **fields})
     return found
 
@@ -173,7 +161,26 @@ def page(sweep: Mapping[str, Any]) -> str:
     return render.fill("sweep.html.j2", sweep=sweep, parameters=several or names, notebooks=books, claims=claims)
 
 
-def _read(file: Path) -> list[Table]:
+def _tables(words: Sequence[str]) -> tuple[Path, list[dict[str, Any]]]:
+    """Return what the words ask for as tables, and the folder that paths in them count from."""
+    files = [word for word in words if "=" not in word]
+    if files and len(words) > 1:
+        raise SslsimError(f"--sweep takes NAME=VALUES or one file, not {' '.join(words)}; put all into the file")
+    if files:
+        return Path(files[0]).parent, _read(Path(files[0]))
+    values: dict[str, Any] = {}
+    for word in words:
+        name, _, text = (part.strip() for part in word.partition("="))
+        parts = [part.strip() for part in text.split(",")]
+        if not name or not all(parts):
+            raise SslsimError(f"--sweep {word}: expected NAME=VALUE,VALUE and no empty value")
+        if name in values:
+            raise SslsimError(f"--sweep {word}: {name} is swept twice; name all its values at once")
+        values[name] = tuple(parts)  # a list of a file may be one value
+    return Path(), [values]
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -183,71 +190,45 @@ def _read(file: Path) -> list[Table]:
     tables = content.pop("run", None)
     if content or not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
         raise SslsimError(f"sweep {str(file)!r}: expected [[run]] tables and nothing else")
-    found = []
-    for i, table in enumerate(tables, 1):
-        where = f"sweep {str(file)!r}, run {i}"
-        name, books = table.pop("name", ""), table.pop("notebooks", [])
-        if not isinstance(books, list) or not all(isinstance(each, str) for each in books):
-            raise SslsimError(f'{where}: notebooks is {books!r}, not a list such as ["neurons"]')
-        if name:
-            checked_name(str(name), f"{where}: name")
-        paths = tuple(str(file.parent / each) if each.endswith(".ipynb") else each for each in books)
-        found.append(Table(where, table, str(name), paths, file.parent))
-    return found
+    return tables
 
 
-def _assigned(words: Sequence[str]) -> Table:
-    values: dict[str, Any] = {}
-    for word in words:
-        name, _, text = (part.strip() for part in word.partition("="))
-        parts = [part.strip() for part in text.split(",")]
-        if not name or not all(parts):
-            raise SslsimError(f"--sweep {word}: expected NAME=VALUE,VALUE and no empty value")
-        if name in values:
-            raise SslsimError(f"--sweep {word}: {name} is swept twice; name all its values at once")
-        values[name] = parts
-    return Table("--sweep", values)
-
-
-def _near(table: Table, name: str, value: Any) -> Any:
+def _near(folder: Path, name: str, value: Any) -> Any:
     """Return the path of a lineup or corpus near the file that names it, if it is there; other values as they are."""
-    if name not in ("lineup", "corpus") or not (table.folder / str(value)).exists():
+    if name not in ("lineup", "corpus") or not (folder / str(value)).exists():
         return value
-    return str(table.folder / str(value))
+    return str(folder / str(value))
 
 
-def _combinations(table: Table, known: Mapping[str, str], request: Request) -> list[tuple[str, dict[str, Any]]]:
-    """Return the name and the values of each run of a table."""
-    types = {name: one.type for name, one in FIELDS.items()} | dict(known)
-    lists = {name for name, kind in types.items() if kind.startswith("list")}
-    given = {**request.fields, **request.parameters}
-    for name in table.values:
+def _combinations(
+    prefix: str, table: Mapping[str, Any], types: Mapping[str, str], given: Mapping[str, Any]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return the name and the values of each run of a table; `types` are of the notebooks' parameters."""
+    choices = {}
+    for name, value in table.items():
         if name in given:
-            raise SslsimError(f"{table.where}: {name} is given for all runs too, as {given[name]!r}; give it once")
+            raise SslsimError(f"--sweep: {name} is given for all runs too, as {given[name]!r}; give it once")
         if name in FLAGS:
-            raise SslsimError(f"{table.where}: {name} is the same for all runs, set it with --{name}")
-        if name in lists and table.where == "--sweep":
-            raise SslsimError(f'{table.where}: {name} is a list; write {name} = [["a", "b"], ["c"]] in a file')
-    choices = {name: _choices(table.where, name, value, name in lists) for name, value in table.values.items()}
-    named = [name for name in choices if not table.name or len(choices[name]) > 1]
+            raise SslsimError(f"--sweep: {name} is the same for all runs, set it with --{name}")
+        is_list = (types.get(name) or (FIELDS[name].type if name in FIELDS else "")).startswith("list")
+        if is_list and isinstance(value, tuple):
+            raise SslsimError(f'--sweep: {name} is a list; write {name} = [["a", "b"], ["c"]] in a file')
+        several = isinstance(value, list | tuple) and (not is_list or any(isinstance(each, list) for each in value))
+        choices[name] = list(value) if several else [value]
+        if not choices[name]:
+            raise SslsimError(f"--sweep: {name} has no values; give one or more, or leave it out")
+    named = [name for name in choices if not prefix or len(choices[name]) > 1]
     made = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-    return [(_name(table, {name: values[name] for name in named}), values) for values in made]
+    return [(_name(prefix, {name: values[name] for name in named}), values) for values in made]
 
 
-def _choices(where: str, name: str, value: Any, is_list: bool) -> list[Any]:
-    several = isinstance(value, list) and (not is_list or any(isinstance(each, list) for each in value))
-    if value == [] and not is_list:
-        raise SslsimError(f"{where}: {name} has no values; give one or more, or leave it out")
-    return value if several else [value]
-
-
-def _name(table: Table, values: Mapping[str, Any]) -> str:
+def _name(prefix: str, values: Mapping[str, Any]) -> str:
     """Return a name that can be a folder's: ``frames-5000_seed-0``."""
-    name = "_".join([table.name] * bool(table.name) + [f"{key} {each}" for key, each in values.items()])
+    name = "_".join([prefix] * bool(prefix) + [f"{key} {each}" for key, each in values.items()])
     name = re.sub("[^A-Za-z0-9_]+", "-", name).strip("-")
     if not name or len(name) > _LONGEST:
-        what = f"their names have {len(name)} characters, {_LONGEST} at most" if name else "no values to name it by"
-        raise SslsimError(f"{table.where}: {what}; give name = ... in a [[run]] table")
+        what = f"a name of {len(name)} characters, {_LONGEST} at most" if name else "no values to name a run by"
+        raise SslsimError(f"--sweep: {what}; give name = ... in a [[run]] table")
     return name
 
 

@@ -124,11 +124,11 @@ def _partners(what: Comparison, scores: Scores, null: list[Scores], resampling: 
         best = scores.partners[key]
         columns: dict[str, NDArray] = {}
         if null:
-            wrong = np.abs([one.partners[key].r for one in null[1:]])
-            columns |= {"chance": wrong.mean(0), "p": p_value(np.abs(best.r), wrong)}
+            wrong = np.abs(np.stack([one.partners[key].r for one in null[1:]], axis=1))
+            columns |= {"chance": wrong.mean(1), "p": p_value(np.abs(best.r), wrong.T)}
         if resampling.rotations:  # there are none where no measure is of single neurons
             rotated = best.rotated if len(best.rotated) else np.full((1, len(best.r)), np.nan)
-            columns |= {"rotated": rotated.mean(0), "rotated_high": rotated.max(0)}
+            columns |= {"rotated": np.ascontiguousarray(rotated.T).mean(1), "rotated_high": rotated.max(0)}
         return columns
 
     return partners_table(what.views, scores, controls)

@@ -105,7 +105,8 @@ def _utterances(corpus: str | Path | Any) -> list[Utterance]:
     if not path.exists():
         raise SslsimError(f"corpus {str(path)!r}: no such folder or manifest")
     if not path.is_dir():
-        return [Utterance(**row) for row in _manifest_rows(path)]
+        rows = _rows(_manifest_table(path), f"manifest {str(path)!r}")
+        return [Utterance(**{**row, "path": path.parent / row["path"]}) for row in rows]
     if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
         return _dataset_utterances(_load_dataset(path))
     if (path / "dataset_dict.json").is_file():
@@ -128,23 +129,19 @@ def _speaker(file: Path) -> str:
     return speaker.name if librispeech else chapter.resolve().name
 
 
-def _manifest_rows(path: Path) -> list[dict[str, Any]]:
-    table = _manifest_table(path)
+def _rows(table: pd.DataFrame, where: str) -> list[dict[str, Any]]:
+    """Return id, path, speaker and text of each row, all as text; of the first two there must be something."""
     missing = [column for column in ("id", "path") if column not in table.columns]
     if missing:
-        raise SslsimError(
-            f"manifest {str(path)!r}: no column {' or '.join(map(repr, missing))}; "
-            f"its columns are {', '.join(map(str, table.columns)) or 'none'}"
-        )
+        named = ", ".join(map(str, table.columns)) or "none"
+        raise SslsimError(f"{where}: no column {' or '.join(map(repr, missing))}; its columns are {named}")
     if table.empty:
-        raise SslsimError(f"manifest {str(path)!r}: lists no utterance")
+        raise SslsimError(f"{where}: lists no utterance")
     table = table.reindex(columns=["id", "path", "speaker", "text"]).astype(object).fillna("").astype(str)
-    rows = table.to_dict("records")
-    for number, row in enumerate(rows, 1):
-        for column in ("id", "path"):
-            if not row[column]:
-                raise SslsimError(f"manifest {str(path)!r}: row {number} has no {column}")
-    return [{**row, "path": path.parent / row["path"]} for row in rows]
+    for column in ("id", "path"):
+        if (table[column] == "").any():
+            raise SslsimError(f"{where}: row {int((table[column] == '').argmax()) + 1} has no {column}")
+    return table.to_dict("records")
 
 
 def _manifest_table(path: Path) -> pd.DataFrame:
@@ -226,21 +223,18 @@ def _dataset_utterances(dataset: Any) -> list[Utterance]:
         encoded = dataset.select_columns("audio").cast_column("audio", Audio(decode=False))  # soundfile decodes
     except Exception as error:  # Arrow's own errors
         raise SslsimError(f"dataset: column 'audio' holds no audio: {error}") from error
-    speaker = next((name for name in ("speaker", "speaker_id") if name in columns), None)
-    told = dataset.select_columns([name for name in ("id", speaker, "text") if name in columns])
-    utterances = []
-    for number, row in enumerate(told if told.column_names else [{}] * len(dataset)):
-        if row.get("id", number) in (None, ""):
-            raise SslsimError(f"dataset: row {number} has no id")
-        identity = str(row.get("id", number))
-        clip = Row(encoded, number, f"dataset[{number}]")
-        who = row.get(speaker) if speaker else None
-        utterances.append(
-            Utterance(identity, Path(identity), "" if who is None else str(who), str(row.get("text") or ""), clip)
-        )
-    if not utterances:
-        raise SslsimError("dataset: has no rows")
-    return utterances
+    named = [name for name in ("id", "speaker", "speaker_id", "text") if name in columns]
+    numbers = [{"id": number} for number in range(len(dataset))]
+    rows = dataset.select_columns(named).to_list() if named else numbers
+    table = pd.DataFrame(
+        rows if "id" in named else [n | row for n, row in zip(numbers, rows, strict=True)], dtype=object
+    )
+    if "speaker" not in named:
+        table = table.rename(columns={"speaker_id": "speaker"})
+    return [
+        Utterance(**{**row, "path": Path(row["id"])}, clip=Row(encoded, number, f"dataset[{number}]"))
+        for number, row in enumerate(_rows(table.assign(path=table.get("id")), "dataset"))
+    ]
 
 
 def corpus_fingerprint(utterances: Iterable[Utterance]) -> str:

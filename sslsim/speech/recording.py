@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
@@ -240,25 +239,11 @@ def waveform_fingerprint(waveform: NDArray[np.float32]) -> str:
 
 
 def content_fingerprint(source: Source) -> str:
-    """Return the SHA-256 of the bytes of a file or clip; of one that cannot be read, of the reason.
-
-    A file that has not changed is hashed once in a process.
-    """
+    """Return the SHA-256 of the bytes of a file or clip; of one that cannot be read, of the reason."""
     try:
         with _open(source) as file:
-            state = None if isinstance(file, io.BytesIO) else os.fstat(file.fileno())
-            key = state and (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-            if key in _HASHED:
-                return _HASHED[key]
-            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-            if state and time.time_ns() - state.st_mtime_ns > _SETTLED:
-                _HASHED[key] = digest
-            return digest
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except AudioError as error:
         return hashlib.sha256(error.reason.encode()).hexdigest()
     except OSError as error:
         return hashlib.sha256(str(error.strerror).encode()).hexdigest()
-
-
-_HASHED: dict[tuple[int, ...] | None, str] = {}
-_SETTLED = 2_000_000_000  # ns: a file changed twice within a tick of its clock looks as it did

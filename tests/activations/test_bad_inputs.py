@@ -362,7 +362,7 @@ CALLS = [
     (
         "a flipped bit",
         store(flipped),
-        f"store': shard_0000.bin: the bytes of layer 0 of utterance 'ann/a' are not those written{AGAIN}",
+        f"store': shard_0000.bin: its bytes are not those written{AGAIN}",
     ),
     ("a store of before", store(older), rf"store': version 1, this sslsim reads \d+{AGAIN}"),
     ("a store without a shard", store(lambda f: (f / "shard_0000.bin").unlink()), f"shard_0000.bin is missing{AGAIN}"),

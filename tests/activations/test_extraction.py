@@ -216,7 +216,7 @@ def test_a_changed_file_is_extracted_anew(checkpoints, corpus, tmp_path):
     third = run()
     assert third.root not in (first.root, second.root)
     assert third.corpus_fingerprint != second.corpus_fingerprint
-    with pytest.raises(SslsimError, match="were given other audio for utterance 'a'"):
+    with pytest.raises(SslsimError, match="were given other audio"):
         check_pairable(second, third)
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -103,19 +102,9 @@ def test_shards_are_cut_by_audio_and_are_never_too_many():
     assert len(cut([20.0] * 9_000)) <= 1.1 * shards.MOST
 
 
-def test_a_store_is_frozen_and_shows_itself(make_store):
-    store = make_store("<b>", source="<script>")
+def test_a_store_is_frozen(make_store):
     with pytest.raises(FrozenInstanceError):
-        store.n_layers = 4
-    page = store._repr_html_()
-    assert "&lt;b&gt;" in page
-    assert "<b>" not in page
-    assert "<script>" not in page
-    assert "0 to 2; the last: raw residual stream, a final LayerNorm follows" in page
-    assert "57 of 3 utterances, 0.0 minutes" in page
-    assert html.escape(str(store.root)) in page
-    on_disk = sum(file.stat().st_size for file in store.root.glob("*.bin"))
-    assert f"{on_disk / 1e6:,.1f} MB" in page
+        make_store().n_layers = 4
 
 
 def test_stores_go_by_place_and_name_and_show_themselves(make_store):
@@ -183,7 +172,7 @@ def test_every_byte_is_under_a_checksum(make_store):
     open_store(store.root).verify()
 
 
-def test_only_what_is_read_is_checked_and_the_damage_is_named(make_store):
+def test_only_what_is_read_is_checked(make_store):
     store = make_store(frames=(5, 40, 12), n_neurons=6)
     layout, row = store.layouts[1], 43  # of the second shard, whose frames are 40 and 12
     flip(store.root / "shard_0001.bin", 4 * (layout.n_frames * 6 + row * 6))
@@ -191,26 +180,10 @@ def test_only_what_is_read_is_checked_and_the_damage_is_named(make_store):
     store.layer(1)[[0, 47, 49, 56]]
     store.layer(0)[:]
     store.attention(2, 1)
-    told = "shard_0001.bin: the bytes of layer 1 of utterance 'u2' are not those written; delete this folder"
+    told = "shard_0001.bin: its bytes are not those written; delete this folder and extract again"
     for ask in (lambda: store.layer(1)[48], lambda: store.layer(1)[40:50], store.verify):
         with pytest.raises(SslsimError, match=told):
             ask()
-
-
-@pytest.mark.parametrize(
-    ("place", "told"),
-    [
-        (lambda s, x: x.n_arrays * x.n_frames * s.n_neurons - 1, "the final layer of utterance 'u2'"),
-        (lambda s, x: x.numbers - 1, "the attention of layer 2 of utterance 'u2'"),
-        (lambda s, x: x.map_at(2, 0)[1].start, "the attention of layer 2 of utterance 'u1'"),
-        (lambda s, x: x.numbers + 3, "its checksums"),
-    ],
-)
-def test_damage_is_named(make_store, place, told):
-    store = make_store()
-    flip(store.root / "shard_0001.bin", 4 * place(store, store.layouts[1]))
-    with pytest.raises(SslsimError, match=f"shard_0001.bin: the bytes of {told} are not those written"):
-        store.verify()
 
 
 def test_a_file_that_was_replaced_is_checked_again(make_store):
@@ -220,7 +193,7 @@ def test_a_file_that_was_replaced_is_checked_again(make_store):
     path.with_suffix(".new").write_bytes(path.read_bytes())
     flip(path.with_suffix(".new"), 0)
     path.with_suffix(".new").replace(path)
-    with pytest.raises(SslsimError, match="layer 0 of utterance 'u0'"):
+    with pytest.raises(SslsimError, match="its bytes are not those written"):
         store.layer(0)[0]
 
 
@@ -244,7 +217,7 @@ def test_damaged_stores_are_refused_by_name(make_store):
     path.unlink()
     with pytest.raises(SslsimError, match="shard_0001.bin is missing; delete this folder and extract again"):
         open_store(store.root)
-    with pytest.raises(SslsimError, match="shard_0001.bin cannot be read .*No such file.*; delete this folder"):
+    with pytest.raises(SslsimError, match="shard_0001.bin: .*No such file.*; delete this folder"):
         store.layer(0)[20]
     for version in (1, 2, 99):
         redescribe(store, version=version)
@@ -280,14 +253,14 @@ def test_stores_pair_iff_they_hold_the_same_frames_and_rows(make_store):
     for number, (other, message) in enumerate(
         (
             ({"frames": (5, 40, 1_300)}, "A has 57 frames, B0 1,345; extract both from the same corpus"),
-            ({"audio": "x"}, "A and B1 were given other audio for utterance 'u0'; extract both from the same corpus"),
-            ({"frames": (5, 52)}, "A and B2 hold 3 and 2 utterances; extract both from the same corpus"),
-            ({"queries": None}, "A keeps 8 attention query rows an utterance, B3 all; extract both with the same"),
+            ({"audio": "x"}, "A and B1 were given other audio; extract both from the same corpus"),
+            ({"frames": (5, 52)}, "A and B2 hold other utterances; extract both from the same corpus"),
+            ({"queries": None}, "A keeps 8 query rows of an attention map, B3 all; extract both with the same"),
         )
     ):
         with pytest.raises(SslsimError, match=f"layers cannot be paired: {message}"):
             check_pairable(a, make_store(f"B{number}", **other))
     b = make_store("C", audio="x")
     b.index["utterance"] = ["v0", "v1", "v2"]
-    with pytest.raises(SslsimError, match=r"A and C hold other utterances \('u0' against 'v0'\)"):
+    with pytest.raises(SslsimError, match="A and C hold other utterances; extract both"):
         check_pairable(a, replace(b))

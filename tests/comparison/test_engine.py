@@ -22,6 +22,7 @@ from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.errors import SslsimError
 from sslsim.measures.registry import MEASURES
 from sslsim.parallel import executor as dask_executor
+from sslsim.parallel import workers_on
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatc
 
     monkeypatch.setattr(engine, "BATCH_NEURONS", 1)
     monkeypatch.setattr(heads, "UTTERANCES", 1)
-    for name in ("own_moments", "pair_of_batches"):
+    for name in ("moments_of_batch", "pair_of_batches"):
         monkeypatch.setattr(pieces, name, counted(getattr(pieces, name)))
     monkeypatch.setattr(heads, "sum_utterances", counted(heads.sum_utterances))
 
@@ -115,11 +116,11 @@ def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatc
 
     assert at_a_time(layers) > 2
     assert at_a_time(attention) > 2
+    assert workers_on("cuda") == 2
     for module in (engine, heads):
-        monkeypatch.setattr(module, "workers_on", lambda device: engine.GPU_WORKERS)
-    assert at_a_time(layers) <= engine.GPU_WORKERS
-    assert at_a_time(attention) <= engine.GPU_WORKERS
-    assert engine.GPU_WORKERS == 2
+        monkeypatch.setattr(module, "workers_on", lambda device: workers_on("cuda"))
+    assert at_a_time(layers) <= 2
+    assert at_a_time(attention) <= 2
 
 
 def test_the_scratch_folder_is_private_beside_the_stores_and_removed(stores, monkeypatch):

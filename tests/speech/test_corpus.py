@@ -248,8 +248,8 @@ def test_datasets_that_are_no_corpus(dataset, tmp_path):
         (None, "corpus of type NoneType: give a folder, a manifest, or one split of a dataset"),
         (made.remove_columns("audio"), "dataset: no column 'audio'; known: id; rename_column names it so"),
         (made.rename_column("audio", "Audio"), "no column 'audio'; did you mean 'Audio'.; rename_column names it so"),
-        (made.select([]), "dataset: has no rows"),
-        (made, "dataset: row 2 has no id"),
+        (made.select([]), "dataset: (no column 'id'|lists no utterance)"),
+        (made, "dataset: row 3 has no id"),
         (datasets.Dataset.from_dict({"audio": [[0.1, 0.2]]}), "dataset: column 'audio' holds no audio: "),
         (made.select([0, 0]), "corpus 'dataset': id 'a' occurs twice"),
     ]
