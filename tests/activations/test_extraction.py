@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -125,11 +126,10 @@ def test_stores_are_in_lineup_order_and_pair(stores, corpus):
 def test_every_way_of_working_ends_in_the_same_store(study, tmp_path):
     """To the byte and in every file, the description too."""
     made = []
-    for threads in (1, 3):
-        with ThreadPoolExecutor(threads) as pool:
-            made.append(everything(study.extract(tmp_path / f"{threads}", executor=pool, device="cpu")))
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        made.append(everything(study.extract(tmp_path / "processes", executor=pool, device="cpu")))
+    spawned = partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context("spawn"))
+    for kind, workers in ((ThreadPoolExecutor, 1), (ThreadPoolExecutor, 3), (spawned, 1)):
+        with kind(workers) as pool:
+            made.append(everything(study.extract(tmp_path / f"{len(made)}", executor=pool, device="cpu")))
     assert len(made[0]) == 2 * (4 + 3)
     assert made[1:] == made[:1] * 2
 
@@ -452,6 +452,7 @@ def test_what_was_left_out_is_listed_in_the_store_or_stops_a_strict_run(mel, cor
     assert not list(tmp_path.glob("other/log-mel*"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("a_shard_each")
 def test_two_processes_on_one_store_leave_one(study, tmp_path):
     study.write(tmp_path / "study.toml")
