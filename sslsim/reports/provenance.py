@@ -10,23 +10,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sslsim import __version__
+
 if TYPE_CHECKING:
     from sslsim.activations import Study
     from sslsim.activations.store import ActivationStore
 
-PACKAGES = ("sslsim", "torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "papermill", "nbconvert")
+PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "papermill", "nbconvert")
 _PACKAGE = Path(__file__).parents[1]
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that the numbers and the pages come from."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    own = {"python": platform.python_version(), "sslsim": __version__}
+    return own | {package: metadata.version(package) for package in PACKAGES}
 
 
 def of_package() -> dict[str, Any]:

@@ -185,7 +185,7 @@ def test_run_json_has_what_makes_the_run_again(finished: Finished) -> None:
     assert rows["out"]["value"] == str(finished.out)
     assert found["settings"]["count"] == "7"
     assert found["checkpoints"] == MADE_FROM["checkpoints"]
-    assert set(found["versions"]) == {"python", *provenance.PACKAGES}
+    assert set(found["versions"]) == {"python", "sslsim", *provenance.PACKAGES}
     assert found["notebooks"]["good"]["title"] == "Do toys add up?"
     assert 0 < found["notebooks"]["good"]["seconds"] <= found["seconds"]
 
