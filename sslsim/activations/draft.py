@@ -45,19 +45,11 @@ class Unwritable(SslsimError):
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One shard to be made, and all that a worker anywhere must know of it.
+    """One shard to be made, and all that a worker anywhere must know of it."""
 
-    Attributes
-    ----------
-    root, path : Path
-        Where the store, and where the shard's file, will be.
-    store : ActivationStore
-        The store as if it had the utterances of this shard alone.
-    """
-
-    root: Path
-    path: Path
-    store: ActivationStore
+    root: Path  # where the store will be
+    path: Path  # where the shard's file will be
+    store: ActivationStore  # as if it had the utterances of this shard alone
 
     @property
     def samples(self) -> int:

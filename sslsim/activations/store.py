@@ -92,7 +92,7 @@ class ActivationStore:
 
     @property
     def name(self) -> str:
-        """What tables and figures call the checkpoint."""
+        """Name of the checkpoint."""
         return self.checkpoint.name
 
     @property

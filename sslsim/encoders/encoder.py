@@ -37,14 +37,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What was found out about an encoder.
+    """What an encoder is like.
 
     Attributes
     ----------
-    n_layers : int
-        Number of hidden states, L + 1.
-    n_neurons, n_heads : int
-        Width of a hidden state and heads of a block.
+    n_layers, n_neurons, n_heads : int
+        Number of hidden states, L + 1, their width, and heads of a block.
     normed : bool
         Whether the blocks' outputs are those of a LayerNorm (post-norm models, conformers) or the raw residual
         stream (pre-norm models: ``do_stable_layer_norm``, Whisper).

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,13 +31,12 @@ class Lineage:
     def _named(self) -> dict[str, Checkpoint]:
         return {checkpoint.name: checkpoint for checkpoint in self.checkpoints}
 
-    @cached_property
-    def _pretrained(self) -> dict[str, str]:
-        return {name: _origin(name, {n: c.finetuned_from for n, c in self._named.items()}) for name in self._named}
-
-    @cached_property
-    def _recipe(self) -> dict[str, str]:
-        return {name: _origin(name, {n: c.seed_of for n, c in self._named.items()}) for name in self._named}
+    def _origin(self, name: str, field: str) -> str:
+        """Start of a chain of parents; a checkpoint that is not among these is one all the same."""
+        chain = [name]
+        while chain[-1] in self._named and (parent := getattr(self._named[chain[-1]], field)) and parent not in chain:
+            chain.append(parent)
+        return chain[-1]
 
     def relation(self, x: str, y: str) -> str:
         """Return what two checkpoints are to each other, one of `RELATIONS`."""
@@ -49,10 +47,9 @@ class Lineage:
             return "spectrogram"
         if a.untrained_seed is not None or b.untrained_seed is not None:
             return "untrained"
-        if self._pretrained[x] == self._pretrained[y]:
-            return "counterpart"
-        if self._recipe[x] == self._recipe[y]:
-            return "other seed"
+        for field, relation in (("finetuned_from", "counterpart"), ("seed_of", "other seed")):
+            if self._origin(x, field) == self._origin(y, field):
+                return relation
         if not a.family or not b.family:
             return "other model"
         return "same family" if a.family == b.family else "other family"
@@ -121,11 +118,3 @@ class Lineage:
         wanted = ("counterpart", "other seed", "other family")
         pairs = itertools.product(self._named, self._named)
         return [(x, y) for x, y in pairs if x in pretrained and self.relation(x, y) in wanted]
-
-
-def _origin(name: str, parents: Mapping[str, str | None]) -> str:
-    """Checkpoint at the start of a chain of parents; one that is not among them is an origin all the same."""
-    seen = [name]
-    while (parent := parents.get(seen[-1])) and parent not in seen:
-        seen.append(parent)
-    return seen[-1]

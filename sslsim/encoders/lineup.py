@@ -24,34 +24,16 @@ T = TypeVar("T", bound=Any)  # something with a name
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One encoder of a lineup.
+    """One encoder of a lineup; `finetuned_from` and `seed_of` name others of it."""
 
-    Attributes
-    ----------
-    name : str
-        What tables and figures call it.
-    source : str
-        A folder, a hub id ``org/name``, or ``log-mel``: 80 bands of a spectrogram, no weights.
-    revision : str or None
-        Of a hub id: best a full commit hash.
-    family, size : str
-        For grouping, such as ``wav2vec2`` and ``base``; never used to decide how to load.
-    finetuned_from : str or None
-        Name of the checkpoint that this one was finetuned from.
-    seed_of : str or None
-        Name of the checkpoint whose recipe this is another run of, with other random numbers.
-    untrained_seed : int or None
-        If given, the architecture at ``source`` with random weights of this seed: its weights are not read.
-    """
-
-    name: str
-    source: str
-    revision: str | None = None
-    family: str = ""
-    size: str = ""
+    name: str  # what tables and figures call it
+    source: str  # a folder, a hub id org/name, or log-mel: 80 bands of a spectrogram, no weights
+    revision: str | None = None  # of a hub id: best a full commit hash
+    family: str = ""  # for grouping, such as wav2vec2; never used to decide how to load
+    size: str = ""  # such as base
     finetuned_from: str | None = None
-    seed_of: str | None = None
-    untrained_seed: int | None = None
+    seed_of: str | None = None  # whose recipe this is another run of, with other random numbers
+    untrained_seed: int | None = None  # if given, the architecture with random weights of this seed
 
     @property
     def weights(self) -> str:

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import TqdmWarning
 
 from sslsim.encoders.encoder import Anatomy, Encoder, Grid, torch_dtype
 from sslsim.encoders.files import first_line, locate
 from sslsim.encoders.hooks import Hooks, attention_of, rows_of
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, problem
-from sslsim.encoders.log_mel import LogMel
+from sslsim.encoders.log_mel import LogMel, ignore_widgets
 from sslsim.errors import SslsimError
 from sslsim.speech.recording import SAMPLE_RATE, n_frames
 
@@ -130,8 +129,7 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     # else oneDNN keeps what it compiles for every length of utterance: 100 MB more after an hour of them
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
-    # for want of widgets in JupyterLab, that nothing here shows; for good, as filters are not of one thread
-    warnings.filterwarnings("ignore", category=TqdmWarning)
+    ignore_widgets()
     import torch
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 

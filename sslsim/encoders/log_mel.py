@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import TqdmWarning
 
 from sslsim.encoders.encoder import Anatomy, Encoded
 from sslsim.encoders.lineup import Checkpoint
@@ -22,8 +24,17 @@ RECIPE = (
 )
 
 
+def ignore_widgets() -> None:
+    """Silence tqdm, which importing transformers makes warn in JupyterLab of widgets that nothing here shows.
+
+    For good, since filters of warnings are of all threads.
+    """
+    warnings.filterwarnings("ignore", category=TqdmWarning)
+
+
 @lru_cache(maxsize=1)
 def _filters() -> NDArray[np.float64]:
+    ignore_widgets()
     from transformers.audio_utils import mel_filter_bank
 
     top = SAMPLE_RATE / 2

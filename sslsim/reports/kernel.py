@@ -28,7 +28,6 @@ from traitlets.config import Config
 from sslsim.errors import Unanswered
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_QUIET = 2.0  # seconds between two lines of one progress bar
 
 
 @dataclass
@@ -93,7 +92,6 @@ class _LiveClient(PapermillNotebookClient):
     label: str
     kernels: Kernels
     heading = ""
-    said_at = 0.0
     loop: asyncio.AbstractEventLoop | None = None
 
     def say(self, text: str) -> None:
@@ -110,15 +108,12 @@ class _LiveClient(PapermillNotebookClient):
             return
         kinds = [c.cell_type == "code" for c in self.nb.cells]
         self.say(f"{sum(kinds[: cell_index + 1]):2d}/{sum(kinds)}  {self.heading}")
-        self.said_at = time.monotonic()
 
     def process_message(self, *args: Any, **kwargs: Any) -> Any:
         output = super().process_message(*args, **kwargs)
         text = output.text if output and output.output_type == "stream" else ""
-        bars = [part for part in re.split(r"[\r\n]", text) if "%|" in part]
-        if bars and time.monotonic() - self.said_at > _QUIET:
+        if bars := [part for part in re.split(r"[\r\n]", text) if re.search(r"[1-9]\d*%\|", part)]:
             self.say(f"       {bars[-1].strip()}")
-            self.said_at = time.monotonic()
         return output
 
 

@@ -128,10 +128,14 @@ def test_every_way_of_working_ends_in_the_same_store(study, tmp_path):
     for threads in (1, 3):
         with ThreadPoolExecutor(threads) as pool:
             made.append(everything(study.extract(tmp_path / f"{threads}", executor=pool, device="cpu")))
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        made.append(everything(study.extract(tmp_path / "processes", executor=pool, device="cpu")))
     assert len(made[0]) == 2 * (4 + 3)
-    assert made[1:] == made[:1] * 2
+    assert made[1] == made[0]
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_bytes(stores, study, tmp_path):
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert everything(study.extract(tmp_path, executor=pool, device="cpu")) == everything(stores)
 
 
 def test_a_dask_cluster_gives_the_same_bytes(stores, study, tmp_path, monkeypatch):
@@ -452,6 +456,7 @@ def test_what_was_left_out_is_listed_in_the_store_or_stops_a_strict_run(mel, cor
     assert not list(tmp_path.glob("other/log-mel*"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("a_shard_each")
 def test_two_processes_on_one_store_leave_one(study, tmp_path):
     study.write(tmp_path / "study.toml")
