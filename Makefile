@@ -34,7 +34,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
 lab: $(STAMP)
-	$(BIN)/jupyter lab --notebook-dir=. notebooks/neurons.ipynb
+	$(BIN)/jupyter lab --notebook-dir=. notebooks/tutorial.ipynb
 
 # pyproject.toml says what is needed, constraints.txt which versions are known to work together
 $(STAMP): pyproject.toml constraints.txt
