@@ -8,7 +8,7 @@ import pytest
 from made_tables import no_trace, square  # noqa: F401
 
 from sslsim.errors import SslsimError
-from sslsim.figures import above_chance, above_chance_maps, heatmap, heatmaps, matrix, pair_maps
+from sslsim.figures.maps import above_chance, above_chance_maps, heatmap, heatmaps, matrix, pair_maps
 from sslsim.measures.registry import title_of
 
 pytestmark = pytest.mark.usefixtures("no_trace")

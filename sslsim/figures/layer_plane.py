@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError
-from sslsim.figures.heatmaps import matrix
+from sslsim.figures.maps import matrix
 from sslsim.figures.style import COLOURED, looks, styled, title
 
 
