@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.activations.store import ActivationStore
+from sslsim.analysis.finetuning import Pairs
 from sslsim.analysis.summaries import same_depth
 from sslsim.encoders.lineage import RELATIONS, SEPARATE
 from sslsim.errors import SslsimError
@@ -84,31 +85,23 @@ def _columns(of: Estimate) -> dict[str, float]:
 
 
 def convergence(
-    stores: Sequence[ActivationStore],
-    measures: Sequence[str],
-    pairs: Sequence[tuple[str, str]],
-    *,
-    frames: Sequence[int] = FRAMES,
-    permutations: int = 2,
-    seed: int = 0,
-    device: str = "auto",
+    stores: Sequence[ActivationStore], measures: Sequence[str], pairs: Pairs, *, seed: int = 0, device: str = "auto"
 ) -> pd.DataFrame:
     """Score pairs of models on more and more frames, to see whether the scores have settled.
 
-    The pairs are of names of checkpoints, each compared at the same relative depth; of `frames` what there is not is
-    left out, and all come last. Permutations are mismatches of utterances, for the chance level.
+    The pairs are of names of checkpoints, each compared at the same relative depth; of `FRAMES` what there is not is
+    left out, and all come last. The chance level is that of two mismatches of utterances.
 
     Columns: measure, pair, n_frames, value, chance, enough (ten frames a neuron of both sides).
     """
     total, width, rows = stores[0].n_frames, {s.name: s.n_neurons for s in stores}, []
-    resampling = Resampling(permutations, blocks=0, rotations=0, seed=seed)
-    for n in [*(f for f in frames if f < total), total]:
+    resampling = Resampling(permutations=2, blocks=0, rotations=0, seed=seed)
+    for n in [*(f for f in FRAMES if f < total), total]:
         for x, y in pairs:
             two = [s for s in stores if s.name in (x, y)]
             scored = run.evidence(two, measures, frames=n, between=[(x, y)], resampling=resampling, device=device)
             near = same_depth(scored.pairs) & (scored.pairs.model_x == x)
             for name in measures:
                 estimate = scored.only(near & (scored.pairs.measure == name)).estimate()
-                row = {"measure": name, "pair": f"{x} in {y}", "n_frames": n, "value": estimate.value}
-                rows.append(row | {"chance": estimate.chance, "enough": 10 * (width[x] + width[y])})
-    return pd.DataFrame(rows)
+                rows.append((name, f"{x} in {y}", n, estimate.value, estimate.chance, 10 * (width[x] + width[y])))
+    return pd.DataFrame(rows, columns=["measure", "pair", "n_frames", "value", "chance", "enough"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.activations.store import ActivationStore
-from sslsim.analysis.selectivity import KEYS, origins, rows_of, traces
+from sslsim.analysis.preferences import KEYS, PAIR, origins, rows_of, traces
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.measures.attention import attention_similarity
-from sslsim.speech.alignments import MARKS, centres
+from sslsim.speech.alignments import centres
 from sslsim.speech.corpus import Utterance
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, Recording, waveform_fingerprint
 
@@ -36,7 +35,7 @@ def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
     between = partners[partners.relation.isin(SEPARATE)].dropna(subset=["value", "rotated"])
     ordered = between.assign(excess=between.value.abs() - between.rotated)
     ordered = ordered.sort_values("excess", ascending=False, kind="stable")
-    best = ordered.drop_duplicates([f"{key}_x" for key in KEYS])
+    best = ordered.drop_duplicates(PAIR[:3])
     taken: set[tuple[str, int]] = set()
     rows: list[dict[str, Any]] = []
     for kind, order in (("most shared", best), ("least shared", best[::-1])):
@@ -45,8 +44,7 @@ def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
             if not two & taken and sum(row["kind"] == kind for row in rows) < n:
                 taken |= two
                 rows.append({"kind": kind} | pair)
-    columns = ["kind", "relation", *(f"{key}_{side}" for side in "xy" for key in KEYS), "value", "rotated", "excess"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["kind", "relation", *PAIR, "value", "rotated", "excess"])
 
 
 def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n: int = 3) -> pd.DataFrame:
@@ -112,17 +110,13 @@ class Clip:
 
 
 def cut_clips(
-    chosen: pd.DataFrame,
-    moments: pd.DataFrame,
-    stores: Sequence[ActivationStore],
-    corpus: str | Path | Any,
-    marks: pd.DataFrame | None = None,
+    chosen: pd.DataFrame, moments: pd.DataFrame, stores: Sequence[ActivationStore], corpus: Any, marks: pd.DataFrame
 ) -> list[Clip]:
     """Cut the sound around moments out of the corpus, each moment in the middle of `SECONDS`.
 
-    The neurons and moments come from `extremes` and `strongest_moments`, the stores were made of the corpus, whose
-    marks are read by `sslsim.speech.alignments`. It is an error if the corpus has no such utterance, or another sound
-    under its name.
+    The neurons and moments come from `extremes` and `strongest_moments`, the stores were made of the corpus (as for
+    `sslsim.speech.corpus.read_corpus`), whose marks are read by `sslsim.speech.alignments`. It is an error if the
+    corpus has no such utterance, or another sound under its name.
     """
     scores = [_scores(pair, stores) for pair in chosen.to_dict("records")]
     store, half = stores[0], round(SECONDS * SAMPLE_RATE / 2)
@@ -144,14 +138,14 @@ def cut_clips(
 
 
 def _sound(
-    row: Any, utterance: Utterance, begin: float, marks: pd.DataFrame | None
+    row: Any, utterance: Utterance, begin: float, marks: pd.DataFrame
 ) -> tuple[NDArray[np.float32], pd.DataFrame]:
     """Return the waveform of an utterance, its row of the index given, and its marks with times from its beginning."""
     with Recording(utterance.source) as recording:
         waveform = recording.read(int(row.begin), int(row.end)) if row.end <= recording.n else np.empty(0, "f4")
     if waveform_fingerprint(waveform) != row.waveform:
         raise SslsimError(f"utterance {row.utterance!r} has another sound than the store was made of; extract again")
-    said = pd.DataFrame(columns=list(MARKS)) if marks is None else marks[marks.id == utterance.id]
+    said = marks[marks.id == utterance.id]
     return waveform, said.assign(start=said.start - begin, end=said.end - begin)
 
 
@@ -159,26 +153,20 @@ def _sound(
 class HeadPair:
     """Attention of two heads on one utterance.
 
-    `names` say model, layer and head of each. `samples` (n,) are the sound at 16 kHz, `queries` (n_rows,) the frame of
-    each query row, and `maps` (n_rows, T) say what each query looks at. `agreement` is the mean correlation of the rows
-    of the two, here; the median of all utterances. `marks` have times from the beginning of the utterance.
+    `names` say model, layer and head of each. `samples` (n,) are the sound at 16 kHz, and `maps` (n_rows, T) say what
+    each query looks at. `agreement` is the mean correlation of the rows of the two, here; the median of all utterances.
+    `marks` have times from the beginning of the utterance.
     """
 
     names: tuple[str, str]
     utterance: str
     samples: NDArray[np.float32]
-    queries: NDArray[np.int64]
     maps: tuple[NDArray[np.float32], ...]
     agreement: float
     marks: pd.DataFrame
 
 
-def head_pair(
-    matched: pd.DataFrame,
-    stores: Sequence[ActivationStore],
-    corpus: str | Path | Any,
-    marks: pd.DataFrame | None = None,
-) -> HeadPair:
+def head_pair(matched: pd.DataFrame, stores: Sequence[ActivationStore], corpus: Any, marks: pd.DataFrame) -> HeadPair:
     """Return the maps of two matched heads on the utterance where they agree as much as on half of all, not the best.
 
     The first row of `matched` (model_x, layer_x, head_x, model_y, layer_y, head_y) says which; for the rest see
@@ -192,10 +180,7 @@ def head_pair(
         return [np.asarray(store.attention(layer, u)[head]) for store, layer, head in two]
 
     alike = [attention_similarity("pearson", *([each[None]] for each in maps(u))).item() for u in range(len(index))]
-    agreement = np.array(alike)
-    scored = np.flatnonzero(np.isfinite(agreement))
-    u = int(scored[agreement[scored].argsort(kind="stable")[len(scored) // 2]])
+    u = int(np.argsort(alike, kind="stable")[np.isfinite(alike).sum() // 2])  # those without a score come last
     samples, said = _sound(index.iloc[u], *list(origins(index, corpus))[u], marks)
     x, y = (f"{store.name}, layer {layer}, head {head}" for store, layer, head in two)
-    queries = two[0][0].query_rows(u)
-    return HeadPair((x, y), str(index.utterance.iat[u]), samples, queries, tuple(maps(u)), float(agreement[u]), said)
+    return HeadPair((x, y), str(index.utterance.iat[u]), samples, tuple(maps(u)), alike[u], said)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +12,13 @@ from numpy.typing import NDArray
 
 from sslsim.activations.selection import layer_views
 from sslsim.activations.store import ActivationStore
+from sslsim.analysis.preferences import PAIR
 from sslsim.analysis.summaries import same_depth
 from sslsim.encoders.lineage import Lineage
 from sslsim.measures.registry import level_of
 from sslsim.significance.evidence import Evidence
 
-Pairs = Sequence[tuple[str, str]]
+Pairs = Sequence[tuple[str, str]]  # names of two checkpoints each
 
 
 def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
@@ -33,16 +33,14 @@ def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     """
     keys = ["measure", "model_x", "layer_x"]
     yardsticks = table[same_depth(table)].pivot_table(index=keys, columns="relation", values="value")
-    yardsticks = yardsticks.reindex(columns=["other seed", "other family"])
-    yardsticks.columns = ["other_seed", "other_family"]
-    rows = []
-    for pretrained, finetuned in pairs:
-        same = (table.model_x == pretrained) & (table.model_y == finetuned) & (table.layer_x == table.layer_y)
-        rows.append(table[same].join(yardsticks, on=keys))
+    yardsticks = yardsticks.reindex(columns=["other seed", "other family"]).rename(
+        columns=lambda r: r.replace(" ", "_")
+    )
+    same = table[table.layer_x == table.layer_y]
+    out = pd.concat([same[(same.model_x == x) & (same.model_y == y)] for x, y in pairs], ignore_index=True)
     names = {"model_x": "pretrained", "model_y": "finetuned", "layer_x": "layer", "depth_x": "depth"}
-    out = pd.concat(rows, ignore_index=True).rename(columns=names)
-    out.insert(0, "level", out.measure.map(level_of))
-    return out[["level", "measure", "pretrained", "finetuned", "layer", "depth", "value", *yardsticks]]
+    out = out.assign(level=out.measure.map(level_of)).join(yardsticks, on=keys).rename(columns=names)
+    return out[["level", "measure", "pretrained", "finetuned", "layer", "depth", "value", "other_seed", "other_family"]]
 
 
 def distance_moved(evidences: Evidence | Sequence[Evidence], pairs: Pairs) -> pd.DataFrame:
@@ -97,24 +95,17 @@ def changed_neurons(stores: Sequence[ActivationStore], *, frames: int | None = N
     Columns: model_x (pretrained), layer_x, neuron_x, model_y (finetuned), layer_y, neuron_y (equal to those of x),
     value.
     """
-    by_name = {store.name: store for store in stores}
     views = {view.label: view for view in layer_views(stores, frames)}
     tables = []
-    for pair in Lineage(tuple(store.checkpoint for store in stores)).finetuned_pairs():
-        if len({by_name[name].n_neurons for name in pair}) > 1:
-            continue
-        for layer in range(min(by_name[name].n_layers for name in pair)):
-            before, after = (views[name, layer] for name in pair)
-            r = _correlation(before[:].astype(np.float64), after[:].astype(np.float64))
-            keys: dict[str, Any] = {}
-            for side, name in zip("xy", pair, strict=True):
-                keys |= {f"model_{side}": name, f"layer_{side}": layer, f"neuron_{side}": np.arange(len(r))}
-            tables.append(pd.DataFrame(keys | {"value": r}).dropna(subset="value"))
+    for before, after in Lineage(tuple(store.checkpoint for store in stores)).finetuned_pairs():
+        for layer in [layer for name, layer in views if name == before and (after, layer) in views]:
+            two = (views[before, layer], views[after, layer])
+            if two[0].shape != two[1].shape:
+                continue
+            x, y = (view[:].astype(np.float64) for view in two)
+            x, y = x - x.mean(0), y - y.mean(0)
+            with np.errstate(invalid="ignore", divide="ignore"):  # NaN where one of them does not vary
+                r = (x * y).sum(0) / np.sqrt((x * x).sum(0) * (y * y).sum(0))
+            keys = [key for view in two for key in (*view.label, np.arange(len(r)))]
+            tables.append(pd.DataFrame(dict(zip(PAIR, keys, strict=True)) | {"value": r}).dropna(subset="value"))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correlation of each column of x with that of y; NaN where one does not vary."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(0) / np.sqrt((x * x).sum(0) * (y * y).sum(0))
