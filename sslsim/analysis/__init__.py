@@ -1,19 +1,21 @@
 """What a reader takes from scores and their evidence: tables in, smaller tables, examples and claims out."""
 
 from sslsim.analysis.claims import attention_claims, finetuning_claims, layer_claims, neuron_claims
-from sslsim.analysis.depth import along_depth, best_layers, convergence
 from sslsim.analysis.examples import cut_clips, extremes, head_pair, strongest_moments
 from sslsim.analysis.finetuning import changed_neurons, distance_moved, finetuning_by_layer, first_moved
-from sslsim.analysis.partners import chance_levels, matched_heads, one_to_many, strongest, with_intervals
-from sslsim.analysis.preferences import labels_if_any, same_label, selectivity
-from sslsim.analysis.summaries import (
+from sslsim.analysis.layers import (
+    along_depth,
     best_depths,
+    best_layers,
     concentrations,
+    convergence,
     layer_norms,
     raw_against_standardised,
     relation_means,
     similarity_by_relation,
 )
+from sslsim.analysis.partners import chance_levels, matched_heads, one_to_many, strongest, with_intervals
+from sslsim.analysis.preferences import labels_if_any, same_label, selectivity
 
 __all__ = [
     "along_depth", "attention_claims", "best_depths", "best_layers", "chance_levels", "changed_neurons",

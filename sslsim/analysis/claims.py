@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sslsim.analysis.depth import measured, same_depth_by_relation, separate_at_same_depth
-from sslsim.analysis.finetuning import Pairs, in_seeds
+from sslsim.analysis.finetuning import in_seeds
+from sslsim.analysis.layers import Pairs, measured, same_depth_by_relation, separate_at_same_depth
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.significance.evidence import Estimate, Evidence
@@ -33,7 +33,7 @@ CLOSE = 0.1  # how far raw and standardised scores may lie apart and still say t
 def neuron_claims(evidence: Evidence) -> pd.DataFrame:
     """Judge whether models trained apart share neurons, and whether they share the subspace that these span.
 
-    For each relation, over layers at the same relative depth:
+    For each relation, over layers at the same relative depth, by evidence of max_corr and linreg_r2 with rotations:
 
     - the share of the variance of each neuron that lies in the subspace of the other layer, ``(R2 - c) / (1 - c)`` with
       c the R2 of mismatched utterances;
@@ -41,8 +41,6 @@ def neuron_claims(evidence: Evidence) -> pd.DataFrame:
       (`sslsim.measures.random_basis.shared`), and beyond chance;
     - the claim of the paper, the same subspace with other neurons: the subspace is shared, and the interval of the
       share of neurons lies below a tenth.
-
-    The evidence is of max_corr and linreg_r2, with rotations.
     """
     rows = []
     for relation, part in separate_at_same_depth(evidence):
@@ -50,11 +48,19 @@ def neuron_claims(evidence: Evidence) -> pd.DataFrame:
         shared = measured(part, "neurons_shared")
         height = measured(part, "max_corr").estimate().value - measured(part, "max_corr_excess_y").estimate().value
         control = f"random bases, where max_corr is {height:.3f}"
+        # random bases are those of the layer looked in: taken together, the two directions of a pair would agree more
+        # than their bases do, and chance would be found significant too often
+        x, y = np.split(pd.factorize(pd.concat([shared.pairs.model_x, shared.pairs.model_y]))[0], 2)
         whole = shared.estimate()
-        p = max(whole.p, *(half.estimate().p_rotation for half in _directions(shared)))
+        p = max(whole.p, *(shared.only(half).estimate().p_rotation for half in (x < y, x > y)))
         single = _row("neurons have partners of their own", relation, "neurons_shared", whole, control, p=p)
         single = _counted(single, permutations=len(part.null), rotations=len(part.rotated))
-        rows += [space, single, _same_space_other_axes(space, single)]
+        # judged is the size of the share of neurons: with enough speech the smallest is told from chance
+        alone = space["holds"] == "yes" and single["ci_high"] < FEW_NEURONS
+        holds = space["holds"] if space["holds"].startswith(TOO_FEW) else _yes_or_no(alone, single["ci_low"])
+        both = {"claim": "the same subspace, other neurons", "measure": "linreg_r2, neurons_shared", "p": np.nan}
+        both |= {"control": f"partners of their own: below {FEW_NEURONS:g}", "holds": holds}
+        rows += [space, single, single | both]
     return _table(rows, "models trained apart, and max_corr and linreg_r2")
 
 
@@ -101,10 +107,8 @@ def finetuning_claims(
 
     The distance of two layers is one minus their similarity. For each measure and finetuned model: the last layer moved
     further than the first compared; where the pretrained model has another seed, the last layer moved further than that
-    seed is away (a quotient above 1).
-
-    The evidence is between each pretrained model and its counterparts and other seeds; `pairs` are names of pretrained
-    and finetuned checkpoints, from `Lineage.finetuned_pairs`. Measures that the evidence lacks are left out.
+    seed is away (a quotient above 1). The evidence is between each pretrained model and its counterparts and other
+    seeds; `pairs` are from `Lineage.finetuned_pairs`. Measures that the evidence lacks are left out.
     """
     rows = [row for name in measures for pair in pairs for row in _moved(evidence, pair, name)]
     return _table(rows, "finetuned counterparts, and " + " or ".join(measures))
@@ -154,24 +158,6 @@ def _above_chance(claim: str, between: str, measure: str, evidence: Evidence, be
     control = f"mismatched utterances: {estimate.chance:.3f}"
     row = _row(claim, between, measure, estimate, control, p=estimate.p, **above)
     return _counted(row, permutations=len(evidence.null))
-
-
-def _directions(shared: Evidence) -> list[Evidence]:
-    """Return the pairs of the share of neurons in one direction and in the other."""
-    # random bases are those of the layer looked in: taken together, the two directions of a pair would agree more than
-    # their bases do, and chance would be found significant too often
-    x, y = shared.pairs.model_x, shared.pairs.model_y
-    place = {name: i for i, name in enumerate(dict.fromkeys([*x, *y]))}  # in the order of the rows
-    forth = (x.map(place) < y.map(place)).to_numpy()
-    return [shared.only(forth), shared.only(~forth)]
-
-
-def _same_space_other_axes(space: Row, single: Row) -> Row:
-    """Judge by the size of the share of neurons: with enough speech the smallest is told from chance."""
-    alone = space["holds"] == "yes" and single["ci_high"] < FEW_NEURONS
-    holds = space["holds"] if space["holds"].startswith(TOO_FEW) else _yes_or_no(alone, single["ci_low"])
-    row = single | {"claim": "the same subspace, other neurons", "measure": "linreg_r2, neurons_shared", "p": np.nan}
-    return row | {"control": f"partners of their own: below {FEW_NEURONS:g}", "holds": holds}
 
 
 def _above_controls(evidence: Evidence, known: Masks, claim: str, measure: str) -> list[Row]:

@@ -29,8 +29,7 @@ def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
     model where that is most. Blocks add to what they are given, so that a neuron goes through the layers of its model
     under one number; no neuron, number for number, is chosen twice. Partners come from `sslsim.evidence`.
 
-    Columns: kind (most shared, least shared), relation, model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value,
-    rotated, excess.
+    Columns: kind (most shared, least shared), relation, model, layer and neuron of x and y, value, rotated, excess.
     """
     between = partners[partners.relation.isin(SEPARATE)].dropna(subset=["value", "rotated"])
     ordered = between.assign(excess=between.value.abs() - between.rotated)
@@ -48,21 +47,22 @@ def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
 
 
 def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n: int = 3) -> pd.DataFrame:
-    """Find the moments where chosen neurons, and where their partners, are most active: each in another utterance.
+    """Find the `n` moments where chosen neurons, and where their partners, are most active, each in another utterance.
 
-    At most `n` moments of each of the neurons, which come from `extremes`.
-
-    Columns: pair (row of `chosen`), kind, side (x the neuron, y its partner), model, layer, neuron, utterance, frame
-    (its number there), seconds (its centre), z (z-score of the neuron over all stored frames), z_other and above_other
-    (z-score of the other one of the pair at the same frame, and the share of all frames where that is lower). The sign
-    of a partner that anticorrelates is turned around.
+    Columns: pair (row of `chosen`, which `extremes` returned), kind, side (x the neuron, y its partner), model, layer,
+    neuron, utterance, frame (its number there), seconds (its centre), z (z-score of the neuron over all stored frames),
+    z_other and above_other (z-score of the other one of the pair at the same frame, and the share of all frames where
+    that is lower). The sign of a partner that anticorrelates is turned around.
     """
     store, rows = stores[0], []  # all have the same frames
+    utterances = np.repeat(np.arange(len(store.index)), store.index.n_frames)  # of each frame
     for number, pair in enumerate(chosen.to_dict("records")):
         scores = _scores(pair, stores)
         for side, other in ("xy", "yx"):
             neuron, z = [pair[f"{key}_{side}"] for key in KEYS], scores[other]
-            for u, at in _peaks(scores[side], store.index, n):
+            peaks = pd.Series(scores[side]).groupby(utterances).idxmax().to_numpy()
+            for at in peaks[np.argsort(-scores[side][peaks], kind="stable")[:n]]:
+                u = int(utterances[at])
                 frame = int(store.frame_rows(u)[at - int(store.index.start.iat[u])])
                 seconds = float(centres(np.array([frame]))[0])
                 moment = (store.index.utterance.iat[u], frame, seconds, scores[side][at])
@@ -73,26 +73,17 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
 
 def _scores(pair: dict[str, Any], stores: Sequence[ActivationStore]) -> dict[str, NDArray[np.float64]]:
     """Return the z-scores of a neuron and its partner over all stored frames, the partner's in the neuron's sense."""
-    signs = (1.0, float(np.sign(pair["value"])))
-    traced = zip("xy", signs, traces(pair, stores), strict=True)
+    traced = zip("xy", (1.0, float(np.sign(pair["value"]))), traces(pair, stores), strict=True)
     return {side: sign * (x - x.mean()) / (x.std() or 1.0) for side, sign, x in traced}
-
-
-def _peaks(z: NDArray[np.float64], index: pd.DataFrame, n: int) -> list[tuple[int, int]]:
-    """Return the utterances with the `n` highest peaks and the row of each peak, the highest first."""
-    extents = zip(index.start, index.start + index.n_frames, strict=True)
-    peaks = [(u, int(start + z[start:stop].argmax())) for u, (start, stop) in enumerate(extents) if stop > start]
-    return sorted(peaks, key=lambda peak: -z[peak[1]])[:n]
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
     """The sound around a moment, and what a pair of neurons does in it. Times are seconds from the moment.
 
-    `moment` is its row of `strongest_moments`. `samples` (n,) are at 16 kHz, fewer than asked for where the utterance
-    begins or ends within the clip; `begin`, at most 0, is the time of the first. `times`, `z` and `z_other` (n_frames,)
-    are the centres of the stored frames and the z-scores of the neuron and of the other one of the pair. `marks` (kind,
-    label, start, end) are those that touch the clip.
+    `moment` is its row of `strongest_moments`. `samples` (n,) are at 16 kHz, fewer where the utterance begins or ends
+    within the clip; `begin`, at most 0, is the time of the first. `times`, `z` and `z_other` (n_frames,) are centres of
+    frames, z-scores of the neuron and the other one. `marks` (kind, label, start, end) are those that touch the clip.
     """
 
     moment: dict[str, Any]
@@ -137,9 +128,7 @@ def cut_clips(
     return clips
 
 
-def _sound(
-    row: Any, utterance: Utterance, begin: float, marks: pd.DataFrame
-) -> tuple[NDArray[np.float32], pd.DataFrame]:
+def _sound(row: Any, utterance: Utterance, begin: float, marks: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     """Return the waveform of an utterance, its row of the index given, and its marks with times from its beginning."""
     with Recording(utterance.source) as recording:
         waveform = recording.read(int(row.begin), int(row.end)) if row.end <= recording.n else np.empty(0, "f4")

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from sslsim.activations.selection import layer_views
 from sslsim.activations.store import ActivationStore
+from sslsim.analysis.layers import Pairs, same_depth
 from sslsim.analysis.preferences import PAIR
-from sslsim.analysis.summaries import same_depth
 from sslsim.encoders.lineage import Lineage
 from sslsim.measures.registry import level_of
 from sslsim.significance.evidence import Evidence
-
-Pairs = Sequence[tuple[str, str]]  # names of two checkpoints each
 
 
 def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
@@ -33,12 +31,11 @@ def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     """
     keys = ["measure", "model_x", "layer_x"]
     yardsticks = table[same_depth(table)].pivot_table(index=keys, columns="relation", values="value")
-    yardsticks = yardsticks.reindex(columns=["other seed", "other family"]).rename(
-        columns=lambda r: r.replace(" ", "_")
-    )
+    yardsticks = yardsticks.reindex(columns=["other seed", "other family"])
     same = table[table.layer_x == table.layer_y]
     out = pd.concat([same[(same.model_x == x) & (same.model_y == y)] for x, y in pairs], ignore_index=True)
     names = {"model_x": "pretrained", "model_y": "finetuned", "layer_x": "layer", "depth_x": "depth"}
+    names |= {"other seed": "other_seed", "other family": "other_family"}
     out = out.assign(level=out.measure.map(level_of)).join(yardsticks, on=keys).rename(columns=names)
     return out[["level", "measure", "pretrained", "finetuned", "layer", "depth", "value", "other_seed", "other_family"]]
 
@@ -47,12 +44,10 @@ def distance_moved(evidences: Evidence | Sequence[Evidence], pairs: Pairs) -> pd
     """Say how far finetuning moved each layer, in multiples of the distance between two seeds of the pretrained model.
 
     The distance of two layers is one minus their similarity. Pretrained models without another seed have no rows. The
-    evidence is between each pretrained model, its counterparts and its other seeds; for `pairs` see
-    `finetuning_by_layer`.
+    evidence is between each pretrained model, its counterparts and other seeds; `pairs` are `Lineage.finetuned_pairs`.
 
     Columns: measure (excesses over random bases are no similarities and left out), pretrained, finetuned, layer, depth,
-    distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the two seeds in this
-    layer).
+    distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the two seeds).
     """
     rows = []
     for evidence, pair in product([evidences] if isinstance(evidences, Evidence) else evidences, pairs):
@@ -76,8 +71,7 @@ def in_seeds(to: int, seeds: NDArray[np.intp], values: NDArray[np.float64]) -> N
 def first_moved(moved: pd.DataFrame) -> pd.DataFrame:
     """Find, for each measure and finetuned model, the lowest layer that moved half the distance of two seeds.
 
-    Columns: measure, pretrained, finetuned, first_layer (missing if none moved so far), furthest_layer, furthest (its
-    distance).
+    Columns: measure, pretrained, finetuned, first_layer (missing if none), furthest_layer, furthest (its distance).
     """
     keys, rows = ["measure", "pretrained", "finetuned"], []
     for names, group in moved.groupby(keys, sort=False):
@@ -92,8 +86,7 @@ def changed_neurons(stores: Sequence[ActivationStore], *, frames: int | None = N
 
     Finetuning begins with the pretrained weights, so a neuron keeps its number; models of different width have no rows.
 
-    Columns: model_x (pretrained), layer_x, neuron_x, model_y (finetuned), layer_y, neuron_y (equal to those of x),
-    value.
+    Columns: model_x (pretrained), layer_x, neuron_x, model_y (finetuned), layer_y and neuron_y (as of x), value.
     """
     views = {view.label: view for view in layer_views(stores, frames)}
     tables = []

@@ -10,7 +10,7 @@ import pandas as pd
 
 from sslsim.activations.selection import layer_views, utterances_of
 from sslsim.activations.store import ActivationStore
-from sslsim.analysis.depth import measured, separate_at_same_depth
+from sslsim.analysis.layers import measured, separate_at_same_depth
 from sslsim.analysis.preferences import PAIR, traces
 from sslsim.encoders.lineage import RELATIONS, SEPARATE
 from sslsim.measures.diagnostics import LAGS, autocorrelation, chance_max_corr, effective_frames
@@ -68,11 +68,10 @@ def one_to_many(partners: pd.DataFrame) -> pd.DataFrame:
 def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:
     """Three chance levels of max_corr side by side, for layers at the same depth of models trained apart.
 
-    The evidence is of max_corr, with rotations, and made from these stores and frames.
-
     Columns: relation, frames, effective_frames (median over neurons and layers, from the correlation of each neuron
     with itself in time), extreme_value (what a maximum over independent neurons reaches on so many), mismatched (mean
-    over the mismatches), rotated (in random bases of the same subspace), value.
+    over the mismatches), rotated (in random bases of the same subspace), value. The evidence is of max_corr, with
+    rotations, and made from these stores and frames.
     """
     views = layer_views(stores, frames)
     layers, lengths, n = {view.label: view for view in views}, utterances_of(views).lengths, len(views[0])
@@ -100,9 +99,9 @@ def matched_heads(best: pd.DataFrame, profile: pd.DataFrame, n: int = 12) -> pd.
     `sslsim.describe_heads`.
     """
     chosen = best[best.relation.isin(SEPARATE)].assign(above=lambda t: t.value - t.chance)
-    chosen = chosen.sort_values("above", ascending=False).head(n).reset_index(drop=True)
     numbers = [name for name in ("value", "ci_low", "ci_high", "chance", "p") if name in chosen]
-    out = chosen[["relation", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", *numbers]]
+    columns = ["relation", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", *numbers]
+    out = chosen.sort_values("above", ascending=False).head(n)[columns]
     for side in "xy":
         of = profile[["model", "layer", "head", "distance", "diagonality"]].add_suffix(f"_{side}")
         out = out.merge(of, on=[f"model_{side}", f"layer_{side}", f"head_{side}"], how="left")

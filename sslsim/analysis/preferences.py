@@ -149,8 +149,7 @@ def same_label(partners: pd.DataFrame, stores: Sequence[ActivationStore], labels
     columns = ["relation", "pairs", "same", "shuffled", "beyond", "same_beyond", "shuffled_beyond"]
     if pairs.empty:
         return pd.DataFrame(columns=columns)
-    names = {*pairs.model_x, *pairs.model_y}
-    preferred = preferred_labels([store for store in stores if store.name in names], labels)
+    preferred = preferred_labels([s for s in stores if s.name in {*pairs.model_x, *pairs.model_y}], labels)
     for side in "xy":
         pairs = pairs.merge(preferred.add_suffix(f"_{side}"), on=[f"{key}_{side}" for key in KEYS])
         up = pairs[f"mean_z_{side}"] * (1.0 if side == "x" else np.sign(pairs.value)) > 0
@@ -168,7 +167,7 @@ def _agreement(pairs: pd.DataFrame) -> tuple[int, float, float]:
         x, y = (group[f"likes_{side}"].value_counts() for side in "xy")
         expected += float((x * y.reindex(x.index, fill_value=0)).sum()) / len(group)
     same = float((pairs.likes_x == pairs.likes_y).mean())
-    return len(pairs), same, expected / len(pairs) if len(pairs) else float("nan")
+    return len(pairs), same, expected / len(pairs) if len(pairs) else np.nan
 
 
 def selectivity(
@@ -180,8 +179,7 @@ def selectivity(
     activation, turned around where the neuron falls on its label: the probability that a frame of the label has the
     larger activation (Mann & Whitney 1947). Chance is the same of labels of other utterances of about equal length,
     cropped, with the label searched anew in each permutation (`sslsim.significance.nulls.Mismatches`); p is the share
-    of the permutations, and of the score on cropped utterances itself, that are as selective. Utterances without marks
-    are left out.
+    of permutations and score on cropped utterances that are as selective. Utterances without marks are left out.
 
     Columns: `chosen`, as from `extremes`, without relation and excess, and label_x (after its sign), auroc_x, chance_x,
     p_x, the same of y, and same_label (also in sign, that of the correlation taken off).

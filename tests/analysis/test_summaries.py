@@ -8,7 +8,7 @@ from worlds import World
 
 import sslsim
 from sslsim import analysis
-from sslsim.analysis.summaries import same_depth
+from sslsim.analysis.layers import same_depth
 
 
 @pytest.fixture(scope="module")
