@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from sslsim import figures, read_lineup
-from sslsim.analysis import same_depth
+from sslsim.analysis.layers import same_depth
 from sslsim.resources import DATA
 
 README = DATA.parent / "README.md"

@@ -1,19 +1,26 @@
 """What a reader takes from scores and their evidence: tables in, smaller tables, examples and claims out."""
 
-from sslsim.analysis.claims import CLAIM_COLUMNS, attention_claims, finetuning_claims, layer_claims, neuron_claims
-from sslsim.analysis.depth import along_depth, best_layers, convergence
-from sslsim.analysis.examples import Clip, HeadPair, cut_clips, extremes, head_pair, strongest_moments
+from sslsim.analysis.claims import attention_claims, finetuning_claims, layer_claims, neuron_claims
+from sslsim.analysis.examples import cut_clips, extremes, head_pair, strongest_moments
 from sslsim.analysis.finetuning import changed_neurons, distance_moved, finetuning_by_layer, first_moved
-from sslsim.analysis.outliers import concentrations, raw_against_standardised
+from sslsim.analysis.layers import (
+    along_depth,
+    best_depths,
+    best_layers,
+    concentrations,
+    convergence,
+    layer_norms,
+    raw_against_standardised,
+    relation_means,
+    similarity_by_relation,
+)
 from sslsim.analysis.partners import chance_levels, matched_heads, one_to_many, strongest, with_intervals
-from sslsim.analysis.selectivity import Labels, labels_if_any, preferred_labels, same_label, selectivity
-from sslsim.analysis.summaries import best_depths, layer_norms, relation_means, same_depth, similarity_by_relation
+from sslsim.analysis.preferences import labels_if_any, same_label, selectivity
 
 __all__ = [
-    "CLAIM_COLUMNS", "Clip", "HeadPair", "Labels", "along_depth", "attention_claims", "best_depths", "best_layers",
-    "chance_levels", "changed_neurons", "concentrations", "convergence", "cut_clips", "distance_moved", "extremes",
-    "finetuning_by_layer", "finetuning_claims", "first_moved", "head_pair", "labels_if_any", "layer_claims",
-    "layer_norms", "matched_heads", "neuron_claims", "one_to_many", "preferred_labels", "raw_against_standardised",
-    "relation_means", "same_depth", "same_label", "selectivity", "similarity_by_relation", "strongest",
-    "strongest_moments", "with_intervals",
+    "along_depth", "attention_claims", "best_depths", "best_layers", "chance_levels", "changed_neurons",
+    "concentrations", "convergence", "cut_clips", "distance_moved", "extremes", "finetuning_by_layer",
+    "finetuning_claims", "first_moved", "head_pair", "labels_if_any", "layer_claims", "layer_norms", "matched_heads",
+    "neuron_claims", "one_to_many", "raw_against_standardised", "relation_means", "same_label", "selectivity",
+    "similarity_by_relation", "strongest", "strongest_moments", "with_intervals",
 ]  # fmt: skip

@@ -15,14 +15,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sslsim.analysis.depth import measured, same_depth_by_relation, separate_at_same_depth
-from sslsim.analysis.finetuning import Pairs, in_seeds
+from sslsim.analysis.finetuning import in_seeds
+from sslsim.analysis.layers import Pairs, measured, same_depth_by_relation, separate_at_same_depth
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.significance.evidence import Estimate, Evidence
 from sslsim.significance.nulls import ALPHA
 
-Mask = NDArray[np.bool_]
+Masks = dict[str, NDArray[np.bool_]]  # of pairs of layers, by name
+Row = dict[str, Any]
 CLAIM_COLUMNS = ["claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds"]
 TOO_FEW = "too few"
 FEW_NEURONS = 0.1  # share of neurons with partners of their own below which models have other neurons
@@ -32,7 +33,7 @@ CLOSE = 0.1  # how far raw and standardised scores may lie apart and still say t
 def neuron_claims(evidence: Evidence) -> pd.DataFrame:
     """Judge whether models trained apart share neurons, and whether they share the subspace that these span.
 
-    For each relation, over layers at the same relative depth:
+    For each relation, over layers at the same relative depth, by evidence of max_corr and linreg_r2 with rotations:
 
     - the share of the variance of each neuron that lies in the subspace of the other layer, ``(R2 - c) / (1 - c)`` with
       c the R2 of mismatched utterances;
@@ -40,23 +41,26 @@ def neuron_claims(evidence: Evidence) -> pd.DataFrame:
       (`sslsim.measures.random_basis.shared`), and beyond chance;
     - the claim of the paper, the same subspace with other neurons: the subspace is shared, and the interval of the
       share of neurons lies below a tenth.
-
-    The evidence is of max_corr and linreg_r2, with rotations.
     """
     rows = []
     for relation, part in separate_at_same_depth(evidence):
-        permutations, rotations = len(part.null), len(part.rotated)
-        r2 = measured(part, "linreg_r2").estimate()
-        space = _above_chance("the subspace is shared", relation, "linreg_r2", r2, open_to=1.0)
-        space = _counted(space, permutations=permutations)
+        space = _above_chance("the subspace is shared", relation, "linreg_r2", measured(part, "linreg_r2"), best=1.0)
         shared = measured(part, "neurons_shared")
         height = measured(part, "max_corr").estimate().value - measured(part, "max_corr_excess_y").estimate().value
         control = f"random bases, where max_corr is {height:.3f}"
+        # random bases are those of the layer looked in: taken together, the two directions of a pair would agree more
+        # than their bases do, and chance would be found significant too often
+        x, y = np.split(pd.factorize(pd.concat([shared.pairs.model_x, shared.pairs.model_y]))[0], 2)
         whole = shared.estimate()
-        p = max(whole.p, *(half.estimate().p_rotation for half in _directions(shared)))
+        p = max(whole.p, *(shared.only(half).estimate().p_rotation for half in (x < y, x > y)))
         single = _row("neurons have partners of their own", relation, "neurons_shared", whole, control, p=p)
-        single = _counted(single, permutations=permutations, rotations=rotations)
-        rows += [space, single, _same_space_other_axes(relation, space, single)]
+        single = _counted(single, permutations=len(part.null), rotations=len(part.rotated))
+        # judged is the size of the share of neurons: with enough speech the smallest is told from chance
+        alone = space["holds"] == "yes" and single["ci_high"] < FEW_NEURONS
+        holds = space["holds"] if space["holds"].startswith(TOO_FEW) else _yes_or_no(alone, single["ci_low"])
+        both = {"claim": "the same subspace, other neurons", "measure": "linreg_r2, neurons_shared", "p": np.nan}
+        both |= {"control": f"partners of their own: below {FEW_NEURONS:g}", "holds": holds}
+        rows += [space, single, single | both]
     return _table(rows, "models trained apart, and max_corr and linreg_r2")
 
 
@@ -68,18 +72,20 @@ def layer_claims(evidence: Evidence, measures: Sequence[str] = ("svcca", "linear
     debiased CKA both raw and standardised: whether the two say the same. Measures that it lacks are left out.
     """
     rows = []
-    for name in measures:
-        some = evidence.only(evidence.pairs.measure == name)
-        if some.pairs.empty:
-            continue
+    for name in [name for name in measures if (evidence.pairs.measure == name).any()]:
+        some = measured(evidence, name)
         known = same_depth_by_relation(some.pairs)
         rows += _above_controls(some, known, "layers alike above chance", name)
         if "same family" in known and "other family" in known:
-            two = (known["same family"], known["other family"])
-            rows.append(_difference("one family more alike than two", "same family", name, some, *two, "other family"))
+            claim = "one family more alike than two"
+            rows.append(_difference(claim, name, some, known, "same family", "other family"))
     cka = evidence.only(evidence.pairs.measure.isin(["linear_cka_debiased", "linear_cka_debiased_raw"]))
-    if cka.pairs.measure.nunique() == 2:
-        rows += [_raw_as_standardised(relation, part) for relation, part in separate_at_same_depth(cka)]
+    for relation, part in separate_at_same_depth(cka) if cka.pairs.measure.nunique() == 2 else ():
+        raw = (part.pairs.measure == "linear_cka_debiased_raw").to_numpy()
+        claim, both = "raw CKA says what standardised CKA says", {relation: raw, "standardised": ~raw}
+        row = _difference(claim, "linear_cka_debiased", part, both, relation, "standardised")
+        same = row["ci_low"] > -CLOSE and row["ci_high"] < CLOSE
+        rows.append(row | {"holds": _yes_or_no(same, row["ci_low"])})
     return _table(rows, "models trained apart, and " + " or ".join(measures))
 
 
@@ -101,37 +107,33 @@ def finetuning_claims(
 
     The distance of two layers is one minus their similarity. For each measure and finetuned model: the last layer moved
     further than the first compared; where the pretrained model has another seed, the last layer moved further than that
-    seed is away (a quotient above 1).
-
-    The evidence is between each pretrained model and its counterparts and other seeds; `pairs` are names of pretrained
-    and finetuned checkpoints, from `Lineage.finetuned_pairs`. Measures that the evidence lacks are left out.
+    seed is away (a quotient above 1). The evidence is between each pretrained model and its counterparts and other
+    seeds; `pairs` are from `Lineage.finetuned_pairs`. Measures that the evidence lacks are left out.
     """
     rows = [row for name in measures for pair in pairs for row in _moved(evidence, pair, name)]
     return _table(rows, "finetuned counterparts, and " + " or ".join(measures))
 
 
-def _moved(evidence: Evidence, pair: tuple[str, str], measure: str) -> list[dict[str, Any]]:
+def _moved(evidence: Evidence, pair: tuple[str, str], measure: str) -> list[Row]:
     """Judge one finetuned model by one measure; no rows without its last layer."""
     table, between = evidence.pairs, " to ".join(pair)
-    same = (table.measure == measure) & (table.model_x == pair[0]) & (table.layer_x == table.layer_y)
-    moved, last = same & (table.model_y == pair[1]), table.depth_x == 1
-    bottom = table.layer_x[moved].min()
-    ends = [np.flatnonzero(moved & rows) for rows in (table.layer_x == bottom, last)]
-    if not all(map(len, ends)):
+    same = table[(table.measure == measure) & (table.model_x == pair[0]) & (table.layer_x == table.layer_y)]
+    layers, last = same.layer_x[same.model_y == pair[1]], same[same.depth_x == 1]
+    tops, seeds = last.index[last.model_y == pair[1]], last.index[last.relation == "other seed"]
+    if tops.empty:
         return []
-    first, top = (int(rows[0]) for rows in ends)
+    first, top = layers.idxmin(), tops[0]
     estimate = evidence.estimate(lambda v: v[..., first] - v[..., top])
-    rows = [_row("the last layer moved further than the first", between, measure, estimate, f"layer {bottom}")]
-    seeds = np.flatnonzero(same & last & (table.relation == "other seed"))
+    rows = [_row("the last layer moved further than the first", between, measure, estimate, f"layer {layers.min()}")]
     if len(seeds):
-        estimate = evidence.estimate(lambda v: in_seeds(top, seeds, v) - 1)
+        estimate = evidence.estimate(lambda v: in_seeds(top, seeds.to_numpy(), v) - 1)
         row = _row("the last layer moved further than another seed", between, measure, estimate, "another seed: 1")
         rows.append(row | {name: row[name] + 1 for name in ("effect", "ci_low", "ci_high")})
     return rows
 
 
-def _row(claim: str, between: str, measure: str, estimate: Estimate, control: str, **more: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {"claim": claim, "between": between, "measure": measure}
+def _row(claim: str, between: str, measure: str, estimate: Estimate, control: str, **more: Any) -> Row:
+    row: Row = {"claim": claim, "between": between, "measure": measure}
     row |= {"effect": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
     row |= {"p": estimate.p_zero, "control": control} | more
     return row | {"holds": _yes_or_no(row["p"] <= ALPHA and row["ci_low"] > 0, row["ci_low"])}
@@ -141,74 +143,42 @@ def _yes_or_no(holds: bool, low: float) -> str:
     return "no interval" if np.isnan(low) else "yes" if holds else "no"
 
 
-def _counted(row: dict[str, Any], **counts: int) -> dict[str, Any]:
+def _counted(row: Row, **counts: int) -> Row:
     """Say so where too few permutations or rotations keep a p from falling to `ALPHA`, whatever the effect."""
     few = [name for name, n in counts.items() if 1 / (n + 1) > ALPHA]
     return row | ({"holds": f"{TOO_FEW} {' and '.join(few)}"} if few else {})
 
 
-def _above_chance(
-    claim: str, between: str, measure: str, estimate: Estimate, open_to: float | None = None
-) -> dict[str, Any]:
+def _above_chance(claim: str, between: str, measure: str, evidence: Evidence, best: float | None = None) -> Row:
     """Judge a score less chance, as a share of what chance leaves open where the best score is given."""
-    whole = 1.0 if open_to is None else open_to - estimate.chance
+    estimate = evidence.estimate()
+    whole = 1.0 if best is None else best - estimate.chance
     numbers = {"effect": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
     above = {name: (number - estimate.chance) / whole for name, number in numbers.items()}
     control = f"mismatched utterances: {estimate.chance:.3f}"
-    return _row(claim, between, measure, estimate, control, p=estimate.p, **above)
+    row = _row(claim, between, measure, estimate, control, p=estimate.p, **above)
+    return _counted(row, permutations=len(evidence.null))
 
 
-def _directions(shared: Evidence) -> list[Evidence]:
-    """Return the pairs of the share of neurons in one direction and in the other.
-
-    Random bases are those of the layer looked in. Taken together, the two directions of a pair would agree more than
-    their bases do, and chance would be found significant too often.
-    """
-    x, y = shared.pairs.model_x, shared.pairs.model_y
-    place = {name: i for i, name in enumerate(dict.fromkeys([*x, *y]))}  # in the order of the rows
-    forth = (x.map(place) < y.map(place)).to_numpy()
-    return [shared.only(forth), shared.only(~forth)]
-
-
-def _same_space_other_axes(between: str, space: dict[str, Any], single: dict[str, Any]) -> dict[str, Any]:
-    """Judge by the size of the share of neurons: with enough speech the smallest is told from chance."""
-    alone = space["holds"] == "yes" and single["ci_high"] < FEW_NEURONS
-    row = {"claim": "the same subspace, other neurons", "between": between, "measure": "linreg_r2, neurons_shared"}
-    row |= {name: single[name] for name in ("effect", "ci_low", "ci_high")}
-    few = space["holds"].startswith(TOO_FEW)
-    holds = space["holds"] if few else _yes_or_no(alone, single["ci_low"])
-    return row | {"control": f"partners of their own: below {FEW_NEURONS:g}", "holds": holds}
-
-
-def _above_controls(evidence: Evidence, known: dict[str, Mask], claim: str, measure: str) -> list[dict[str, Any]]:
+def _above_controls(evidence: Evidence, known: Masks, claim: str, measure: str) -> list[Row]:
     """Judge each relation of models trained apart against chance, untrained models and the spectrogram."""
     rows = []
     for relation in [r for r in SEPARATE if r in known]:
-        above = _above_chance(claim, relation, measure, evidence.only(known[relation]).estimate())
-        rows.append(_counted(above, permutations=len(evidence.null)))
+        rows.append(_above_chance(claim, relation, measure, evidence.only(known[relation])))
         for to, what in (("untrained", "random weights"), ("spectrogram", "the spectrogram")):
             if to in known:
-                two = (known[relation], known[to])
-                rows.append(_difference(f"more alike than with {what}", relation, measure, evidence, *two, to))
+                rows.append(_difference(f"more alike than with {what}", measure, evidence, known, relation, to))
     return rows
 
 
-def _difference(
-    claim: str, between: str, measure: str, evidence: Evidence, a: Mask, b: Mask, control: str
-) -> dict[str, Any]:
-    """Judge how far the mean over some pairs of layers lies above that over others, the control."""
+def _difference(claim: str, measure: str, evidence: Evidence, masks: Masks, of: str, control: str) -> Row:
+    """Judge how far the mean over the pairs of layers of one mask lies above that over another, the control."""
+    a, b = masks[of], masks[control]
     estimate = evidence.estimate(lambda v: v[..., a].mean(-1) - v[..., b].mean(-1))
-    return _row(claim, between, measure, estimate, f"{control}: {evidence.only(b).estimate().value:.3f}")
+    return _row(claim, of, measure, estimate, f"{control}: {evidence.only(b).estimate().value:.3f}")
 
 
-def _raw_as_standardised(between: str, cka: Evidence) -> dict[str, Any]:
-    raw = (cka.pairs.measure == "linear_cka_debiased_raw").to_numpy()
-    claim = "raw CKA says what standardised CKA says"
-    row = _difference(claim, between, "linear_cka_debiased", cka, raw, ~raw, "standardised")
-    return row | {"holds": _yes_or_no(row["ci_low"] > -CLOSE and row["ci_high"] < CLOSE, row["ci_low"])}
-
-
-def _table(rows: list[dict[str, Any]], needed: str) -> pd.DataFrame:
+def _table(rows: list[Row], needed: str) -> pd.DataFrame:
     if not rows:
         raise SslsimError(f"nothing to judge; the evidence needs {needed}")
     return pd.DataFrame(rows).reindex(columns=CLAIM_COLUMNS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.activations.store import ActivationStore
-from sslsim.analysis.selectivity import KEYS, origins, rows_of, traces
+from sslsim.analysis.preferences import KEYS, PAIR, origins, rows_of, traces
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.measures.attention import attention_similarity
-from sslsim.speech.alignments import MARKS, centres
+from sslsim.speech.alignments import centres
 from sslsim.speech.corpus import Utterance
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, Recording, waveform_fingerprint
 
@@ -30,13 +29,12 @@ def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
     model where that is most. Blocks add to what they are given, so that a neuron goes through the layers of its model
     under one number; no neuron, number for number, is chosen twice. Partners come from `sslsim.evidence`.
 
-    Columns: kind (most shared, least shared), relation, model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, value,
-    rotated, excess.
+    Columns: kind (most shared, least shared), relation, model, layer and neuron of x and y, value, rotated, excess.
     """
     between = partners[partners.relation.isin(SEPARATE)].dropna(subset=["value", "rotated"])
     ordered = between.assign(excess=between.value.abs() - between.rotated)
     ordered = ordered.sort_values("excess", ascending=False, kind="stable")
-    best = ordered.drop_duplicates([f"{key}_x" for key in KEYS])
+    best = ordered.drop_duplicates(PAIR[:3])
     taken: set[tuple[str, int]] = set()
     rows: list[dict[str, Any]] = []
     for kind, order in (("most shared", best), ("least shared", best[::-1])):
@@ -45,26 +43,26 @@ def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
             if not two & taken and sum(row["kind"] == kind for row in rows) < n:
                 taken |= two
                 rows.append({"kind": kind} | pair)
-    columns = ["kind", "relation", *(f"{key}_{side}" for side in "xy" for key in KEYS), "value", "rotated", "excess"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["kind", "relation", *PAIR, "value", "rotated", "excess"])
 
 
 def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n: int = 3) -> pd.DataFrame:
-    """Find the moments where chosen neurons, and where their partners, are most active: each in another utterance.
+    """Find the `n` moments where chosen neurons, and where their partners, are most active, each in another utterance.
 
-    At most `n` moments of each of the neurons, which come from `extremes`.
-
-    Columns: pair (row of `chosen`), kind, side (x the neuron, y its partner), model, layer, neuron, utterance, frame
-    (its number there), seconds (its centre), z (z-score of the neuron over all stored frames), z_other and above_other
-    (z-score of the other one of the pair at the same frame, and the share of all frames where that is lower). The sign
-    of a partner that anticorrelates is turned around.
+    Columns: pair (row of `chosen`, which `extremes` returned), kind, side (x the neuron, y its partner), model, layer,
+    neuron, utterance, frame (its number there), seconds (its centre), z (z-score of the neuron over all stored frames),
+    z_other and above_other (z-score of the other one of the pair at the same frame, and the share of all frames where
+    that is lower). The sign of a partner that anticorrelates is turned around.
     """
     store, rows = stores[0], []  # all have the same frames
+    utterances = np.repeat(np.arange(len(store.index)), store.index.n_frames)  # of each frame
     for number, pair in enumerate(chosen.to_dict("records")):
         scores = _scores(pair, stores)
         for side, other in ("xy", "yx"):
             neuron, z = [pair[f"{key}_{side}"] for key in KEYS], scores[other]
-            for u, at in _peaks(scores[side], store.index, n):
+            peaks = pd.Series(scores[side]).groupby(utterances).idxmax().to_numpy()
+            for at in peaks[np.argsort(-scores[side][peaks], kind="stable")[:n]]:
+                u = int(utterances[at])
                 frame = int(store.frame_rows(u)[at - int(store.index.start.iat[u])])
                 seconds = float(centres(np.array([frame]))[0])
                 moment = (store.index.utterance.iat[u], frame, seconds, scores[side][at])
@@ -75,26 +73,17 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
 
 def _scores(pair: dict[str, Any], stores: Sequence[ActivationStore]) -> dict[str, NDArray[np.float64]]:
     """Return the z-scores of a neuron and its partner over all stored frames, the partner's in the neuron's sense."""
-    signs = (1.0, float(np.sign(pair["value"])))
-    traced = zip("xy", signs, traces(pair, stores), strict=True)
+    traced = zip("xy", (1.0, float(np.sign(pair["value"]))), traces(pair, stores), strict=True)
     return {side: sign * (x - x.mean()) / (x.std() or 1.0) for side, sign, x in traced}
-
-
-def _peaks(z: NDArray[np.float64], index: pd.DataFrame, n: int) -> list[tuple[int, int]]:
-    """Return the utterances with the `n` highest peaks and the row of each peak, the highest first."""
-    extents = zip(index.start, index.start + index.n_frames, strict=True)
-    peaks = [(u, int(start + z[start:stop].argmax())) for u, (start, stop) in enumerate(extents) if stop > start]
-    return sorted(peaks, key=lambda peak: -z[peak[1]])[:n]
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
     """The sound around a moment, and what a pair of neurons does in it. Times are seconds from the moment.
 
-    `moment` is its row of `strongest_moments`. `samples` (n,) are at 16 kHz, fewer than asked for where the utterance
-    begins or ends within the clip; `begin`, at most 0, is the time of the first. `times`, `z` and `z_other` (n_frames,)
-    are the centres of the stored frames and the z-scores of the neuron and of the other one of the pair. `marks` (kind,
-    label, start, end) are those that touch the clip.
+    `moment` is its row of `strongest_moments`. `samples` (n,) are at 16 kHz, fewer where the utterance begins or ends
+    within the clip; `begin`, at most 0, is the time of the first. `times`, `z` and `z_other` (n_frames,) are centres of
+    frames, z-scores of the neuron and the other one. `marks` (kind, label, start, end) are those that touch the clip.
     """
 
     moment: dict[str, Any]
@@ -112,17 +101,13 @@ class Clip:
 
 
 def cut_clips(
-    chosen: pd.DataFrame,
-    moments: pd.DataFrame,
-    stores: Sequence[ActivationStore],
-    corpus: str | Path | Any,
-    marks: pd.DataFrame | None = None,
+    chosen: pd.DataFrame, moments: pd.DataFrame, stores: Sequence[ActivationStore], corpus: Any, marks: pd.DataFrame
 ) -> list[Clip]:
     """Cut the sound around moments out of the corpus, each moment in the middle of `SECONDS`.
 
-    The neurons and moments come from `extremes` and `strongest_moments`, the stores were made of the corpus, whose
-    marks are read by `sslsim.speech.alignments`. It is an error if the corpus has no such utterance, or another sound
-    under its name.
+    The neurons and moments come from `extremes` and `strongest_moments`, the stores were made of the corpus (as for
+    `sslsim.speech.corpus.read_corpus`), whose marks are read by `sslsim.speech.alignments`. It is an error if the
+    corpus has no such utterance, or another sound under its name.
     """
     scores = [_scores(pair, stores) for pair in chosen.to_dict("records")]
     store, half = stores[0], round(SECONDS * SAMPLE_RATE / 2)
@@ -143,15 +128,13 @@ def cut_clips(
     return clips
 
 
-def _sound(
-    row: Any, utterance: Utterance, begin: float, marks: pd.DataFrame | None
-) -> tuple[NDArray[np.float32], pd.DataFrame]:
+def _sound(row: Any, utterance: Utterance, begin: float, marks: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     """Return the waveform of an utterance, its row of the index given, and its marks with times from its beginning."""
     with Recording(utterance.source) as recording:
         waveform = recording.read(int(row.begin), int(row.end)) if row.end <= recording.n else np.empty(0, "f4")
     if waveform_fingerprint(waveform) != row.waveform:
         raise SslsimError(f"utterance {row.utterance!r} has another sound than the store was made of; extract again")
-    said = pd.DataFrame(columns=list(MARKS)) if marks is None else marks[marks.id == utterance.id]
+    said = marks[marks.id == utterance.id]
     return waveform, said.assign(start=said.start - begin, end=said.end - begin)
 
 
@@ -159,26 +142,20 @@ def _sound(
 class HeadPair:
     """Attention of two heads on one utterance.
 
-    `names` say model, layer and head of each. `samples` (n,) are the sound at 16 kHz, `queries` (n_rows,) the frame of
-    each query row, and `maps` (n_rows, T) say what each query looks at. `agreement` is the mean correlation of the rows
-    of the two, here; the median of all utterances. `marks` have times from the beginning of the utterance.
+    `names` say model, layer and head of each. `samples` (n,) are the sound at 16 kHz, and `maps` (n_rows, T) say what
+    each query looks at. `agreement` is the mean correlation of the rows of the two, here; the median of all utterances.
+    `marks` have times from the beginning of the utterance.
     """
 
     names: tuple[str, str]
     utterance: str
     samples: NDArray[np.float32]
-    queries: NDArray[np.int64]
     maps: tuple[NDArray[np.float32], ...]
     agreement: float
     marks: pd.DataFrame
 
 
-def head_pair(
-    matched: pd.DataFrame,
-    stores: Sequence[ActivationStore],
-    corpus: str | Path | Any,
-    marks: pd.DataFrame | None = None,
-) -> HeadPair:
+def head_pair(matched: pd.DataFrame, stores: Sequence[ActivationStore], corpus: Any, marks: pd.DataFrame) -> HeadPair:
     """Return the maps of two matched heads on the utterance where they agree as much as on half of all, not the best.
 
     The first row of `matched` (model_x, layer_x, head_x, model_y, layer_y, head_y) says which; for the rest see
@@ -192,10 +169,7 @@ def head_pair(
         return [np.asarray(store.attention(layer, u)[head]) for store, layer, head in two]
 
     alike = [attention_similarity("pearson", *([each[None]] for each in maps(u))).item() for u in range(len(index))]
-    agreement = np.array(alike)
-    scored = np.flatnonzero(np.isfinite(agreement))
-    u = int(scored[agreement[scored].argsort(kind="stable")[len(scored) // 2]])
+    u = int(np.argsort(alike, kind="stable")[np.isfinite(alike).sum() // 2])  # those without a score come last
     samples, said = _sound(index.iloc[u], *list(origins(index, corpus))[u], marks)
     x, y = (f"{store.name}, layer {layer}, head {head}" for store, layer, head in two)
-    queries = two[0][0].query_rows(u)
-    return HeadPair((x, y), str(index.utterance.iat[u]), samples, queries, tuple(maps(u)), float(agreement[u]), said)
+    return HeadPair((x, y), str(index.utterance.iat[u]), samples, tuple(maps(u)), alike[u], said)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +12,11 @@ from numpy.typing import NDArray
 
 from sslsim.activations.selection import layer_views
 from sslsim.activations.store import ActivationStore
-from sslsim.analysis.summaries import same_depth
+from sslsim.analysis.layers import Pairs, same_depth
+from sslsim.analysis.preferences import PAIR
 from sslsim.encoders.lineage import Lineage
 from sslsim.measures.registry import level_of
 from sslsim.significance.evidence import Evidence
-
-Pairs = Sequence[tuple[str, str]]
 
 
 def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
@@ -34,27 +32,22 @@ def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     keys = ["measure", "model_x", "layer_x"]
     yardsticks = table[same_depth(table)].pivot_table(index=keys, columns="relation", values="value")
     yardsticks = yardsticks.reindex(columns=["other seed", "other family"])
-    yardsticks.columns = ["other_seed", "other_family"]
-    rows = []
-    for pretrained, finetuned in pairs:
-        same = (table.model_x == pretrained) & (table.model_y == finetuned) & (table.layer_x == table.layer_y)
-        rows.append(table[same].join(yardsticks, on=keys))
+    same = table[table.layer_x == table.layer_y]
+    out = pd.concat([same[(same.model_x == x) & (same.model_y == y)] for x, y in pairs], ignore_index=True)
     names = {"model_x": "pretrained", "model_y": "finetuned", "layer_x": "layer", "depth_x": "depth"}
-    out = pd.concat(rows, ignore_index=True).rename(columns=names)
-    out.insert(0, "level", out.measure.map(level_of))
-    return out[["level", "measure", "pretrained", "finetuned", "layer", "depth", "value", *yardsticks]]
+    names |= {"other seed": "other_seed", "other family": "other_family"}
+    out = out.assign(level=out.measure.map(level_of)).join(yardsticks, on=keys).rename(columns=names)
+    return out[["level", "measure", "pretrained", "finetuned", "layer", "depth", "value", "other_seed", "other_family"]]
 
 
 def distance_moved(evidences: Evidence | Sequence[Evidence], pairs: Pairs) -> pd.DataFrame:
     """Say how far finetuning moved each layer, in multiples of the distance between two seeds of the pretrained model.
 
     The distance of two layers is one minus their similarity. Pretrained models without another seed have no rows. The
-    evidence is between each pretrained model, its counterparts and its other seeds; for `pairs` see
-    `finetuning_by_layer`.
+    evidence is between each pretrained model, its counterparts and other seeds; `pairs` are `Lineage.finetuned_pairs`.
 
     Columns: measure (excesses over random bases are no similarities and left out), pretrained, finetuned, layer, depth,
-    distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the two seeds in this
-    layer).
+    distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the two seeds).
     """
     rows = []
     for evidence, pair in product([evidences] if isinstance(evidences, Evidence) else evidences, pairs):
@@ -78,8 +71,7 @@ def in_seeds(to: int, seeds: NDArray[np.intp], values: NDArray[np.float64]) -> N
 def first_moved(moved: pd.DataFrame) -> pd.DataFrame:
     """Find, for each measure and finetuned model, the lowest layer that moved half the distance of two seeds.
 
-    Columns: measure, pretrained, finetuned, first_layer (missing if none moved so far), furthest_layer, furthest (its
-    distance).
+    Columns: measure, pretrained, finetuned, first_layer (missing if none), furthest_layer, furthest (its distance).
     """
     keys, rows = ["measure", "pretrained", "finetuned"], []
     for names, group in moved.groupby(keys, sort=False):
@@ -94,27 +86,19 @@ def changed_neurons(stores: Sequence[ActivationStore], *, frames: int | None = N
 
     Finetuning begins with the pretrained weights, so a neuron keeps its number; models of different width have no rows.
 
-    Columns: model_x (pretrained), layer_x, neuron_x, model_y (finetuned), layer_y, neuron_y (equal to those of x),
-    value.
+    Columns: model_x (pretrained), layer_x, neuron_x, model_y (finetuned), layer_y and neuron_y (as of x), value.
     """
-    by_name = {store.name: store for store in stores}
     views = {view.label: view for view in layer_views(stores, frames)}
     tables = []
-    for pair in Lineage(tuple(store.checkpoint for store in stores)).finetuned_pairs():
-        if len({by_name[name].n_neurons for name in pair}) > 1:
-            continue
-        for layer in range(min(by_name[name].n_layers for name in pair)):
-            before, after = (views[name, layer] for name in pair)
-            r = _correlation(before[:].astype(np.float64), after[:].astype(np.float64))
-            keys: dict[str, Any] = {}
-            for side, name in zip("xy", pair, strict=True):
-                keys |= {f"model_{side}": name, f"layer_{side}": layer, f"neuron_{side}": np.arange(len(r))}
-            tables.append(pd.DataFrame(keys | {"value": r}).dropna(subset="value"))
+    for before, after in Lineage(tuple(store.checkpoint for store in stores)).finetuned_pairs():
+        for layer in [layer for name, layer in views if name == before and (after, layer) in views]:
+            two = (views[before, layer], views[after, layer])
+            if two[0].shape != two[1].shape:
+                continue
+            x, y = (view[:].astype(np.float64) for view in two)
+            x, y = x - x.mean(0), y - y.mean(0)
+            with np.errstate(invalid="ignore", divide="ignore"):  # NaN where one of them does not vary
+                r = (x * y).sum(0) / np.sqrt((x * x).sum(0) * (y * y).sum(0))
+            keys = [key for view in two for key in (*view.label, np.arange(len(r)))]
+            tables.append(pd.DataFrame(dict(zip(PAIR, keys, strict=True)) | {"value": r}).dropna(subset="value"))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correlation of each column of x with that of y; NaN where one does not vary."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(0) / np.sqrt((x * x).sum(0) * (y * y).sum(0))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sslsim.activations.selection import layer_views, utterances_of
 from sslsim.activations.store import ActivationStore
-from sslsim.analysis.depth import measured, separate_at_same_depth
-from sslsim.analysis.selectivity import traces
+from sslsim.analysis.layers import measured, separate_at_same_depth
+from sslsim.analysis.preferences import PAIR, traces
 from sslsim.encoders.lineage import RELATIONS, SEPARATE
 from sslsim.measures.diagnostics import LAGS, autocorrelation, chance_max_corr, effective_frames
 from sslsim.significance.evidence import Evidence, Resampling
@@ -27,11 +26,7 @@ def strongest(partners: pd.DataFrame, n: int = 12) -> pd.DataFrame:
 
 
 def with_intervals(
-    partners: pd.DataFrame,
-    stores: Sequence[ActivationStore],
-    *,
-    frames: int | None = None,
-    resampling: Resampling,
+    partners: pd.DataFrame, stores: Sequence[ActivationStore], *, frames: int | None = None, resampling: Resampling
 ) -> pd.DataFrame:
     """Add ci_low and ci_high to the correlations of chosen pairs of neurons.
 
@@ -48,13 +43,10 @@ def with_intervals(
     for pair in partners.to_dict("records"):
         x, y = (trace[rows] for trace in traces(pair, stores))
         without = [np.corrcoef(x[kept], y[kept])[0, 1] for kept in left.without]
-        ends.append(np.tanh(jackknife_interval(_z(np.corrcoef(x, y)[0, 1]), _z(np.array(without)), left.sizes)))
+        z = np.arctanh(np.clip([np.corrcoef(x, y)[0, 1], *without], -1 + 1e-12, 1 - 1e-12))
+        ends.append(np.tanh(jackknife_interval(z[0], z[1:], left.sizes)))
     low, high = np.reshape(ends, (-1, 2)).T
     return partners.assign(ci_low=low, ci_high=high)
-
-
-def _z(r: Any) -> Any:
-    return np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
 
 
 def one_to_many(partners: pd.DataFrame) -> pd.DataFrame:
@@ -64,12 +56,9 @@ def one_to_many(partners: pd.DataFrame) -> pd.DataFrame:
     model), mutual (share whose partner's best partner in turn, among the layers compared, is the neuron itself),
     most_to_one (most neurons that have one partner).
     """
-    keys = ["model_x", "model_y", "layer_y", "neuron_y"]
-    sharing = partners.groupby(keys).neuron_x.transform("size")
-    forth = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y"]
-    back = ["model_y", "layer_y", "neuron_y", "model_x", "layer_x", "neuron_x"]
-    there = pd.MultiIndex.from_frame(partners[back])
-    mutual = pd.MultiIndex.from_frame(partners[forth]).isin(there)
+    sharing = partners.groupby(["model_x", *PAIR[3:]]).neuron_x.transform("size")
+    there = pd.MultiIndex.from_frame(partners[[*PAIR[3:], *PAIR[:3]]])
+    mutual = pd.MultiIndex.from_frame(partners[PAIR]).isin(there)
     groups = partners.assign(sharing=sharing, exclusive=sharing == 1, mutual=mutual).groupby("relation", sort=False)
     columns = {"neurons": ("exclusive", "size"), "exclusive": ("exclusive", "mean"), "mutual": ("mutual", "mean")}
     out = groups.agg(**columns, most_to_one=("sharing", "max"))
@@ -79,11 +68,10 @@ def one_to_many(partners: pd.DataFrame) -> pd.DataFrame:
 def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:
     """Three chance levels of max_corr side by side, for layers at the same depth of models trained apart.
 
-    The evidence is of max_corr, with rotations, and made from these stores and frames.
-
     Columns: relation, frames, effective_frames (median over neurons and layers, from the correlation of each neuron
     with itself in time), extreme_value (what a maximum over independent neurons reaches on so many), mismatched (mean
-    over the mismatches), rotated (in random bases of the same subspace), value.
+    over the mismatches), rotated (in random bases of the same subspace), value. The evidence is of max_corr, with
+    rotations, and made from these stores and frames.
     """
     views = layer_views(stores, frames)
     layers, lengths, n = {view.label: view for view in views}, utterances_of(views).lengths, len(views[0])
@@ -111,10 +99,9 @@ def matched_heads(best: pd.DataFrame, profile: pd.DataFrame, n: int = 12) -> pd.
     `sslsim.describe_heads`.
     """
     chosen = best[best.relation.isin(SEPARATE)].assign(above=lambda t: t.value - t.chance)
-    chosen = chosen.sort_values("above", ascending=False).head(n).reset_index(drop=True)
-    out = chosen[["relation", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y"]].copy()
     numbers = [name for name in ("value", "ci_low", "ci_high", "chance", "p") if name in chosen]
-    out[numbers] = chosen[numbers]
+    columns = ["relation", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", *numbers]
+    out = chosen.sort_values("above", ascending=False).head(n)[columns]
     for side in "xy":
         of = profile[["model", "layer", "head", "distance", "diagonality"]].add_suffix(f"_{side}")
         out = out.merge(of, on=[f"model_{side}", f"layer_{side}", f"head_{side}"], how="left")

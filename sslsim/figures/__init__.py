@@ -1,6 +1,6 @@
 """Figures from tidy tables: each takes a table and returns a Figure, or the axes that it was given to draw on."""
 
-from sslsim.figures.clips import Card, head_maps, sound_cards, utterance_card
+from sslsim.figures.clips import head_maps, sound_cards, utterance_card
 from sslsim.figures.curves import (
     along_depth,
     best_matching_layers,
@@ -10,27 +10,11 @@ from sslsim.figures.curves import (
     layer_lines,
 )
 from sslsim.figures.distributions import best_matches, partners_against_null
-from sslsim.figures.heatmaps import above_chance, above_chance_maps, heatmap, heatmaps, matrix, pair_maps
-from sslsim.figures.layer_map import layer_map
+from sslsim.figures.layer_plane import layer_map
+from sslsim.figures.maps import above_chance_maps, heatmap, heatmaps, matrix, pair_maps
 
 __all__ = [
-    "Card",
-    "above_chance",
-    "above_chance_maps",
-    "along_depth",
-    "best_matches",
-    "best_matching_layers",
-    "convergence",
-    "distance_moved",
-    "finetuning_lines",
-    "head_maps",
-    "heatmap",
-    "heatmaps",
-    "layer_lines",
-    "layer_map",
-    "matrix",
-    "pair_maps",
-    "partners_against_null",
-    "sound_cards",
-    "utterance_card",
-]
+    "above_chance_maps", "along_depth", "best_matches", "best_matching_layers", "convergence", "distance_moved",
+    "finetuning_lines", "head_maps", "heatmap", "heatmaps", "layer_lines", "layer_map", "matrix", "pair_maps",
+    "partners_against_null", "sound_cards", "utterance_card",
+]  # fmt: skip

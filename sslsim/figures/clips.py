@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -71,32 +71,30 @@ def sound_cards(clips: Sequence[Clip], chosen: pd.DataFrame) -> list[Card]:
 
     `clips` come from `sslsim.analysis.cut_clips`, the pairs `chosen` that they are of from `sslsim.analysis.extremes`.
     """
-    return [_card(clip, chosen.iloc[clip.moment["pair"]]) for clip in clips]
-
-
-def _card(clip: Clip, pair: pd.Series) -> Card:
-    x, y = (f"{pair[f'model_{s}']}, layer {pair[f'layer_{s}']}, neuron {pair[f'neuron_{s}']}" for s in "xy")
-    moment, of_x = clip.moment, clip.moment["side"] == "x"
-    group = f"{moment['kind'].capitalize()}: {x} and its best partner {y}"
-    group += f" (r = {pair.value:.2f}; in random bases {pair.rotated:.2f})"
-    row = f"Strongest moments of {x if of_x else y}" + (", turned around" if not of_x and pair.value < 0 else "")
-    phone, word = clip.label("phone"), clip.label("word")
-    place = f"{moment['utterance']} at {moment['seconds']:.2f} s"
-    place += (f", /{phone}/" if phone else "") + (f", in \u201c{word}\u201d" if word else "")
-    z = f"z {moment['z']:.1f}, the other {moment['z_other']:.1f}"
-    alt = f"Waveform, spectrogram and activations of both neurons around {place}. In the middle {z}."
-    return Card(group, row, f"{place}: {z}", alt, flac(clip.samples), _picture(clip))
+    cards = []
+    for clip in clips:
+        moment, pair, of_x = clip.moment, chosen.iloc[clip.moment["pair"]], clip.moment["side"] == "x"
+        x, y = (f"{pair[f'model_{s}']}, layer {pair[f'layer_{s}']}, neuron {pair[f'neuron_{s}']}" for s in "xy")
+        group = f"{moment['kind'].capitalize()}: {x} and its best partner {y}"
+        group += f" (r = {pair.value:.2f}; in random bases {pair.rotated:.2f})"
+        row = f"Strongest moments of {x if of_x else y}" + (", turned around" if not of_x and pair.value < 0 else "")
+        phone, word = clip.label("phone"), clip.label("word")
+        place = f"{moment['utterance']} at {moment['seconds']:.2f} s"
+        place += (f", /{phone}/" if phone else "") + (f", in \u201c{word}\u201d" if word else "")
+        z = f"z {moment['z']:.1f}, the other {moment['z_other']:.1f}"
+        alt = f"Waveform, spectrogram and activations of both neurons around {place}. In the middle {z}."
+        cards.append(Card(group, row, f"{place}: {z}", alt, flac(clip.samples), _picture(clip)))
+    return cards
 
 
 def _picture(clip: Clip) -> bytes:
     """Draw a clip: waveform under its phones, spectrogram, and activations (solid: the neuron; dashed: the other)."""
-    small: dict[Any, Any] = dict.fromkeys(["font.size", "xtick.labelsize", "ytick.labelsize", "axes.labelsize"], 7)
-    with plt.rc_context({**STYLE, **small}):
+    sizes = ["font.size", "xtick.labelsize", "ytick.labelsize", "axes.labelsize"]
+    with plt.rc_context(STYLE | dict.fromkeys(sizes, 7)):
         figure = Figure(figsize=SIZE, dpi=DPI)
         canvas = FigureCanvasAgg(figure)
-        edges = {"left": 0.13, "right": 0.98, "bottom": 0.13, "top": 0.99, "hspace": 0.03}
-        shape = {"height_ratios": [19, 43, 22], **edges}
-        wave, power, trace = figure.subplots(3, sharex=True, gridspec_kw=shape)
+        grid = {"height_ratios": [19, 43, 22], "hspace": 0.03, "left": 0.13, "right": 0.98, "bottom": 0.13, "top": 0.99}
+        wave, power, trace = figure.subplots(3, sharex=True, gridspec_kw=grid)
         ends = (clip.begin, clip.begin + len(clip.samples) / SAMPLE_RATE)
         top = max(float(np.abs(clip.samples).max()), 1e-6)
         wave.plot(np.linspace(*ends, len(clip.samples)), clip.samples, color="0.3", linewidth=0.4)
@@ -112,9 +110,9 @@ def _picture(clip: Clip) -> bytes:
         for ax in (wave, power, trace):
             ax.axvline(0, color="black", linewidth=0.5, linestyle=":")
             ax.yaxis.set_label_coords(-0.09, 0.5)
-        for ax in (wave, power):
-            ax.tick_params(bottom=False)
-            ax.spines["bottom"].set_visible(False)
+            if ax is not trace:
+                ax.tick_params(bottom=False)
+                ax.spines["bottom"].set_visible(False)
         wave.spines["left"].set_visible(False)
         canvas.draw()
     file = io.BytesIO()
@@ -155,28 +153,24 @@ def head_maps(pair: HeadPair) -> Figure:
     stored query rows are evenly spaced, and each fills its share of the axis.
     """
     figure = plt.figure(figsize=(10.4, 5.2))
-    for left, name, rows in zip((0.06, 0.56), pair.names, pair.maps, strict=True):
-        figure.text(left + 0.07, 1.02, name, fontsize=10)
-        _draw_head(figure, left, pair, rows)
-    return figure
-
-
-def _draw_head(figure: Figure, left: float, pair: HeadPair, rows: NDArray[np.float32]) -> None:
     seconds = len(pair.samples) / SAMPLE_RATE
     boxes = [(0.07, 0.80, 0.32, 0.12), (0.0, 0.10, 0.06, 0.68), (0.07, 0.10, 0.32, 0.68), (0.40, 0.10, 0.01, 0.68)]
-    keys, queries, ax, bar = (figure.add_axes((left + x, y, width, height)) for x, y, width, height in boxes)
-    _show_spectrogram(keys, pair.samples, (0.0, seconds))
-    keys.set(xlim=(0, seconds), xticks=[], yticks=[])
-    for mark in pair.marks[pair.marks.kind == "word"].itertuples():
-        keys.text(mark.start, 1.02, mark.label, transform=keys.get_xaxis_transform(), rotation=55, fontsize=6.5)
-    along = (0.0, SAMPLE_RATE / 2000, seconds, 0.0)
-    queries.imshow(spectrogram(pair.samples).T, aspect="auto", extent=along, cmap="Greys", vmin=-RANGE, vmax=0)
-    queries.set(ylim=(seconds, 0), xticks=[], ylabel="query, s")
-    edges = HOP * np.arange(rows.shape[1] + 1) / SAMPLE_RATE, np.linspace(0, seconds, len(rows) + 1)
-    uniform = rows * rows.shape[1]
-    mesh = ax.pcolormesh(*edges, uniform, cmap="viridis", vmin=0, vmax=np.quantile(uniform, 0.99), rasterized=True)
-    ax.set(xlim=(0, seconds), ylim=(seconds, 0), xlabel="key, s", yticklabels=[])
-    figure.colorbar(mesh, cax=bar).set_label("attention, in units of a uniform row", fontsize=8)
+    for left, name, rows in zip((0.06, 0.56), pair.names, pair.maps, strict=True):
+        figure.text(left + 0.07, 1.02, name, fontsize=10)
+        keys, queries, ax, bar = (figure.add_axes((left + x, y, width, height)) for x, y, width, height in boxes)
+        _show_spectrogram(keys, pair.samples, (0.0, seconds))
+        keys.set(xlim=(0, seconds), xticks=[], yticks=[])
+        for mark in pair.marks[pair.marks.kind == "word"].itertuples():
+            keys.text(mark.start, 1.02, mark.label, transform=keys.get_xaxis_transform(), rotation=55, fontsize=6.5)
+        along = (0.0, SAMPLE_RATE / 2000, seconds, 0.0)
+        queries.imshow(spectrogram(pair.samples).T, aspect="auto", extent=along, cmap="Greys", vmin=-RANGE, vmax=0)
+        queries.set(ylim=(seconds, 0), xticks=[], ylabel="query, s")
+        edges = HOP * np.arange(rows.shape[1] + 1) / SAMPLE_RATE, np.linspace(0, seconds, len(rows) + 1)
+        uniform = rows * rows.shape[1]
+        mesh = ax.pcolormesh(*edges, uniform, cmap="viridis", vmin=0, vmax=np.quantile(uniform, 0.99), rasterized=True)
+        ax.set(xlim=(0, seconds), ylim=(seconds, 0), xlabel="key, s", yticklabels=[])
+        figure.colorbar(mesh, cax=bar).set_label("attention, in units of a uniform row", fontsize=8)
+    return figure
 
 
 def utterance_card(pair: HeadPair) -> Card:

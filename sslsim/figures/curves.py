@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -29,7 +28,7 @@ def layer_lines(by_relation: pd.DataFrame, measure: str) -> Figure:
     `by_relation` comes from `sslsim.analysis.similarity_by_relation`.
     """
     rows = rows_of(by_relation, measure)
-    grid = _panels(rows, ("relation", relations_of(rows)), ("model", looks(rows.model)), "layer", sharey=True)
+    grid = _panels(rows, "relation", relations_of(rows), "model", "layer", sharey=True)
     grid.map(plt.plot, "layer", "best", linestyle="--", linewidth=0.8, markersize=0)
     grid.map(plt.plot, "layer", "mean", markersize=4)
     grid.set(ylim=unit_limits(rows[["mean", "best"]]))
@@ -43,13 +42,12 @@ def finetuning_lines(by_layer: pd.DataFrame, measures: Sequence[str]) -> Figure:
     Solid: the finetuned model; dashed: another seed of the pretrained one; dotted: models of another family at the same
     depth. `by_layer` comes from `sslsim.analysis.finetuning_by_layer`.
     """
-    rows = rows_of(by_layer, measures)
-    rows = rows.assign(model=rows.pretrained + " to " + rows.finetuned)
-    grid = _panels(rows, ("measure", listed(measures)), ("model", looks(rows.model)), "layer")
+    rows = rows_of(by_layer, measures).assign(model=lambda t: t.pretrained + " to " + t.finetuned)
+    grid = _panels(rows, "measure", listed(measures), "model", "layer")
     grid.map(plt.plot, "layer", "other_seed", linestyle="--", linewidth=1.0, markersize=2)
     grid.map(plt.plot, "layer", "other_family", linestyle=":", linewidth=1.2, markersize=2)
     grid.map(plt.plot, "layer", "value", markersize=4)
-    for measure, ax in _titled(grid):
+    for measure, ax in grid.axes_dict.items():
         ax.set_ylim(unit_limits(rows_of(rows, measure)[["value", "other_seed", "other_family"]]))
     legend = "solid: same layer after finetuning; dashed: another seed; dotted: other family, same depth"
     return _finished(grid, "layer", "similarity", legend)
@@ -63,17 +61,18 @@ def along_depth(deep: pd.DataFrame, measures: str | Sequence[str]) -> Figure:
     `sslsim.analysis.along_depth`: measure, relation, depth (0 the first layer, 1 the last), value, ci_low, ci_high,
     chance.
     """
+    from sslsim.measures.registry import EXCESS  # not above: it imports torch
+
     need(deep, ["relation", "depth", "value", "ci_low", "ci_high", "chance"], "from sslsim.analysis.along_depth")
     rows = rows_of(deep, measures)
-    relations = {relation: style.RELATION_LOOKS[relation] for relation in relations_of(rows)}
-    grid = _panels(rows, ("measure", listed(measures)), ("relation", relations), "depth")
+    grid = _panels(rows, "measure", listed(measures), "relation", "depth")
     grid.map(_band, "depth", "ci_low", "ci_high")
     grid.map(plt.plot, "depth", "chance", linestyle=":", linewidth=1.0, markersize=0)
     grid.map(plt.plot, "depth", "value", markersize=4)
     figure = _finished(grid, DEPTH, "similarity", "band: 95 % interval; dotted: chance")
-    for measure, ax in _titled(grid):
+    for measure, ax in grid.axes_dict.items():
         ax.set_xlim(-0.03, 1.03)
-        if style.is_excess(measure):
+        if measure in EXCESS:  # chance is near 0, and values are small
             ax.axhline(0, color="0.7", linewidth=1.0, zorder=0)
             ax.set_ylabel("excess over random bases")
         else:
@@ -89,8 +88,7 @@ def best_matching_layers(best_depths: pd.DataFrame) -> Figure:
     best_depth. Where a layer has several rows, lines are means over these and small marks each of them.
     """
     need(best_depths, ["relation", "model", "depth", "best_depth"], "from sslsim.analysis.best_depths")
-    panels, models = ("relation", relations_of(best_depths)), looks(best_depths.model)
-    grid = _panels(best_depths, panels, ("model", models), "depth", sharey=True)
+    grid = _panels(best_depths, "relation", relations_of(best_depths), "model", "depth", sharey=True)
     for ax in grid.axes.flat:
         ax.plot([0, 1], [0, 1], color="0.8", linewidth=4, zorder=0, solid_capstyle="butt")
     grid.map(plt.plot, "depth", "best_depth", linestyle="", markersize=2, alpha=0.5)
@@ -112,11 +110,10 @@ def distance_moved(moved: pd.DataFrame) -> Figure:
     need(moved, columns, "from sslsim.analysis.distance_moved")
     if moved.empty:
         raise SslsimError("no measures to draw; the table is empty")
-    panels = ("measure", listed(list(moved.measure)))
-    grid = _panels(moved, panels, ("finetuned", looks(moved.finetuned)), "depth", sharey=True)
+    grid = _panels(moved, "measure", listed(list(moved.measure)), "finetuned", "depth", sharey=True)
     grid.map(_band, "depth", "ci_low", "ci_high")
     grid.map(plt.plot, "depth", "distance", markersize=4)
-    for _, ax in _titled(grid):
+    for ax in grid.axes.flat:
         ax.axhline(1, color="0.4", linewidth=1.0, linestyle="--", zorder=0, label="another seed")
         ax.set(xlim=(-0.03, 1.03), ylim=(0, max(1.2, 1.1 * moved.distance.max())))
     legend = "distance after finetuning, in units of the distance between two seeds; band: 95 % interval"
@@ -127,51 +124,40 @@ def distance_moved(moved: pd.DataFrame) -> Figure:
 def convergence(settled: pd.DataFrame, measures: Sequence[str]) -> Figure:
     """Draw scores and their chance levels against the number of frames: a panel a measure, a line a pair of models.
 
-    `settled` comes from `sslsim.analysis.convergence`: measure, pair, n_frames, value, chance; enough, if there, is the
-    number of frames where a vertical line says that there are ten a neuron.
+    `settled` comes from `sslsim.analysis.convergence`: measure, pair, n_frames, value, chance, and enough, the number
+    of frames where a vertical line says that there are ten a neuron.
     """
-    need(settled, ["pair", "n_frames", "value", "chance"], "from sslsim.analysis.convergence")
+    need(settled, ["pair", "n_frames", "value", "chance", "enough"], "from sslsim.analysis.convergence")
     rows = rows_of(settled, measures)
-    grid = _panels(rows, ("measure", listed(measures)), ("pair", looks(rows.pair)), "n_frames")
+    grid = _panels(rows, "measure", listed(measures), "pair", "n_frames")
     grid.map(plt.plot, "n_frames", "chance", linestyle=":", linewidth=1.2, markersize=0)
     grid.map(plt.plot, "n_frames", "value", markersize=4)
-    for measure, ax in _titled(grid):
+    for measure, ax in grid.axes_dict.items():
         chosen = rows_of(rows, measure)
-        for enough in sorted(set(chosen.get("enough", []))):
+        for enough in sorted(set(chosen.enough)):
             ax.axvline(enough, color="0.7", linewidth=1.0, zorder=0)
         ax.set(xscale="log", ylim=unit_limits(chosen[["value", "chance"]]))
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.xaxis.set_minor_formatter("")
-    grey = "; grey: ten frames a neuron of both" if "enough" in settled else ""
-    return _finished(grid, "frames", "similarity", f"solid: similarity; dotted: chance{grey}")
+    legend = "solid: similarity; dotted: chance; grey: ten frames a neuron of both"
+    return _finished(grid, "frames", "similarity", legend)
 
 
 def _panels(
-    rows: pd.DataFrame,
-    panels: tuple[str, Sequence[str]],
-    lines: tuple[str, Mapping[str, tuple[Any, str]]],
-    x: str,
-    *,
-    sharey: bool = False,
+    rows: pd.DataFrame, col: str, order: Sequence[str], hue: str, x: str, *, sharey: bool = False
 ) -> sns.FacetGrid:
     """Make a grid: a panel each value of one column, a line with a colour and marker of its own each of another."""
-    (col, order), (hue, named) = panels, lines
+    named = {r: style.RELATION_LOOKS[r] for r in relations_of(rows)} if hue == "relation" else looks(rows[hue])
     colours, markers = (list(look) for look in zip(*named.values(), strict=True))
     width, height = SIZE if len(order) > 1 else ALONE
     of_panels = {"col": col, "col_order": order, "col_wrap": min(COLUMNS, len(order)), "sharey": sharey}
     of_lines = {"hue": hue, "hue_order": list(named), "palette": colours, "hue_kws": {"marker": markers}}
-    grid = sns.FacetGrid(
-        rows.sort_values(x, kind="stable"), **of_panels, **of_lines, height=height, aspect=width / height
-    )
-    return grid.set_titles("{col_name}")
-
-
-def _titled(grid: sns.FacetGrid) -> list[tuple[str, Axes]]:
-    """Give every panel the title of its measure, and return the measures with their axes."""
-    for measure, ax in grid.axes_dict.items():
-        ax.set_title(style.title(measure, TITLE_WIDTH))
-    return list(grid.axes_dict.items())
+    rows = rows.sort_values(x, kind="stable")
+    grid = sns.FacetGrid(rows, **of_panels, **of_lines, height=height, aspect=width / height).set_titles("{col_name}")
+    for name, ax in grid.axes_dict.items() if col == "measure" else ():
+        ax.set_title(style.title(name, TITLE_WIDTH))
+    return grid
 
 
 def _band(x: pd.Series, low: pd.Series, high: pd.Series, *, color: Any, **_: Any) -> None:

@@ -13,6 +13,7 @@ from sslsim.errors import SslsimError
 from sslsim.figures.style import COLOURS, looks, need, relations_of, styled, unit_limits
 
 SHAPE: dict[str, Any] = {"cut": 0, "inner": "quart", "density_norm": "width", "linewidth": 0.8}  # of all violins
+NOTHING = "no best matches to draw; compare at least two checkpoints, by a measure of neurons or of heads"
 
 
 @styled()
@@ -22,14 +23,15 @@ def best_matches(table: pd.DataFrame) -> Figure:
     Shapes hold the neurons of all models; marks are the medians of each model. `table` has the best partners of
     `sslsim.neuron_partners` or `sslsim.compare_attention`: model_x, relation, value (of neurons its size is drawn).
     """
-    _check(table)
+    if table.empty:
+        raise SslsimError(NOTHING)
     sizes = table.assign(value=table.value.abs()) if "neuron_x" in table else table
     order = relations_of(sizes)
     medians = sizes.groupby(["model_x", "relation"], sort=False).value.median().reset_index()
-    models = list(dict.fromkeys(medians.model_x))
+    models = looks(medians.model_x)
     figure, ax = plt.subplots(figsize=(8.6, 3.6), layout="constrained")
     sns.violinplot(sizes, x="relation", y="value", order=order, ax=ax, color="0.85", **SHAPE)
-    for i, (model, (colour, marker)) in enumerate(looks(models).items()):
+    for i, (model, (colour, marker)) in enumerate(models.items()):
         rows = medians[medians.model_x == model]
         places = rows.relation.map(order.index) + 0.5 * (i + 1) / (len(models) + 1) - 0.25
         ax.plot(places, rows.value, marker, color=colour, markersize=5, label=model)
@@ -46,13 +48,11 @@ def partners_against_null(partners: pd.DataFrame) -> Figure:
     other checkpoint, which is what sharing a subspace brings about; those on mismatched utterances. `partners` are
     those of `sslsim.evidence`: relation, value, rotated, chance.
     """
-    _check(partners)
+    if partners.empty:
+        raise SslsimError(NOTHING)
     need(partners, ["relation", "value", "rotated", "chance"], "from sslsim.evidence, with partners=True")
-    kinds = {
-        "best match": partners.value.abs(),
-        "in random bases": partners.rotated,
-        "on mismatched utterances": partners.chance,
-    }
+    kinds = {"best match": partners.value.abs(), "in random bases": partners.rotated}
+    kinds["on mismatched utterances"] = partners.chance
     sizes = pd.concat([pd.DataFrame({"relation": partners.relation, "size": v, "kind": k}) for k, v in kinds.items()])
     palette = dict(zip(kinds, [COLOURS[9], COLOURS[1], "0.8"], strict=True))
     look = {"order": relations_of(partners), "hue": "kind", "palette": palette, "gap": 0.1}
@@ -61,10 +61,3 @@ def partners_against_null(partners: pd.DataFrame) -> Figure:
     ax.set(xlabel="best match sought in a model that is ...", ylabel="absolute correlation", ylim=(0, 1.02))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(kinds))
     return figure
-
-
-def _check(table: pd.DataFrame) -> None:
-    if table.empty:
-        raise SslsimError(
-            "no best matches to draw; compare at least two checkpoints, by a measure of neurons or of heads"
-        )

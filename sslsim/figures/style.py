@@ -15,18 +15,9 @@ import seaborn as sns
 from sslsim.encoders.lineage import RELATIONS
 from sslsim.errors import SslsimError, close_match
 
-STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "figure.dpi": 110,
-}
+STYLE: dict[Any, Any] = {"axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 9, "figure.dpi": 110}
+STYLE |= dict.fromkeys(["xtick.labelsize", "ytick.labelsize", "legend.fontsize"], 8)
+STYLE |= dict.fromkeys(["axes.spines.top", "axes.spines.right", "legend.frameon"], False)
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p"]
 COLOURS = [*sns.color_palette("colorblind", 10), "black", "0.6"]  # one more than markers: no pair comes twice soon
 COLOURED = [c for i, c in enumerate(COLOURS) if i not in (7, 11)]  # without the greys
@@ -52,13 +43,6 @@ def title(measure: str, width: int = 100) -> str:
     from sslsim.measures.registry import title_of  # not above: it imports torch
 
     return fill(title_of(measure), width)
-
-
-def is_excess(measure: str) -> bool:
-    """Tell whether a measure is an excess over random bases, so that chance is near 0 and values are small."""
-    from sslsim.measures.registry import EXCESS
-
-    return measure in EXCESS
 
 
 def floor(smallest: float) -> float:
@@ -101,6 +85,5 @@ def relations_of(table: pd.DataFrame) -> list[str]:
 
 def need(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:
     """Check that a table has these columns; an error says where one that has them comes from."""
-    missing = [name for name in columns if name not in table]
-    if missing:
+    if missing := [name for name in columns if name not in table]:
         raise SslsimError(f"the table has no column {', '.join(missing)}; give one {source}")

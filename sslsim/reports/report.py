@@ -86,7 +86,7 @@ class Report:
     def claims(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Write the table ``claims``, which page and index show first, and return it in words, three decimals each.
 
-        It has the columns of `sslsim.analysis.CLAIM_COLUMNS` (an error names those missing) and a row a claim.
+        It has the columns of `sslsim.analysis.claims.CLAIM_COLUMNS` (an error names those missing) and a row a claim.
         """
         from sslsim.analysis.claims import CLAIM_COLUMNS  # it brings torch along, which notebooks have anyway
 

@@ -9,7 +9,8 @@ from worlds import World
 
 import sslsim
 from sslsim import analysis
-from sslsim.analysis.depth import same_depth_by_relation
+from sslsim.analysis import layers
+from sslsim.analysis.layers import same_depth_by_relation
 from sslsim.significance.jackknife import jackknife_interval
 
 RESAMPLING = sslsim.Resampling(permutations=5, blocks=4, rotations=2)
@@ -87,8 +88,9 @@ def test_a_measure_that_was_not_computed_is_refused(evidence):
         analysis.along_depth(few, ["neurons_shared"])
 
 
-def test_scores_and_chance_settle_with_frames(models):
-    table = analysis.convergence(models, ["linreg_r2"], [("x", "y")], frames=(60, 10**9), permutations=4)
+def test_scores_and_chance_settle_with_frames(models, monkeypatch):
+    monkeypatch.setattr(layers, "FRAMES", (60, 10**9))
+    table = analysis.convergence(models, ["linreg_r2"], [("x", "y")])
     assert table.n_frames.tolist() == [60, models[0].n_frames]
     assert table.chance.iloc[0] > 1.5 * table.chance.iloc[1]  # fitted noise
     assert (table.enough == 240).all()

@@ -6,7 +6,7 @@ import pytest
 from marked import RATES, TIMES, record, spectrogram
 
 import sslsim
-from sslsim.analysis import labels_if_any
+from sslsim.analysis import labels_if_any, preferences
 from sslsim.errors import SslsimError
 from sslsim.speech.alignments import alignments_of
 
@@ -20,7 +20,7 @@ def speech(tmp_path, least):
 @pytest.fixture
 def least(monkeypatch):
     """Return a function that sets how often a label must be marked."""
-    return lambda n: monkeypatch.setitem(labels_if_any.__globals__, "LEAST", n)
+    return lambda n: monkeypatch.setattr(preferences, "LEAST", n)
 
 
 def expected(times):

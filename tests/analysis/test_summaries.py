@@ -1,10 +1,14 @@
-"""Tables from scores of a made lineup, small enough to check by hand."""
+"""Tables from scores of a made lineup, small enough to check by hand; layers that one huge neuron dominates."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from grids import lineup, scores
+from worlds import World
 
+import sslsim
 from sslsim import analysis
+from sslsim.analysis.layers import same_depth
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +70,15 @@ def test_the_same_depth_is_the_nearest_layer_for_all_sizes():
         table[f"depth_{side}"] = table[f"layer_{side}"] / (table[f"layers_{side}"] - 1).clip(lower=1)
     expected = [nearest(*row) for row in table[["layer_x", "layers_x", "layers_y"]].itertuples(index=False)]
     assert len(table) == 325**2
-    assert (analysis.same_depth(table) == (table.layer_y == expected)).all()
+    assert (same_depth(table) == (table.layer_y == expected)).all()
 
 
 def test_layers_of_attention_count_from_one_and_are_at_the_same_depth():
     table = scores(lineup("a", "b", n_layers=13, b=25), ["pearson"], lambda *_: 1.0)
     blocks = table[(table.layer_x > 0) & (table.layer_y > 0)]
-    whole = analysis.same_depth(table)
-    assert analysis.same_depth(blocks).equals(whole[blocks.index])
-    near = blocks[analysis.same_depth(blocks) & (blocks.model_x == "a") & (blocks.model_y == "b")]
+    whole = same_depth(table)
+    assert same_depth(blocks).equals(whole[blocks.index])
+    near = blocks[same_depth(blocks) & (blocks.model_x == "a") & (blocks.model_y == "b")]
     assert (near.layer_y == 2 * near.layer_x).all()
 
 
@@ -83,3 +87,25 @@ def test_what_layers_are_is_said_beside_their_norms(make_store):
     assert table.loc["m", ["layer_0", "layers", "last", "final_norm"]].tolist() == ["residual", "residual", 2, True]
     assert table.loc["n", ["layers", "final_norm"]].tolist() == ["LayerNorm", False]
     assert {"normalised", "mask", "features", "dtype"} <= set(table)
+
+
+# --- what a single neuron does to a layer
+
+CKA = ["linear_cka_biased", "linear_cka_biased_raw", "linear_cka_dropped"]
+
+
+def test_one_huge_neuron_dominates_its_layer_and_is_what_raw_cka_speaks_of(tmp_path):
+    size = {"neurons": 12, "utterances": 12, "frames": 30}
+    models = World("half", 3, outlier=True, **size).models(tmp_path)
+    spread = analysis.concentrations(models)
+    assert spread.dominated.all()
+    assert (spread.top_neuron == 11).all()
+    assert not analysis.concentrations(World("half", 3, **size).models(tmp_path)).dominated.any()
+    table = sslsim.compare(models, CKA)
+    why = analysis.raw_against_standardised(table, spread)
+    assert len(why) == 4
+    np.testing.assert_allclose(why.difference, why.raw - why.standardised)
+    assert (why.difference.abs() > 0.1).all()
+    assert (why.raw < 0.1).all()
+    assert (why.dropped > 0.3).all()  # without the huge one, and two more of eleven, much is back
+    assert len(analysis.raw_against_standardised(table, spread, n=1)) == 1

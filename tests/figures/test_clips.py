@@ -62,7 +62,7 @@ def test_cards_say_what_is_heard(side):
 def test_maps_of_heads_are_in_units_of_a_uniform_row():
     rows = np.random.default_rng(0).dirichlet(np.ones(24), (2, 4)).astype("f4")
     words = marks(("word", "w0", 0.0, 0.2), ("phone", "x", 0.0, 0.1), ("word", "w1", 0.2, 0.4))
-    pair = HeadPair(("m, layer 1, head 0", "n, layer 2, head 1"), "one", TONE, np.arange(4), (*rows,), 0.5, words)
+    pair = HeadPair(("m, layer 1, head 0", "n, layer 2, head 1"), "one", TONE, (*rows,), 0.5, words)
     figure = head_maps(pair)
     maps = [ax.collections[0].get_array() for ax in figure.axes if ax.get_xlabel() == "key, s"]
     np.testing.assert_allclose(np.reshape(maps, rows.shape), 24 * rows, rtol=1e-6)

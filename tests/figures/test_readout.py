@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,9 +9,8 @@ import pytest
 from made_tables import no_trace, pairs  # noqa: F401
 from PIL import Image
 
-from sslsim.errors import SslsimError
 from sslsim.figures import above_chance_maps, heatmap, heatmaps
-from sslsim.figures.readout import Cells, panels
+from sslsim.figures.readout import attach, panels
 
 pytestmark = pytest.mark.usefixtures("no_trace")
 
@@ -29,14 +27,11 @@ def bounds(figure):
 
 
 def test_numbers_come_back_whatever_their_size():
+    figure, ax = plt.subplots()
     values = np.array([[0.83, -40_000.0], [np.nan, 1e-6]])
-    packed = Cells(["x"] * 2, ["y"] * 2, {"v": (values,)}).packed()
-    np.testing.assert_allclose(unpacked(packed, "v")[0], values, rtol=1e-7)
-
-
-def test_numbers_of_another_shape_are_refused():
-    with pytest.raises(SslsimError, match=re.escape("chance has shape (2, 3) for 3 rows and 2 columns")):
-        Cells(["x"] * 3, ["y"] * 2, {"chance": (np.zeros((2, 3)),)})
+    attach(ax, ["x"] * 2, ["y"] * 2, {"v": (values,)})
+    (panel,) = panels(figure, bounds(figure))
+    np.testing.assert_allclose(unpacked(panel, "v")[0], values, rtol=1e-7)
 
 
 @pytest.mark.parametrize("draw", [heatmaps, above_chance_maps])

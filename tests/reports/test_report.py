@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sslsim.errors import SslsimError
-from sslsim.figures import Card
+from sslsim.figures.clips import Card
 from sslsim.reports.report import Report, keys_of
 from sslsim.resources import replacing
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError
-from sslsim.figures.heatmaps import matrix
+from sslsim.figures.maps import matrix
 from sslsim.figures.style import COLOURED, looks, styled, title
 
 
@@ -24,30 +21,27 @@ def layer_map(table: pd.DataFrame, measure: str) -> Figure:
     directions of a pair were averaged. The title gives the share of all squared distance that the plane accounts for:
     its two eigenvalues over the sum of the sizes of all, since a similarity that is no cosine has negative ones too.
     The first layer is hollow, the last large; models that were not trained are grey. `table` comes from
-    `sslsim.compare`; one that lacks a pair of layers is an error. All its models take part: where baselines lie so far
-    off that the rest crowds together, leave them out.
+    `sslsim.compare`; one that lacks a pair of layers is an error. Leave out baselines that crowd the rest together.
     """
     similarity = _symmetric(matrix(table, measure))
     places, share = plane(similarity.to_numpy())
     points = similarity.index.to_frame(index=False).assign(x=places[:, 0], y=places[:, 1])
     points = points.sort_values("layer", kind="stable")
-    looks_of = _looks(table, list(dict.fromkeys(similarity.index.get_level_values("model"))))
+    models, trained = similarity.index.unique("model"), set(table.model_x[table.trained_x])
+    coloured, grey = looks(models[models.isin(trained)], COLOURED), looks(models[~models.isin(trained)])
     figure, ax = plt.subplots(figsize=(8.4, 6.4), layout="constrained")
-    for model, look in looks_of.items():
-        _path(ax, points[points.model == model], *look)
+    for model in models:
+        colour, marker = coloured[model] if model in trained else ("0.6", grey[model][1])
+        path = points[points.model == model]
+        ax.plot(path.x, path.y, marker=marker, color=colour, label=model, markersize=4, linewidth=1.0, alpha=0.9)
+        ax.plot(path.x[:1], path.y[:1], marker, color=colour, markerfacecolor="white", markersize=6)
+        if len(path) > 1:
+            ax.plot(path.x[-1:], path.y[-1:], marker, color=colour, markersize=8)
     ax.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside right center")
     held = f"{100 * share:.0f} % of squared distance in this plane; hollow: first layer, large: last"
     ax.set(xlabel="first axis", ylabel="second axis", title=f"{title(measure)}\n{held}")
     return figure
-
-
-def _looks(table: pd.DataFrame, models: list[str]) -> dict[str, tuple[Any, str]]:
-    """Colour and marker of every model; those that were not trained are grey."""
-    trained = set(table.model_x[table.trained_x])
-    of_trained = looks([model for model in models if model in trained], COLOURED)
-    others = looks(model for model in models if model not in trained)
-    return {m: of_trained[m] if m in trained else ("0.6", others[m][1]) for m in models}
 
 
 def _symmetric(grid: pd.DataFrame) -> pd.DataFrame:
@@ -80,13 +74,3 @@ def plane(similarity: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     places = vectors[:, first] * np.sqrt(kept)
     places *= np.sign(places[np.abs(places).argmax(0), [0, 1]])  # eigenvectors have no sign of their own
     return places, float(kept.sum() / np.abs(values).sum())
-
-
-def _path(ax: Axes, rows: pd.DataFrame, colour: Any, marker: str) -> None:
-    """Join the layers of a model; the first hollow, the last large."""
-    ax.plot(
-        rows.x, rows.y, label=rows.model.iat[0], color=colour, marker=marker, markersize=4, linewidth=1.0, alpha=0.9
-    )
-    ax.plot(rows.x[:1], rows.y[:1], marker, color=colour, markerfacecolor="white", markersize=6)
-    if len(rows) > 1:
-        ax.plot(rows.x[-1:], rows.y[-1:], marker, color=colour, markersize=8)

@@ -6,7 +6,6 @@ Frame i of an utterance covers samples [320 i, 320 i + 400) at 16 kHz and has th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,10 @@ from sslsim.speech.alignments import centres, held
 from sslsim.speech.corpus import Utterance, read_corpus
 from sslsim.speech.recording import Recording
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 KEYS = ["model", "layer", "neuron"]
+PAIR = [f"{key}_{side}" for side in "xy" for key in KEYS]  # of two neurons
 LEAST = 20  # times that a label must be marked: the mean over fewer stands out by accident
 _BLOCK = 8192  # frames read at a time
 
@@ -36,10 +38,10 @@ class Labels(NamedTuple):
     """
 
     names: tuple[str, ...]
-    codes: NDArray[np.int64]
+    codes: Ints
 
 
-def labels_if_any(marks: pd.DataFrame, store: ActivationStore, corpus: str | Path | Any) -> Labels | None:
+def labels_if_any(marks: pd.DataFrame, store: ActivationStore, corpus: Any) -> Labels | None:
     """Return the label of every frame of a store, or nothing where fewer than two utterances have any.
 
     Labels are phones, or the first kind of mark of these utterances where they have no phones. Those that are marked
@@ -47,14 +49,13 @@ def labels_if_any(marks: pd.DataFrame, store: ActivationStore, corpus: str | Pat
     `sslsim.speech.alignments`, with times from the beginning of the recording, of which an utterance may be a piece.
     Stores of the same frames have the same labels; it is an error if the corpus lacks an utterance of them.
     """
-    here = marks[marks.id.isin({name for utterance in store.index.utterance for name in _recordings(utterance)})]
-    kinds = list(dict.fromkeys(here.kind))
-    kind = "phone" if "phone" in kinds else next(iter(kinds), "")
+    places = list(origins(store.index, corpus)) if len(marks) else []
+    here = marks[marks.id.isin({utterance.id for utterance, _ in places})]
+    kind = "phone" if (here.kind == "phone").any() else next(iter(here.kind), "")
     of = dict(list(here[here.kind == kind].groupby("id", sort=False)))
-    labels = np.full(store.n_frames, None, dtype=object)
-    inside = np.zeros(store.n_frames, dtype=bool)
+    labels, inside = np.full(store.n_frames, None, dtype=object), np.zeros(store.n_frames, dtype=bool)
     used = []  # the marks that hold a frame, by utterance; two pieces of a recording may share one
-    for u, (utterance, begin) in enumerate(origins(store.index, corpus) if of else ()):
+    for u, (utterance, begin) in enumerate(places):
         if utterance.id in of:
             marked, rows = of[utterance.id], rows_of(store, u)
             at = held(marked, begin + centres(store.frame_rows(u)))
@@ -68,17 +69,12 @@ def labels_if_any(marks: pd.DataFrame, store: ActivationStore, corpus: str | Pat
     return Labels(names, np.where(inside, pd.Index(names, dtype=object).get_indexer(labels), -2))
 
 
-def _recordings(utterance: str) -> tuple[str, str]:
-    """Return the names that the recording of an utterance may have: the same, or that without the number of a piece."""
-    return utterance, utterance.rpartition("#")[0]
-
-
-def origins(index: pd.DataFrame, corpus: str | Path | Any) -> Iterator[tuple[Utterance, float]]:
+def origins(index: pd.DataFrame, corpus: Any) -> Iterator[tuple[Utterance, float]]:
     """Yield the recording that each utterance of a store is a piece of, and where it begins there, in seconds."""
     known, rates = {utterance.id: utterance for utterance in read_corpus(corpus)}, {}
     for row in index.itertuples():
-        name = next((name for name in _recordings(row.utterance) if name in known), "")
-        if not name:
+        name = row.utterance if row.utterance in known else row.utterance.rpartition("#")[0]  # the number of a piece
+        if name not in known:
             raise SslsimError(f"no utterance {row.utterance!r} in this corpus; give the one that the store was made of")
         if row.begin and name not in rates:  # of some files it is known only when all is decoded
             with Recording(known[name].source) as recording:
@@ -92,7 +88,7 @@ def rows_of(store: ActivationStore, u: int) -> slice:
     return slice(start, start + n)
 
 
-def traces(pair: Any, stores: Sequence[ActivationStore]) -> list[NDArray[np.float64]]:
+def traces(pair: Any, stores: Sequence[ActivationStore]) -> list[Floats]:
     """Return the activations of the two neurons of a pair (a row of a table) on all stored frames, (n_frames,) each."""
     by_name = {store.name: store for store in stores}
     layers = [by_name[pair[f"model_{side}"]].layer(pair[f"layer_{side}"]) for side in "xy"]
@@ -102,20 +98,14 @@ def traces(pair: Any, stores: Sequence[ActivationStore]) -> list[NDArray[np.floa
 def preferred_labels(stores: Sequence[ActivationStore], labels: Labels) -> pd.DataFrame:
     """Find the label of each neuron of each layer whose frames have the mean z-score that is furthest from 0.
 
-    Columns: model, layer, neuron, label, mean_z (below 0 where the neuron falls on its label). Neurons that never vary
-    are left out.
+    Columns: model, layer, neuron (those that vary), label, mean_z (below 0 where the neuron falls on its label).
     """
-    tables = []
-    for store in stores:
-        for layer in range(store.n_layers):
-            best, mean_z, varies = _preferred(store.layer(layer), labels)
-            keys = dict(zip(KEYS, (store.name, layer, np.arange(len(best))), strict=True))
-            tables.append(pd.DataFrame(keys | {"label": np.array(labels.names)[best], "mean_z": mean_z})[varies])
-    return pd.concat(tables, ignore_index=True)
+    tables = {(store.name, i): _preferred(store.layer(i), labels) for store in stores for i in range(store.n_layers)}
+    return pd.concat(tables, names=KEYS).reset_index()
 
 
-def _preferred(x: StoredLayer, labels: Labels) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the preferred label of each neuron of a layer, its mean z-score, and whether the neuron varies."""
+def _preferred(x: StoredLayer, labels: Labels) -> pd.DataFrame:
+    """Return label and mean_z of each neuron of a layer that varies, with its number as the index."""
     codes, n_labels = labels.codes, len(labels.names)
     count, total, square = 0, np.zeros(x.shape[1]), np.zeros(x.shape[1])
     sums = np.zeros((n_labels, x.shape[1]))
@@ -129,16 +119,17 @@ def _preferred(x: StoredLayer, labels: Labels) -> tuple[NDArray[np.intp], NDArra
     varies = spread > 1e-6 * (np.abs(pivot) + np.abs(total / count))
     n = np.bincount(codes[codes >= 0], minlength=n_labels)[:, None]
     z = (sums / np.maximum(n, 1) - total / count) / np.where(varies, spread, 1.0)
-    return *_furthest(np.where(n > 0, z, 0.0)), varies
+    best, mean_z = _furthest(np.where(n > 0, z, 0.0))
+    return pd.DataFrame({"label": np.array(labels.names)[best], "mean_z": mean_z})[varies]
 
 
-def _one_hot(codes: NDArray[np.int64], n: int) -> csr_array:
+def _one_hot(codes: Ints, n: int) -> csr_array:
     """Return a row a label and a column a frame; frames without a label have none."""
     frames = np.flatnonzero(codes >= 0)
     return csr_array((np.ones(len(frames)), (codes[frames], frames)), shape=(n, len(codes)))
 
 
-def _furthest(z: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def _furthest(z: Floats) -> tuple[Ints, Floats]:
     """Return the row furthest from 0 of each column, and its value."""
     best = np.abs(z).argmax(0)
     return best, z[best, np.arange(z.shape[1])]
@@ -158,19 +149,14 @@ def same_label(partners: pd.DataFrame, stores: Sequence[ActivationStore], labels
     columns = ["relation", "pairs", "same", "shuffled", "beyond", "same_beyond", "shuffled_beyond"]
     if pairs.empty:
         return pd.DataFrame(columns=columns)
-    names = {*pairs.model_x, *pairs.model_y}
-    preferred = preferred_labels([store for store in stores if store.name in names], labels)
+    preferred = preferred_labels([s for s in stores if s.name in {*pairs.model_x, *pairs.model_y}], labels)
     for side in "xy":
-        pairs = pairs.merge(preferred.add_suffix(f"_{side}"), on=[f"{key}_{side}" for key in KEYS], how="inner")
-    for side, sign in zip("xy", (1.0, np.sign(pairs.value)), strict=True):
-        up = np.where(pairs[f"mean_z_{side}"] * sign > 0, "+", "-")
-        pairs[f"likes_{side}"] = up + pairs[f"label_{side}"].astype(object)
-    rows = []
-    for relation in SEPARATE:
-        group = pairs[pairs.relation == relation]
-        beyond = group[group.value.abs() > group.rotated_high]
-        if len(group):
-            rows.append((relation, *_agreement(group), *_agreement(beyond)))
+        pairs = pairs.merge(preferred.add_suffix(f"_{side}"), on=[f"{key}_{side}" for key in KEYS])
+        up = pairs[f"mean_z_{side}"] * (1.0 if side == "x" else np.sign(pairs.value)) > 0
+        pairs[f"likes_{side}"] = np.where(up, "+", "-") + pairs[f"label_{side}"].astype(object)
+    beyond = pairs[pairs.value.abs() > pairs.rotated_high]
+    known = [relation for relation in SEPARATE if relation in set(pairs.relation)]
+    rows = [(r, *_agreement(pairs[pairs.relation == r]), *_agreement(beyond[beyond.relation == r])) for r in known]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -181,24 +167,19 @@ def _agreement(pairs: pd.DataFrame) -> tuple[int, float, float]:
         x, y = (group[f"likes_{side}"].value_counts() for side in "xy")
         expected += float((x * y.reindex(x.index, fill_value=0)).sum()) / len(group)
     same = float((pairs.likes_x == pairs.likes_y).mean())
-    return len(pairs), same, expected / len(pairs) if len(pairs) else float("nan")
+    return len(pairs), same, expected / len(pairs) if len(pairs) else np.nan
 
 
 def selectivity(
-    chosen: pd.DataFrame,
-    stores: Sequence[ActivationStore],
-    labels: Labels,
-    *,
-    permutations: int = 20,
-    seed: int = 0,
+    chosen: pd.DataFrame, stores: Sequence[ActivationStore], labels: Labels, *, permutations: int = 20, seed: int = 0
 ) -> pd.DataFrame:
     """Say which label chosen neurons and their partners prefer, how selectively, and what chance gives.
 
     The selectivity of the preferred label (`preferred_labels`) is the AUROC of its frames against all others by the
     activation, turned around where the neuron falls on its label: the probability that a frame of the label has the
-    larger activation. Chance is the same of labels of other utterances of about equal length, cropped, with the label
-    searched anew in each permutation (`sslsim.significance.nulls.Mismatches`); p is the share of the permutations, and
-    of the score on cropped utterances itself, that are as selective. Utterances without marks are left out.
+    larger activation (Mann & Whitney 1947). Chance is the same of labels of other utterances of about equal length,
+    cropped, with the label searched anew in each permutation (`sslsim.significance.nulls.Mismatches`); p is the share
+    of permutations and score on cropped utterances that are as selective. Utterances without marks are left out.
 
     Columns: `chosen`, as from `extremes`, without relation and excess, and label_x (after its sign), auroc_x, chance_x,
     p_x, the same of y, and same_label (also in sign, that of the correlation taken off).
@@ -209,27 +190,19 @@ def selectivity(
     ends = np.searchsorted(kept, stores[0].index.start + stores[0].index.n_frames)
     wrong = Mismatches.of(np.diff(ends, prepend=0).tolist(), permutations, seed)
     activations = [[trace[kept] for trace in traces(pair, stores)] for pair in out.to_dict("records")]
-    signs, places = {}, {}
     for number, side in enumerate("xy"):
         x = np.array([pair[number] for pair in activations]).reshape(len(out), len(kept)).T
-        places[side], mean_z, auroc = _preference(*_scored(x), codes, n_labels)
-        signs[side] = np.where(mean_z > 0, 1, -1)
-        signed = [f"{'+' if z > 0 else '-'}{labels.names[i]}" for z, i in zip(mean_z, places[side], strict=True)]
+        best, mean_z, auroc = _preference(*_scored(x), codes, n_labels)
+        label = np.where(mean_z > 0, "+", "-") + np.array(labels.names, dtype=object)[best]
         chance, p = _chance(x, codes, n_labels, wrong, ends)
-        columns = {"label": signed, "auroc": auroc, "chance": chance, "p": p}
+        columns = {"label": label, "auroc": auroc, "chance": chance, "p": p}
         out = out.assign(**{f"{name}_{side}": column for name, column in columns.items()})
-    same_sign = signs["x"] * signs["y"] == np.sign(out.value)
-    return out.assign(same_label=same_sign & (places["x"] == places["y"]))
+    same_sign = (out.label_x.str[0] == out.label_y.str[0]) == (out.value > 0)
+    return out.assign(same_label=same_sign & (out.label_x.str[1:] == out.label_y.str[1:]))
 
 
-def _preference(
-    z: NDArray[np.float64], ranks: NDArray[np.float64], codes: NDArray[np.int64], n_labels: int
-) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the preferred label of each neuron, its mean z-score, and its AUROC, turned around if that is below 0.
-
-    The AUROC is (R - n (n + 1) / 2) / (n m): R the sum of the ranks of n frames of the label, m the other frames (Mann
-    & Whitney 1947).
-    """
+def _preference(z: Floats, ranks: Floats, codes: Ints, n_labels: int) -> tuple[Ints, Floats, Floats]:
+    """Return the preferred label of each neuron, its mean z-score, and its AUROC, turned around if that is below 0."""
     one_hot = _one_hot(codes, n_labels)
     counts = one_hot.sum(1)
     best, mean_z = _furthest((one_hot @ z) / np.maximum(counts, 1)[:, None])
@@ -239,13 +212,11 @@ def _preference(
     return best, mean_z, np.where(mean_z > 0, auroc, 1 - auroc)
 
 
-def _chance(
-    x: NDArray[np.float64], codes: NDArray[np.int64], n_labels: int, wrong: Mismatches, ends: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _chance(x: Floats, codes: Ints, n_labels: int, wrong: Mismatches, ends: Ints) -> tuple[Floats, Floats]:
     """Return the mean AUROC of the preferred labels of mismatched utterances, and p."""
     starts = np.concatenate([[0], ends[:-1]])
 
-    def cropped(partner: NDArray[np.int64]) -> NDArray[np.int64]:
+    def cropped(partner: Ints) -> Ints:
         return np.concatenate([starts[v] + np.arange(wrong.lengths[v]) for v in partner])
 
     itself = np.arange(len(starts))
@@ -254,7 +225,7 @@ def _chance(
     return np.mean(scores[1:], axis=0), p_value(scores[0], np.array(scores[1:]))
 
 
-def _scored(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _scored(x: Floats) -> tuple[Floats, Floats]:
     """Return z-scores and ranks of each neuron."""
     spread = x.std(0)
     return (x - x.mean(0)) / np.where(spread > 0, spread, 1.0), rankdata(x, axis=0)

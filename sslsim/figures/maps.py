@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,25 +13,21 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sslsim.figures.readout import Cells, attach
-from sslsim.figures.style import floor, is_excess, listed, need, rows_of, styled, title
+from sslsim.figures.readout import attach
+from sslsim.figures.style import floor, listed, need, rows_of, styled, title
 
-Size = tuple[float, float, float]
 CROWDED = 40  # layers along an axis from which only the first and middle of each model are numbered
 
 
 @styled()
-def heatmap(
-    table: pd.DataFrame, measure: str, *, ax: Axes | None = None, vmin: float | None = None, vmax: float = 1.0
-) -> Axes:
+def heatmap(table: pd.DataFrame, measure: str, *, ax: Axes | None = None) -> Axes:
     """Draw every layer of every model against every other, models as labelled blocks.
 
     `table` comes from `sslsim.compare`. The colour scale, printed on its bar, is 0 to 1 whatever the values; that of a
     measure which falls below 0 starts at the quarter below its smallest value.
     """
     grid = matrix(table, measure)
-    low = floor(np.nanmin(grid.to_numpy())) if vmin is None else vmin
-    ax = _mesh(ax, grid, (low, vmax), title(measure), "similarity")
+    ax = _mesh(ax, grid, (floor(np.nanmin(grid.to_numpy())), 1.0), title(measure), "similarity")
     _tell(ax, rows_of(table, measure), "similarity")
     return ax
 
@@ -47,14 +43,15 @@ def above_chance(table: pd.DataFrame, measure: str, *, ax: Axes | None = None) -
     computed are grey. `table` is the ``table()`` of an evidence, with chance and threshold; of an excess with p and
     p_rotation.
     """
-    from sslsim.significance.nulls import ALPHA  # not above: it imports torch
+    from sslsim.measures.registry import EXCESS  # not above: it imports torch
+    from sslsim.significance.nulls import ALPHA
 
-    excess = is_excess(measure)
+    excess = measure in EXCESS
     columns = ["p", "p_rotation"] if excess else ["chance", "threshold"]
     need(table, columns, "from sslsim.evidence, with permutations above 0")
     rows = rows_of(table, measure)
     if excess:
-        above, holds = rows.value, rows[["p", "p_rotation"]].max(axis=1) <= ALPHA
+        above, holds = rows.value, rows[columns].max(axis=1) <= ALPHA
         against = "them or chance" if rows.p.notna().any() else "them"
         label = f"excess over random bases\nstruck through: p > {ALPHA} against {against}"
     else:
@@ -69,17 +66,14 @@ def above_chance(table: pd.DataFrame, measure: str, *, ax: Axes | None = None) -
     return ax
 
 
-_DRAWN = {False: heatmap, True: above_chance}  # whether above chance
+def heatmaps(table: pd.DataFrame, measures: Sequence[str]) -> Figure:
+    """Draw one `heatmap` a measure, two side by side."""
+    return _tiled([(table, measure) for measure in listed(measures)])
 
 
-def heatmaps(table: pd.DataFrame, measures: Sequence[str], columns: int = 2) -> Figure:
-    """Draw one `heatmap` a measure, so many columns of panels side by side."""
-    return _tiled(heatmap, [(table, measure) for measure in listed(measures)], columns)
-
-
-def above_chance_maps(table: pd.DataFrame, measures: Sequence[str], columns: int = 2) -> Figure:
+def above_chance_maps(table: pd.DataFrame, measures: Sequence[str]) -> Figure:
     """Draw one `above_chance` a measure, in the places of `heatmaps`."""
-    return _tiled(above_chance, [(table, measure) for measure in listed(measures)], columns)
+    return _tiled([(table, measure) for measure in listed(measures)], above=True)
 
 
 def pair_maps(
@@ -92,7 +86,7 @@ def pair_maps(
     """
     tables = [table[(table.model_x == x) & (table.model_y == y)] for x, y in pairs]
     panels = [(rows, measure) for measure in listed(measures) for rows in tables]
-    return _tiled(_DRAWN[above_chance], panels, len(pairs), size=(5.4, 4.4, 0.6))
+    return _tiled(panels, above_chance, len(pairs), (5.4, 4.4, 0.6))
 
 
 def matrix(table: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -102,15 +96,15 @@ def matrix(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 @styled()
 def _tiled(
-    draw: Callable[..., Axes], panels: Sequence[tuple[pd.DataFrame, str]], columns: int, size: Size = (6.8, 6.0, 0.3)
+    panels: Sequence[tuple[pd.DataFrame, str]], above: bool = False, columns: int = 2, size: Any = (6.8, 6.0, 0.3)
 ) -> Figure:
     """Draw tables and measures row by row, in panels of a width, height (inches) and gap between them (of a width)."""
-    columns = min(columns, len(panels))
+    columns, (width, height, gap) = min(columns, len(panels)), size
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
-    figure.subplots_adjust(wspace=size[2], hspace=0.3)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    figure.subplots_adjust(wspace=gap, hspace=0.3)
     for ax, (table, measure) in zip(axes.flat, panels, strict=False):
-        draw(table, measure, ax=ax)
+        (above_chance if above else heatmap)(table, measure, ax=ax)
     for ax in axes.flat[len(panels) :]:
         ax.remove()
     return figure
@@ -150,7 +144,7 @@ def _tell(ax: Axes, chosen: pd.DataFrame, name: str) -> None:
         if all(column in chosen and chosen[column].notna().any() for column in columns)
     }
     rows, columns = ([f"{model} {layer}" for model, layer in index] for index in (grid.index, grid.columns))
-    attach(ax, Cells(rows, columns, numbers))
+    attach(ax, rows, columns, numbers)
 
 
 def _strike(ax: Axes, cells: NDArray[np.bool_], bright: NDArray[np.bool_]) -> None:

@@ -7,8 +7,8 @@ from conftest import edited
 from marked import pair_table
 from sklearn.metrics import roc_auc_score
 
-from sslsim.analysis import Labels, preferred_labels, same_label
-from sslsim.analysis import selectivity as selectivity_of
+from sslsim.analysis import preferences
+from sslsim.analysis.preferences import Labels, preferred_labels, same_label, selectivity
 
 
 def made_labels(store, n_labels=5, seed=0):
@@ -59,7 +59,7 @@ def test_preferences_leave_out_constant_neurons_and_utterances_without_marks(pla
 def test_selectivity_is_the_auroc_of_the_preferred_label(planted):
     store, labels = planted
     pairs = pair_table([(("model", 1, 2), ("model", 1, 4)), (("model", 1, 2), ("model", 1, 3))], value=[-0.5, 0.5])
-    table = selectivity_of(pairs, [store], labels, permutations=9)
+    table = selectivity(pairs, [store], labels, permutations=9)
     assert table.label_x.tolist() == ["+c", "+c"]
     assert table.label_y[0] == "-c"
     assert table.same_label.tolist() == [True, False]
@@ -68,13 +68,13 @@ def test_selectivity_is_the_auroc_of_the_preferred_label(planted):
     assert table.auroc_y[0] == pytest.approx(roc_auc_score(~on, x[:, 4]))
     assert table.p_x[0] == table.p_y[0] == 0.1
     assert table.chance_x[0] < 0.6 < 0.85 < table.auroc_x[0]
-    assert selectivity_of(pairs[:0], [store], labels, permutations=9).empty
+    assert selectivity(pairs[:0], [store], labels, permutations=9).empty
 
 
 def test_ties_of_activations_count_half(make_store):
     store = edited(make_store(frames=(40,) * 12), "layer 1", lambda x: np.copyto(x, np.round(x)))
     labels = made_labels(store)
-    table = selectivity_of(pair_table([(("model", 1, 0), ("model", 1, 1))], value=1), [store], labels, permutations=3)
+    table = selectivity(pair_table([(("model", 1, 0), ("model", 1, 1))], value=1), [store], labels, permutations=3)
     on = labels.codes == labels.names.index(table.label_x[0][1])
     expected = roc_auc_score(on, store.layer(1)[:, 0])
     assert table.auroc_x[0] == pytest.approx(expected if table.label_x[0][0] == "+" else 1 - expected)
@@ -90,7 +90,7 @@ def test_chance_allows_for_slow_neurons_and_for_the_search(make_store):
 
     store = edited(store, "layer 1", slow)
     pairs = pair_table([(("model", 1, i), ("model", 1, i + 100)) for i in range(100)], value=1)
-    tables = [selectivity_of(pairs, [store], made_labels(store, seed=s), permutations=9) for s in range(4)]
+    tables = [selectivity(pairs, [store], made_labels(store, seed=s), permutations=9) for s in range(4)]
     p = np.concatenate([table[name] for table in tables for name in ("p_x", "p_y")])
     assert p.min() == 0.1
     assert 0.04 < (p <= 0.1).mean() < 0.17
@@ -101,7 +101,7 @@ def test_agreement_counts_the_label_with_its_sign_beside_shuffled_partners(monke
     """Neurons 0 to 3 of m like a a b b, those of n a b b b; partners are i and i, of which the last anticorrelate."""
     preferred = pd.DataFrame({"model": list("mmmmnnnn"), "layer": 1, "neuron": [*range(4)] * 2})
     preferred = preferred.assign(label=list("aabbabbb"), mean_z=[1, 1, 1, 1, 1, 1, 1, -1])
-    monkeypatch.setitem(same_label.__globals__, "preferred_labels", lambda *_: preferred)
+    monkeypatch.setattr(preferences, "preferred_labels", lambda *_: preferred)
     partners = pair_table([(("m", 1, i), ("n", 1, i)) for i in range(4)], value=[0.9, 0.9, 0.9, -0.9])
     partners = partners.assign(rotated_high=[0.8, 0.95, 0.95, 0.8], relation="other model")
     labels = Labels(("a", "b"), np.zeros(20, dtype=int))

@@ -1,0 +1,212 @@
+"""Tables of layers: what they are, how alike by relation and along depth, which match best, whether scores settled.
+
+The value in row (x, y) of a directional measure says how well x is found in y; the column `relation` says what the two
+models are to each other (`sslsim.encoders.lineage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sslsim.activations.selection import check_stores, layer_views
+from sslsim.activations.store import ActivationStore
+from sslsim.encoders.lineage import RELATIONS, SEPARATE
+from sslsim.errors import SslsimError
+from sslsim.measures.diagnostics import concentration
+from sslsim.measures.moments import moments
+from sslsim.measures.registry import EXCESS
+from sslsim.significance import run
+from sslsim.significance.evidence import Estimate, Evidence, Resampling
+
+Pairs = Sequence[tuple[str, str]]  # names of two checkpoints each
+CKA = {"linear_cka_biased_raw": "raw", "linear_cka_biased": "standardised", "linear_cka_dropped": "dropped"}
+FRAMES = (500, 1500, 4500, 13500)
+
+
+def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
+    """Say what the first and last layer of each checkpoint are, and how it took its audio.
+
+    Read this beside any result on last layers: a raw residual stream and the output of a LayerNorm differ, and the last
+    hidden state that others report is layer L only where no final norm follows.
+
+    Columns: model, layer_0 and layers (output of a LayerNorm, or raw residual stream), last (number of the last layer),
+    final_norm (whether another LayerNorm follows it), normalised, mask, features (see `Anatomy.input`), dtype.
+    """
+    rows = []
+    for s in stores:
+        kinds = ["LayerNorm" if normed else "residual" for normed in (s.input_normed, s.normed)]
+        first, others = kinds if s.n_heads else ["spectrogram"] * 2
+        row = {"model": s.name, "layer_0": first, "last": s.n_layers - 1, "layers": others}
+        rows.append(row | {"final_norm": s.final_norm, **s.input, "dtype": s.dtype})
+    return pd.DataFrame(rows)
+
+
+def concentrations(stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:
+    """Say of every layer how its variance is spread over neurons, and which layers a single neuron dominates.
+
+    Columns: model, layer and the fields of `sslsim.measures.diagnostics.Concentration`.
+    """
+    check_stores(stores)
+    rows = []
+    for view in layer_views(stores, frames):
+        x = view[:]
+        rows.append({"model": view.label[0], "layer": view.layer, **vars(concentration(x, moments(x, x).x))})
+    return pd.DataFrame(rows)
+
+
+def similarity_by_relation(table: pd.DataFrame) -> pd.DataFrame:
+    """Similarity of each layer to the other layers of its model (intra) and to those of others, by relation (inter).
+
+    Columns: measure, model, layer, depth, relation, mean (over the layers compared with), best, best_model, best_layer
+    and best_depth (where the best is). A layer is not compared with itself.
+    """
+    others = table.dropna(subset="value")  # a layer of uniform attention has no correlation
+    others = others[(others.relation != "same model") | (others.layer_x != others.layer_y)]
+    groups = others.groupby(["measure", "model_x", "layer_x", "depth_x", "relation"], sort=False).value
+    out = groups.agg(mean="mean", best="max")
+    best = others.loc[groups.idxmax()]
+    for name in ("model", "layer", "depth"):
+        out[f"best_{name}"] = best[f"{name}_y"].to_numpy()
+    return out.reset_index().rename(columns={"model_x": "model", "layer_x": "layer", "depth_x": "depth"})
+
+
+def relation_means(by_relation: pd.DataFrame) -> pd.DataFrame:
+    """Mean over all layers of all models of `similarity_by_relation`, one row a measure, one column a relation."""
+    wide = by_relation.pivot_table(index="measure", columns="relation", values="mean", aggfunc="mean", sort=False)
+    return wide.reindex(columns=[r for r in RELATIONS if r in wide]).rename_axis(columns=None).reset_index()
+
+
+def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Where in depth each layer finds its best match by one measure of `similarity_by_relation`.
+
+    Columns: relation, model, layer, depth (relative, 0 to 1), best_model, best_layer, best_depth, best (its
+    similarity). The spectrogram, which has no depth, is left out.
+    """
+    rows = by_relation[(by_relation.measure == measure) & (by_relation.relation != "spectrogram")]
+    columns = ["relation", "model", "layer", "depth", "best_model", "best_layer", "best_depth", "best"]
+    return rows[columns].reset_index(drop=True)
+
+
+def same_depth(table: pd.DataFrame) -> pd.Series:
+    """Say which rows of a table are of layers at the same relative depth: each x with the nearest layer of y.
+
+    The nearest layer is ``floor(layer_x * last_y / last_x + 0.5)``, in whole numbers of layers. The last layer of a
+    model follows from any of its rows with a depth above 0; a model without one has a single layer, at any depth.
+    """
+    sides = [table[[f"{key}_{side}" for key in ("model", "layer", "depth")]] for side in "xy"]
+    layers = pd.concat([side.set_axis(["model", "layer", "depth"], axis=1) for side in sides]).drop_duplicates()
+    deep = layers[layers.depth > 0]
+    last = (deep.layer / deep.depth).round().groupby(deep.model).first()
+    last_x, last_y = (table[f"model_{side}"].map(last).fillna(0) for side in "xy")
+    nearest = np.floor(table.layer_x * last_y.clip(lower=1) / last_x.clip(lower=1) + 0.5)
+    return nearest.clip(upper=last_y) == table.layer_y
+
+
+def raw_against_standardised(table: pd.DataFrame, spread: pd.DataFrame, n: int | None = None) -> pd.DataFrame:
+    """Put CKA raw, standardised and without the largest neurons side by side, a row a layer of a trained model.
+
+    The table is of `sslsim.compare` with linear_cka_biased_raw, linear_cka_biased and linear_cka_dropped, `spread` is
+    from `concentrations`. With `n`, only so many layers: those where raw and standardised differ most.
+
+    Columns: model, layer, raw, standardised, dropped (means over the layers at the same depth of models trained apart),
+    difference (raw less standardised), top_share, dimensions, kurtosis, dominated.
+    """
+    near = table[same_depth(table) & table.relation.isin(SEPARATE)]
+    kinds = near.measure.map(CKA).fillna("")
+    wide = near.assign(kind=kinds).pivot_table(index=["model_x", "layer_x"], columns="kind", values="value", sort=False)
+    out = wide[list(CKA.values())].assign(difference=wide.raw - wide.standardised).rename_axis(columns=None)
+    columns = ["model", "layer", "top_share", "dimensions", "kurtosis", "dominated"]
+    out = out.rename_axis(["model", "layer"]).reset_index().merge(spread[columns], on=["model", "layer"])
+    largest = out.difference.abs().to_numpy().argsort()[::-1][:n]
+    return out if n is None else out.iloc[largest].reset_index(drop=True)
+
+
+def measured(evidence: Evidence, measure: str) -> Evidence:
+    """Return the evidence of a measure; raise if there is none."""
+    some = evidence.only(evidence.pairs.measure == measure)
+    if some.pairs.empty:
+        known = ", ".join(dict.fromkeys(evidence.pairs.measure))
+        remedy = "it needs max_corr and rotations" if measure in EXCESS else "compute it too"
+        raise SslsimError(f"the evidence has no {measure}, only {known}; {remedy}")
+    return some
+
+
+def same_depth_by_relation(pairs: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
+    """Mask, for each relation, the pairs of layers at the same relative depth of which one model at least was trained.
+
+    Random weights and the spectrogram among themselves say nothing about training.
+    """
+    near = (same_depth(pairs) & (pairs.trained_x | pairs.trained_y)).to_numpy()
+    masks = {relation: near & (pairs.relation == relation).to_numpy() for relation in RELATIONS}
+    return {relation: mask for relation, mask in masks.items() if mask.any()}
+
+
+def separate_at_same_depth(evidence: Evidence) -> list[tuple[str, Evidence]]:
+    """Return, for each relation of models trained apart, the evidence of layers at the same relative depth."""
+    masks = same_depth_by_relation(evidence.pairs)
+    return [(relation, evidence.only(masks[relation])) for relation in SEPARATE if relation in masks]
+
+
+def along_depth(evidence: Evidence, measures: Sequence[str]) -> pd.DataFrame:
+    """Similarity of layers at the same relative depth, by measure, relation and depth.
+
+    Columns: measure, relation, depth (relative, of the layer of x, to the nearest fifth), value (mean over the layers),
+    ci_low, ci_high, chance, p. Rows are of trained models x; models against themselves are left out.
+    """
+    rows = []
+    for name in measures:
+        some = measured(evidence, name)
+        depth = (5 * some.pairs.depth_x).round() / 5
+        for relation, mask in same_depth_by_relation(some.pairs).items():
+            here = mask & some.pairs.trained_x.to_numpy()
+            for at in sorted(set(depth[here])) if relation != "same model" else ():
+                estimate = some.only(here & (depth == at).to_numpy()).estimate()
+                rows.append({"measure": name, "relation": relation, "depth": at, **_columns(estimate)})
+    return pd.DataFrame(rows)
+
+
+def best_layers(evidence: Evidence, measure: str) -> pd.DataFrame:
+    """Find the best-matching pair of layers of every two checkpoints, with the chance level of the search.
+
+    Columns: model_x, model_y, relation, layer_x, layer_y, value, ci_low, ci_high, chance, p, calibrated: chance is the
+    best pair of layers of each mismatch, whichever that is.
+    """
+    some = measured(evidence, measure)
+    pairs, rows = some.pairs, []
+    for (x, y), group in pairs[pairs.model_x != pairs.model_y].groupby(["model_x", "model_y"], sort=False):
+        estimate = some.only(pairs.index.isin(group.index)).estimate(lambda v: v.max(-1))
+        at = group.iloc[group.value.to_numpy().argmax()]
+        place = {"model_x": x, "model_y": y, "relation": at.relation, "layer_x": at.layer_x, "layer_y": at.layer_y}
+        rows.append(place | _columns(estimate) | {"calibrated": estimate.calibrated})
+    return pd.DataFrame(rows)
+
+
+def _columns(of: Estimate) -> dict[str, float]:
+    return {"value": of.value, "ci_low": of.low, "ci_high": of.high, "chance": of.chance, "p": of.p}
+
+
+def convergence(
+    stores: Sequence[ActivationStore], measures: Sequence[str], pairs: Pairs, *, seed: int = 0, device: str = "auto"
+) -> pd.DataFrame:
+    """Score pairs of models on more and more frames, to see whether the scores have settled.
+
+    The pairs are of names of checkpoints, each compared at the same relative depth; of `FRAMES` what there is not is
+    left out, and all come last. The chance level is that of two mismatches of utterances.
+
+    Columns: measure, pair, n_frames, value, chance, enough (ten frames a neuron of both sides).
+    """
+    total, width, rows = stores[0].n_frames, {s.name: s.n_neurons for s in stores}, []
+    resampling = Resampling(permutations=2, blocks=0, rotations=0, seed=seed)
+    for n in [*(f for f in FRAMES if f < total), total]:
+        for x, y in pairs:
+            two = [s for s in stores if s.name in (x, y)]
+            scored = run.evidence(two, measures, frames=n, between=[(x, y)], resampling=resampling, device=device)
+            near = same_depth(scored.pairs) & (scored.pairs.model_x == x)
+            for name in measures:
+                estimate = scored.only(near & (scored.pairs.measure == name)).estimate()
+                rows.append((name, f"{x} in {y}", n, estimate.value, estimate.chance, 10 * (width[x] + width[y])))
+    return pd.DataFrame(rows, columns=["measure", "pair", "n_frames", "value", "chance", "enough"])
