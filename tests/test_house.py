@@ -134,18 +134,22 @@ def test_importing_sslsim_and_asking_for_help_does_not_load_torch():
     assert done.stdout.strip() == ""
 
 
-def test_public_names_are_what_notebooks_use_and_more():
-    """Every name that a notebook takes from the package is one that its page of names exports."""
+def test_names_that_notebooks_use_are_those_exported():
+    """Notebooks take names from the pages of names alone, and of analysis and figures all that stand there."""
+    used: dict[str, set[str]] = {name: set() for name in PLACES}
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-        for node in ast.walk(ast.parse(code)):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                place = PLACES.get(node.value.id)
-                assert place is None or node.attr in place.__all__, f"{path.name}: {node.value.id}.{node.attr}"
+        code = ast.parse("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
+        for node in ast.walk(code):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in PLACES:
+                used[node.value.id].add(node.attr)
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sslsim"):
-                assert node.module == "sslsim", f"{path.name}: from {node.module}"
-                assert {alias.name for alias in node.names} <= set(PLACES)
+                assert {f"{node.module}.{alias.name}" for alias in node.names} <= {f"sslsim.{name}" for name in PLACES}
+    assert all(names <= set(PLACES[place].__all__) for place, names in used.items())
+    assert {place: used[place] for place in ("analysis", "figures")} == {
+        "analysis": set(analysis.__all__),
+        "figures": set(figures.__all__),
+    }
 
 
 def test_the_readme_of_the_package_draws_these_arrows():
