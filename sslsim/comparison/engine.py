@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +21,8 @@ from tqdm import tqdm
 
 from sslsim.activations.selection import utterances_of
 from sslsim.comparison import pieces
-from sslsim.comparison.pieces import Comparison, Task
-from sslsim.comparison.scores import Scores
-from sslsim.comparison.scratch import save, scratch
+from sslsim.comparison.pieces import Task
+from sslsim.comparison.scores import Comparison, Scores
 from sslsim.measures.neighbours import sample_frames
 from sslsim.measures.registry import MEASURES
 from sslsim.parallel import results, workers_on
@@ -31,8 +30,6 @@ from sslsim.parallel import results, workers_on
 BATCH_NEURONS = 2048  # of one batch: a product of two fills a processor, and takes 34 MB in float64
 GPU_BATCH_NEURONS = 8192  # the same for a GPU, which wants more at a time: 64 pairs of 1,024 neurons take about 3 GB
 BATCH_LAYERS = 8  # of one batch of sampled measures, whose kernels are 32 MB each at 2,000 frames
-
-Piece = Callable[..., Scores]
 
 
 def score_pairs(what: Comparison, executor: Executor | None = None) -> Scores:
@@ -53,28 +50,26 @@ def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Execu
     executor : Executor, optional
         Where pieces run, see `parallel.results`; its workers must see the folder of the stores.
     """
-    with scratch(what.views[0].store.root.parent) as folder, pieces.caches():
-        tasks, numbers = _tasks(what, orders, folder), range(1 + len(orders))
-        rounds = [(k, task, *one) for task in tasks for k in numbers for one in _round(task, k)]
-        total = sum(len(batches) for *_, batches in rounds)
-        scores, workers = [Scores() for _ in numbers], workers_on(what.device)
+    with pieces.scratch(what.views[0].store.root.parent) as folder:
+        tasks, scores = _tasks(what, orders, folder), [Scores() for _ in range(1 + len(orders))]
+        rounds = [(k, task.folder, *one) for task in tasks for k in range(len(scores)) for one in _rounds(task, k)]
+        total, workers = sum(len(batches) for *_, batches in rounds), workers_on(what.device)
         with tqdm(total=total, desc=what.title, file=sys.stdout, mininterval=1.0) as bar:
-            for k, task, piece, batches in rounds:
-                calls = [(task.folder, k, *some) for some in batches]
-                for part in results(piece, calls, executor=executor, workers=workers):
+            for k, place, piece, batches in rounds:
+                for part in results(piece, [(place, k, *some) for some in batches], executor=executor, workers=workers):
                     scores[k].add(part)
                     bar.update()
     return scores
 
 
-def _round(task: Task, order: int) -> list[tuple[Piece, list[tuple[int, ...]]]]:
+def _rounds(task: Task, order: int) -> Iterator[tuple[Callable[..., Scores], list[tuple[int, ...]]]]:
     """Pieces to run for the frames of y in one order, one after another, and the batches that each call takes."""
     if any(MEASURES[name].prepare for name in task.what.measures):
-        return [(pieces.sampled_pair, task.pairs(diagonal=True))]
-    rounds: list[tuple[Piece, list[tuple[int, ...]]]] = [(pieces.pair_of_batches, task.pairs(diagonal=bool(order)))]
+        yield pieces.sampled_pair, task.pairs(diagonal=True)
+        return
     if not order or task.utterances:  # another order of the frames changes moments of utterances and blocks only
-        rounds.insert(0, (pieces.moments_of_batch, [(k,) for k in range(len(task.batches))]))
-    return rounds
+        yield pieces.moments_of_batch, [(k,) for k in range(len(task.batches))]
+    yield pieces.pair_of_batches, task.pairs(diagonal=bool(order))
 
 
 def _tasks(what: Comparison, orders: Sequence[np.ndarray], folder: Path) -> list[Task]:
@@ -92,14 +87,14 @@ def _tasks(what: Comparison, orders: Sequence[np.ndarray], folder: Path) -> list
         neurons = BATCH_NEURONS if workers_on(what.device) is None else GPU_BATCH_NEURONS
         batches = _batches(runs, [neurons // views[run[0]].shape[1] for run in runs])
         by_utterance = any(MEASURES[name].utterances for name in of_moments.measures)
-        utterances = utterances_of(views) if by_utterance else what.controls.blocks
+        utterances = utterances_of(views) if by_utterance else what.blocks
         tasks.append(Task(folder / "moments", of_moments, batches, [None, *orders], utterances))
     if of_frames.measures:
         batches = _batches(runs, [BATCH_LAYERS] * len(runs))
         tasks.append(Task(folder / "frames", of_frames, batches, [sampled, *(order[sampled] for order in orders)]))
     for task in tasks:
         task.folder.mkdir()
-        save(task, task.folder / "task.pickle")
+        pieces.save(task, task.folder / "task.pickle")
     return tasks
 
 

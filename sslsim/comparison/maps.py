@@ -63,14 +63,15 @@ def sum_utterances(
     device: str, stores: list[ActivationStore], measures: list[str], utterances: list[tuple[int, int, Crop, Crop]]
 ) -> dict[str, attention.Sums]:
     """Sum of the scores of every pair of heads over some utterances and their partners."""
-    sums: dict[str, attention.Sums] = {}
-    for u, v, crop_x, crop_y in utterances:
+
+    def of_one(u: int, v: int, crop_x: Crop, crop_y: Crop) -> dict[str, attention.Sums]:
         x = _Stacked(stores, u, crop_x)
-        y = x if u == v else _Stacked(stores, v, crop_y)
-        names, half = ("attention", "attention"), u != v
-        parts = attention.utterance_sums(measures, x, y, names=names, utterance=u, half=half, device=device)
-        sums = {name: sums[name] + part for name, part in parts.items()} if sums else parts
-    return sums
+        y, half = (x, False) if u == v else (_Stacked(stores, v, crop_y), True)
+        return attention.utterance_sums(
+            measures, x, y, names=("attention", "attention"), utterance=u, half=half, device=device
+        )
+
+    return attention.add_up(of_one(*one) for one in utterances)
 
 
 class _Stacked:

@@ -1,43 +1,85 @@
-"""The pieces of a comparison, each a call that a worker computes from the stores and the scratch folder alone."""
+"""The pieces of a comparison, each a call that a worker computes from the stores and the scratch folder alone.
+
+The folder is made with ``mkdtemp``, so that only its owner can write to it: what is pickled there is read by the
+workers of the same comparison, and it is gone when that ends.
+"""
 
 from __future__ import annotations
 
+import copyreg
 import itertools
-from collections.abc import Iterator
+import os
+import pickle
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sslsim.activations.draft import remove_stale
 from sslsim.activations.selection import LayerView
-from sslsim.comparison.scores import BASES_CHANCE, Controls, PairScores, Partners, Scores, score_pair
-from sslsim.comparison.scratch import load, save
+from sslsim.comparison.scores import BASES_CHANCE, Comparison, PairScores, Partners, Scores, score_pair
 from sslsim.errors import SslsimError
 from sslsim.measures import moments
 from sslsim.measures.moments import Marginal, Moments
-from sslsim.measures.neighbours import SAMPLE
+from sslsim.measures.neurons import best_partners
 from sslsim.measures.products import Means, Products, Side, Utterances, cross_products
 from sslsim.measures.registry import MEASURES
 
 DTYPE = torch.float32  # of stored layers and their products
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What to compare."""
+@contextmanager
+def scratch(beside: Path) -> Iterator[Path]:
+    """Yield a new folder that all workers see, or, where stores are read-only, one of this machine; remove it after."""
+    remove_stale(beside, ".pieces.*")  # of processes of this machine that were killed
+    prefix = f".pieces.{platform.node()}.{os.getpid()}."
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=beside.absolute()))
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _task.cache_clear()
+        _on_rows.cache_clear()  # with what small layers have read
 
-    views: list[LayerView]  # pairs of layers go by their numbers in this list
-    measures: tuple[str, ...]  # of layers and neurons
-    between: set[frozenset[str]]  # pairs of checkpoints
-    sample: int = SAMPLE  # at most so many frames for measures that compare every frame with every other
-    partners: bool = False  # find each neuron's best partner in every other checkpoint too
-    controls: Controls = Controls()
-    device: str = "cpu"
-    title: str = "layers"  # of the progress bar
+
+def save(value: object, path: Path) -> None:
+    """Write a value; an error says how much room there is."""
+    try:
+        with path.open("wb") as file:
+            pickler = pickle.Pickler(file, protocol=5)
+            pickler.dispatch_table = copyreg.dispatch_table | {Tensor: _as_array}
+            pickler.dump(value)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free / 1e9
+        raise SslsimError(
+            f"moments of layers cannot be kept in {str(path.parent)!r}, where {free:,.1f} GB are free: "
+            f"{error.strerror}; make room there or compare fewer checkpoints at a time"
+        ) from error
+
+
+def _load(path: Path) -> Any:
+    return pickle.loads(path.read_bytes())
+
+
+def _as_array(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[np.ndarray, torch.device]]:
+    """Return how to make a tensor again: torch's own way opens an archive for each, which takes longer than reading."""
+    return _as_tensor, (tensor.numpy(force=True), tensor.device)
+
+
+def _as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(array).to(device)
 
 
 @dataclass(frozen=True)
@@ -77,7 +119,7 @@ class LayerMoments:
 
 @lru_cache(maxsize=2)
 def _task(folder: Path) -> Task:
-    return load(folder / "task.pickle")
+    return _load(folder / "task.pickle")
 
 
 @lru_cache(maxsize=2)
@@ -91,16 +133,6 @@ def _on_rows(folder: Path, order: int) -> list[LayerView]:
     return [replace(view, frames=frames) for view in task.what.views]
 
 
-@contextmanager
-def caches() -> Iterator[None]:
-    """Drop at the end the task that was read last, with what small layers have read."""
-    try:
-        yield
-    finally:
-        _task.cache_clear()
-        _on_rows.cache_clear()
-
-
 def moments_of_batch(folder: Path, order: int, k: int) -> Scores:
     """Make and leave in the scratch folder the moments of every layer of a batch, and score pairs within the batch."""
     task = _task(folder)
@@ -112,25 +144,21 @@ def moments_of_batch(folder: Path, order: int, k: int) -> Scores:
     layers = []
     for view, mean, row in zip(views, means, products, strict=True):
         with _named(view):
-            layers.append(_layer_moments(task, view, mean, row[0]))
+            layers.append(_layer_moments(task.what, view, mean, row[0]))
     save(layers, task.moments_file(k, order))
     wanted = not order and (k, k) in task.pairs(diagonal=True)
-    scores = _scores(task, order, (k, k), (layers, layers), products) if wanted else Scores()
-    scores.constant = {(False, i): layer.marginal.n_constant for i, layer in zip(task.batches[k], layers, strict=True)}
-    return scores
+    return _scores(task, order, (k, k), (layers, layers), products) if wanted else Scores()
 
 
-def _layer_moments(task: Task, view: LayerView, means: Means, products: Products) -> LayerMoments:
+def _layer_moments(what: Comparison, view: LayerView, means: Means, products: Products) -> LayerMoments:
     """Return a layer's own moments with all that the measures need of it alone; an error if no neuron varies."""
     marginal = moments.marginal(means, products, len(view), torch.finfo(DTYPE).eps)
-    marginal = replace(marginal, wide=0) if task.what.controls.chance else marginal
-    blocks = task.what.controls.blocks
-    every = [marginal, *(marginal.without(g) for g in range(len(blocks.members) if blocks else 0))]
+    marginal = replace(marginal, wide=0) if what.chance else marginal
+    every = [marginal, *(marginal.without(g) for g in range(len(what.blocks.members) if what.blocks else 0))]
     for one in every:
         one.check_varies()
     norms: dict[bool, Tensor] = {}
-    for name in task.what.measures:
-        measure = MEASURES[name]
+    for measure in (MEASURES[name] for name in what.measures):
         if measure.norms and measure.standardize not in norms:
             norms[measure.standardize] = moments.squared_norms(view, *every, standardize=measure.standardize)
         if measure.prepare_layer:
@@ -142,8 +170,10 @@ def _layer_moments(task: Task, view: LayerView, means: Means, products: Products
 def pair_of_batches(folder: Path, order: int, k: int, m: int) -> Scores:
     """Score every layer of one batch with every layer of another."""
     task = _task(folder)
-    left = load(task.moments_file(k, 0))  # not the same object as the right: a layer with itself is whitened by nothing
-    right = load(task.moments_file(m, order))
+    left = _load(
+        task.moments_file(k, 0)
+    )  # not the same object as the right: a layer with itself is whitened by nothing
+    right = _load(task.moments_file(m, order))
     if order and task.utterances is None:
         rows = task.rows[order]
         right = [replace(one, norms={scaled: norms[:, rows] for scaled, norms in one.norms.items()}) for one in right]
@@ -164,27 +194,26 @@ def _scores(
     products: list[list[Products]],
 ) -> Scores:
     """Score every pair of layers of two batches; of a batch with itself, every layer with those from itself on."""
-    what, (k, m) = task.what, batches
+    what, (k, m), scores = task.what, batches, Scores()
     pairs = {
-        (a, b): Moments.of(layers[0][a].marginal, layers[1][b].marginal, product)
+        (a, b): Moments(layers[0][a].marginal, layers[1][b].marginal, product.total, product.groups)
         for a, row in enumerate(products)
         for b, product in enumerate(row, a if k == m else 0)
     }
     if torch.device(what.device).type != "cpu" and any(MEASURES[name].canonical for name in what.measures):
         moments.decompose(list(pairs.values()))
-    bases = BASES_CHANCE if order else what.controls.rotations
-    scores = Scores()
     while pairs:
         a, b = next(iter(pairs))
         pair, i, j = pairs.pop((a, b)), task.batches[k][a], task.batches[m][b]
         norms = {scaled: (x, layers[1][b].norms[scaled]) for scaled, x in layers[0][a].norms.items()}
         ways = [(i, j)] if i == j else [(i, j), (j, i)]
-        scored = score_pair(pair, norms, what.measures, what.controls, bases, len(ways))
+        scored = score_pair(pair, norms, what, BASES_CHANCE if order else what.rotations, len(ways))
         for way, (record, rotated) in zip(ways, scored, strict=True):
             scores.pairs[way] = record
             x, y = (what.views[n] for n in way)
             if what.partners and x.label[0] != y.label[0]:
-                best = Partners.of(pair if way == (i, j) else pair.swapped, y.layer, rotated)
+                neuron, r = best_partners(pair if way == (i, j) else pair.swapped)
+                best = Partners(np.full(len(neuron), y.layer), neuron, r, rotated)
                 scores.add(Scores(partners={(way[0], y.label[0]): best}))
     return scores
 
@@ -192,24 +221,22 @@ def _scores(
 def sampled_pair(folder: Path, order: int, k: int, m: int) -> Scores:
     """Score pairs of layers of two batches by measures of the sampled frames."""
     task, scores = _task(folder), Scores()
-    if k == m and not order:
-        counts = [int((np.ptp(view[:], axis=0) == 0).sum()) for view in task.batch(k)]
-        scores.constant = {(True, i): count for i, count in zip(task.batches[k], counts, strict=True)}
+    views = task.batch(k), task.batch(m, order)
+    constant = [[int((np.ptp(view[:], axis=0) == 0).sum()) for view in side] for side in views]
     for name in task.what.measures:
-        left = [_prepared(task, view, name) for view in task.batch(k)]
-        right = left if k == m and not order else [_prepared(task, view, name) for view in task.batch(m, order)]
-        sides = (zip(task.batches[b], prepared, strict=True) for b, prepared in ((k, left), (m, right)))
-        for (i, x), (j, y) in itertools.product(*sides):
+        left = [_prepared(task, view, name) for view in views[0]]
+        right = left if k == m and not order else [_prepared(task, view, name) for view in views[1]]
+        for (a, i), (b, j) in itertools.product(enumerate(task.batches[k]), enumerate(task.batches[m])):
             if i <= j:
-                record = PairScores({name: MEASURES[name].score(x, y)})
-                scores.add(Scores({(i, j): record, (j, i): record}))
+                value, counts = {name: MEASURES[name].score(left[a], right[b])}, (constant[0][a], constant[1][b])
+                there, back = (PairScores(value, {name: of_sides}) for of_sides in (counts, counts[::-1]))
+                scores.add(Scores({(i, j): there, (j, i): back}))
     return scores
 
 
 def _prepared(task: Task, view: LayerView, name: str) -> Tensor:
     """Return what a measure of frames needs of one layer."""
-    prepare = MEASURES[name].prepare
-    assert prepare
+    prepare: Any = MEASURES[name].prepare
     with _named(view):
         return prepare(view, device=task.what.device)
 

@@ -48,17 +48,14 @@ def pair_columns(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.D
     return table.assign(**columns)[[*names[:place], *columns, *names[place:]]]
 
 
-def sides(labels: Sequence[tuple], names: Sequence[str], x: ArrayLike, y: ArrayLike) -> pd.DataFrame:
+def sides(labels: Sequence[tuple], names: list[str], x: np.ndarray, y: np.ndarray) -> pd.DataFrame:
     """Columns that name the two sides of pairs, given by the numbers of their labels."""
-    keys = pd.DataFrame(labels, columns=list(names))
-    parts = [
-        keys.iloc[np.asarray(numbers, dtype=int)].add_suffix(suffix).reset_index(drop=True)
-        for numbers, suffix in ((x, "_x"), (y, "_y"))
-    ]
-    return pd.concat(parts, axis=1)
+    keys = pd.DataFrame(labels, columns=names)
+    both = ((x, "_x"), (y, "_y"))
+    return pd.concat([keys.iloc[numbers].add_suffix(side).reset_index(drop=True) for numbers, side in both], axis=1)
 
 
-def square_table(values: dict[str, np.ndarray], labels: Sequence[tuple], names: Sequence[str]) -> pd.DataFrame:
+def square_table(values: dict[str, np.ndarray], labels: Sequence[tuple], names: list[str]) -> pd.DataFrame:
     """Square matrices by measure to one row an ordered pair."""
     n = len(labels)
     pairs = sides(labels, names, np.repeat(np.arange(n), n), np.tile(np.arange(n), n))

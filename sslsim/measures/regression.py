@@ -30,9 +30,8 @@ def heldout_r2(m: Moments) -> Tensor:
     """R2 of `linreg_heldout` for every neuron of x that varies in all fits."""
     count, held = len(m.groups), [Moments(*one) for one in zip(m.x.groups, m.y.groups, m.groups, strict=True)]
     if count < 3:
-        raise SslsimError(
-            f"linreg_heldout needs at least 3 utterances, to fit, to choose a penalty and to judge; got {count}"
-        )
+        why = "to fit, to choose a penalty and to judge"
+        raise SslsimError(f"linreg_heldout needs at least 3 utterances, {why}; got {count}")
     alive = torch.stack([m.x.without(g).alive for g in range(count)]).all(0)
     if not alive.any():
         raise SslsimError(f"none of {len(alive)} neurons varies in every fit of linreg_heldout; nothing to predict")

@@ -14,8 +14,7 @@ from sslsim.activations.selection import check_between, check_measures, check_st
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_orders, score_pairs
 from sslsim.comparison.layers import partners_table, scores_table
-from sslsim.comparison.pieces import Comparison
-from sslsim.comparison.scores import SHARED, Controls, PairScores, Scores
+from sslsim.comparison.scores import SHARED, Comparison, PairScores, Scores
 from sslsim.comparison.tables import pair_columns
 from sslsim.errors import SslsimError
 from sslsim.measures.products import Utterances
@@ -59,6 +58,7 @@ def evidence(
     wrong = Mismatches.of(lengths, resampling.permutations, resampling.seed) if resampling.permutations else None
     chosen = check_between(between, stores)
     what = Comparison(views, tuple(measures), chosen, partners=partners, device=chosen_device(device))
+    what = replace(what, rotations=resampling.rotations, seed=resampling.seed)
     scores = _scores(what, blocks, resampling, executor)
     null = _mismatched(what, wrong, lengths, resampling, executor) if wrong else []
     made = _assemble(what, scores, null, blocks.sizes if blocks else (), resampling.rotations)
@@ -72,8 +72,7 @@ def _scores(what: Comparison, blocks: Utterances | None, resampling: Resampling,
     anew = tuple(name for name in what.measures if MEASURES[name].prepare or MEASURES[name].utterances)
     of_moments = tuple(name for name in what.measures if name not in anew)
     if of_moments or not anew:
-        controls = Controls(blocks and blocks.joined, resampling.rotations, resampling.seed)
-        scores.add(score_pairs(replace(what, measures=of_moments, controls=controls), executor))
+        scores.add(score_pairs(replace(what, measures=of_moments, blocks=blocks and blocks.joined), executor))
     if not anew:
         return scores
     scores.add(score_pairs(replace(what, measures=anew, partners=what.partners and not of_moments), executor))
@@ -92,12 +91,11 @@ def _mismatched(
     """Return the scores on utterances cropped alike, and then those with y mismatched in each way."""
     place = np.concatenate([np.arange(n) for n in lengths])
     rows = what.views[0].only(place < np.repeat(wrong.lengths, lengths)).frames  # the first so many of each utterance
-    controls = Controls(None, resampling.rotations, resampling.seed, chance=True)
     views = [replace(view, frames=rows) for view in what.views]
     ends = np.cumsum(wrong.lengths)
     spans = [np.arange(end - n, end) for end, n in zip(ends, wrong.lengths, strict=True)]
     orders = [np.concatenate([spans[v] for v in partner]) for partner in wrong.partners]
-    return list(score_orders(replace(what, views=views, controls=controls, title="mismatches"), orders, executor))
+    return list(score_orders(replace(what, views=views, chance=True, title="mismatches"), orders, executor))
 
 
 def _assemble(what: Comparison, scores: Scores, null: list[Scores], sizes: tuple[int, ...], rotations: int) -> Evidence:

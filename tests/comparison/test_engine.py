@@ -16,7 +16,7 @@ import pytest
 import torch
 from pretend import Here, pretend_cuda
 
-from sslsim.comparison import engine, heads, pieces, scratch
+from sslsim.comparison import engine, heads, pieces
 from sslsim.comparison.heads import compare_attention
 from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.errors import SslsimError
@@ -148,7 +148,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(stores, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(scratch.pickle, "Pickler", full)
+    monkeypatch.setattr(pieces.pickle, "Pickler", full)
     with pytest.raises(SslsimError, match=r"kept in '.*\.pieces.*', where .* GB are free: No space left on device"):
         compare(stores, ["max_corr"], device="cpu")
     assert sorted(folder.iterdir()) == before
