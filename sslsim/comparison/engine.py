@@ -40,15 +40,8 @@ def score_pairs(what: Comparison, executor: Executor | None = None) -> Scores:
 def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Executor | None = None) -> list[Scores]:
     """Return the scores of every pair of layers, and then the same with the frames of y in each of some other orders.
 
-    Parameters
-    ----------
-    what : Comparison
-        Layers and measures.
-    orders : sequence of ndarray of shape (n_frames,)
-        Each has every frame once. Layer i stands on the x side and layer j, i up to j, on the y side, a layer with
-        itself too.
-    executor : Executor, optional
-        Where pieces run, see `parallel.results`; its workers must see the folder of the stores.
+    Each order, (n_frames,), has every frame once. Layer i stands on the x side and layer j, i up to j, on the y side, a
+    layer with itself too. Workers of `executor` (see `parallel.results`) must see the folder of the stores.
     """
     with pieces.scratch(what.views[0].store.root.parent) as folder:
         tasks, scores = _tasks(what, orders, folder), [Scores() for _ in range(1 + len(orders))]

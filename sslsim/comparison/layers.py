@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -11,8 +11,7 @@ import pandas as pd
 from sslsim.activations.selection import LayerView, check_between, check_measures, check_stores, layer_views
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_pairs
-from sslsim.comparison.heads import compare_attention
-from sslsim.comparison.maps import with_attention
+from sslsim.comparison.heads import compare_attention, with_attention
 from sslsim.comparison.scores import Comparison, Scores
 from sslsim.comparison.tables import KEYS, PAIR, SIDES, pair_columns, sides
 from sslsim.measures.neighbours import SAMPLE
@@ -125,9 +124,7 @@ def scores_table(what: Comparison, scores: Scores, added: Sequence[str] = ()) ->
 
 
 def partners_table(
-    views: list[LayerView],
-    scores: Scores,
-    more: Callable[[tuple[int, str]], dict[str, np.ndarray]] = lambda _: {},
+    views: list[LayerView], scores: Scores, more: Mapping[tuple[int, str], dict[str, np.ndarray]] | None = None
 ) -> pd.DataFrame:
     """One row a neuron that varies and other checkpoint: its best partner there, and more columns of each layer."""
     columns = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "value"]
@@ -136,6 +133,6 @@ def partners_table(
     for i, model in sorted(scores.partners, key=lambda key: (key[0], models.index(key[1]))):
         best, (name, layer) = scores.partners[i, model], views[i].label
         values = (name, layer, np.arange(len(best.r)), model, best.layer, best.neuron, best.r)
-        table = pd.DataFrame(dict(zip(columns, values, strict=True)) | more((i, model)))
+        table = pd.DataFrame(dict(zip(columns, values, strict=True)) | (more[i, model] if more else {}))
         tables.append(table.dropna(subset="value"))
     return pd.concat(tables[1:] or tables, ignore_index=True)

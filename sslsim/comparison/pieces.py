@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +69,9 @@ def save(value: object, path: Path) -> None:
         ) from error
 
 
-def _load(path: Path) -> Any:
-    return pickle.loads(path.read_bytes())
-
-
-def _as_array(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[np.ndarray, torch.device]]:
+def _as_array(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[np.ndarray]]:
     """Return how to make a tensor again: torch's own way opens an archive for each, which takes longer than reading."""
-    return _as_tensor, (tensor.numpy(force=True), tensor.device)
-
-
-def _as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(array).to(device)
+    return partial(torch.as_tensor, device=tensor.device), (tensor.numpy(force=True),)
 
 
 @dataclass(frozen=True)
@@ -117,9 +109,12 @@ class LayerMoments:
     norms: dict[bool, Tensor]  # by scaling, squared norms of the frames: of all of them, and a row without each block
 
 
+Batch = tuple[int, list[LayerMoments]]  # its number and its layers
+
+
 @lru_cache(maxsize=2)
 def _task(folder: Path) -> Task:
-    return _load(folder / "task.pickle")
+    return pickle.loads((folder / "task.pickle").read_bytes())
 
 
 @lru_cache(maxsize=2)
@@ -147,7 +142,7 @@ def moments_of_batch(folder: Path, order: int, k: int) -> Scores:
             layers.append(_layer_moments(task.what, view, mean, row[0]))
     save(layers, task.moments_file(k, order))
     wanted = not order and (k, k) in task.pairs(diagonal=True)
-    return _scores(task, order, (k, k), (layers, layers), products) if wanted else Scores()
+    return _scores(task, order, (k, layers), (k, layers), products) if wanted else Scores()
 
 
 def _layer_moments(what: Comparison, view: LayerView, means: Means, products: Products) -> LayerMoments:
@@ -170,10 +165,8 @@ def _layer_moments(what: Comparison, view: LayerView, means: Means, products: Pr
 def pair_of_batches(folder: Path, order: int, k: int, m: int) -> Scores:
     """Score every layer of one batch with every layer of another."""
     task = _task(folder)
-    left = _load(
-        task.moments_file(k, 0)
-    )  # not the same object as the right: a layer with itself is whitened by nothing
-    right = _load(task.moments_file(m, order))
+    # never the same objects on both sides: a layer with itself would be whitened by nothing
+    left, right = (pickle.loads(task.moments_file(*of).read_bytes()) for of in ((k, 0), (m, order)))
     if order and task.utterances is None:
         rows = task.rows[order]
         right = [replace(one, norms={scaled: norms[:, rows] for scaled, norms in one.norms.items()}) for one in right]
@@ -183,20 +176,14 @@ def pair_of_batches(folder: Path, order: int, k: int, m: int) -> Scores:
     )
     products = cross_products(side_x, side_y, len(task.what.views[0]), task.utterances)
     products = [row[a:] if k == m else row for a, row in enumerate(products)]
-    return _scores(task, order, (k, m), (left, right), products)
+    return _scores(task, order, (k, left), (m, right), products)
 
 
-def _scores(
-    task: Task,
-    order: int,
-    batches: tuple[int, int],
-    layers: tuple[list[LayerMoments], list[LayerMoments]],
-    products: list[list[Products]],
-) -> Scores:
+def _scores(task: Task, order: int, x: Batch, y: Batch, products: list[list[Products]]) -> Scores:
     """Score every pair of layers of two batches; of a batch with itself, every layer with those from itself on."""
-    what, (k, m), scores = task.what, batches, Scores()
+    what, (k, left), (m, right), scores = task.what, x, y, Scores()
     pairs = {
-        (a, b): Moments(layers[0][a].marginal, layers[1][b].marginal, product.total, product.groups)
+        (a, b): Moments(left[a].marginal, right[b].marginal, product.total, product.groups)
         for a, row in enumerate(products)
         for b, product in enumerate(row, a if k == m else 0)
     }
@@ -205,16 +192,16 @@ def _scores(
     while pairs:
         a, b = next(iter(pairs))
         pair, i, j = pairs.pop((a, b)), task.batches[k][a], task.batches[m][b]
-        norms = {scaled: (x, layers[1][b].norms[scaled]) for scaled, x in layers[0][a].norms.items()}
+        norms = {scaled: (of_x, right[b].norms[scaled]) for scaled, of_x in left[a].norms.items()}
         ways = [(i, j)] if i == j else [(i, j), (j, i)]
         scored = score_pair(pair, norms, what, BASES_CHANCE if order else what.rotations, len(ways))
         for way, (record, rotated) in zip(ways, scored, strict=True):
             scores.pairs[way] = record
-            x, y = (what.views[n] for n in way)
-            if what.partners and x.label[0] != y.label[0]:
+            (model_x, _), (model_y, layer_y) = (what.views[n].label for n in way)
+            if what.partners and model_x != model_y:
                 neuron, r = best_partners(pair if way == (i, j) else pair.swapped)
-                best = Partners(np.full(len(neuron), y.layer), neuron, r, rotated)
-                scores.add(Scores(partners={(way[0], y.label[0]): best}))
+                best = Partners(np.full(len(neuron), layer_y), neuron, r, rotated)
+                scores.add(Scores(partners={(way[0], model_y): best}))
     return scores
 
 

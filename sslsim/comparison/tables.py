@@ -37,15 +37,14 @@ def pair_columns(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.D
     last = {store.name: max(1, store.n_layers - 1) for store in stores}
     trained = {name: lineage.trained(name) for name in last}
     pairs = list(zip(table.model_x, table.model_y, strict=True))
-    relation = {pair: lineage.relation(*pair) for pair in dict.fromkeys(pairs)}
+    relation = {pair: lineage.relation(*pair) for pair in set(pairs)}
     columns: dict[str, ArrayLike] = {"relation": np.array([relation[pair] for pair in pairs], dtype=object)}
     for side in "xy" if "neuron_x" not in table else "":  # a table of neurons is long, and depth is of layers
         columns[f"depth_{side}"] = table[f"layer_{side}"] / table[f"model_{side}"].map(last)
     for side in "xy":
         columns[f"trained_{side}"] = np.array([trained[name] for name in table[f"model_{side}"]], dtype=bool)
-    names = [name for name in table if name not in columns]
-    place = names.index("value")
-    return table.assign(**columns)[[*names[:place], *columns, *names[place:]]]
+    place = list(table).index("value")
+    return table.assign(**columns)[[*table.columns[:place], *columns, *table.columns[place:]]]
 
 
 def sides(labels: Sequence[tuple], names: list[str], x: np.ndarray, y: np.ndarray) -> pd.DataFrame:

@@ -125,25 +125,16 @@ def _covariances(a: Tensor, b: Tensor, half: bool) -> Sums:
     return Sums(total, torch.full_like(total, a.shape[1] * a.shape[2]))
 
 
-@dataclass(frozen=True)
-class HeadMeasure:
-    """How every pair of heads is scored.
-
-    ``rows(a, b, half)`` are the sums over query rows of maps (heads, rows, T), with `half` of pairs j >= i only;
-    ``of_utterance(sums, T)`` is what the sums over all rows of an utterance come to.
-    """
-
-    rows: Callable[[Tensor, Tensor, bool], Sums]
-    of_utterance: Callable[[Sums, int], Sums] = lambda sums, keys: sums
-
-
-HEAD_MEASURES: dict[str, HeadMeasure] = {
-    "pearson": HeadMeasure(_correlations),
-    "js": HeadMeasure(_js),
-    "frobenius": HeadMeasure(_squared_distances, _bounded),
-    "frobenius_published": HeadMeasure(_squared_distances, _published),
+# of maps (heads, rows, T) of two layers, the sums over query rows for every pair of heads, with `half` of pairs j >= i only
+HEAD_MEASURES: dict[str, Callable[[Tensor, Tensor, bool], Sums]] = {
+    "pearson": _correlations,
+    "js": _js,
+    "frobenius": _squared_distances,
+    "frobenius_published": _squared_distances,
 }
-LAYER_MEASURES = {"attention_cka": HeadMeasure(_covariances)}  # of two layers, from what their heads sum to
+LAYER_MEASURES = {"attention_cka": _covariances}  # of two layers, from what their heads sum to
+# what the sums over all rows of an utterance come to, where that is not their mean
+OF_UTTERANCE = {"frobenius": _bounded, "frobenius_published": _published}
 
 
 def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, device: str = "cpu") -> np.ndarray:
@@ -192,10 +183,8 @@ def head_profile(maps: Sequence[Maps], queries: Sequence[Sequence[int] | np.ndar
     for u, (given, numbers) in enumerate(zip(maps, queries, strict=True)):
         a, q = check_maps(given, "maps", u).double(), torch.as_tensor(np.asarray(numbers), dtype=torch.float64)
         if len(q) != a.shape[1] or q.min() < 0 or q.max() >= a.shape[2]:
-            raise SslsimError(
-                f"queries, utterance {u}: {len(q)} frame numbers up to {int(q.max())} for {a.shape[1]} rows of "
-                f"{a.shape[2]} frames"
-            )
+            counts = f"{len(q)} frame numbers up to {int(q.max())} for {a.shape[1]} rows of {a.shape[2]} frames"
+            raise SslsimError(f"queries, utterance {u}: {counts}")
         away = (torch.arange(a.shape[2], dtype=torch.float64) - q[:, None]).abs()
         spread = max(float(np.log(a.shape[2])), 1e-300)  # one frame: entropy 0 over log 1
         entropy = -torch.special.xlogy(a, a).sum(2).mean(1) / spread
@@ -252,10 +241,9 @@ def utterance_sums(
     for maps, name in zip((a, b), names, strict=True):
         _check_shape(maps, name, utterance)
     if a.shape[1:] != b.shape[1:]:
-        raise SslsimError(
-            f"attention cannot be paired: utterance {utterance} has (rows, T) {tuple(a.shape[1:])} in a, "
-            f"{tuple(b.shape[1:])} in b; keep the same query rows of the same audio"
-        )
+        shapes = f"(rows, T) {tuple(a.shape[1:])} in a, {tuple(b.shape[1:])} in b"
+        advice = "keep the same query rows of the same audio"
+        raise SslsimError(f"attention cannot be paired: utterance {utterance} has {shapes}; {advice}")
     _, rows, keys = a.shape
     scores = {name: (HEAD_MEASURES | LAYER_MEASURES)[name] for name in measures}
 
@@ -264,19 +252,18 @@ def utterance_sums(
         y = x if b is a else check_maps(b[:, part], names[1], utterance).to(device)
         if x.dtype != y.dtype:
             x, y = x.double(), y.double()
-        return {name: score.rows(x, y, half) for name, score in scores.items()}
+        return {name: score(x, y, half) for name, score in scores.items()}
 
     parts = list(chunks(rows, max(1, ROW_CELLS // (max(a.shape[0], b.shape[0]) * keys))))
     alone = len(parts) == 1 or torch.get_num_threads() == 1 or torch.device(device).type != "cpu"
     total = add_up(map(of_rows, parts) if alone else results(of_rows, [(part,) for part in parts]))
-    return {name: score.of_utterance(total[name], keys) for name, score in scores.items()}
+    return {name: OF_UTTERANCE[name](sums, keys) if name in OF_UTTERANCE else sums for name, sums in total.items()}
 
 
 def _check_shape(maps: Any, name: str, utterance: int) -> None:
     if len(maps.shape) != 3 or 0 in maps.shape:
-        raise SslsimError(
-            f"{name}, utterance {utterance}: shape {tuple(maps.shape)}; give (heads, rows, T), none of them 0"
-        )
+        given = f"{name}, utterance {utterance}: shape {tuple(maps.shape)}"
+        raise SslsimError(f"{given}; give (heads, rows, T), none of them 0")
 
 
 def check_maps(maps: Maps, name: str = "maps", utterance: int = 0) -> Tensor:

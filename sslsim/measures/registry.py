@@ -15,7 +15,7 @@ import pandas as pd
 from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.measures import attention, layers, neighbours, neurons, regression
+from sslsim.measures import attention, layers, neighbours, neurons
 from sslsim.measures.arrays import Array, block, check_pair
 from sslsim.measures.moments import Marginal, moments, squared_norms
 
@@ -82,9 +82,9 @@ MEASURES: dict[str, Measure] = {
     "linreg_r2": _of_x("linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, **_pca),
     "linreg_heldout": _of_x(
         "linreg_heldout: R2 on other utterances",
-        regression.linreg_heldout,
+        neurons.linreg_heldout,
         value_range="at most 1",
-        prepare_layer=regression.prepare_fits,
+        prepare_layer=neurons.prepare_fits,
         utterances=True,
     ),
     "cca": _of("layer", "cca: mean canonical correlation", layers.cca, ranks=layers.cca_ranks, **_canonical),

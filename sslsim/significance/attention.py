@@ -9,8 +9,14 @@ from dataclasses import replace
 import numpy as np
 
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.heads import HeadScores, Run, check_attention_measures, head_scores
-from sslsim.comparison.maps import cropped_rows, kept_rows
+from sslsim.comparison.heads import (
+    HeadScores,
+    Run,
+    check_attention_measures,
+    cropped_rows,
+    head_scores,
+    kept_rows,
+)
 from sslsim.comparison.tables import pair_columns
 from sslsim.significance.evidence import Evidence, Resampling, shifted
 from sslsim.significance.jackknife import blocks_of

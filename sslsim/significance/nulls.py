@@ -46,15 +46,11 @@ class Mismatches:
         strata = np.array_split(order, max(1, len(order) // (permutations + 1)))
         circles = [rng.permutation(stratum) for stratum in strata]
         steps = 1 + rng.permutation(min(map(len, strata)) - 1)[:permutations]
-        partners = []
-        for step in steps:
-            partner = np.arange(len(full))
-            for circle in circles:
+        partners, common = [np.arange(len(full)) for _ in steps], full.copy()
+        for circle in circles:
+            common[circle] = full[circle].min()
+            for partner, step in zip(partners, steps, strict=True):
                 partner[circle] = np.roll(circle, -step)
-            partners.append(partner)
-        common = full.copy()
-        for stratum in strata:
-            common[stratum] = full[stratum].min()
         return cls(common, strata, partners)
 
 

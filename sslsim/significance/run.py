@@ -59,14 +59,14 @@ def evidence(
     chosen = check_between(between, stores)
     what = Comparison(views, tuple(measures), chosen, partners=partners, device=chosen_device(device))
     what = replace(what, rotations=resampling.rotations, seed=resampling.seed)
-    scores = _scores(what, blocks, resampling, executor)
-    null = _mismatched(what, wrong, lengths, resampling, executor) if wrong else []
-    made = _assemble(what, scores, null, blocks.sizes if blocks else (), resampling.rotations)
-    best = pair_columns(_partners(what, scores, null, resampling), stores) if partners else None
+    scores = _scores(what, blocks, executor)
+    null = _mismatched(what, wrong, lengths, executor) if wrong else []
+    made = _assemble(what, scores, null, blocks.sizes if blocks else ())
+    best = pair_columns(_partners(what, scores, null), stores) if partners else None
     return replace(made, pairs=pair_columns(made.pairs, stores), partners=best)
 
 
-def _scores(what: Comparison, blocks: Utterances | None, resampling: Resampling, executor: Executor | None) -> Scores:
+def _scores(what: Comparison, blocks: Utterances | None, executor: Executor | None) -> Scores:
     """Score every pair, and once more without each block: of moments these are left out, frames are compared anew."""
     scores = Scores()
     anew = tuple(name for name in what.measures if MEASURES[name].prepare or MEASURES[name].utterances)
@@ -85,9 +85,7 @@ def _scores(what: Comparison, blocks: Utterances | None, resampling: Resampling,
     return scores
 
 
-def _mismatched(
-    what: Comparison, wrong: Mismatches, lengths: Sequence[int], resampling: Resampling, executor: Executor | None
-) -> list[Scores]:
+def _mismatched(what: Comparison, wrong: Mismatches, lengths: Sequence[int], executor: Executor | None) -> list[Scores]:
     """Return the scores on utterances cropped alike, and then those with y mismatched in each way."""
     place = np.concatenate([np.arange(n) for n in lengths])
     rows = what.views[0].only(place < np.repeat(wrong.lengths, lengths)).frames  # the first so many of each utterance
@@ -98,9 +96,9 @@ def _mismatched(
     return list(score_orders(replace(what, views=views, chance=True, title="mismatches"), orders, executor))
 
 
-def _assemble(what: Comparison, scores: Scores, null: list[Scores], sizes: tuple[int, ...], rotations: int) -> Evidence:
+def _assemble(what: Comparison, scores: Scores, null: list[Scores], sizes: tuple[int, ...]) -> Evidence:
     """Put scores and their controls into arrays of one order; `null` is that of `_mismatched`."""
-    of_neurons = [name for name in what.measures if MEASURES[name].matching] if rotations else []
+    of_neurons = [name for name in what.measures if MEASURES[name].matching and what.rotations]
     added = [f"{name}_excess_{side}" for side in "xy" for name in of_neurons] + ([SHARED] if of_neurons else [])
     table = scores_table(what, scores, added)
     keys = [(name, pair) for name in (*what.measures, *added) for pair in sorted(scores.pairs)]
@@ -109,24 +107,20 @@ def _assemble(what: Comparison, scores: Scores, null: list[Scores], sizes: tuple
         np.array(numbers, dtype=np.float64).T  # as many numbers of every pair in rows
         for numbers in (
             [[one.value[name] for one in scores.pairs[pair].without] for name, pair in keys],
-            [scores.pairs[pair].rotated.get(name, [np.nan] * rotations) for name, pair in keys],
+            [scores.pairs[pair].rotated.get(name, [np.nan] * what.rotations) for name, pair in keys],
         )
     )
     return Evidence(table, shifted(values, table.value), left_out, sizes, rotated).only(table.value.notna())
 
 
-def _partners(what: Comparison, scores: Scores, null: list[Scores], resampling: Resampling) -> pd.DataFrame:
+def _partners(what: Comparison, scores: Scores, null: list[Scores]) -> pd.DataFrame:
     """Best partners with what mismatches and random bases give for the same neuron."""
-
-    def controls(key: tuple[int, str]) -> dict[str, NDArray]:
-        best = scores.partners[key]
-        columns: dict[str, NDArray] = {}
+    columns: dict[tuple[int, str], dict[str, NDArray]] = {key: {} for key in scores.partners}
+    for key, best in scores.partners.items():
         if null:
             wrong = np.abs(np.stack([one.partners[key].r for one in null[1:]], axis=1))
-            columns |= {"chance": wrong.mean(1), "p": p_value(np.abs(best.r), wrong.T)}
-        if resampling.rotations:  # there are none where no measure is of single neurons
+            columns[key] |= {"chance": wrong.mean(1), "p": p_value(np.abs(best.r), wrong.T)}
+        if what.rotations:  # there are none where no measure is of single neurons
             rotated = best.rotated if len(best.rotated) else np.full((1, len(best.r)), np.nan)
-            columns |= {"rotated": np.ascontiguousarray(rotated.T).mean(1), "rotated_high": rotated.max(0)}
-        return columns
-
-    return partners_table(what.views, scores, controls)
+            columns[key] |= {"rotated": np.ascontiguousarray(rotated.T).mean(1), "rotated_high": rotated.max(0)}
+    return partners_table(what.views, scores, columns)

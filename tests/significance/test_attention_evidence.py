@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sslsim.comparison.heads import HeadScores, Run, compare_attention, head_scores
-from sslsim.comparison.maps import cropped_rows, kept_rows
+from sslsim.comparison.heads import HeadScores, Run, compare_attention, cropped_rows, head_scores, kept_rows
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.errors import SslsimError
 from sslsim.measures.attention import attention_cka, attention_similarity
