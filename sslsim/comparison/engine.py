@@ -32,13 +32,8 @@ GPU_BATCH_NEURONS = 8192  # the same for a GPU, which wants more at a time: 64 p
 BATCH_LAYERS = 8  # of one batch of sampled measures, whose kernels are 32 MB each at 2,000 frames
 
 
-def score_pairs(what: Comparison, executor: Executor | None = None) -> Scores:
-    """Score every pair of layers of the wanted checkpoints, both ways, each layer with itself included."""
-    return score_orders(what, (), executor)[0]
-
-
-def score_orders(what: Comparison, orders: Sequence[np.ndarray], executor: Executor | None = None) -> list[Scores]:
-    """Return the scores of every pair of layers, and then the same with the frames of y in each of some other orders.
+def score_pairs(what: Comparison, executor: Executor | None, orders: Sequence[np.ndarray] = ()) -> list[Scores]:
+    """Score every pair of layers both ways, and then the same with the frames of y in each of some other orders.
 
     Each order, (n_frames,), has every frame once. Layer i stands on the x side and layer j, i up to j, on the y side, a
     layer with itself too. Workers of `executor` (see `parallel.results`) must see the folder of the stores.

@@ -92,10 +92,9 @@ def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """
     tables = []
     for store in with_attention(stores):
-        utterances = range(len(store.index))
-        queries = [store.query_rows(u) for u in utterances]
+        queries = [store.query_rows(u) for u in range(len(store.index))]
         for layer in range(1, store.attention_layers + 1):
-            profile = attention.head_profile([store.attention(layer, u) for u in utterances], queries)
+            profile = attention.head_profile([store.attention(layer, u) for u in range(len(queries))], queries)
             keys = {"model": store.name, "layer": layer, "head": np.arange(store.n_heads)}
             tables.append(pd.DataFrame(keys | vars(profile)))
     return pd.concat(tables, ignore_index=True)

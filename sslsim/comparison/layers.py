@@ -13,12 +13,12 @@ from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_pairs
 from sslsim.comparison.heads import compare_attention, with_attention
 from sslsim.comparison.scores import Comparison, Scores
-from sslsim.comparison.tables import KEYS, PAIR, SIDES, pair_columns, sides
+from sslsim.comparison.tables import PAIR, SIDES, pair_columns, sides
 from sslsim.measures.neighbours import SAMPLE
 from sslsim.measures.registry import MEASURES, measure_named
 from sslsim.parallel import chosen_device
 
-COLUMNS = [*KEYS, *SIDES, *PAIR, "value", "n_frames", "rank_x", "rank_y", "constant_x", "constant_y"]
+COLUMNS = ["measure", *SIDES, *PAIR, "value", "n_frames", "rank_x", "rank_y", "constant_x", "constant_y"]
 
 
 def compare(
@@ -71,7 +71,7 @@ def compare(
     tables = []
     if wanted:
         what = Comparison(layer_views(stores, frames), wanted, chosen, sample=sample, device=device)
-        tables.append(pair_columns(scores_table(what, score_pairs(what, executor)), stores))
+        tables.append(pair_columns(scores_table(what, score_pairs(what, executor)[0]), stores))
     if heads:
         table = compare_attention(stores, heads, executor=executor, device=device)[0]
         kept = [frozenset(models) in chosen for models in zip(table.model_x, table.model_y, strict=True)]
@@ -103,7 +103,7 @@ def neuron_partners(
     check_stores(stores)
     chosen = check_between(between, stores)
     what = Comparison(layer_views(stores, frames), (), chosen, partners=True, device=chosen_device(device))
-    return pair_columns(partners_table(what.views, score_pairs(what, executor)), stores)
+    return pair_columns(partners_table(what.views, score_pairs(what, executor)[0]), stores)
 
 
 def scores_table(what: Comparison, scores: Scores, added: Sequence[str] = ()) -> pd.DataFrame:

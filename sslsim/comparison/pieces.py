@@ -131,15 +131,10 @@ def _on_rows(folder: Path, order: int) -> list[LayerView]:
 def moments_of_batch(folder: Path, order: int, k: int) -> Scores:
     """Make and leave in the scratch folder the moments of every layer of a batch, and score pairs within the batch."""
     task = _task(folder)
-    views, means = task.batch(k, order), []
-    for view in views:
-        with _named(view):
-            means.append(Means.of(view, task.utterances, task.what.device))
+    what, views = task.what, task.batch(k, order)
+    means = _of_each(views, lambda view: Means.of(view, task.utterances, what.device))
     products = cross_products(Side(views, means, DTYPE), None, len(views[0]), task.utterances)
-    layers = []
-    for view, mean, row in zip(views, means, products, strict=True):
-        with _named(view):
-            layers.append(_layer_moments(task.what, view, mean, row[0]))
+    layers = _of_each(views, partial(_layer_moments, what), means, [row[0] for row in products])
     save(layers, task.moments_file(k, order))
     wanted = not order and (k, k) in task.pairs(diagonal=True)
     return _scores(task, order, (k, layers), (k, layers), products) if wanted else Scores()
@@ -211,8 +206,9 @@ def sampled_pair(folder: Path, order: int, k: int, m: int) -> Scores:
     views = task.batch(k), task.batch(m, order)
     constant = [[int((np.ptp(view[:], axis=0) == 0).sum()) for view in side] for side in views]
     for name in task.what.measures:
-        left = [_prepared(task, view, name) for view in views[0]]
-        right = left if k == m and not order else [_prepared(task, view, name) for view in views[1]]
+        prepare: Any = MEASURES[name].prepare
+        left = _of_each(views[0], partial(prepare, device=task.what.device))
+        right = left if k == m and not order else _of_each(views[1], partial(prepare, device=task.what.device))
         for (a, i), (b, j) in itertools.product(enumerate(task.batches[k]), enumerate(task.batches[m])):
             if i <= j:
                 value, counts = {name: MEASURES[name].score(left[a], right[b])}, (constant[0][a], constant[1][b])
@@ -221,17 +217,12 @@ def sampled_pair(folder: Path, order: int, k: int, m: int) -> Scores:
     return scores
 
 
-def _prepared(task: Task, view: LayerView, name: str) -> Tensor:
-    """Return what a measure of frames needs of one layer."""
-    prepare: Any = MEASURES[name].prepare
-    with _named(view):
-        return prepare(view, device=task.what.device)
-
-
-@contextmanager
-def _named(view: LayerView) -> Iterator[None]:
-    """Put the name of the layer before what is wrong with it."""
-    try:
-        yield
-    except SslsimError as error:
-        raise SslsimError(f"{view.label[0]}, layer {view.label[1]}: {error}") from None
+def _of_each(views: list[LayerView], function: Callable[..., Any], *more: list[Any]) -> list[Any]:
+    """Call a function on every layer; an error names the layer."""
+    out = []
+    for view, *rest in zip(views, *more, strict=True):
+        try:
+            out.append(function(view, *rest))
+        except SslsimError as error:
+            raise SslsimError(f"{view.label[0]}, layer {view.label[1]}: {error}") from None
+    return out

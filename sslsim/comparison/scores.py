@@ -54,12 +54,13 @@ class PairScores:
     constant: dict[str, tuple[int, int]] = field(default_factory=dict)  # neurons of x and of y that do not vary
     ranks: dict[str, tuple[int, int]] = field(default_factory=dict)  # components (k_x, k_y) that a score was made of
     rotated: dict[str, list[float]] = field(default_factory=dict)  # what each random basis has in place of an excess
-    without: tuple[PairScores, ...] = ()  # the same without each block of utterances
+    without: tuple[dict[str, float], ...] = ()  # the values without each block of utterances
 
     def __or__(self, other: PairScores) -> PairScores:
         """Put together the scores of the same pair by some measures and by others."""
         constant, ranks = self.constant | other.constant, self.ranks | other.ranks
-        without = (a | b for a, b in zip_longest(self.without, other.without, fillvalue=PairScores()))
+        nothing: dict[str, float] = {}
+        without = (a | b for a, b in zip_longest(self.without, other.without, fillvalue=nothing))
         return PairScores(self.value | other.value, constant, ranks, self.rotated | other.rotated, tuple(without))
 
 
@@ -131,7 +132,7 @@ def score_pair(
     ranks = {name: count(pair) for name in what.measures if (count := MEASURES[name].ranks)}
     records = []
     for way, one in enumerate(whole):
-        out = tuple(PairScores(few[way].with_excess(one)) for few in fewer)
+        out = tuple(few[way].with_excess(one) for few in fewer)
         rotated = {name: (np.array(scores) - np.mean(scores)).tolist() for name, scores in one.in_bases.items()}
         rotated |= {SHARED: shared(one.best, one.rotated)[1].tolist()} if rotated else {}
         value, constant = one.with_excess(one), (pair.x.n_constant, pair.y.n_constant)

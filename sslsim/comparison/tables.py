@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from sslsim.activations.store import ActivationStore
 from sslsim.encoders.lineage import Lineage
 
-KEYS = ["measure"]
 SIDES = ["model_x", "layer_x", "model_y", "layer_y"]
 PAIR = ["relation", "depth_x", "depth_y", "trained_x", "trained_y"]
 

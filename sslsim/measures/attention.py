@@ -125,7 +125,7 @@ def _covariances(a: Tensor, b: Tensor, half: bool) -> Sums:
     return Sums(total, torch.full_like(total, a.shape[1] * a.shape[2]))
 
 
-# of maps (heads, rows, T) of two layers, the sums over query rows for every pair of heads, with `half` of pairs j >= i only
+# of maps (heads, rows, T) of two layers, the sums over rows for every pair of heads, with `half` of pairs j >= i only
 HEAD_MEASURES: dict[str, Callable[[Tensor, Tensor, bool], Sums]] = {
     "pearson": _correlations,
     "js": _js,
@@ -273,8 +273,7 @@ def check_maps(maps: Maps, name: str = "maps", utterance: int = 0) -> Tensor:
     maps = block(maps, torch.float64 if double else torch.float32)
     off = (maps.sum(2) - 1).abs().amax()
     if not off < 1e-3 or maps.amin() < 0:  # `not <` is true for NaN too
-        raise SslsimError(
-            f"{name}, utterance {utterance}: rows are not distributions (sums off by up to {float(off):.3g}, "
-            f"smallest weight {float(maps.amin()):.3g}); give attention weights after the softmax"
-        )
+        why = f"sums off by up to {float(off):.3g}, smallest weight {float(maps.amin()):.3g}"
+        advice = "give attention weights after the softmax"
+        raise SslsimError(f"{name}, utterance {utterance}: rows are not distributions ({why}); {advice}")
     return maps

@@ -9,14 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.heads import (
-    HeadScores,
-    Run,
-    check_attention_measures,
-    cropped_rows,
-    head_scores,
-    kept_rows,
-)
+from sslsim.comparison import heads
 from sslsim.comparison.tables import pair_columns
 from sslsim.significance.evidence import Evidence, Resampling, shifted
 from sslsim.significance.jackknife import blocks_of
@@ -54,23 +47,23 @@ def attention_evidence(
         Best match of every head in every other checkpoint. Its null is the best match in each mismatch, whichever head
         that is, so that p allows for the search.
     """
-    check_attention_measures(measures)
-    kept = kept_rows(stores, rows)
+    heads.check_attention_measures(measures)
+    kept = heads.kept_rows(stores, rows)
     index, lengths = stores[0].index, [len(crop.rows) for crop in kept]
-    blocks = blocks_of(index, lengths, resampling.blocks, resampling.block_by) if resampling.blocks else None
-    runs = [Run(kept, blocks.members if blocks else ())]
+    blocks = blocks_of(index, lengths, resampling.blocks, resampling.block_by)
+    runs = [heads.Run(kept, blocks.members)]
     if resampling.permutations:
         wrong = Mismatches.of(index["length"].tolist(), resampling.permutations, resampling.seed)
-        crops = cropped_rows(stores, kept, wrong.strata)
-        runs += [Run(crops), *(Run(crops, partner=partner) for partner in wrong.partners)]
-    (scores, left_out), *others = head_scores(stores, measures, runs, executor, device)
+        crops = heads.cropped_rows(stores, kept, wrong.strata)
+        runs += [heads.Run(crops), *(heads.Run(crops, partner=partner) for partner in wrong.partners)]
+    (scores, left_out), *others = heads.head_scores(stores, measures, runs, executor, device)
     null = [one for one, _ in others]
     null = [*null[:1], *(replace(one, alone=null[0].means) for one in null[1:])]
     made = []
-    for of in (HeadScores.layers, HeadScores.best):
+    for of in (heads.HeadScores.layers, heads.HeadScores.best):
         pairs = pair_columns(of(scores), stores)
         out = np.array([of(one).value for one in left_out], dtype=np.float64).reshape(len(left_out), len(pairs))
         low = shifted([of(one).value for one in null], pairs.value)
-        whole = Evidence(pairs, low, out, blocks.sizes if blocks else (), np.empty((0, len(pairs))))
+        whole = Evidence(pairs, low, out, blocks.sizes, np.empty((0, len(pairs))))
         made.append(whole.only(pairs.value.notna() & np.isfinite(low).all(0) & np.isfinite(out).all(0)))
     return made[0], made[1]

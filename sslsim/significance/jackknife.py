@@ -31,9 +31,8 @@ def jackknife_error(value: ArrayLike, left_out: ArrayLike, sizes: Sequence[int])
     """
     left = np.asarray(left_out, dtype=np.float64)
     if len(left) < 2 or len(left) != len(sizes):
-        raise SslsimError(
-            f"a jackknife needs a score without each of at least 2 blocks; got {len(left)} scores, {len(sizes)} blocks"
-        )
+        got = f"got {len(left)} scores, {len(sizes)} blocks"
+        raise SslsimError(f"a jackknife needs a score without each of at least 2 blocks; {got}")
     weight = (np.sum(sizes) / np.asarray(sizes, dtype=np.float64)).reshape(-1, *[1] * (left.ndim - 1))
     pseudo = weight * np.asarray(value) - (weight - 1) * left
     mean = (pseudo / weight).sum(0)
@@ -69,13 +68,14 @@ def blocks_of(index: pd.DataFrame, lengths: Sequence[int], blocks: int, block_by
     lengths : sequence of int
         Frames compared of each utterance.
     blocks : int
-        Most blocks; speakers beyond share one.
+        Most blocks, 0 for none; speakers beyond share one.
     block_by : {'utterance', 'speaker'}
         What stays together.
     """
-    if block_by == "utterance":
-        made = Utterances(tuple(lengths), blocks)
-    else:
+    if not blocks:
+        return Utterances(())
+    made = Utterances(tuple(lengths), blocks)
+    if block_by == "speaker":
         size = pd.Series(lengths).groupby(index.speaker.to_numpy()).sum().sort_values(ascending=False, kind="stable")
         load, label = np.zeros(blocks), {}
         for speaker, frames in size.items():  # the longest first, to where least is

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sslsim.activations.selection import check_between, check_measures, check_stores, layer_views, utterances_of
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.engine import score_orders, score_pairs
+from sslsim.comparison.engine import score_pairs
 from sslsim.comparison.layers import partners_table, scores_table
 from sslsim.comparison.scores import SHARED, Comparison, PairScores, Scores
 from sslsim.comparison.tables import pair_columns
@@ -54,34 +54,37 @@ def evidence(
     check_stores(stores)
     views = layer_views(stores, frames)
     lengths = utterances_of(views).lengths
-    blocks = blocks_of(stores[0].index, lengths, resampling.blocks, resampling.block_by) if resampling.blocks else None
+    blocks = blocks_of(stores[0].index, lengths, resampling.blocks, resampling.block_by)
     wrong = Mismatches.of(lengths, resampling.permutations, resampling.seed) if resampling.permutations else None
     chosen = check_between(between, stores)
     what = Comparison(views, tuple(measures), chosen, partners=partners, device=chosen_device(device))
     what = replace(what, rotations=resampling.rotations, seed=resampling.seed)
     scores = _scores(what, blocks, executor)
     null = _mismatched(what, wrong, lengths, executor) if wrong else []
-    made = _assemble(what, scores, null, blocks.sizes if blocks else ())
+    made = _assemble(what, scores, null, blocks.sizes)
     best = pair_columns(_partners(what, scores, null), stores) if partners else None
     return replace(made, pairs=pair_columns(made.pairs, stores), partners=best)
 
 
-def _scores(what: Comparison, blocks: Utterances | None, executor: Executor | None) -> Scores:
+def _scores(what: Comparison, blocks: Utterances, executor: Executor | None) -> Scores:
     """Score every pair, and once more without each block: of moments these are left out, frames are compared anew."""
     scores = Scores()
     anew = tuple(name for name in what.measures if MEASURES[name].prepare or MEASURES[name].utterances)
     of_moments = tuple(name for name in what.measures if name not in anew)
     if of_moments or not anew:
-        scores.add(score_pairs(replace(what, measures=of_moments, blocks=blocks and blocks.joined), executor))
+        joined = blocks.joined if blocks.members else None
+        scores.add(*score_pairs(replace(what, measures=of_moments, blocks=joined), executor))
     if not anew:
         return scores
-    scores.add(score_pairs(replace(what, measures=anew, partners=what.partners and not of_moments), executor))
+    what = replace(what, measures=anew, partners=what.partners and not of_moments)
+    scores.add(*score_pairs(what, executor))
     left_out = []
-    for g, kept in enumerate(blocks.without if blocks else ()):
-        fewer = replace(what, views=[view.only(kept) for view in what.views], measures=anew, partners=False)
-        left_out.append(score_pairs(replace(fewer, title=f"without block {g + 1}"), executor).pairs)
-    for pair in scores.pairs if left_out else ():
-        scores.pairs[pair] |= PairScores(without=tuple(one[pair] for one in left_out))
+    for g, kept in enumerate(blocks.without):
+        views = [view.only(kept) for view in what.views]
+        fewer = replace(what, views=views, partners=False, title=f"without block {g + 1}")
+        left_out.append(score_pairs(fewer, executor)[0].pairs)
+    for pair in scores.pairs:
+        scores.pairs[pair] |= PairScores(without=tuple(one[pair].value for one in left_out))
     return scores
 
 
@@ -90,10 +93,9 @@ def _mismatched(what: Comparison, wrong: Mismatches, lengths: Sequence[int], exe
     place = np.concatenate([np.arange(n) for n in lengths])
     rows = what.views[0].only(place < np.repeat(wrong.lengths, lengths)).frames  # the first so many of each utterance
     views = [replace(view, frames=rows) for view in what.views]
-    ends = np.cumsum(wrong.lengths)
-    spans = [np.arange(end - n, end) for end, n in zip(ends, wrong.lengths, strict=True)]
+    spans = np.split(np.arange(wrong.lengths.sum()), np.cumsum(wrong.lengths)[:-1])
     orders = [np.concatenate([spans[v] for v in partner]) for partner in wrong.partners]
-    return list(score_orders(replace(what, views=views, chance=True, title="mismatches"), orders, executor))
+    return score_pairs(replace(what, views=views, chance=True, title="mismatches"), executor, orders)
 
 
 def _assemble(what: Comparison, scores: Scores, null: list[Scores], sizes: tuple[int, ...]) -> Evidence:
@@ -106,7 +108,7 @@ def _assemble(what: Comparison, scores: Scores, null: list[Scores], sizes: tuple
     left_out, rotated = (
         np.array(numbers, dtype=np.float64).T  # as many numbers of every pair in rows
         for numbers in (
-            [[one.value[name] for one in scores.pairs[pair].without] for name, pair in keys],
+            [[one[name] for one in scores.pairs[pair].without] for name, pair in keys],
             [scores.pairs[pair].rotated.get(name, [np.nan] * what.rotations) for name, pair in keys],
         )
     )
