@@ -39,9 +39,8 @@ def compare_heads(
     Returns
     -------
     DataFrame
-        One row a measure and ordered pair of heads: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, the
-        columns of `sslsim.comparison.tables.pair_columns`, value, n_frames (query rows). Layers count from 1: layer 0
-        is the input of the first block.
+        One row a measure and ordered pair of heads: the columns of `best` of `compare_attention`, n_frames (query
+        rows). Layers count from 1: layer 0 is the input of the first block.
     """
     check_attention_measures(measures, of_layers=False)
     ((scores, _),) = head_scores(stores, measures, [Run(kept_rows(stores))], executor, device)
@@ -267,13 +266,12 @@ def sum_utterances(
     device: str, stores: list[ActivationStore], measures: list[str], utterances: list[tuple[int, int, Crop, Crop]]
 ) -> dict[str, attention.Sums]:
     """Sum of the scores of every pair of heads over some utterances and their partners."""
+    names = "attention", "attention"
 
     def of_one(u: int, v: int, crop_x: Crop, crop_y: Crop) -> dict[str, attention.Sums]:
         x = _Stacked(stores, u, crop_x)
-        y, half = (x, False) if u == v else (_Stacked(stores, v, crop_y), True)
-        return attention.utterance_sums(
-            measures, x, y, names=("attention", "attention"), utterance=u, half=half, device=device
-        )
+        y = x if u == v else _Stacked(stores, v, crop_y)
+        return attention.utterance_sums(measures, x, y, names=names, utterance=u, half=u != v, device=device)
 
     return attention.add_up(of_one(*one) for one in utterances)
 

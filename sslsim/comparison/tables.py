@@ -18,19 +18,9 @@ PAIR = ["relation", "depth_x", "depth_y", "trained_x", "trained_y"]
 def pair_columns(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """Say of every row what its two models are to each other and where in depth its layers are.
 
-    Parameters
-    ----------
-    table : DataFrame
-        With `SIDES` and value.
-    stores : sequence of ActivationStore
-        That it was made from.
-
-    Returns
-    -------
-    DataFrame
-        The same rows with, before value, relation (one of `sslsim.encoders.lineage.RELATIONS`), depth_x and depth_y
-        (layer over number of blocks, 0 to 1; not of neurons), trained_x and trained_y (False for random weights and the
-        spectrogram).
+    The table, made from `stores`, has `SIDES` and value; before value come relation (one of
+    `sslsim.encoders.lineage.RELATIONS`), depth_x and depth_y (layer over number of blocks, 0 to 1; not of neurons),
+    trained_x and trained_y (False for random weights and the spectrogram).
     """
     lineage = Lineage(tuple(store.checkpoint for store in stores))
     last = {store.name: max(1, store.n_layers - 1) for store in stores}

@@ -229,14 +229,9 @@ def utterance_sums(
 ) -> dict[str, Sums]:
     """Score every head of `a` with every head of `b` on one utterance, by measures of heads or of layers.
 
-    Parameters
-    ----------
-    a, b : arrays of shape (heads, rows, T)
-        Maps on the same query rows, of which a run is read at a time; where b is a, half is computed.
-    names, utterance
-        What errors call the two, and the utterance.
-    half : bool
-        Only the pairs of head i of `a` with heads i and on of `b` are wanted; the rest need not mean anything.
+    Both are maps (heads, rows, T) on the same query rows, of which a run is read at a time; errors call them by `names`
+    and `utterance`. With `half` only the pairs of head i of `a` with heads i and on of `b` are wanted, and the rest
+    need not mean anything.
     """
     for maps, name in zip((a, b), names, strict=True):
         _check_shape(maps, name, utterance)

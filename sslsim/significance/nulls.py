@@ -57,12 +57,8 @@ class Mismatches:
 def p_value(observed: ArrayLike, null: ArrayLike) -> NDArray[np.float64]:
     """Share of scores, the observed one among them, that are as large: ``(1 + #{null >= observed}) / (K + 1)``.
 
-    Parameters
-    ----------
-    observed : array of shape (...)
-        Observed scores.
-    null : array of shape (K, ...)
-        The same under chance. Valid at any K, never below 1 / (K + 1) (Phipson & Smyth 2010).
+    Of observed scores (...) and the same under chance (K, ...). Valid at any K, never below 1 / (K + 1) (Phipson &
+    Smyth 2010).
     """
     null = np.asarray(null, dtype=np.float64)
     return (1 + (~(null < np.asarray(observed))).sum(0)) / (len(null) + 1)  # one without a score counts as large
