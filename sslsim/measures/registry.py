@@ -69,6 +69,8 @@ def _heads(name: str, title: str, description: str, value_range: str = "0 to 1")
 _neuron, _of_x = partial(_of, "neuron"), partial(_of, "neuron", symmetric=False)
 _pca: dict[str, Any] = {"prepare_layer": Marginal.components}
 _canonical = _pca | {"canonical": True}
+_debiased: dict[str, Any] = {"value_range": "at most 1", "norms": True}
+_heldout: dict[str, Any] = {"value_range": "at most 1", "utterances": True, "prepare_layer": neurons.prepare_fits}
 _svcca, _svcca_below = (
     {key: partial(function, below=below) for key, function in (("score", layers.svcca), ("ranks", layers.svcca_ranks))}
     for below in (False, True)
@@ -80,13 +82,7 @@ MEASURES: dict[str, Measure] = {
     "soft_matched_corr": _neuron("soft_matched_corr: shared partners", neurons.soft_matched_corr),
     "linreg": _of_x("linreg: all neurons, in-sample R", neurons.linreg, **_pca),
     "linreg_r2": _of_x("linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, **_pca),
-    "linreg_heldout": _of_x(
-        "linreg_heldout: R2 on other utterances",
-        neurons.linreg_heldout,
-        value_range="at most 1",
-        prepare_layer=neurons.prepare_fits,
-        utterances=True,
-    ),
+    "linreg_heldout": _of_x("linreg_heldout: R2 on other utterances", neurons.linreg_heldout, **_heldout),
     "cca": _of("layer", "cca: mean canonical correlation", layers.cca, ranks=layers.cca_ranks, **_canonical),
     **_scaled(
         "svcca",
@@ -105,13 +101,7 @@ MEASURES: dict[str, Measure] = {
     "linear_cka_dropped": _of(
         "layer", "linear CKA, raw, 3 largest neurons dropped", layers.linear_cka_dropped, standardize=False
     ),
-    **_scaled(
-        "linear_cka_debiased",
-        "linear CKA, debiased",
-        {"score": layers.linear_cka_debiased},
-        value_range="at most 1",
-        norms=True,
-    ),
+    **_scaled("linear_cka_debiased", "linear CKA, debiased", {"score": layers.linear_cka_debiased}, **_debiased),
     **_scaled("procrustes", "procrustes: after best rotation", {"score": layers.procrustes}),
     **_scaled(
         "mutual_knn", "mutual_knn: shared neighbours", {"prepare": neighbours.neighbours}, score=neighbours.mutual_knn
