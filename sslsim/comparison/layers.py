@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -11,16 +11,14 @@ import pandas as pd
 from sslsim.activations.selection import LayerView, check_between, check_measures, check_stores, layer_views
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_pairs
-from sslsim.comparison.heads import compare_attention
-from sslsim.comparison.maps import with_attention
-from sslsim.comparison.pieces import Comparison
-from sslsim.comparison.scores import Scores
-from sslsim.comparison.tables import KEYS, PAIR, SIDES, pair_columns, sides
+from sslsim.comparison.heads import compare_attention, with_attention
+from sslsim.comparison.scores import Comparison, Scores
+from sslsim.comparison.tables import PAIR, SIDES, pair_columns, sides
 from sslsim.measures.neighbours import SAMPLE
 from sslsim.measures.registry import MEASURES, measure_named
 from sslsim.parallel import chosen_device
 
-COLUMNS = [*KEYS, *SIDES, *PAIR, "value", "n_frames", "rank_x", "rank_y", "constant_x", "constant_y"]
+COLUMNS = ["measure", *SIDES, *PAIR, "value", "n_frames", "rank_x", "rank_y", "constant_x", "constant_y"]
 
 
 def compare(
@@ -73,7 +71,7 @@ def compare(
     tables = []
     if wanted:
         what = Comparison(layer_views(stores, frames), wanted, chosen, sample=sample, device=device)
-        tables.append(pair_columns(scores_table(what, score_pairs(what, executor)), stores))
+        tables.append(pair_columns(scores_table(what, score_pairs(what, executor)[0]), stores))
     if heads:
         table = compare_attention(stores, heads, executor=executor, device=device)[0]
         kept = [frozenset(models) in chosen for models in zip(table.model_x, table.model_y, strict=True)]
@@ -105,40 +103,36 @@ def neuron_partners(
     check_stores(stores)
     chosen = check_between(between, stores)
     what = Comparison(layer_views(stores, frames), (), chosen, partners=True, device=chosen_device(device))
-    return pair_columns(partners_table(what.views, score_pairs(what, executor)), stores)
+    return pair_columns(partners_table(what.views, score_pairs(what, executor)[0]), stores)
 
 
 def scores_table(what: Comparison, scores: Scores, added: Sequence[str] = ()) -> pd.DataFrame:
     """One row a measure, those that random bases have added too, and ordered pair of layers."""
     pairs = sorted(scores.pairs)
     records = [scores.pairs[pair] for pair in pairs]
-    x, y = np.array(pairs, dtype=int).reshape(-1, 2).T
-    named = sides([view.label for view in what.views], ["model", "layer"], x, y)
+    named = sides([view.label for view in what.views], ["model", "layer"], *np.array(pairs).T)
     tables, n = [], len(what.views[0])
     for name in (*what.measures, *added):
-        sampled = name in MEASURES and MEASURES[name].prepare is not None
-        constant = np.array([scores.constant.get((sampled, i), 0) for i in range(len(what.views))])
         table = named.assign(value=[record.value[name] for record in records])
         table.insert(0, "measure", name)
-        table["n_frames"] = min(what.sample, n) if sampled else n
+        table["n_frames"] = min(what.sample, n) if name in MEASURES and MEASURES[name].prepare else n
         ranks = [record.ranks.get(name, (pd.NA, pd.NA)) for record in records]
         table["rank_x"], table["rank_y"] = (pd.array(side, dtype="Int64") for side in zip(*ranks, strict=True))
-        tables.append(table.assign(constant_x=constant[x], constant_y=constant[y]))
+        table["constant_x"], table["constant_y"] = zip(*(record.constant[name] for record in records), strict=True)
+        tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
 def partners_table(
-    views: list[LayerView],
-    scores: Scores,
-    more: Callable[[tuple[int, str]], dict[str, np.ndarray]] = lambda _: {},
+    views: list[LayerView], scores: Scores, more: Mapping[tuple[int, str], dict[str, np.ndarray]] | None = None
 ) -> pd.DataFrame:
     """One row a neuron that varies and other checkpoint: its best partner there, and more columns of each layer."""
     columns = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "value"]
     models = list(dict.fromkeys(view.label[0] for view in views))
-    tables = []
+    tables = [pd.DataFrame(columns=columns)]
     for i, model in sorted(scores.partners, key=lambda key: (key[0], models.index(key[1]))):
         best, (name, layer) = scores.partners[i, model], views[i].label
         values = (name, layer, np.arange(len(best.r)), model, best.layer, best.neuron, best.r)
-        table = pd.DataFrame(dict(zip(columns, values, strict=True)) | more((i, model)))
+        table = pd.DataFrame(dict(zip(columns, values, strict=True)) | (more[i, model] if more else {}))
         tables.append(table.dropna(subset="value"))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    return pd.concat(tables[1:] or tables, ignore_index=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslsim.activations.selection import LayerView
 from sslsim.measures.moments import Marginal, Moments
-from sslsim.measures.neurons import best_partners
+from sslsim.measures.neighbours import SAMPLE
 from sslsim.measures.products import Utterances
 from sslsim.measures.random_basis import rotated_correlation, shared, shared_without
 from sslsim.measures.registry import MEASURES
@@ -24,15 +24,22 @@ Norms = dict[bool, tuple[Tensor, Tensor]]  # by scaling, the squared norms of th
 
 
 @dataclass(frozen=True)
-class Controls:
-    """What else to compute of every pair, as controls of its scores (see `sslsim.significance.run`)."""
+class Comparison:
+    """What to compare, and what to compute of every pair as controls of its scores (see `sslsim.significance.run`)."""
 
+    views: list[LayerView]  # pairs of layers go by their numbers in this list
+    measures: tuple[str, ...]  # of layers and neurons
+    between: set[frozenset[str]]  # pairs of checkpoints
+    sample: int = SAMPLE  # at most so many frames for measures that compare every frame with every other
+    partners: bool = False  # find each neuron's best partner in every other checkpoint too
     blocks: Utterances | None = None  # score without each of its groups too, for measures of moments
     rotations: int = 0  # random bases of each side to score measures of single neurons in
     seed: int = 0  # of these bases
     # only what chance levels need: float32 where narrow layers have float64 (`Marginal.dtype`), `BASES_CHANCE` bases
     # with the frames of y in another order, and in these max_corr only, as an assignment takes ten times as long
     chance: bool = False
+    device: str = "cpu"
+    title: str = "layers"  # of the progress bar
 
 
 @dataclass(frozen=True)
@@ -44,15 +51,17 @@ class PairScores:
     """
 
     value: dict[str, float] = field(default_factory=dict)
+    constant: dict[str, tuple[int, int]] = field(default_factory=dict)  # neurons of x and of y that do not vary
     ranks: dict[str, tuple[int, int]] = field(default_factory=dict)  # components (k_x, k_y) that a score was made of
     rotated: dict[str, list[float]] = field(default_factory=dict)  # what each random basis has in place of an excess
-    without: tuple[PairScores, ...] = ()  # the same without each block of utterances
+    without: tuple[dict[str, float], ...] = ()  # the values without each block of utterances
 
     def __or__(self, other: PairScores) -> PairScores:
         """Put together the scores of the same pair by some measures and by others."""
-        without = (a | b for a, b in zip_longest(self.without, other.without, fillvalue=PairScores()))
-        rotated = self.rotated | other.rotated
-        return PairScores(self.value | other.value, self.ranks | other.ranks, rotated, tuple(without))
+        constant, ranks = self.constant | other.constant, self.ranks | other.ranks
+        nothing: dict[str, float] = {}
+        without = (a | b for a, b in zip_longest(self.without, other.without, fillvalue=nothing))
+        return PairScores(self.value | other.value, constant, ranks, self.rotated | other.rotated, tuple(without))
 
 
 @dataclass(frozen=True)
@@ -63,12 +72,6 @@ class Partners:
     neuron: np.ndarray  # which of that layer
     r: np.ndarray  # signed correlation; NaN for a neuron that does not vary
     rotated: np.ndarray  # best absolute correlation in random bases of those layers, (bases, n_neurons)
-
-    @classmethod
-    def of(cls, pair: Moments, layer: int, rotated: np.ndarray) -> Partners:
-        """Find the partners of the neurons of x in one layer y."""
-        neuron, r = best_partners(pair)
-        return cls(np.full(len(neuron), layer), neuron, r, rotated)
 
     def __or__(self, other: Partners) -> Partners:
         """Keep the better of two partners, and of two as good the first."""
@@ -83,12 +86,9 @@ class Scores:
 
     pairs: dict[tuple[int, int], PairScores] = field(default_factory=dict)  # of layer i in layer j
     partners: dict[tuple[int, str], Partners] = field(default_factory=dict)  # of layer i in a checkpoint
-    # whether on sampled frames, layer: number of neurons that never vary
-    constant: dict[tuple[bool, int], int] = field(default_factory=dict)
 
     def add(self, other: Scores) -> None:
         """Take in the scores of another piece; pieces come in a fixed order."""
-        self.constant |= other.constant
         for pair, record in other.pairs.items():
             self.pairs[pair] = self.pairs[pair] | record if pair in self.pairs else record
         for key, best in other.partners.items():
@@ -104,69 +104,67 @@ class OneWay:
     best: np.ndarray = field(default_factory=lambda: np.empty(0))  # absolute correlation of each neuron of x with y
     rotated: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # and with random bases of y, a row each
 
+    def with_excess(self, whole: OneWay) -> dict[str, float]:
+        """Scores, and how far they are above random bases; of few bases that is what changes of the mean in `whole`."""
+        excess = {}
+        for name, scores in self.in_bases.items():
+            base = whole.in_bases[name]
+            mean = np.mean(scores) + np.mean(base) - np.mean(base[: len(scores)])
+            excess[name] = float(self.value[name.rpartition("_excess_")[0]] - mean)
+        of_all = {SHARED: shared_without(self.best, self.rotated, whole.rotated)} if excess else {}
+        return self.value | excess | of_all
+
 
 def score_pair(
-    pair: Moments, norms: Norms, measures: Sequence[str], controls: Controls, bases: int, ways: int
+    pair: Moments, norms: Norms, what: Comparison, bases: int, ways: int
 ) -> list[tuple[PairScores, np.ndarray]]:
     """Score x in y by measures of moments and, where `ways` is 2, y in x.
 
     Norms are of all frames, and a row more without each block; `bases` are the random ones of each side. With the
     scores come the best correlations of the neurons of x with random bases of y, (bases, n_neurons).
     """
-
-    def score(pair: Moments, norms: Norms, bases: int) -> list[OneWay]:
-        scored = [OneWay() for _ in range(ways)]
-        _add_values(scored, pair, norms, measures)
-        in_bases = [name for name in measures if MEASURES[name].matching]
-        in_bases = [name for name in in_bases if name == "max_corr" or not controls.chance]
-        _add_bases(scored, pair, in_bases, min(bases, controls.rotations), controls.seed)
-        return scored
-
-    whole = score(pair, {scaled: (x[0], y[0]) for scaled, (x, y) in norms.items()}, bases)
-    without: list[list[PairScores]] = [[] for _ in whole]
-    for g, mask in enumerate(controls.blocks.without if controls.blocks else ()):
+    whole = _score_ways(pair, {scaled: (x[0], y[0]) for scaled, (x, y) in norms.items()}, what, bases, ways)
+    fewer = []
+    for g, mask in enumerate(what.blocks.without if what.blocks else ()):
         rows = torch.from_numpy(mask)
         norms_out = {scaled: (x[g + 1, rows], y[g + 1, rows]) for scaled, (x, y) in norms.items()}
-        fewer = score(pair.without(g), norms_out, BASES_OUT)
-        for out, few, before in zip(without, fewer, whole, strict=True):
-            out.append(PairScores(few.value | _excess(few, before)))
-    ranks = {name: count(pair) for name in measures if (count := MEASURES[name].ranks)}
-    back = {name: k[::-1] for name, k in ranks.items()}
+        fewer.append(_score_ways(pair.without(g), norms_out, what, BASES_OUT, ways))
+    ranks = {name: count(pair) for name in what.measures if (count := MEASURES[name].ranks)}
     records = []
-    for one, both, out in zip(whole, (ranks, back), without, strict=False):
+    for way, one in enumerate(whole):
+        out = tuple(few[way].with_excess(one) for few in fewer)
         rotated = {name: (np.array(scores) - np.mean(scores)).tolist() for name, scores in one.in_bases.items()}
         rotated |= {SHARED: shared(one.best, one.rotated)[1].tolist()} if rotated else {}
-        records.append((PairScores(one.value | _excess(one, one), both, rotated, tuple(out)), one.rotated))
+        value, constant = one.with_excess(one), (pair.x.n_constant, pair.y.n_constant)
+        sides = {name: k[::-1] if way else k for name, k in ranks.items()}
+        constants = dict.fromkeys(value, constant[::-1] if way else constant)
+        records.append((PairScores(value, constants, sides, rotated, out), one.rotated))
     return records
 
 
-def _excess(few: OneWay, before: OneWay) -> dict[str, float]:
-    """Return how far scores are above random bases; of few bases that is what changes, their mean is that `before`."""
-    excess = {}
-    for name, scores in few.in_bases.items():
-        base = before.in_bases[name]
-        mean = np.mean(scores) + np.mean(base) - np.mean(base[: len(scores)])
-        excess[name] = float(few.value[name.rpartition("_excess_")[0]] - mean)
-    return excess | ({SHARED: shared_without(few.best, few.rotated, before.rotated)} if excess else {})
-
-
-def _add_values(scored: list[OneWay], pair: Moments, norms: Norms, measures: Sequence[str]) -> None:
-    """Score each way by every measure."""
+def _score_ways(pair: Moments, norms: Norms, what: Comparison, bases: int, ways: int) -> list[OneWay]:
+    """Score x in y and, where `ways` is 2, y in x, by every measure and in random bases."""
+    scored = [OneWay() for _ in range(ways)]
     swapped = None
-    for name in measures:
+    for name in what.measures:
         measure = MEASURES[name]
         of_frames = norms[measure.standardize] if measure.norms else ()
         there = back = measure.score(pair, *of_frames)
-        if len(scored) == 2 and not measure.symmetric:
+        if ways == 2 and not measure.symmetric:
             swapped = swapped or pair.swapped  # with what the scores have computed
             back = measure.score(swapped, *of_frames[::-1])
         for one, value in zip(scored, (there, back), strict=False):
             one.value[name] = value
+    matched = [name for name in what.measures if MEASURES[name].matching and (name == "max_corr" or not what.chance)]
+    bases = min(bases, what.rotations)
+    if matched and bases:
+        _add_bases(scored, pair, matched, bases, what.seed)
+    return scored
 
 
-def _add_bases(scored: list[OneWay], pair: Moments, measures: Sequence[str], bases: int, seed: int) -> None:
+def _add_bases(scored: list[OneWay], pair: Moments, measures: list[str], bases: int, seed: int) -> None:
     """Score each way by measures of single neurons, with the neurons of each side in random bases."""
-    for side, other in (("y", "x"), ("x", "y")) if bases and measures else ():
+    for side, other in (("y", "x"), ("x", "y")):
         way, axis, marginal = (0, 1, pair.x) if side == "y" else (1, 0, pair.y)  # of the neurons that stay as they are
         rotated = []
         for basis in range(bases):

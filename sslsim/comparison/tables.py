@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from sslsim.activations.store import ActivationStore
 from sslsim.encoders.lineage import Lineage
 
-KEYS = ["measure"]
 SIDES = ["model_x", "layer_x", "model_y", "layer_y"]
 PAIR = ["relation", "depth_x", "depth_y", "trained_x", "trained_y"]
 
@@ -19,46 +18,32 @@ PAIR = ["relation", "depth_x", "depth_y", "trained_x", "trained_y"]
 def pair_columns(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """Say of every row what its two models are to each other and where in depth its layers are.
 
-    Parameters
-    ----------
-    table : DataFrame
-        With `SIDES` and value.
-    stores : sequence of ActivationStore
-        That it was made from.
-
-    Returns
-    -------
-    DataFrame
-        The same rows with, before value, relation (one of `sslsim.encoders.lineage.RELATIONS`), depth_x and depth_y
-        (layer over number of blocks, 0 to 1; not of neurons), trained_x and trained_y (False for random weights and the
-        spectrogram).
+    The table, made from `stores`, has `SIDES` and value; before value come relation (one of
+    `sslsim.encoders.lineage.RELATIONS`), depth_x and depth_y (layer over number of blocks, 0 to 1; not of neurons),
+    trained_x and trained_y (False for random weights and the spectrogram).
     """
     lineage = Lineage(tuple(store.checkpoint for store in stores))
     last = {store.name: max(1, store.n_layers - 1) for store in stores}
     trained = {name: lineage.trained(name) for name in last}
     pairs = list(zip(table.model_x, table.model_y, strict=True))
-    relation = {pair: lineage.relation(*pair) for pair in dict.fromkeys(pairs)}
+    relation = {pair: lineage.relation(*pair) for pair in set(pairs)}
     columns: dict[str, ArrayLike] = {"relation": np.array([relation[pair] for pair in pairs], dtype=object)}
     for side in "xy" if "neuron_x" not in table else "":  # a table of neurons is long, and depth is of layers
         columns[f"depth_{side}"] = table[f"layer_{side}"] / table[f"model_{side}"].map(last)
     for side in "xy":
         columns[f"trained_{side}"] = np.array([trained[name] for name in table[f"model_{side}"]], dtype=bool)
-    names = [name for name in table if name not in columns]
-    place = names.index("value")
-    return table.assign(**columns)[[*names[:place], *columns, *names[place:]]]
+    place = list(table).index("value")
+    return table.assign(**columns)[[*table.columns[:place], *columns, *table.columns[place:]]]
 
 
-def sides(labels: Sequence[tuple], names: Sequence[str], x: ArrayLike, y: ArrayLike) -> pd.DataFrame:
+def sides(labels: Sequence[tuple], names: list[str], x: np.ndarray, y: np.ndarray) -> pd.DataFrame:
     """Columns that name the two sides of pairs, given by the numbers of their labels."""
-    keys = pd.DataFrame(labels, columns=list(names))
-    parts = [
-        keys.iloc[np.asarray(numbers, dtype=int)].add_suffix(suffix).reset_index(drop=True)
-        for numbers, suffix in ((x, "_x"), (y, "_y"))
-    ]
-    return pd.concat(parts, axis=1)
+    keys = pd.DataFrame(labels, columns=names)
+    both = ((x, "_x"), (y, "_y"))
+    return pd.concat([keys.iloc[numbers].add_suffix(side).reset_index(drop=True) for numbers, side in both], axis=1)
 
 
-def square_table(values: dict[str, np.ndarray], labels: Sequence[tuple], names: Sequence[str]) -> pd.DataFrame:
+def square_table(values: dict[str, np.ndarray], labels: Sequence[tuple], names: list[str]) -> pd.DataFrame:
     """Square matrices by measure to one row an ordered pair."""
     n = len(labels)
     pairs = sides(labels, names, np.repeat(np.arange(n), n), np.tile(np.arange(n), n))

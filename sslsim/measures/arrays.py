@@ -51,9 +51,8 @@ def check_pair(x: Array, y: Array) -> torch.dtype:
         if len(side.shape) != 2 or 0 in side.shape:
             raise SslsimError(f"{name} has shape {tuple(side.shape)}; give (n_frames, n_neurons), neither of them 0")
     if len(x) != len(y):
-        raise SslsimError(
-            f"layers cannot be paired: x has {len(x):,} frames, y {len(y):,}; give the same frames of both"
-        )
+        counts = f"x has {len(x):,} frames, y {len(y):,}"
+        raise SslsimError(f"layers cannot be paired: {counts}; give the same frames of both")
     if len(x) < 2:
         raise SslsimError("one frame has no variance; give at least two")
     dtypes = (block(side[:1], None).dtype for side in (x, y))
@@ -68,16 +67,9 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     AMD EPYC. oneDNN is reached through the two products of a linear layer: one takes a transposed `a`, as products of
     frames have, and the other a plain one, so that no large matrix is copied into another order first.
     """
-    if not (
-        a.dtype == torch.float32
-        and a.device.type == "cpu"
-        and a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
-        and torch.backends.mkldnn.is_available()
-    ):
+    large = a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
+    if not (large and a.dtype == torch.float32 and a.device.type == "cpu" and torch.backends.mkldnn.is_available()):
         return a @ b
-    if a.stride(0) == 1:  # the gradient of a layer's weights
-        return torch.mkldnn_linear_backward_weights(a.T.to_mkldnn(), b.to_mkldnn(), _NO_WEIGHTS, False)[0]
+    if a.stride(0) == 1:  # the gradient of a layer's weights; the empty tensor is an argument that only a bias needs
+        return torch.mkldnn_linear_backward_weights(a.T.to_mkldnn(), b.to_mkldnn(), torch.empty(0), False)[0]
     return torch.nn.functional.linear(a.to_mkldnn(), b.T).to_dense()
-
-
-_NO_WEIGHTS = torch.empty(0)  # an argument that only a bias would need

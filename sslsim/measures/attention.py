@@ -8,8 +8,7 @@ the Jensen-Shannon divergence ``H((a + b) / 2) - (H(a) + H(b)) / 2`` only the mi
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -69,20 +68,19 @@ def _unit_rows(a: Tensor) -> Tensor:
 def _js(a: Tensor, b: Tensor, half: bool) -> Sums:
     """Sum over query rows of one minus the Jensen-Shannon divergence over ln 2, in [0, 1]."""
     rows = a.shape[1]
-    alone = (_neg_entropy(a)[:, None] + _neg_entropy(b)[None]) / 2
-    mass = (a.sum((1, 2), dtype=torch.float64)[:, None] + b.sum((1, 2), dtype=torch.float64)[None]) / 2
+    alone_a, alone_b = (torch.special.xlogy(side, side).sum((1, 2), dtype=torch.float64) for side in (a, b))
+    mass_a, mass_b = (side.sum((1, 2), dtype=torch.float64) for side in (a, b))
+    alone, mass = (alone_a[:, None] + alone_b[None]) / 2, (mass_a[:, None] + mass_b[None]) / 2
     mixed = _sum_entropy(a.flatten(1), b.flatten(1), symmetric=a is b or half) / 2 - LOG_2 * mass
     total = rows - (alone - mixed) / LOG_2
     return Sums(total, torch.full_like(total, rows))
 
 
-def _neg_entropy(a: Tensor) -> Tensor:
-    """Sum over the rows of every head of ``sum_k a log a``, shape (heads,), float64."""
-    return torch.special.xlogy(a, a).sum((1, 2), dtype=torch.float64)
-
-
 def _sum_entropy(a: Tensor, b: Tensor, symmetric: bool) -> Tensor:
-    """``sum_k s_k log s_k`` of s = a_i + b_j for every pair of heads, in blocks that stay in cache with their logs."""
+    """``sum_k s_k log s_k`` of s = a_i + b_j for every pair of heads, in blocks that stay in cache with their logs.
+
+    On a CPU the logarithm is numpy's, whose vector code is three times as fast as torch's.
+    """
     out = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
     a = a + torch.finfo(a.dtype).tiny  # 0 log 0 = 0 without a mask
     for cells in chunks(a.shape[1], BLOCK_CELLS):
@@ -90,13 +88,9 @@ def _sum_entropy(a: Tensor, b: Tensor, symmetric: bool) -> Tensor:
         for i in range(len(a)):
             for j in range(i if symmetric else 0, len(b), BLOCK_HEADS):
                 total = part_b[j : j + BLOCK_HEADS] + part_a[i]
-                out[i, j : j + BLOCK_HEADS] += torch.linalg.vecdot(total, _log(total))
+                log = torch.from_numpy(np.log(total.numpy())) if total.device.type == "cpu" else total.log()
+                out[i, j : j + BLOCK_HEADS] += torch.linalg.vecdot(total, log)
     return out.triu() + out.triu(1).T if symmetric else out
-
-
-def _log(x: Tensor) -> Tensor:
-    """Natural logarithm; on a CPU by numpy, whose vector code is three times as fast as torch's."""
-    return torch.from_numpy(np.log(x.numpy())) if x.device.type == "cpu" else x.log()
 
 
 def _squared_distances(a: Tensor, b: Tensor, half: bool) -> Sums:
@@ -108,16 +102,19 @@ def _squared_distances(a: Tensor, b: Tensor, half: bool) -> Sums:
     return Sums(total, torch.full_like(total, a.shape[1]))
 
 
+def _nearness(squares: Tensor) -> Sums:
+    """One minus the distance."""
+    return Sums(1 - squares.sqrt(), torch.ones_like(squares))
+
+
 def _bounded(sums: Sums, keys: int) -> Sums:
     """One minus the Frobenius distance over its largest possible value sqrt(2 rows), in [0, 1]."""
-    distance = sums.total.clamp(min=0.0).div(2 * sums.weight).sqrt()
-    return Sums(1 - distance, torch.ones_like(distance))
+    return _nearness(sums.total.clamp(min=0.0).div(2 * sums.weight))
 
 
 def _published(sums: Sums, keys: int) -> Sums:
     """One minus the Frobenius distance of the whole T x T maps, estimated from the rows given; unbounded below."""
-    distance = sums.total.clamp(min=0.0).mul(keys / sums.weight).sqrt()
-    return Sums(1 - distance, torch.ones_like(distance))
+    return _nearness(sums.total.clamp(min=0.0).mul(keys / sums.weight))
 
 
 def _covariances(a: Tensor, b: Tensor, half: bool) -> Sums:
@@ -128,25 +125,16 @@ def _covariances(a: Tensor, b: Tensor, half: bool) -> Sums:
     return Sums(total, torch.full_like(total, a.shape[1] * a.shape[2]))
 
 
-@dataclass(frozen=True)
-class HeadMeasure:
-    """How every pair of heads is scored.
-
-    ``rows(a, b, half)`` are the sums over query rows of maps (heads, rows, T), with `half` of pairs j >= i only;
-    ``of_utterance(sums, T)`` is what the sums over all rows of an utterance come to.
-    """
-
-    rows: Callable[[Tensor, Tensor, bool], Sums]
-    of_utterance: Callable[[Sums, int], Sums] = lambda sums, keys: sums
-
-
-HEAD_MEASURES: dict[str, HeadMeasure] = {
-    "pearson": HeadMeasure(_correlations),
-    "js": HeadMeasure(_js),
-    "frobenius": HeadMeasure(_squared_distances, _bounded),
-    "frobenius_published": HeadMeasure(_squared_distances, _published),
+# of maps (heads, rows, T) of two layers, the sums over rows for every pair of heads, with `half` of pairs j >= i only
+HEAD_MEASURES: dict[str, Callable[[Tensor, Tensor, bool], Sums]] = {
+    "pearson": _correlations,
+    "js": _js,
+    "frobenius": _squared_distances,
+    "frobenius_published": _squared_distances,
 }
-LAYER_MEASURES = {"attention_cka": HeadMeasure(_covariances)}  # of two layers, from what their heads sum to
+LAYER_MEASURES = {"attention_cka": _covariances}  # of two layers, from what their heads sum to
+# what the sums over all rows of an utterance come to, where that is not their mean
+OF_UTTERANCE = {"frobenius": _bounded, "frobenius_published": _published}
 
 
 def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, device: str = "cpu") -> np.ndarray:
@@ -195,10 +183,8 @@ def head_profile(maps: Sequence[Maps], queries: Sequence[Sequence[int] | np.ndar
     for u, (given, numbers) in enumerate(zip(maps, queries, strict=True)):
         a, q = check_maps(given, "maps", u).double(), torch.as_tensor(np.asarray(numbers), dtype=torch.float64)
         if len(q) != a.shape[1] or q.min() < 0 or q.max() >= a.shape[2]:
-            raise SslsimError(
-                f"queries, utterance {u}: {len(q)} frame numbers up to {int(q.max())} for {a.shape[1]} rows of "
-                f"{a.shape[2]} frames"
-            )
+            counts = f"{len(q)} frame numbers up to {int(q.max())} for {a.shape[1]} rows of {a.shape[2]} frames"
+            raise SslsimError(f"queries, utterance {u}: {counts}")
         away = (torch.arange(a.shape[2], dtype=torch.float64) - q[:, None]).abs()
         spread = max(float(np.log(a.shape[2])), 1e-300)  # one frame: entropy 0 over log 1
         entropy = -torch.special.xlogy(a, a).sum(2).mean(1) / spread
@@ -223,8 +209,12 @@ def _sum_over(a: Sequence[Maps], b: Sequence[Maps], measure: str, device: str) -
     if len(a) != len(b) or not len(a):
         raise SslsimError(f"attention cannot be paired: a has {len(a)} utterances, b {len(b)}; give the same ones")
     pairs = enumerate(zip(a, b, strict=True))
-    sums = (utterance_sums([measure], *pair, utterance=u, device=device)[measure] for u, pair in pairs)
-    return reduce(operator.add, sums)
+    return add_up(utterance_sums([measure], *pair, utterance=u, device=device) for u, pair in pairs)[measure]
+
+
+def add_up(sums: Iterable[dict[str, Sums]]) -> dict[str, Sums]:
+    """Merge the sums of some utterances or rows, by measure, one after another."""
+    return reduce(lambda one, other: {name: one[name] + other[name] for name in one}, sums)
 
 
 def utterance_sums(
@@ -239,22 +229,16 @@ def utterance_sums(
 ) -> dict[str, Sums]:
     """Score every head of `a` with every head of `b` on one utterance, by measures of heads or of layers.
 
-    Parameters
-    ----------
-    a, b : arrays of shape (heads, rows, T)
-        Maps on the same query rows, of which a run is read at a time; where b is a, half is computed.
-    names, utterance
-        What errors call the two, and the utterance.
-    half : bool
-        Only the pairs of head i of `a` with heads i and on of `b` are wanted; the rest need not mean anything.
+    Both are maps (heads, rows, T) on the same query rows, of which a run is read at a time; errors call them by `names`
+    and `utterance`. With `half` only the pairs of head i of `a` with heads i and on of `b` are wanted, and the rest
+    need not mean anything.
     """
     for maps, name in zip((a, b), names, strict=True):
         _check_shape(maps, name, utterance)
     if a.shape[1:] != b.shape[1:]:
-        raise SslsimError(
-            f"attention cannot be paired: utterance {utterance} has (rows, T) {tuple(a.shape[1:])} in a, "
-            f"{tuple(b.shape[1:])} in b; keep the same query rows of the same audio"
-        )
+        shapes = f"(rows, T) {tuple(a.shape[1:])} in a, {tuple(b.shape[1:])} in b"
+        advice = "keep the same query rows of the same audio"
+        raise SslsimError(f"attention cannot be paired: utterance {utterance} has {shapes}; {advice}")
     _, rows, keys = a.shape
     scores = {name: (HEAD_MEASURES | LAYER_MEASURES)[name] for name in measures}
 
@@ -263,20 +247,18 @@ def utterance_sums(
         y = x if b is a else check_maps(b[:, part], names[1], utterance).to(device)
         if x.dtype != y.dtype:
             x, y = x.double(), y.double()
-        return {name: score.rows(x, y, half) for name, score in scores.items()}
+        return {name: score(x, y, half) for name, score in scores.items()}
 
     parts = list(chunks(rows, max(1, ROW_CELLS // (max(a.shape[0], b.shape[0]) * keys))))
     alone = len(parts) == 1 or torch.get_num_threads() == 1 or torch.device(device).type != "cpu"
-    sums = map(of_rows, parts) if alone else results(of_rows, [(part,) for part in parts])
-    total = reduce(lambda left, right: {name: left[name] + right[name] for name in scores}, sums)
-    return {name: score.of_utterance(total[name], keys) for name, score in scores.items()}
+    total = add_up(map(of_rows, parts) if alone else results(of_rows, [(part,) for part in parts]))
+    return {name: OF_UTTERANCE[name](sums, keys) if name in OF_UTTERANCE else sums for name, sums in total.items()}
 
 
 def _check_shape(maps: Any, name: str, utterance: int) -> None:
     if len(maps.shape) != 3 or 0 in maps.shape:
-        raise SslsimError(
-            f"{name}, utterance {utterance}: shape {tuple(maps.shape)}; give (heads, rows, T), none of them 0"
-        )
+        given = f"{name}, utterance {utterance}: shape {tuple(maps.shape)}"
+        raise SslsimError(f"{given}; give (heads, rows, T), none of them 0")
 
 
 def check_maps(maps: Maps, name: str = "maps", utterance: int = 0) -> Tensor:
@@ -286,8 +268,7 @@ def check_maps(maps: Maps, name: str = "maps", utterance: int = 0) -> Tensor:
     maps = block(maps, torch.float64 if double else torch.float32)
     off = (maps.sum(2) - 1).abs().amax()
     if not off < 1e-3 or maps.amin() < 0:  # `not <` is true for NaN too
-        raise SslsimError(
-            f"{name}, utterance {utterance}: rows are not distributions (sums off by up to {float(off):.3g}, "
-            f"smallest weight {float(maps.amin()):.3g}); give attention weights after the softmax"
-        )
+        why = f"sums off by up to {float(off):.3g}, smallest weight {float(maps.amin()):.3g}"
+        advice = "give attention weights after the softmax"
+        raise SslsimError(f"{name}, utterance {utterance}: rows are not distributions ({why}); {advice}")
     return maps

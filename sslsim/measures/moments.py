@@ -134,11 +134,6 @@ class Moments:
     cross: Tensor  # sum_t (x_t - mean_x)(y_t - mean_y)', (n_neurons_x, n_neurons_y), float64
     groups: tuple[Tensor, ...] = ()  # the same of every group of utterances about the group's means
 
-    @classmethod
-    def of(cls, x: Marginal, y: Marginal, products: Products) -> Moments:
-        """Put together two marginals and the products of their layers."""
-        return cls(x, y, products.total, products.groups)
-
     @property
     def swapped(self) -> Moments:
         """The same moments with the two sides exchanged; what is already computed goes along."""
@@ -237,14 +232,13 @@ def moments(
     if utterances is not None:
         known = Utterances(tuple(int(length) for length in utterances))
         if min(known.lengths, default=-1) < 0 or sum(known.lengths) != len(x):
-            raise SslsimError(
-                f"utterances have {sum(known.lengths):,} frames together, x {len(x):,}; "
-                "give the number of frames of each, in order"
-            )
+            counts = f"utterances have {sum(known.lengths):,} frames together, x {len(x):,}"
+            raise SslsimError(f"{counts}; give the number of frames of each, in order")
     means = [Means.of(side, known, device) for side in (x, y)]
     (with_x, cross), (with_y,) = cross_products(Side([x, y], means, dtype), None, len(x), known)
     eps = torch.finfo(dtype).eps
-    return Moments.of(marginal(means[0], with_x, len(x), eps), marginal(means[1], with_y, len(x), eps), cross)
+    first, second = (marginal(means[i], products, len(x), eps) for i, products in enumerate((with_x, with_y)))
+    return Moments(first, second, cross.total, cross.groups)
 
 
 def marginal(means: Means, products: Products, n: int, eps: float) -> Marginal:

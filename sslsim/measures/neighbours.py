@@ -6,8 +6,6 @@ What a layer alone contributes is prepared once and scored with every other laye
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,8 +44,7 @@ def mutual_knn(x: Tensor, y: Tensor) -> float:
 
     From `neighbours` of each layer. By chance k / (n_frames - 1).
     """
-    common = (x[:, :, None] == y[:, None, :]).sum()
-    return float(common) / x.numel()
+    return float((x[:, :, None] == y[:, None, :]).sum()) / x.numel()
 
 
 def kernel(frames: Array, *, standardize: bool = True, bandwidth: float = 1.0, device: str = "cpu") -> Tensor:
@@ -63,11 +60,12 @@ def kernel(frames: Array, *, standardize: bool = True, bandwidth: float = 1.0, d
     squares = x.square().sum(1)
     distance = (squares[:, None] + squares[None] - 2 * x @ x.T).clamp(min=0.0)
     distance.fill_diagonal_(0.0)
-    median = _median(distance)
+    n = distance.numel()  # the two middle values, which are one where n is odd
+    low, high = (distance.flatten().kthvalue(k).values for k in ((n + 1) // 2, n // 2 + 1))
+    median = float((low + high) / 2)
     if not median > 1e-12 * squares.mean():  # the rounding of distances between equal frames
-        raise SslsimError(
-            f"more than half of all pairs of {len(x):,} frames are equal; RBF CKA has no bandwidth for them"
-        )
+        pairs = f"all pairs of {len(x):,} frames"
+        raise SslsimError(f"more than half of {pairs} are equal; RBF CKA has no bandwidth for them")
     gram = torch.exp(-distance / (2 * bandwidth**2 * median))
     gram = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
     return gram / gram.norm()
@@ -87,17 +85,10 @@ def _varying(frames: Array, standardize: bool, device: str) -> Tensor:
     if not (finite := x.isfinite().all(1)).all():
         bad = int((~finite).int().argmax())
         raise SslsimError(f"frame {bad} of the sample holds NaN or infinity; drop such frames before comparing")
-    mean: Any = x.mean(0)
+    mean = x.mean(0)
     deviation = (x - mean).square().mean(0).sqrt()
     alive = deviation > 1e-12 * mean.abs()
     if not alive.any():
         raise SslsimError(f"none of {x.shape[1]} neurons varies over {len(x):,} frames; nothing to compare")
     x = x[:, alive]
     return (x - mean[alive]) / deviation[alive] if standardize else x
-
-
-def _median(values: Tensor) -> float:
-    """Return the median, the mean of the two middle values where there are two."""
-    flat, half = values.flatten(), values.numel() // 2
-    high = flat.kthvalue(half + 1).values
-    return float(high if flat.numel() % 2 else (flat.kthvalue(half).values + high) / 2)

@@ -38,8 +38,7 @@ class Utterances:
         """Numbers of the utterances of each group; as many groups as asked for where there are as many utterances."""
         some = [u for u, length in enumerate(self.lengths) if length]
         if self.labels is not None:
-            labelled = {label: [u for u in some if self.labels[u] == label] for label in sorted(set(self.labels))}
-            return [group for group in labelled.values() if group]
+            return [[u for u in some if self.labels[u] == label] for label in sorted({self.labels[u] for u in some})]
         starts = (np.cumsum(self.lengths) - self.lengths).tolist()
         count, total = min(self.n_groups, len(some)), sum(self.lengths)
         cuts = [0]
@@ -57,11 +56,10 @@ class Utterances:
     @cached_property
     def without(self) -> list[np.ndarray]:
         """Masks (n_frames,) of what is left without each group."""
-        masks = np.ones((len(self.groups), sum(self.lengths)), dtype=bool)
-        for mask, group in zip(masks, self.groups, strict=True):
-            for span in group:
-                mask[span] = False
-        return list(masks)
+        group_of = np.full(len(self.lengths), -1)
+        for g, group in enumerate(self.members):
+            group_of[group] = g
+        return [np.repeat(group_of != g, self.lengths) for g in range(len(self.members))]
 
     @property
     def joined(self) -> Utterances:

@@ -15,7 +15,7 @@ import pandas as pd
 from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.measures import attention, layers, neighbours, neurons, regression
+from sslsim.measures import attention, layers, neighbours, neurons
 from sslsim.measures.arrays import Array, block, check_pair
 from sslsim.measures.moments import Marginal, moments, squared_norms
 
@@ -60,74 +60,48 @@ def _scaled(name: str, title: str, told: dict[str, Callable[..., Any]], **facts:
     return entries
 
 
-def _svcca(below: bool) -> dict[str, Callable[..., Any]]:
-    score, ranks = (partial(function, below=below) for function in (layers.svcca, layers.svcca_ranks))
-    return {"score": score, "ranks": ranks, "prepare_layer": Marginal.components}
-
-
 def _heads(name: str, title: str, description: str, value_range: str = "0 to 1") -> dict[str, Measure]:
     # directional: the score of a layer is the mean of its heads' best matches
     score = partial(attention.attention_similarity, name)
     return {name: Measure("attention", title, score, description, value_range, symmetric=False)}
 
 
-_neuron, _pca = partial(_of, "neuron"), Marginal.components
+_neuron, _of_x = partial(_of, "neuron"), partial(_of, "neuron", symmetric=False)
+_pca: dict[str, Any] = {"prepare_layer": Marginal.components}
+_canonical = _pca | {"canonical": True}
+_debiased: dict[str, Any] = {"value_range": "at most 1", "norms": True}
+_heldout: dict[str, Any] = {"value_range": "at most 1", "utterances": True, "prepare_layer": neurons.prepare_fits}
+_svcca, _svcca_below = (
+    {key: partial(function, below=below) for key, function in (("score", layers.svcca), ("ranks", layers.svcca_ranks))}
+    for below in (False, True)
+)
 
 MEASURES: dict[str, Measure] = {
-    "max_corr": _neuron("max_corr: best single neuron", neurons.max_corr, symmetric=False, matching=neurons.best_match),
+    "max_corr": _of_x("max_corr: best single neuron", neurons.max_corr, matching=neurons.best_match),
     "matched_corr": _neuron("matched_corr: one-to-one neurons", neurons.matched_corr, matching=neurons.one_to_one),
     "soft_matched_corr": _neuron("soft_matched_corr: shared partners", neurons.soft_matched_corr),
-    "linreg": _neuron("linreg: all neurons, in-sample R", neurons.linreg, symmetric=False, prepare_layer=_pca),
-    "linreg_r2": _neuron(
-        "linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, symmetric=False, prepare_layer=_pca
-    ),
-    "linreg_heldout": _neuron(
-        "linreg_heldout: R2 on other utterances",
-        regression.linreg_heldout,
-        value_range="at most 1",
-        symmetric=False,
-        prepare_layer=regression.prepare_fits,
-        utterances=True,
-    ),
-    "cca": _of(
-        "layer",
-        "cca: mean canonical correlation",
-        layers.cca,
-        ranks=layers.cca_ranks,
-        canonical=True,
-        prepare_layer=_pca,
-    ),
+    "linreg": _of_x("linreg: all neurons, in-sample R", neurons.linreg, **_pca),
+    "linreg_r2": _of_x("linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, **_pca),
+    "linreg_heldout": _of_x("linreg_heldout: R2 on other utterances", neurons.linreg_heldout, **_heldout),
+    "cca": _of("layer", "cca: mean canonical correlation", layers.cca, ranks=layers.cca_ranks, **_canonical),
     **_scaled(
         "svcca",
         "svcca: 99 % of variance",
-        _svcca(below=False),
+        _svcca | _pca,
         description="Mean canonical correlation of the fewest principal components that hold 99 % of the variance",
     ),
     **_scaled(
         "svcca_below",
         "svcca: below 99 %, as published",
-        _svcca(below=True),
+        _svcca_below | _pca,
         description="svcca of one component fewer, as the code of Wu et al. 2020 truncates",
     ),
-    **_scaled(
-        "pwcca",
-        "pwcca: projection-weighted",
-        {"score": layers.pwcca},
-        symmetric=False,
-        canonical=True,
-        prepare_layer=_pca,
-    ),
+    **_scaled("pwcca", "pwcca: projection-weighted", {"score": layers.pwcca}, symmetric=False, **_canonical),
     **_scaled("linear_cka_biased", "linear CKA, biased", {"score": layers.linear_cka_biased}),
     "linear_cka_dropped": _of(
         "layer", "linear CKA, raw, 3 largest neurons dropped", layers.linear_cka_dropped, standardize=False
     ),
-    **_scaled(
-        "linear_cka_debiased",
-        "linear CKA, debiased",
-        {"score": layers.linear_cka_debiased},
-        value_range="at most 1",
-        norms=True,
-    ),
+    **_scaled("linear_cka_debiased", "linear CKA, debiased", {"score": layers.linear_cka_debiased}, **_debiased),
     **_scaled("procrustes", "procrustes: after best rotation", {"score": layers.procrustes}),
     **_scaled(
         "mutual_knn", "mutual_knn: shared neighbours", {"prepare": neighbours.neighbours}, score=neighbours.mutual_knn

@@ -7,7 +7,7 @@ level and an interval of its own, because all that they are made from is kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -116,16 +116,16 @@ class Evidence:
 
         p is that of the pair alone: for the best of several pairs see `estimate` with a maximum.
         """
-        worth = self._worth(self.pairs.value.to_numpy(), self.null, self.left_out, self.rotated, level)
-        worth = {{"low": "ci_low", "high": "ci_high"}.get(name, name): column for name, column in worth.items()}
-        return self.pairs.assign(**{name: worth[name] for name in worth if name not in ("error", "p_zero")})
+        worth = self._worth(lambda values: values, level)
+        names = {name: {"low": "ci_low", "high": "ci_high"}.get(name, name) for name in worth}
+        return self.pairs.assign(**{names[name]: worth[name] for name in names if name not in ("error", "p_zero")})
 
     def only(self, rows: NDArray[np.bool_] | pd.Series) -> Evidence:
         """Return the evidence of some of the pairs."""
         kept = np.asarray(rows, dtype=bool)
+        null, left_out, rotated = (array[:, kept] for array in (self.null, self.left_out, self.rotated))
         pairs = self.pairs[kept].reset_index(drop=True)
-        arrays = self.null[:, kept], self.left_out[:, kept], self.sizes, self.rotated[:, kept]
-        return Evidence(pairs, *arrays, self.partners)
+        return replace(self, pairs=pairs, null=null, left_out=left_out, rotated=rotated)
 
     def estimate(
         self, of: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None, level: float = LEVEL
@@ -142,16 +142,12 @@ class Evidence:
         if self.pairs.empty:
             raise SslsimError("no pairs to estimate from; choose models or layers that were compared")
         of = of or (lambda values: values.mean(-1))
-        arrays = (self.pairs.value.to_numpy(), self.null, self.left_out, self.rotated)
-        value, null, left_out, rotated = (of(array) for array in arrays)
-        worth = self._worth(value, null, left_out, rotated, level)
-        return Estimate(float(value), **{name: float(number) for name, number in worth.items()})
+        return Estimate(**{name: float(number) for name, number in self._worth(of, level).items()})
 
-    def _worth(
-        self, value: NDArray, null: NDArray, left_out: NDArray, rotated: NDArray, level: float
-    ) -> dict[str, Any]:
+    def _worth(self, of: Callable[[NDArray], NDArray], level: float) -> dict[str, Any]:
         """Fields of an estimate, of one number or of many at once."""
-        out: dict[str, Any] = {}
+        value, null, left_out, rotated = map(of, (self.pairs.value.to_numpy(), self.null, self.left_out, self.rotated))
+        out: dict[str, Any] = {"value": value}
         if len(left_out):
             out["low"], out["high"] = jackknife_interval(value, left_out, self.sizes, level)
             out["error"] = error = jackknife_error(value, left_out, self.sizes)
@@ -160,7 +156,7 @@ class Evidence:
             with np.errstate(invalid="ignore", divide="ignore"):
                 z = (value - null.mean(0)) / (null.std(0, ddof=1) if len(null) > 1 else np.nan)
             chance = {"chance": null.mean(0), "threshold": threshold(value, null), "z": z, "p": p_value(value, null)}
-            chance["calibrated"] = calibrated(value, null)
+            chance |= {"calibrated": calibrated(value, null)}
             known = np.isfinite(null).all(0)  # excesses of matched_corr have no chance level
             out |= {name: np.where(known, numbers, np.nan) for name, numbers in chance.items()}
         if np.isfinite(rotated).any():

@@ -18,22 +18,13 @@ LEVEL = 0.95
 def jackknife_error(value: ArrayLike, left_out: ArrayLike, sizes: Sequence[int]) -> NDArray[np.float64]:
     """Return the standard error of a score from its values without each block of utterances.
 
-    The delete-a-group jackknife for blocks of unequal size (Busing, Meijer & van der Leeden 1999).
-
-    Parameters
-    ----------
-    value : array of shape (...)
-        Scores of all frames.
-    left_out : array of shape (B, ...)
-        Scores without each block.
-    sizes : sequence of int
-        Frames of each block.
+    The delete-a-group jackknife for blocks of unequal size (Busing, Meijer & van der Leeden 1999), from scores of all
+    frames (...), scores without each block (B, ...) and the number of frames of each block.
     """
     left = np.asarray(left_out, dtype=np.float64)
     if len(left) < 2 or len(left) != len(sizes):
-        raise SslsimError(
-            f"a jackknife needs a score without each of at least 2 blocks; got {len(left)} scores, {len(sizes)} blocks"
-        )
+        got = f"got {len(left)} scores, {len(sizes)} blocks"
+        raise SslsimError(f"a jackknife needs a score without each of at least 2 blocks; {got}")
     weight = (np.sum(sizes) / np.asarray(sizes, dtype=np.float64)).reshape(-1, *[1] * (left.ndim - 1))
     pseudo = weight * np.asarray(value) - (weight - 1) * left
     mean = (pseudo / weight).sum(0)
@@ -45,12 +36,7 @@ def jackknife_interval(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Interval for a score over speech like this, from its values without each block of utterances.
 
-    Parameters
-    ----------
-    value, left_out, sizes
-        See `jackknife_error`. The interval is ``value -+ t error`` with the quantile of B - 1 degrees of freedom.
-    level : float
-        Coverage.
+    ``value -+ t error`` (`jackknife_error`), with the quantile of B - 1 degrees of freedom that covers `level`.
     """
     if not 0 < level < 1:
         raise SslsimError(f"level is {level}; give the coverage of the interval, above 0 and below 1")
@@ -62,20 +48,13 @@ def jackknife_interval(
 def blocks_of(index: pd.DataFrame, lengths: Sequence[int], blocks: int, block_by: str) -> Utterances:
     """Return the blocks to leave out one after another: runs of utterances, or whole speakers.
 
-    Parameters
-    ----------
-    index : DataFrame
-        Of a store.
-    lengths : sequence of int
-        Frames compared of each utterance.
-    blocks : int
-        Most blocks; speakers beyond share one.
-    block_by : {'utterance', 'speaker'}
-        What stays together.
+    There are `blocks` of them at most, 0 for none; speakers beyond share one. `block_by`, 'utterance' or 'speaker', is
+    what stays together; of each utterance of a store's index, `lengths` has the number of frames compared.
     """
-    if block_by == "utterance":
-        made = Utterances(tuple(lengths), blocks)
-    else:
+    if not blocks:
+        return Utterances(())
+    made = Utterances(tuple(lengths), blocks)
+    if block_by == "speaker":
         size = pd.Series(lengths).groupby(index.speaker.to_numpy()).sum().sort_values(ascending=False, kind="stable")
         load, label = np.zeros(blocks), {}
         for speaker, frames in size.items():  # the longest first, to where least is

@@ -46,27 +46,19 @@ class Mismatches:
         strata = np.array_split(order, max(1, len(order) // (permutations + 1)))
         circles = [rng.permutation(stratum) for stratum in strata]
         steps = 1 + rng.permutation(min(map(len, strata)) - 1)[:permutations]
-        partners = []
-        for step in steps:
-            partner = np.arange(len(full))
-            for circle in circles:
+        partners, common = [np.arange(len(full)) for _ in steps], full.copy()
+        for circle in circles:
+            common[circle] = full[circle].min()
+            for partner, step in zip(partners, steps, strict=True):
                 partner[circle] = np.roll(circle, -step)
-            partners.append(partner)
-        common = full.copy()
-        for stratum in strata:
-            common[stratum] = full[stratum].min()
         return cls(common, strata, partners)
 
 
 def p_value(observed: ArrayLike, null: ArrayLike) -> NDArray[np.float64]:
     """Share of scores, the observed one among them, that are as large: ``(1 + #{null >= observed}) / (K + 1)``.
 
-    Parameters
-    ----------
-    observed : array of shape (...)
-        Observed scores.
-    null : array of shape (K, ...)
-        The same under chance. Valid at any K, never below 1 / (K + 1) (Phipson & Smyth 2010).
+    Of observed scores (...) and the same under chance (K, ...). Valid at any K, never below 1 / (K + 1) (Phipson &
+    Smyth 2010).
     """
     null = np.asarray(null, dtype=np.float64)
     return (1 + (~(null < np.asarray(observed))).sum(0)) / (len(null) + 1)  # one without a score counts as large

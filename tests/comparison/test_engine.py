@@ -16,7 +16,7 @@ import pytest
 import torch
 from pretend import Here, pretend_cuda
 
-from sslsim.comparison import engine, heads, pieces, scratch
+from sslsim.comparison import engine, heads
 from sslsim.comparison.heads import compare_attention
 from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.errors import SslsimError
@@ -99,7 +99,7 @@ def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatc
     monkeypatch.setattr(engine, "BATCH_NEURONS", 1)
     monkeypatch.setattr(heads, "UTTERANCES", 1)
     for name in ("moments_of_batch", "pair_of_batches"):
-        monkeypatch.setattr(pieces, name, counted(getattr(pieces, name)))
+        monkeypatch.setattr(engine, name, counted(getattr(engine, name)))
     monkeypatch.setattr(heads, "sum_utterances", counted(heads.sum_utterances))
 
     def at_a_time(run):
@@ -125,17 +125,17 @@ def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatc
 
 def test_the_scratch_folder_is_private_beside_the_stores_and_removed(stores, monkeypatch):
     folder = stores[0].root.parent
-    before, seen, pair = sorted(folder.iterdir()), [], pieces.pair_of_batches
+    before, seen, pair = sorted(folder.iterdir()), [], engine.pair_of_batches
 
     def spied(task, *rest):
         seen.append(stat.S_IMODE(task.parent.stat().st_mode))
         assert task.parent.parent == folder
         return pair(task, *rest)
 
-    monkeypatch.setattr(pieces, "pair_of_batches", spied)
+    monkeypatch.setattr(engine, "pair_of_batches", spied)
     compare(stores, ["max_corr"], device="cpu")
     assert set(seen) == {0o700}
-    monkeypatch.setattr(pieces, "pair_of_batches", lambda *_: 1 / 0)
+    monkeypatch.setattr(engine, "pair_of_batches", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         compare(stores, ["max_corr"], device="cpu")
     assert sorted(folder.iterdir()) == before
@@ -148,7 +148,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(stores, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(scratch.pickle, "Pickler", full)
+    monkeypatch.setattr(engine.pickle, "Pickler", full)
     with pytest.raises(SslsimError, match=r"kept in '.*\.pieces.*', where .* GB are free: No space left on device"):
         compare(stores, ["max_corr"], device="cpu")
     assert sorted(folder.iterdir()) == before

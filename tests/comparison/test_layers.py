@@ -119,6 +119,8 @@ def test_constant_neurons_are_those_of_the_frames_used_whatever_else_is_asked_fo
         assert counts.pop("rbf_cka") == [2]
         assert all(count == [1] for count in counts.values())
         assert set(table[table.layer_x == 2].constant_x) == {0}
+    pair = quiet([store, make_store("other")], ["rbf_cka"], sample=20, between=[("late", "other")])
+    assert set(pair[(pair.model_y == "late") & (pair.layer_y == 1)].constant_y) == {2}
 
 
 def test_between_keeps_the_wanted_pairs(stores):

@@ -7,8 +7,8 @@ from sklearn.linear_model import Ridge
 
 import sslsim
 from sslsim.measures.moments import moments
+from sslsim.measures.neurons import PENALTIES, heldout_r2
 from sslsim.measures.products import Utterances
-from sslsim.measures.regression import PENALTIES, heldout_r2
 
 LENGTHS = (40, 25, 60, 35, 50, 45, 30, 55)
 

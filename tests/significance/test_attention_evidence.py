@@ -6,15 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sslsim.comparison.heads import HeadScores, Run, compare_attention, head_scores
-from sslsim.comparison.maps import cropped_rows, kept_rows
+from sslsim.comparison.heads import HeadScores, Run, compare_attention, cropped_rows, head_scores, kept_rows
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.errors import SslsimError
 from sslsim.measures.attention import attention_cka, attention_similarity
 from sslsim.measures.products import Utterances
-from sslsim.significance.attention import attention_evidence
 from sslsim.significance.evidence import Resampling
 from sslsim.significance.nulls import Mismatches
+from sslsim.significance.run import attention_evidence
 from sslsim.speech.recording import spread
 
 HOW = Resampling(permutations=3, blocks=4)
