@@ -15,7 +15,7 @@ import soxr
 from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError
-from sslsim.speech.truncation import cut_off, tells_length
+from sslsim.speech.truncation import cut_off, finished, tells_length
 
 SAMPLE_RATE = 16_000
 """Samples per second that every encoder here was trained on."""
@@ -32,8 +32,7 @@ LARGEST = 1e12
 _UNKNOWN = 2**48  # libsndfile gives a length beyond any file where a stream does not tell its own
 _REST = 1 << 14  # bytes that may follow the last sample, such as tags
 _BLOCK = 1 << 20  # samples to skip at a time where a format cannot be entered anywhere
-_EXACT = {"WAV", "WAVEX", "RF64", "FLAC"}  # a seek gives the samples that reading on would
-_FORMATS = _EXACT | {"NIST", "OGG", "MP3"}  # others may be cut off without a word
+_EXACT = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF"}  # a seek gives the samples that reading on would
 
 
 class AudioError(SslsimError):
@@ -103,10 +102,9 @@ class Recording:
             fault = cut_off(self._file)
             if fault:
                 raise AudioError(source, f"cut off: {fault}")
+            self._file = finished(self._file)
             self._exact = True
             sound = self._begin_again()
-            if sound.format not in _FORMATS:
-                raise AudioError(source, f"its format, {sound.format}, is not read here; convert it to wav or flac")
             counted = sound.frames < _UNKNOWN and (sound.format != "MP3" or tells_length(self._file))
             if not counted or sound.format not in _EXACT or not sound.seekable():
                 self._exact = False

@@ -1,11 +1,12 @@
 """Whether an audio file holds less than its own header promises: a copy or download that was cut off.
 
-libsndfile reads such wav, sphere and ogg files short without a word. Formats whose decoder notices (flac, mp3 with a
-header of its length) are not looked at here.
+libsndfile reads such wav, w64, aiff, au, caf, sphere and ogg files short without a word. Formats whose decoder notices
+(flac, mp3 with a header of its length) are not looked at here.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -23,13 +24,24 @@ def cut_off(file: BinaryIO) -> str:
     file.seek(0)
     head = file.read(12)
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
-        return _chunks(file, size, "<")
+        return _chunks(file, size, "<", b"data")
     if head[:4] == b"RIFX" and head[8:] == b"WAVE":
-        return _chunks(file, size, ">")
+        return _chunks(file, size, ">", b"data")
+    if head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
+        return _chunks(file, size, ">", b"SSND")
     if head[:4] == b"OggS":
         return _ogg(file, size)
+    if head[:4] == b".snd":
+        start, length = struct.unpack(">II", head[4:].ljust(8, b"\0"))
+        return "" if length in _STREAMED else _missing(length, size - start)
+    if head[:4] == b"caff":
+        return _caf(file, size)
     if head[:7] == b"NIST_1A":
         return _sphere(file, size)
+    if head == b"riff.\x91\xcf\x11\xa5\xd6\x28\xdb":  # W64: the length of the whole file, in 64 bits
+        file.seek(16)
+        length = int.from_bytes(file.read(8), "little")
+        return f"{size:,} of {length:,} bytes are there" if size < length < 2**63 else ""
     return ""
 
 
@@ -47,8 +59,31 @@ def tells_length(file: BinaryIO) -> bool:
     return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
 
 
+def finished(file: BinaryIO) -> BinaryIO:
+    """Return the file, or a copy in memory where a wav's writer did not fill in the length of its samples.
+
+    libsndfile understands the length 0xFFFFFFFF, but takes 0 for none.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    order = {b"RIFF": "<", b"RIFX": ">"}.get(head[:4])
+    if order is None or head[8:] != b"WAVE" or struct.unpack(f"{order}I", head[4:8])[0] + 8 == size:
+        return file
+    start, length = next(
+        ((start, length) for name, length, start in _walk(file, size, order) if name == b"data"), (0, 1)
+    )
+    if length or start == size:
+        return file
+    file.seek(0)
+    content = bytearray(file.read())
+    content[4:8] = content[start - 4 : start] = b"\xff" * 4
+    file.close()
+    return io.BytesIO(content)
+
+
 def _walk(file: BinaryIO, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, length and beginning of each chunk of a RIFF file."""
+    """Yield name, length and beginning of each chunk of a RIFF or FORM file."""
     place = 12
     while place + 8 <= size:
         file.seek(place)
@@ -59,6 +94,19 @@ def _walk(file: BinaryIO, size: int, order: str) -> Iterator[tuple[bytes, int, i
 
 def _missing(length: int, held: int) -> str:
     return f"{max(0, held):,} of {length:,} bytes of samples are there" if held < length else ""
+
+
+def _caf(file: BinaryIO, size: int) -> str:
+    place = 8
+    while place + 12 <= size:
+        file.seek(place)
+        name, length = struct.unpack(">4sq", file.read(12))
+        if name == b"data":  # its length is -1 where it reaches to the end
+            return _missing(length, size - place - 12)
+        if length < 0:
+            return ""
+        place += 12 + length
+    return "it ends before its samples"
 
 
 def _sphere(file: BinaryIO, size: int) -> str:
@@ -73,12 +121,12 @@ def _sphere(file: BinaryIO, size: int) -> str:
     return _missing(length, size - int(start[1]))
 
 
-def _chunks(file: BinaryIO, size: int, order: str) -> str:
+def _chunks(file: BinaryIO, size: int, order: str, wanted: bytes) -> str:
     declared64 = None
     for name, length, start in _walk(file, size, order):
         if name == b"ds64":  # RF64: lengths of 64 bits, the second of which is that of the samples
             declared64 = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
-        if name == b"data":
+        if name == wanted:
             told = declared64 if length == 0xFFFFFFFF and declared64 else length
             return "" if told in _STREAMED else _missing(told, size - start)
     return "it ends before its samples"

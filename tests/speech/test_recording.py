@@ -189,6 +189,7 @@ def test_a_stretch_is_resampled_as_if_it_stood_alone(tmp_path, suffix):
         ("x.wav", "ULAW", 0.02),
         ("x.flac", "PCM_16", 2**-14),
         ("x.flac", "PCM_24", 2**-22),
+        ("x.aiff", "PCM_16", 2**-14),
     ],
 )
 def test_sample_types_agree_within_their_last_bit(tmp_path, name, subtype, atol):
