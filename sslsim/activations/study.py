@@ -16,9 +16,8 @@ from sslsim.encoders.lineup import Checkpoint, find_lineup, read_lineup, select
 from sslsim.encoders.load import DTYPES
 from sslsim.errors import SslsimError, close_match
 from sslsim.resources import DATA, write_text
-from sslsim.speech.corpus import Utterance, read_corpus
+from sslsim.speech.corpus import Subset, Utterance, read_corpus
 from sslsim.speech.index import Segmentation
-from sslsim.speech.subset import Subset
 
 EMBEDDED = "embedded"
 """Name of the study of the data that come with sslsim."""

@@ -1,48 +1,38 @@
-"""A corpus is a folder, a manifest or a dataset; reading it gives its utterances, and opens no audio."""
+"""A corpus is a folder, a manifest or a dataset: its utterances, read without opening audio, and a subset of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.speech.recording import (
-    SAMPLE_RATE,
-    SUFFIXES,
-    AudioError,
-    Clip,
-    Recording,
-    Source,
-    at_16_khz,
-    content_fingerprint,
-)
+from sslsim.speech.recording import SAMPLE_RATE, SUFFIXES, AudioError, Recording, at_16_khz, content_fingerprint
 
 SHOWN = 8  # utterances in a notebook
+MISSES = 20  # utterances in a row that are too long for what is left, after which a subset by seconds is full
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording of a corpus: its audio file, or `clip` where the sound is no file of its own.
-
-    The id is unique in the corpus; speaker and text are empty where nobody tells.
-    """
+    """One recording of a corpus: its audio file, or `clip` where the sound is no file; speaker, text may be empty."""
 
     id: str
     path: Path
     speaker: str = ""
     text: str = ""
-    clip: Clip | None = field(default=None, repr=False, compare=False)
+    clip: Row | None = field(default=None, repr=False, compare=False)
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Path | Row:
         """Where the sound is read from."""
         return self.clip or self.path
 
@@ -77,13 +67,12 @@ def read_corpus(corpus: str | Path | Any) -> Corpus:
     Parameters
     ----------
     corpus : str, Path or datasets.Dataset
-        A folder is searched recursively for wav, flac, ogg, opus and mp3: the id is the relative path
-        without suffix; the speaker is the parent folder, or for LibriSpeech's
-        ``speaker/chapter/speaker-chapter-number.flac`` the first of these. A manifest (``.csv``,
-        ``.tsv``, or ``.jsonl`` with one object a line) has columns ``id`` and ``path`` (relative to
-        the manifest) and may have ``speaker`` and ``text``; others are ignored. A dataset of the
-        package datasets, or the folder that its ``save_to_disk`` left, has a column ``audio`` and may
-        have ``id``, ``speaker`` or ``speaker_id``, and ``text``.
+        A folder is searched recursively for wav, flac, ogg, opus and mp3: the id is the relative path without suffix;
+        the speaker is the parent folder, or for LibriSpeech's ``speaker/chapter/speaker-chapter-number.flac`` the first
+        of these. A manifest (``.csv``, ``.tsv``, or ``.jsonl`` with one object a line) has columns ``id`` and ``path``
+        (relative to the manifest) and may have ``speaker`` and ``text``; others are ignored. A dataset of the package
+        datasets, or the folder that its ``save_to_disk`` left, has a column ``audio`` and may have ``id``, ``speaker``
+        or ``speaker_id``, and ``text``.
 
     Raises
     ------
@@ -201,10 +190,10 @@ class Row:
 def _load_dataset(folder: Path) -> Any:
     try:
         from datasets import load_from_disk
+
+        return load_from_disk(folder)
     except ImportError as error:
         raise SslsimError(f"corpus {str(folder)!r}: a dataset, which needs: pip install 'sslsim[datasets]'") from error
-    try:
-        return load_from_disk(folder)
     except Exception as error:  # JSON, Arrow and the disk fail each in their own way
         raise SslsimError(f"corpus {str(folder)!r}: a dataset that cannot be read: {error}") from error
 
@@ -212,9 +201,8 @@ def _load_dataset(folder: Path) -> Any:
 def _dataset_utterances(dataset: Any) -> list[Utterance]:
     columns = getattr(dataset, "column_names", None)
     if not isinstance(columns, list) or not hasattr(dataset, "cast_column"):
-        raise SslsimError(
-            f"corpus of type {type(dataset).__name__}: give a folder, a manifest, or one split of a dataset"
-        )
+        kind = type(dataset).__name__
+        raise SslsimError(f"corpus of type {kind}: give a folder, a manifest, or one split of a dataset")
     if "audio" not in columns:
         raise SslsimError(f"dataset: no column 'audio'{close_match('audio', columns)}; rename_column names it so")
     from datasets import Audio
@@ -224,11 +212,8 @@ def _dataset_utterances(dataset: Any) -> list[Utterance]:
     except Exception as error:  # Arrow's own errors
         raise SslsimError(f"dataset: column 'audio' holds no audio: {error}") from error
     named = [name for name in ("id", "speaker", "speaker_id", "text") if name in columns]
-    numbers = [{"id": number} for number in range(len(dataset))]
-    rows = dataset.select_columns(named).to_list() if named else numbers
-    table = pd.DataFrame(
-        rows if "id" in named else [n | row for n, row in zip(numbers, rows, strict=True)], dtype=object
-    )
+    rows = dataset.select_columns(named).to_list() if named else [{}] * len(dataset)
+    table = pd.DataFrame([{"id": number} | row for number, row in enumerate(rows)], dtype=object)
     if "speaker" not in named:
         table = table.rename(columns={"speaker_id": "speaker"})
     return [
@@ -243,3 +228,61 @@ def corpus_fingerprint(utterances: Iterable[Utterance]) -> str:
     for utterance in utterances:
         total.update(f"{utterance.id}\0{utterance.speaker}\0{content_fingerprint(utterance.source)}\n".encode())
     return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Which utterances of a corpus to take: at most so many, of each speaker so many, so much audio; None: no limit.
+
+    Utterances are ranked by a hash of seed and id, so that what is taken does not depend on their order, and one more
+    or less in the corpus moves at most one other in or out.
+    """
+
+    max_utterances: int | None = None
+    max_seconds: float | None = None
+    per_speaker: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, kind, what, least in (
+            ("max_utterances", Integral, "a whole number, at least 1", 1),
+            ("per_speaker", Integral, "a whole number, at least 1", 1),
+            ("max_seconds", Real, "a number, at least one frame, 0.025", 0.025),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, kind) and float(value) >= least):
+                raise SslsimError(f"{name} is {value!r}; it must be {what}, or None for no limit")
+
+    def of(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+        """Return those taken, in the corpus's order."""
+        if self.max_utterances is self.max_seconds is self.per_speaker is None:
+            return list(utterances)
+        ranks = {u.id: hashlib.sha256(f"{self.seed}\0{u.id}".encode()).digest() for u in utterances}
+        ranked = sorted(utterances, key=lambda u: ranks[u.id])
+        if self.per_speaker is not None:
+            met: Counter[str] = Counter()
+            ranked = [u for u in ranked if (met.update([u.speaker]) or met[u.speaker]) <= self.per_speaker]
+        ranked = ranked[: self.max_utterances]
+        if self.max_seconds is not None:
+            ranked = list(_within(ranked, self.max_seconds * SAMPLE_RATE))
+            if not ranked:
+                raise SslsimError(f"max_seconds is {self.max_seconds:g}; no utterance is so short, give more")
+        chosen = {u.id for u in ranked}
+        return [u for u in utterances if u.id in chosen]
+
+
+def _within(ranked: Iterable[Utterance], left: float) -> Iterator[Utterance]:
+    """Yield utterances until the samples are used up; those without a length too, to be reported."""
+    misses = 0
+    for utterance in ranked:
+        try:
+            n = utterance.n_samples
+        except AudioError:
+            n = 0
+        if n <= left:
+            left, misses = left - n, 0
+            yield utterance
+        else:
+            misses += 1
+            if misses == MISSES:
+                return

@@ -20,8 +20,8 @@ from sslsim.activations.description import check_pairable, open_store
 from sslsim.activations.study import Study
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.errors import SslsimError
+from sslsim.speech.corpus import Subset
 from sslsim.speech.index import Segmentation
-from sslsim.speech.subset import Subset
 
 TABLE = '[[checkpoint]]\nname = "a"\nsource = "org/a"\n'
 

@@ -11,10 +11,9 @@ import soundfile
 from conftest import tone
 
 from sslsim.errors import SslsimError
-from sslsim.speech.corpus import Utterance, corpus_fingerprint, read_corpus
+from sslsim.speech.corpus import Subset, Utterance, corpus_fingerprint, read_corpus
 from sslsim.speech.index import Reader, Segmentation, index_of
 from sslsim.speech.recording import Recording
-from sslsim.speech.subset import Subset
 
 
 def sound(source):
