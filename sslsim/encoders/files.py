@@ -44,11 +44,8 @@ def _fetch(checkpoint: Checkpoint, patterns: list[str]) -> Path:
         return Path(snapshot_download(checkpoint.source, revision=checkpoint.revision, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises a dozen kinds: offline, not found, gated, cache...
         revision = f" at revision {checkpoint.revision}" if checkpoint.revision else ""
-        raise problem(
-            checkpoint,
-            f"no folder {checkpoint.source!r}, and it could not be had from the hub{revision} "
-            f"({type(error).__name__}: {first_line(error)})",
-        ) from error
+        fault = f"no folder {checkpoint.source!r}, and it could not be had from the hub{revision}"
+        raise problem(checkpoint, f"{fault} ({type(error).__name__}: {first_line(error)})") from error
 
 
 def first_line(error: Exception) -> str:
@@ -70,10 +67,10 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
         return hashlib.sha256(f"{RECIPE}\0{version('transformers')}".encode()).hexdigest()
     folder = locate(checkpoint)
     files = [folder / name for name in _SETTINGS if (folder / name).is_file()]
-    drawn = ""
+    parts = ""
     if checkpoint.untrained_seed is None:
         files += _weight_files(folder)
     else:
-        drawn = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
-    parts = drawn + "".join(f"{file.name}\0{content_fingerprint(file)}\n" for file in files)
+        parts = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
+    parts += "".join(f"{file.name}\0{content_fingerprint(file)}\n" for file in files)
     return hashlib.sha256(parts.encode()).hexdigest()

@@ -25,10 +25,7 @@ RECIPE = (
 
 
 def ignore_widgets() -> None:
-    """Silence tqdm, which importing transformers makes warn in JupyterLab of widgets that nothing here shows.
-
-    For good, since filters of warnings are of all threads.
-    """
+    """Silence tqdm for good: importing transformers makes it warn in JupyterLab of widgets that nothing here shows."""
     warnings.filterwarnings("ignore", category=TqdmWarning)
 
 
@@ -51,10 +48,7 @@ def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class LogMel:
-    """A log-mel spectrogram in the form of an encoder: one layer, 80 neurons, no heads.
-
-    Its frames are those of the encoders, samples [320 i, 320 i + 400).
-    """
+    """A log-mel spectrogram in the form of an encoder, on the same frames: one layer, 80 neurons, no heads."""
 
     checkpoint: Checkpoint
 

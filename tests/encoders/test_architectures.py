@@ -283,7 +283,7 @@ def test_maps_of_wavlm_that_do_not_average_to_the_mean_are_refused(saved, monkey
 
 def test_an_encoder_that_gives_only_means_over_heads_is_refused(saved, monkeypatch):
     encoder = load_encoder(Checkpoint("x", str(saved("hubert-post"))))
-    attention = type(encoder._model.encoder.layers[0].attention)
+    attention = type(encoder.model.encoder.layers[0].attention)
     forward = attention.forward
 
     def mean(self, *args, **kwargs):
@@ -326,7 +326,7 @@ def test_what_is_found_out_about_each(saved, loaded, name, norms, normalised, ma
     assert (anatomy.normed, anatomy.input_normed, anatomy.final_norm) == norms
     assert anatomy.input == {"normalised": normalised, "mask": mask, "features": features}
     assert (anatomy.n_layers, anatomy.n_neurons, anatomy.n_heads) == (4, 24, 4)
-    assert anatomy.parameters == sum(weight.numel() for weight in encoder._model.parameters())
+    assert anatomy.parameters == sum(weight.numel() for weight in encoder.model.parameters())
     twin = load_encoder(Checkpoint("x", str(saved(name)), untrained_seed=0))
     assert twin.anatomy == anatomy
     hidden = twin.encode(WAVEFORM, []).hidden  # where LayerNorms are fresh: mean 0, variance 1

@@ -110,7 +110,7 @@ def test_half_precision_files_are_run_in_float32(checkpoints, tmp_path):
     save_file({key: w.half() for key, w in load_file(path).items()}, path, {"format": "pt"})
     edit(tmp_path / "copy" / "config.json", dtype="float16")
     encoder = load_encoder(checkpoint)
-    assert {w.dtype for w in encoder._model.parameters()} == {torch.float32}
+    assert {w.dtype for w in encoder.model.parameters()} == {torch.float32}
     whole = loaded(checkpoints / "wav2vec2-post").encode(WAVEFORM, []).hidden
     np.testing.assert_allclose(encoder.encode(WAVEFORM, []).hidden, whole, atol=0.05)
 
