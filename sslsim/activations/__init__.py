@@ -1,8 +1,7 @@
 """What encoders made of a corpus: extracted once, kept in a store, read memory-mapped."""
 
-from sslsim.activations.description import check_pairable, open_store
-from sslsim.activations.selection import LayerView, layer_views
-from sslsim.activations.store import ActivationStore, StoredLayer, Stores
+from sslsim.activations.selection import LayerView, check_pairable, layer_views
+from sslsim.activations.store import ActivationStore, StoredLayer, Stores, open_store
 from sslsim.activations.study import Study, extract
 
 __all__ = [

@@ -19,8 +19,7 @@ from sslsim.resources import DATA, write_text
 from sslsim.speech.corpus import Subset, Utterance, read_corpus
 from sslsim.speech.index import Segmentation
 
-EMBEDDED = "embedded"
-"""Name of the study of the data that come with sslsim."""
+EMBEDDED = "embedded"  # name of the study of the data that come with sslsim
 _TABLES = {"subset": Subset, "segmentation": Segmentation}
 _NONE = "none"  # TOML has no null
 
@@ -37,10 +36,6 @@ class Study:
         A folder, a manifest or a dataset (see ``read_corpus``).
     checkpoints : tuple of str
         Which of the lineup, see ``select``; empty takes all.
-    subset : Subset
-        Which utterances.
-    segmentation : Segmentation
-        Long utterances are cut into pieces, or left out.
     frames_per_utterance, queries : int or None
         At most so many frames of each utterance, and query rows of each of its attention maps, evenly spread; None
         keeps all, 0 queries no attention.
@@ -81,11 +76,6 @@ class Study:
 
         ``lineup`` and ``corpus`` are relative to the file; ``[subset]`` and ``[segmentation]`` are tables; a limit may
         be ``"none"``. `checkpoints`, if any, are taken in place of those that the study names.
-
-        Raises
-        ------
-        SslsimError
-            No such file, not TOML, an unknown key, or a value that cannot be.
         """
         if str(path) == EMBEDDED and not Path(path).exists():
             study = cls()
@@ -122,7 +112,7 @@ class Study:
         return [u if u.clip else replace(u, path=u.path.absolute()) for u in chosen]
 
     def extract(self, folder: str | Path, *, executor: Executor | None = None, device: str = "auto") -> Stores:
-        """Run the checkpoints over the corpus, as far as it is not done, and open what came out; see `extract`."""
+        """Extract as the function `extract` does."""
         return extract(self, folder, executor=executor, device=device)
 
 
@@ -149,7 +139,7 @@ def extract(
     Returns
     -------
     Stores
-        In lineup order (in the order of the study's checkpoints where it names some).
+        In the order of the study's checkpoints where it names some, else of the lineup.
 
     Raises
     ------
@@ -162,22 +152,19 @@ def extract(
 
 
 def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the arguments of a study that are written in a file in a folder."""
     _check_keys(content, [field.name for field in fields(Study)], "")
-    arguments: dict[str, Any] = {name: _limit(value) for name, value in content.items()}
+    arguments: dict[str, Any] = {name: None if value == _NONE else value for name, value in content.items()}
     for name, kind in _TABLES.items():
         table = arguments.get(name, {})
         if not isinstance(table, dict):
             raise SslsimError(f"{name} is {table!r}; it must be a table [{name}]")
         _check_keys(table, [field.name for field in fields(kind)], f"[{name}]: ")
-        arguments[name] = kind(**{key: _limit(value) for key, value in table.items()})
+        arguments[name] = kind(**{key: None if value == _NONE else value for key, value in table.items()})
     for name in ("lineup", "corpus"):
         if not isinstance(arguments.get(name, ""), str):
             raise SslsimError(f"{name} is {arguments[name]!r}; it must be a path")
-    if "lineup" in arguments:
-        arguments["lineup"] = find_lineup(arguments["lineup"], folder)
-    if "corpus" in arguments:
-        arguments["corpus"] = folder / arguments["corpus"]
+        if name in arguments:
+            arguments[name] = find_lineup(arguments[name], folder) if name == "lineup" else folder / arguments[name]
     return arguments
 
 
@@ -185,10 +172,6 @@ def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str) -> N
     for key in table:
         if key not in known:
             raise SslsimError(f"{where}unknown key {key!r}{close_match(key, known)}")
-
-
-def _limit(value: Any) -> Any:
-    return None if value == _NONE else value
 
 
 def _lines(content: Mapping[str, Any]) -> list[str]:

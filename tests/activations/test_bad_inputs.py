@@ -16,7 +16,8 @@ import soundfile
 from conftest import tone
 from safetensors.torch import load_file, save_file
 
-from sslsim.activations.description import check_pairable, open_store
+from sslsim.activations.selection import check_pairable
+from sslsim.activations.store import open_store
 from sslsim.activations.study import Study
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.errors import SslsimError

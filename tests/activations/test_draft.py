@@ -22,8 +22,8 @@ from conftest import random_arrays
 
 from sslsim.activations import draft as drafts
 from sslsim.activations import shards
-from sslsim.activations.description import open_store
 from sslsim.activations.draft import drafting
+from sslsim.activations.store import open_store
 from sslsim.errors import SslsimError
 
 FULL = OSError(28, "No space left on device")

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from sslsim.activations import draft as drafts
 from sslsim.activations import extraction, shards
-from sslsim.activations.description import check_pairable
+from sslsim.activations.selection import check_pairable
 from sslsim.activations.study import Study
 from sslsim.encoders import load
 from sslsim.encoders.lineup import Checkpoint, read_lineup

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from sslsim.activations import shards
-from sslsim.activations.description import check_pairable, open_store, signed
+from sslsim.activations.selection import check_pairable
 from sslsim.activations.shards import cut
-from sslsim.activations.store import Stores
+from sslsim.activations.store import Stores, open_store, signed
 from sslsim.errors import SslsimError
 
 
