@@ -4,14 +4,5 @@ from sslsim.activations.selection import LayerView, check_pairable, layer_views
 from sslsim.activations.store import ActivationStore, StoredLayer, Stores, open_store
 from sslsim.activations.study import Study, extract
 
-__all__ = [
-    "ActivationStore",
-    "LayerView",
-    "StoredLayer",
-    "Stores",
-    "Study",
-    "check_pairable",
-    "extract",
-    "layer_views",
-    "open_store",
-]
+__all__ = ["ActivationStore", "LayerView", "StoredLayer", "Stores", "Study", "check_pairable", "extract"]
+__all__ += ["layer_views", "open_store"]

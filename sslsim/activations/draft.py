@@ -44,7 +44,6 @@ class Unwritable(SslsimError):
 class Task:
     """One shard to be made, and all that a worker anywhere must know of it."""
 
-    root: Path  # where the store will be
     path: Path  # where the shard's file will be
     store: ActivationStore  # as if it had the utterances of this shard alone
 
@@ -57,14 +56,13 @@ class Task:
         try:
             write_shard(self.path, self.store.layouts[0], made)
         except OSError as error:  # said here, where it is known which of several stores it was
-            raise Unwritable(self.root, error) from error
+            raise Unwritable(self.store.root, error) from error
 
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A store that is being written in a folder; see `drafting` for how it comes to be."""
+    """A store that is being written in a folder, as it will be; see `drafting` for how it comes to be."""
 
-    root: Path
     folder: Path
     store: ActivationStore
 
@@ -75,7 +73,7 @@ class Draft:
             if not (path := self.folder / shard_file(number)).is_file():
                 index = self.store.index.iloc[part].reset_index(drop=True)
                 alone = replace(self.store, shards=[0], index=index, skipped=self.store.skipped[:0])
-                tasks.append(Task(self.root, path, alone))
+                tasks.append(Task(path, alone))
         return tasks
 
     def begin(self) -> None:
@@ -98,7 +96,7 @@ class Draft:
         if free < needed:
             fault = f"needs {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free"
             advice = "use another disk, or fewer frames, queries or utterances"
-            raise SslsimError(f"store in {str(self.root.parent)!r}: {fault}; {advice}")
+            raise SslsimError(f"store in {str(self.store.root.parent)!r}: {fault}; {advice}")
         for name, content in files.items():  # the description last: without it, what is there is begun anew
             file = self.folder / name
             if not file.is_file() or file.read_bytes() != content:
@@ -112,8 +110,8 @@ class Draft:
             part.unlink(missing_ok=True)
         for path in [*sorted(self.folder.iterdir()), self.folder]:
             _sync(path)
-        self.folder.rename(self.root)
-        _sync(self.root.parent)
+        self.folder.rename(self.store.root)
+        _sync(self.store.root.parent)
 
 
 @contextmanager
@@ -128,7 +126,7 @@ def drafting(root: Path, plan: Callable[[], ActivationStore]) -> Iterator[Draft 
         with _locked(root) as ours:
             if ours:
                 try:
-                    draft = Draft(root, folder, replace(plan(), root=folder))
+                    draft = Draft(folder, replace(plan(), root=root))
                     draft.begin()
                     made = True
                     yield draft

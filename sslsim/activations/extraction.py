@@ -33,10 +33,9 @@ from sslsim.activations.draft import Task, drafting, remove_stale
 from sslsim.activations.shards import cut
 from sslsim.activations.store import RULES, ActivationStore, Stores, frame_key, open_store, sampled, signed
 from sslsim.encoders import load
-from sslsim.encoders.encoder import Anatomy, Encoded, Encoder
+from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
 from sslsim.encoders.files import checkpoint_fingerprint
 from sslsim.encoders.lineup import Checkpoint
-from sslsim.encoders.log_mel import LogMel
 from sslsim.errors import SslsimError
 from sslsim.parallel import chosen_device, chosen_executor, results, workers_on
 from sslsim.resources import write_text

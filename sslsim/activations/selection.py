@@ -68,8 +68,8 @@ def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
         return
     both, corpus = f"{a.name} and {b.name}", "extract both from the same corpus"
     if a.frames_per_utterance != b.frames_per_utterance:
-        told = [_told(store.frames_per_utterance) for store in (a, b)]
-        what = f"{a.name} keeps {told[0]} frames an utterance, {b.name} {told[1]}; extract both with the same frames"
+        n, m = ("all" if n is None else f"{n:,}" for n in (a.frames_per_utterance, b.frames_per_utterance))
+        what = f"{a.name} keeps {n} frames an utterance, {b.name} {m}; extract both with the same frames"
     elif a.n_frames != b.n_frames:
         what = f"{a.name} has {a.n_frames:,} frames, {b.name} {b.n_frames:,}; {corpus}"
     elif a.index.utterance.tolist() != b.index.utterance.tolist():
@@ -77,14 +77,9 @@ def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
     elif a.index.waveform.tolist() != b.index.waveform.tolist():
         what = f"{both} were given other audio; {corpus}"
     else:
-        told = [_told(store.queries) for store in (a, b)]
-        rows = f"{a.name} keeps {told[0]} query rows of an attention map, {b.name} {told[1]}"
-        what = f"{rows}; extract both with the same"
+        n, m = ("all" if n is None else f"{n:,}" for n in (a.queries, b.queries))
+        what = f"{a.name} keeps {n} query rows of an attention map, {b.name} {m}; extract both with the same"
     raise SslsimError(f"layers cannot be paired: {what}")
-
-
-def _told(limit: int | None) -> str:
-    return "all" if limit is None else f"{limit:,}"
 
 
 def check_measures(measures: Sequence[str]) -> None:

@@ -1,14 +1,10 @@
-"""The files of an activation store: a *shard* holds all arrays of a run of consecutive utterances.
+"""The files of an activation store: a *shard* holds all arrays of a run of consecutive utterances, written once.
 
-A shard is written once and never changed, and tells by itself whether its bytes are those written::
-
-    float32     every layer (and the final one) on the shard's frames, (n_arrays, n_frames, n_neurons)
-    float32     every block's attention rows, and in it utterance after utterance (n_heads, n_rows, T)
-    uint32      CRC-32 of each row of each layer, then of each utterance's rows in each block
-    uint32      CRC-32 of these checksums
-
-all little-endian and without a header: the sizes follow from the store's index. Each row has its checksum so that a
-comparison of every fiftieth frame reads, and checks, every fiftieth frame.
+It is little-endian and without a header, as the sizes follow from the store's index: float32, every layer (and the
+final one) on the shard's frames, (n_arrays, n_frames, n_neurons); float32, every block's attention rows, and in it
+utterance after utterance (n_heads, n_rows, T); uint32, the CRC-32 of each row of each layer, then of each utterance's
+rows in each block; uint32, the CRC-32 of these checksums. Each row has its checksum so that a comparison of every
+fiftieth frame reads, and checks, every fiftieth frame.
 """
 
 from __future__ import annotations

@@ -166,6 +166,9 @@ class ActivationStore:
             raise SslsimError(f"{self.name}: no {what} {value}; there are {low} to {high}")
 
 
+_PLAIN = [f.name for f in fields(ActivationStore) if f.name not in ("root", "checkpoint", *TABLES)]  # in store.json
+
+
 @dataclass(frozen=True, eq=False)
 class StoredLayer:
     """A layer in a store: ``layer[rows]`` and ``layer[rows, neuron]`` read, check and give an array."""
@@ -227,7 +230,7 @@ def described(store: ActivationStore) -> dict[str, bytes]:
     tables = {file: getattr(store, name).to_csv(index=False).encode() for name, file in TABLES.items()}
     content = {
         "version": STORE_VERSION,
-        **{name: getattr(store, name) for name in _plain()},
+        **{name: getattr(store, name) for name in _PLAIN},
         "checkpoint": asdict(store.checkpoint),
         "frame_rule": FRAME_RULE,
         "sample_rule": SAMPLE_RULE,
@@ -240,11 +243,6 @@ def signed(content: dict[str, Any]) -> dict[str, Any]:
     """Return what a JSON file is to hold with a hash of all of it."""
     rest = {key: value for key, value in content.items() if key != "hash"}
     return rest | {"hash": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
-
-
-def _plain() -> list[str]:
-    """Return the fields that ``store.json`` holds as they are."""
-    return [field.name for field in fields(ActivationStore) if field.name not in ("root", "checkpoint", *TABLES)]
 
 
 def open_store(path: str | Path) -> ActivationStore:
@@ -281,7 +279,7 @@ def _read_description(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
         if content["version"] != STORE_VERSION:
             fault = f"version {content['version']}, this sslsim reads {STORE_VERSION}"
         elif content == signed(content):
-            plain = {name: content[name] for name in _plain()}
+            plain = {name: content[name] for name in _PLAIN}
             return plain | {"checkpoint": Checkpoint(**content["checkpoint"])}, dict(content["hashes"])
         else:
             fault = f"{STORE_FILE} is not as it was written"

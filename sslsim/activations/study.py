@@ -28,28 +28,16 @@ _NONE = "none"  # TOML has no null
 class Study:
     """What is extracted; the default is the data that come with sslsim.
 
-    Attributes
-    ----------
-    lineup : path or sequence of Checkpoint
-        A lineup file or the name of one that comes with sslsim (see ``read_lineup``), or its checkpoints.
-    corpus : path or datasets.Dataset
-        A folder, a manifest or a dataset (see ``read_corpus``).
-    checkpoints : tuple of str
-        Which of the lineup, see ``select``; empty takes all.
-    frames_per_utterance, queries : int or None
-        At most so many frames of each utterance, and query rows of each of its attention maps, evenly spread; None
-        keeps all, 0 queries no attention.
-    dtype : str
-        What the encoders compute in: float32, or bfloat16 or float16, which are quicker on a GPU and wrong by about
-        a hundredth. What is stored is float32.
-    strict : bool
-        Raise if there is an utterance that cannot be used (unreadable, cut off, NaN, silent, shorter than a
-        frame, too long) instead of leaving it out; ``store.skipped`` lists what was.
+    At most `frames_per_utterance` frames of each utterance are kept, and `queries` query rows of each of its attention
+    maps, evenly spread; None keeps all, 0 queries no attention. The encoders compute in `dtype`: float32, or bfloat16
+    or float16, which are quicker on a GPU and wrong by about a hundredth; what is stored is float32. Utterances that
+    cannot be used (unreadable, cut off, NaN, silent, shorter than a frame, too long) are left out and listed in
+    ``store.skipped``, or an error if `strict`.
     """
 
-    lineup: str | Path | Sequence[Checkpoint] = DATA / "lineup.toml"
-    corpus: str | Path | Any = DATA / "speech" / "manifest.csv"
-    checkpoints: tuple[str, ...] = ()
+    lineup: str | Path | Sequence[Checkpoint] = DATA / "lineup.toml"  # of `read_lineup`, or its checkpoints
+    corpus: str | Path | Any = DATA / "speech" / "manifest.csv"  # a folder, manifest or dataset of `read_corpus`
+    checkpoints: tuple[str, ...] = ()  # which of the lineup, see `select`; empty takes all
     subset: Subset = Subset()
     segmentation: Segmentation = Segmentation()
     frames_per_utterance: int | None = None
@@ -121,7 +109,8 @@ def extract(
 ) -> Stores:
     """Run the checkpoints of a study over its corpus and keep hidden states and rows of every attention map.
 
-    An extraction that was interrupted goes on where it stopped, and ends in the same bytes.
+    An extraction that was interrupted goes on where it stopped, and ends in the same bytes. What is wrong with lineup,
+    corpus or a checkpoint's files is said before any encoder is loaded.
 
     Parameters
     ----------
@@ -140,25 +129,19 @@ def extract(
     -------
     Stores
         In the order of the study's checkpoints where it names some, else of the lineup.
-
-    Raises
-    ------
-    SslsimError
-        Anything wrong with lineup, corpus or a checkpoint's files, before any encoder is loaded; weights
-        that do not load; hidden states that are not finite.
     """
     study = study if isinstance(study, Study) else Study.read(study)
     return extract_all(study, Path(folder).absolute(), executor, device)
 
 
 def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    _check_keys(content, [field.name for field in fields(Study)], "")
+    _check_keys(content, Study, "")
     arguments: dict[str, Any] = {name: None if value == _NONE else value for name, value in content.items()}
     for name, kind in _TABLES.items():
         table = arguments.get(name, {})
         if not isinstance(table, dict):
             raise SslsimError(f"{name} is {table!r}; it must be a table [{name}]")
-        _check_keys(table, [field.name for field in fields(kind)], f"[{name}]: ")
+        _check_keys(table, kind, f"[{name}]: ")
         arguments[name] = kind(**{key: None if value == _NONE else value for key, value in table.items()})
     for name in ("lineup", "corpus"):
         if not isinstance(arguments.get(name, ""), str):
@@ -168,7 +151,8 @@ def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return arguments
 
 
-def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def _check_keys(table: Mapping[str, Any], kind: Any, where: str) -> None:
+    known = [field.name for field in fields(kind)]
     for key in table:
         if key not in known:
             raise SslsimError(f"{where}unknown key {key!r}{close_match(key, known)}")

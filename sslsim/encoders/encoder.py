@@ -1,4 +1,4 @@
-"""An encoder: one utterance becomes hidden states and attention rows, whatever the architecture.
+"""An encoder: one utterance becomes hidden states and attention rows, whatever the architecture, or a spectrogram.
 
 The hooks on its blocks are our own: what ``output_hidden_states`` returns last for pre-norm models changed between
 transformers 5.15 and 5.16. Layer 0 is the input of the first block, layers 1..L are the blocks' outputs.
@@ -7,21 +7,32 @@ transformers 5.15 and 5.16. Layer 0 is the input of the first block, layers 1..L
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import TqdmWarning
 
 from sslsim.encoders.lineup import Checkpoint, problem
-from sslsim.speech.recording import SAMPLE_RATE, n_frames
+from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, n_frames
 
 if TYPE_CHECKING:  # torch takes seconds to import: only loading an encoder does
     import torch
 
+Numbers = NDArray[np.int64] | Sequence[int]
 _ON_GPU = threading.Lock()
+BANDS = 80
+_FFT = 512
+_FLOOR = 1e-10
+RECIPE = (
+    f"natural logarithm of {BANDS} mel bands (Slaney's scale and areas, 0 to {SAMPLE_RATE // 2} Hz) of the power "
+    f"spectrum of each frame of {WINDOW} samples under a periodic Hann window, {_FFT} points, floor {_FLOOR:g}"
+)
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,10 @@ class Hooks:
             block.register_forward_hook(self._after)
             attention = attention_of(block)
             attention.register_forward_hook(self._attended, with_kwargs=True)
-            if hasattr(attention, "gru_rel_pos_linear"):
-                attention.register_forward_pre_hook(_unmasked, with_kwargs=True)
+            if hasattr(attention, "gru_rel_pos_linear"):  # torch warns of WavLM's mask of ones beside a bias
+                attention.register_forward_pre_hook(
+                    lambda _, args, kwargs: (args, kwargs | {"attention_mask": None}), with_kwargs=True
+                )
 
     @contextmanager
     def listening(self, rows: torch.Tensor) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
@@ -113,11 +126,6 @@ class Hooks:
                 advice = "extract it with queries 0 (hidden states only) or leave it out"
                 raise problem(self._checkpoint, f"{fault}; {advice}")
             self._local.maps.append(weights[0].index_select(1, rows))
-
-
-def _unmasked(_module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Take its mask of ones from WavLM's attention: torch warns of a Boolean mask beside a bias of positions."""
-    return args, kwargs | {"attention_mask": None}
 
 
 def attention_of(block: Any) -> Any:
@@ -163,12 +171,7 @@ class Encoder:
     grid: Grid
     hooks: Hooks
 
-    def encode(
-        self,
-        waveform: NDArray[np.float32],
-        rows: NDArray[np.int64] | Sequence[int],
-        frames: NDArray[np.int64] | Sequence[int] | None = None,
-    ) -> Encoded:
+    def encode(self, waveform: NDArray[np.float32], rows: Numbers, frames: Numbers | None = None) -> Encoded:
         """Run one utterance: a mono waveform of 16 kHz, (n,) float32.
 
         Kept are the attention rows of the query frames `rows`, and the hidden states of `frames`, by default all. One
@@ -178,9 +181,9 @@ class Encoder:
         import torch
 
         length = n_frames(len(waveform))
-        keep = torch.arange(length) if frames is None else torch.as_tensor(np.asarray(frames, dtype=np.int64))
+        wanted = np.arange(length) if frames is None else np.asarray(frames, dtype=np.int64)
+        keep = torch.as_tensor(wanted, device=self.device)
         states, maps, last = self.run(waveform, np.asarray(rows, dtype=np.int64))
-        keep = keep.to(self.device)
         if not (self.anatomy.final_norm or torch.equal(last.nan_to_num(), states[-1].nan_to_num())):
             raise problem(self.checkpoint, "its last hidden state is not its last block's output, as it was at first")
         final = last.index_select(0, keep).float().cpu().numpy() if self.anatomy.final_norm else None
@@ -235,3 +238,44 @@ def _exact_products(device: str) -> Iterator[None]:
             yield
         finally:
             torch.backends.cudnn.allow_tf32 = before
+
+
+@dataclass(frozen=True, eq=False)
+class LogMel:
+    """A log-mel spectrogram in the form of an encoder, on the same frames: one layer, 80 neurons, no heads."""
+
+    checkpoint: Checkpoint
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """As of an encoder."""
+        how = {"normalised": False, "mask": False, "features": "spectrogram"}
+        return Anatomy(1, BANDS, 0, normed=False, input_normed=False, final_norm=False, input=how, parameters=0)
+
+    def encode(self, waveform: NDArray[np.float32], rows: Numbers = (), frames: Numbers | None = None) -> Encoded:
+        """Return the wanted frames of the spectrogram as ``hidden``, (1, n_frames, 80); there is no attention."""
+        values = log_mel(waveform)
+        kept = values if frames is None else values[np.asarray(frames, dtype=np.int64)]
+        return Encoded(kept[None], None, np.zeros((0, 0, 0, len(values)), "f4"))
+
+
+def ignore_widgets() -> None:
+    """Silence tqdm for good: importing transformers makes it warn in JupyterLab of widgets that nothing here shows."""
+    warnings.filterwarnings("ignore", category=TqdmWarning)
+
+
+@lru_cache(maxsize=1)
+def _filters() -> NDArray[np.float64]:
+    ignore_widgets()
+    from transformers.audio_utils import mel_filter_bank
+
+    top = SAMPLE_RATE / 2
+    return mel_filter_bank(_FFT // 2 + 1, BANDS, 0.0, top, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+
+
+def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the log-mel spectrogram of a waveform at 16 kHz, (T, 80) float32, as ``RECIPE`` says."""
+    window = np.hanning(WINDOW + 1)[:-1]
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
+    power = np.abs(np.fft.rfft(frames * window, _FFT)) ** 2
+    return np.log(np.maximum(power @ _filters(), _FLOOR)).astype("f4")

@@ -6,8 +6,8 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
+from sslsim.encoders.encoder import RECIPE
 from sslsim.encoders.lineup import HUB_ID, LOG_MEL, Checkpoint, problem
-from sslsim.encoders.log_mel import RECIPE
 from sslsim.speech.recording import content_fingerprint
 
 _SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")

@@ -17,7 +17,6 @@ from sslsim.resources import DATA
 
 LOG_MEL = "log-mel"
 """Source of the checkpoint that is a spectrogram, and its name where a list of checkpoints asks for it."""
-LINEUPS = DATA / "lineups"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _RELATIVES = {"finetuned_from": "finetuned from", "seed_of": "another seed of"}
 _UNTRAINED = re.compile(r"untrained:(?P<name>[^:]*)(:(?P<seed>\d+))?")
@@ -73,25 +72,17 @@ class Lineup(ByName[Checkpoint]):
 
 def find_lineup(name: str | Path, folder: Path = Path()) -> Path:
     """Return the file of a lineup that comes with sslsim, given its name, or else the path, counted from `folder`."""
-    near, shipped = folder / name, LINEUPS / f"{name}.toml"
+    near, shipped = folder / name, DATA / "lineups" / f"{name}.toml"
     return shipped if not near.exists() and shipped.is_file() else near
 
 
 def read_lineup(path: str | Path) -> Lineup:
     """Read the checkpoints of a lineup file, in its order.
 
-    Parameters
-    ----------
-    path : str or Path
-        The name of a lineup that comes with sslsim (``paper``), or a TOML file with one ``[[checkpoint]]`` table
-        each: ``name``, ``source`` (a folder, relative to this file, a hub id ``org/name``, or ``log-mel``) and
-        optionally ``revision``, ``family``, ``size``, ``finetuned_from`` and ``seed_of`` (names of others),
-        ``untrained_seed`` (a whole number).
-
-    Raises
-    ------
-    SslsimError
-        No such file, not TOML, or a table that is incomplete, misspelt or named twice.
+    `path` is the name of a lineup that comes with sslsim (``paper``), or a TOML file with one ``[[checkpoint]]`` table
+    each: ``name``, ``source`` (a folder, relative to this file, a hub id ``org/name``, or ``log-mel``) and optionally
+    ``revision``, ``family``, ``size``, ``finetuned_from`` and ``seed_of`` (names of others), ``untrained_seed`` (a
+    whole number). A table that is incomplete, misspelt or named twice is an error.
     """
     path = find_lineup(path)
     where = f"lineup {str(path)!r}"

@@ -14,19 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from sslsim.encoders.encoder import Anatomy, Encoder, Grid, Hooks, attention_of
+from sslsim.encoders.encoder import Anatomy, Encoder, Grid, Hooks, LogMel, attention_of, ignore_widgets
 from sslsim.encoders.files import first_line, locate
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, problem
-from sslsim.encoders.log_mel import LogMel, ignore_widgets
 from sslsim.errors import SslsimError
 from sslsim.speech.recording import SAMPLE_RATE, n_frames
-
-if TYPE_CHECKING:  # torch and transformers take seconds to import: only loading an encoder does
-    import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
 _LOADING = threading.Lock()  # random weights and transformers' verbosity are global to the process
@@ -45,12 +41,8 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "floa
 
     The class comes from ``config.json``, never from a name. Attention is eager, the only kind that has maps to give.
     Weights are loaded in float32 whatever the file holds, and then brought to `dtype`; with an ``untrained_seed`` they
-    are those that transformers draws for the architecture, and the caller's own random state stays as it was.
-
-    Raises
-    ------
-    SslsimError
-        Not there, not a speech encoder of 20 ms frames, or weights of the encoder are missing or have no place.
+    are those that transformers draws for the architecture, and the caller's own random state stays as it was. What is
+    not a speech encoder of 20 ms frames, or lacks weights of it or has others, is an error.
     """
     if dtype not in DTYPES:
         raise SslsimError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")

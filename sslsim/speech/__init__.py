@@ -5,22 +5,6 @@ from sslsim.speech.corpus import Corpus, Subset, Utterance, corpus_fingerprint, 
 from sslsim.speech.index import Reader, Segmentation, index_of
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, AudioError, Recording, n_frames
 
-__all__ = [
-    "HOP",
-    "SAMPLE_RATE",
-    "WINDOW",
-    "AudioError",
-    "Corpus",
-    "Reader",
-    "Recording",
-    "Segmentation",
-    "Subset",
-    "Utterance",
-    "alignments_file",
-    "alignments_of",
-    "corpus_fingerprint",
-    "index_of",
-    "n_frames",
-    "read_alignments",
-    "read_corpus",
-]
+__all__ = ["HOP", "SAMPLE_RATE", "WINDOW", "AudioError", "Corpus", "Reader", "Recording", "Segmentation", "Subset"]
+__all__ += ["Utterance", "alignments_file", "alignments_of", "corpus_fingerprint", "index_of", "n_frames"]
+__all__ += ["read_alignments", "read_corpus"]

@@ -21,16 +21,9 @@ MARKS = ("id", "kind", "label", "start", "end")
 def read_alignments(path: str | Path) -> pd.DataFrame:
     """Read the time marks of a corpus: a table of five columns, sorted by kind, utterance and start.
 
-    Parameters
-    ----------
-    path : path
-        A CSV file with the columns id (of an utterance), kind (such as phone or word), label, start and end, in seconds
-        from the beginning of the recording. Marks of one kind and utterance do not overlap.
-
-    Raises
-    ------
-    SslsimError
-        It cannot be read, a column or value is missing, a time is none, a mark ends before it starts, or two overlap.
+    `path` is a CSV file with the columns id (of an utterance), kind (such as phone or word), label, start and end, in
+    seconds from the beginning of the recording. It is an error if a column or value is missing, a time is none, a mark
+    ends before it starts, or two of one kind and utterance overlap.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")

@@ -42,11 +42,6 @@ class Utterance:
         with Recording(self.source) as recording:
             return at_16_khz(recording.n, recording.rate)
 
-    @property
-    def seconds(self) -> float:
-        """Length in seconds."""
-        return self.n_samples / SAMPLE_RATE
-
 
 class Corpus(list[Utterance]):
     """The utterances of a corpus in their order; in a notebook a table of the first, with counts."""
@@ -64,20 +59,12 @@ class Corpus(list[Utterance]):
 def read_corpus(corpus: str | Path | Any) -> Corpus:
     """Read the list of utterances of a corpus, in the order of manifest or dataset; no audio is opened.
 
-    Parameters
-    ----------
-    corpus : str, Path or datasets.Dataset
-        A folder is searched recursively for wav, flac, ogg, opus and mp3: the id is the relative path without suffix;
-        the speaker is the parent folder, or for LibriSpeech's ``speaker/chapter/speaker-chapter-number.flac`` the first
-        of these. A manifest (``.csv``, ``.tsv``, or ``.jsonl`` with one object a line) has columns ``id`` and ``path``
-        (relative to the manifest) and may have ``speaker`` and ``text``; others are ignored. A dataset of the package
-        datasets, or the folder that its ``save_to_disk`` left, has a column ``audio`` and may have ``id``, ``speaker``
-        or ``speaker_id``, and ``text``.
-
-    Raises
-    ------
-    SslsimError
-        Nothing there, a column or id missing, an id twice.
+    A folder is searched recursively for wav, flac, ogg, opus and mp3: the id is the relative path without suffix; the
+    speaker is the parent folder, or for LibriSpeech's ``speaker/chapter/speaker-chapter-number.flac`` the first of
+    these. A manifest (``.csv``, ``.tsv``, or ``.jsonl`` with one object a line) has columns ``id`` and ``path``
+    (relative to the manifest) and may have ``speaker`` and ``text``; others are ignored. A dataset of the package
+    datasets, or the folder that its ``save_to_disk`` left, has a column ``audio`` and may have ``id``, ``speaker`` or
+    ``speaker_id``, and ``text``. A column or id that is missing and an id that occurs twice are errors.
     """
     utterances = Corpus(_utterances(corpus))
     name = str(corpus) if isinstance(corpus, str | Path) else "dataset"
@@ -109,13 +96,13 @@ def _folder_utterances(folder: Path) -> list[Utterance]:
     files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     if not files:
         raise SslsimError(f"corpus {str(folder)!r}: no audio in this folder (looked for {', '.join(SUFFIXES)})")
-    return [Utterance(f.relative_to(folder).with_suffix("").as_posix(), f, _speaker(f)) for f in files]
-
-
-def _speaker(file: Path) -> str:
-    chapter, speaker = file.parent, file.parent.parent
-    librispeech = file.stem.startswith(f"{speaker.name}-{chapter.name}-")
-    return speaker.name if librispeech else chapter.resolve().name
+    utterances = []
+    for file in files:
+        chapter, speaker = file.parent, file.parent.parent
+        librispeech = file.stem.startswith(f"{speaker.name}-{chapter.name}-")
+        name = speaker.name if librispeech else chapter.resolve().name
+        utterances.append(Utterance(file.relative_to(folder).with_suffix("").as_posix(), file, name))
+    return utterances
 
 
 def _rows(table: pd.DataFrame, where: str) -> list[dict[str, Any]]:

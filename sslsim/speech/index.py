@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
@@ -45,14 +45,12 @@ class Segmentation:
     longest_seconds: float = 3600.0
 
     def __post_init__(self) -> None:
-        for name in ("piece_seconds", "longest_seconds"):
-            if not isinstance(getattr(self, name), Real):
-                raise SslsimError(f"{name} is {getattr(self, name)!r}; it must be a number")
+        for name, value in vars(self).items():
+            if not isinstance(value, Real):
+                raise SslsimError(f"{name} is {value!r}; it must be a number")
         if not 0.1 <= self.piece_seconds <= self.longest_seconds:
-            raise SslsimError(
-                f"piece_seconds is {self.piece_seconds:g} and longest_seconds {self.longest_seconds:g}; "
-                "0.1 <= piece_seconds <= longest_seconds must hold"
-            )
+            told = f"piece_seconds is {self.piece_seconds:g} and longest_seconds {self.longest_seconds:g}"
+            raise SslsimError(f"{told}; 0.1 <= piece_seconds <= longest_seconds must hold")
 
     def cuts(self, n: int, rate: int) -> list[int]:
         """Return where `n` samples at `rate` are cut: the ends of all pieces, 0 first."""
@@ -125,7 +123,7 @@ def _pieces(number: int, utterance: Utterance, segmentation: Segmentation, keep:
             yield name, utterance.speaker, number, begin, end, len(waveform), fingerprint
 
 
-class Reader:
+class Reader(AbstractContextManager["Reader"]):
     """Pieces of a corpus one after another; a file stays open while its pieces are read.
 
     `utterances` are those that the `recording` column of the index numbers. In the folder `keep`, of this run, lie
@@ -135,9 +133,6 @@ class Reader:
     def __init__(self, utterances: Mapping[int, Utterance] | Sequence[Utterance], keep: Path | None = None) -> None:
         self._utterances, self._keep = utterances, keep
         self._open: tuple[int, Recording] | None = None
-
-    def __enter__(self) -> Reader:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._close()

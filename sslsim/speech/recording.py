@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,15 +67,11 @@ class _Stream(soundfile.SoundFile):
         return False
 
 
-class Recording:
+class Recording(AbstractContextManager["Recording"]):
     """An open sound, of which any stretch is read, mixed to mono and resampled by itself.
 
-    `n` is its length in samples at its own sampling rate, `rate`.
-
-    Raises
-    ------
-    AudioError
-        Not there, nothing that libsndfile reads, cut off, or without samples.
+    `n` is its length in samples at its own sampling rate, `rate`. It is an AudioError if it is not there, nothing that
+    libsndfile reads, cut off, or without samples.
     """
 
     def __init__(self, source: Source) -> None:
@@ -101,9 +97,6 @@ class Recording:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Recording:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
