@@ -21,7 +21,6 @@ from sslsim.errors import SslsimError
 Result = TypeVar("Result")
 GPU_WORKERS = 2  # one reads while the other computes
 CONNECT = 20  # seconds to wait for a scheduler
-SCHEDULER = "SSLSIM_SCHEDULER"  # environment variable: address of a dask scheduler for all that is given no executor
 
 
 def results(
@@ -87,8 +86,8 @@ def executor(scheduler: str) -> Executor:
 
 
 def chosen_executor(given: Executor | None) -> Executor | None:
-    """Return the executor that was given, or that of the scheduler in ``SSLSIM_SCHEDULER``; None for threads."""
-    scheduler = os.environ.get(SCHEDULER, "")
+    """Return the executor given, else that of the scheduler that the environment names; None for threads."""
+    scheduler = os.environ.get("SSLSIM_SCHEDULER", "")
     return executor(scheduler) if given is None and scheduler else given
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -57,13 +57,15 @@ def extract_all(study: Study, out: Path, executor: Executor | None, device: str)
     chosen, utterances = study.selected(), study.utterances()
     audio = corpus_fingerprint(utterances)
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
-    kept = (*_lengths(study), study.frames_per_utterance, study.queries, study.dtype)
-    roots = {each: out / f"{each.name}-{_key(*RULES, audio, *kept, prints[each])}" for each in chosen}
+    heard = audio, *(float(seconds) for seconds in vars(study.segmentation).values())
+    kept = *RULES, *heard, study.frames_per_utterance, study.queries, study.dtype
+    roots = {each: out / f"{each.name}-{_key(*kept, prints[each])}" for each in chosen}
     missing = [checkpoint for checkpoint in chosen if not roots[checkpoint].exists()]
     if missing:
         executor = chosen_executor(executor)
         with _scratch(out) as keep:
-            index, skipped = _index(study, utterances, audio, out, keep, executor)
+            file = out / f"speech-{_key(*heard, version('soundfile'), version('soxr'))}.json"
+            index, skipped = _index(study, utterances, file, keep, executor)
             _check_skipped(skipped, index.empty, study.strict)
             plan = Plan(study, utterances, audio, prints, roots, index, skipped, chosen_device(device), keep, executor)
             try:  # in threads one checkpoint after another, so that one is in memory at a time
@@ -99,10 +101,6 @@ def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _lengths(study: Study) -> tuple[float, float]:
-    return float(study.segmentation.piece_seconds), float(study.segmentation.longest_seconds)
-
-
 @contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
     """Make a folder for the waveforms of this run, beside the stores, where all workers see it."""
@@ -123,10 +121,9 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _index(
-    study: Study, utterances: list[Utterance], audio: str, out: Path, keep: Path, executor: Executor | None
+    study: Study, utterances: list[Utterance], file: Path, keep: Path, executor: Executor | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the index of a corpus and what is left out, as kept beside the stores, or by decoding all of it once."""
-    file = out / f"speech-{_key(audio, *_lengths(study), version('soundfile'), version('soxr'))}.json"
+    """Return the index of a corpus and what is left out, as the file tells, or by decoding all of it once."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content == signed(content):
@@ -220,10 +217,6 @@ def _anatomy(*call: Any) -> Anatomy:
     return _loaded(*call).anatomy
 
 
-class _Stopped(Exception):
-    """Nobody wants the rest of a shard any more."""
-
-
 def _make(
     task: Task,
     utterances: dict[int, Utterance],
@@ -240,7 +233,7 @@ def _make(
 
         def arrays(row: Any) -> Encoded:
             if stop and stop.is_set():
-                raise _Stopped
+                raise CancelledError
             kept = sampled(row.length, store.queries), sampled(row.length, store.frames_per_utterance)
             encoded = encoder.encode(reader.read(row), *kept)
             tick(int(row.n_samples))

@@ -109,26 +109,14 @@ def extract(
 ) -> Stores:
     """Run the checkpoints of a study over its corpus and keep hidden states and rows of every attention map.
 
-    An extraction that was interrupted goes on where it stopped, and ends in the same bytes. What is wrong with lineup,
-    corpus or a checkpoint's files is said before any encoder is loaded.
+    `study` may be a path, as of ``Study.read``. The stores lie in ``<folder>/<name>-<key>``, where the key is a hash of
+    the content of checkpoint and audio and of what is kept of them: a changed file is extracted anew, and nothing else
+    is. They are in the order of the study's checkpoints where it names some, else of the lineup.
 
-    Parameters
-    ----------
-    study : Study or path
-        What to extract; a path as of ``Study.read``.
-    folder : path
-        Where the stores lie: ``<folder>/<name>-<key>``. The key is a hash of the content of checkpoint and
-        audio and of what is kept of them, so a changed file is extracted anew and nothing else is.
-    executor : Executor, optional
-        Any executor of `concurrent.futures` whose workers see the same folders; by default as many threads as torch
-        uses. On machines of one kind the numbers are the same bit for bit.
-    device : str
-        Where the encoders run: cpu, cuda, or auto for cuda if there is one.
-
-    Returns
-    -------
-    Stores
-        In the order of the study's checkpoints where it names some, else of the lineup.
+    An extraction that was interrupted goes on where it stopped, and ends in the same bytes. It runs in `executor`, any
+    of `concurrent.futures` whose workers see the same folders, by default in as many threads as torch uses; on machines
+    of one kind the numbers are the same bit for bit. `device` is where encoders run: cpu, cuda, or auto for cuda if
+    there is one. What is wrong with lineup, corpus or a checkpoint's files is said before any encoder is loaded.
     """
     study = study if isinstance(study, Study) else Study.read(study)
     return extract_all(study, Path(folder).absolute(), executor, device)
@@ -143,11 +131,10 @@ def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             raise SslsimError(f"{name} is {table!r}; it must be a table [{name}]")
         _check_keys(table, kind, f"[{name}]: ")
         arguments[name] = kind(**{key: None if value == _NONE else value for key, value in table.items()})
-    for name in ("lineup", "corpus"):
-        if not isinstance(arguments.get(name, ""), str):
+    for name in sorted({"lineup", "corpus"} & arguments.keys()):
+        if not isinstance(arguments[name], str):
             raise SslsimError(f"{name} is {arguments[name]!r}; it must be a path")
-        if name in arguments:
-            arguments[name] = find_lineup(arguments[name], folder) if name == "lineup" else folder / arguments[name]
+        arguments[name] = find_lineup(arguments[name], folder) if name == "lineup" else folder / arguments[name]
     return arguments
 
 

@@ -37,16 +37,11 @@ RECIPE = (
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder made of one utterance of T frames, float32.
+    """What an encoder made of the wanted frames and query rows of one utterance of T frames."""
 
-    `hidden` (L + 1, n_frames, n_neurons) are the wanted frames of the transformer's input, layer 0, and of its blocks'
-    outputs; `final` (n_frames, n_neurons) those of the last hidden state where a LayerNorm follows the last block, None
-    where it is layer L itself; `attention` (L, n_heads, n_rows, T) the wanted query rows of every map.
-    """
-
-    hidden: NDArray[np.float32]
-    final: NDArray[np.float32] | None
-    attention: NDArray[np.float32]
+    hidden: NDArray[np.float32]  # (L + 1, n_frames, n_neurons): the blocks' input, layer 0, and their outputs
+    final: NDArray[np.float32] | None  # (n_frames, n_neurons): the last hidden state; None where it is layer L itself
+    attention: NDArray[np.float32]  # (L, n_heads, n_rows, T): rows of every map
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,7 @@ _WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 
 
 def locate(checkpoint: Checkpoint) -> Path:
-    """Return the folder with a checkpoint's files, fetching them from the hub if its source is an id.
-
-    Pickled weights are fetched only where there are no safetensors, and none for an untrained twin.
-    """
+    """Return the folder with a checkpoint's files, fetched from the hub if need be: pickles only for want of others."""
     trained = checkpoint.untrained_seed is None
     folder = Path(checkpoint.source)
     if folder.is_dir():

@@ -15,10 +15,8 @@ import pandas as pd
 from sslsim.errors import SslsimError, close_match
 from sslsim.resources import DATA
 
-LOG_MEL = "log-mel"
-"""Source of the checkpoint that is a spectrogram, and its name where a list of checkpoints asks for it."""
+LOG_MEL = "log-mel"  # source of the checkpoint that is a spectrogram, and its name where a list asks for it
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_RELATIVES = {"finetuned_from": "finetuned from", "seed_of": "another seed of"}
 _UNTRAINED = re.compile(r"untrained:(?P<name>[^:]*)(:(?P<seed>\d+))?")
 T = TypeVar("T", bound=Any)  # something with a name
 
@@ -98,7 +96,7 @@ def read_lineup(path: str | Path) -> Lineup:
     for name, times in Counter(checkpoint.name for checkpoint in lineup).items():
         if times > 1:
             raise SslsimError(f"{where}: {name!r} occurs twice; give each its own name")
-    for key, words in _RELATIVES.items():
+    for key, words in (("finetuned_from", "finetuned from"), ("seed_of", "another seed of")):
         _check_relatives(where, {checkpoint.name: getattr(checkpoint, key) for checkpoint in lineup}, words)
     return lineup
 

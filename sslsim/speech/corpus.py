@@ -156,10 +156,9 @@ class Row:
 
     dataset: Any = field(repr=False)
     number: int
-    name: str
 
     def __str__(self) -> str:
-        return self.name
+        return f"dataset[{self.number}]"
 
     def content(self) -> bytes:
         """Return what a file would hold."""
@@ -204,7 +203,7 @@ def _dataset_utterances(dataset: Any) -> list[Utterance]:
     if "speaker" not in named:
         table = table.rename(columns={"speaker_id": "speaker"})
     return [
-        Utterance(**{**row, "path": Path(row["id"])}, clip=Row(encoded, number, f"dataset[{number}]"))
+        Utterance(**{**row, "path": Path(row["id"])}, clip=Row(encoded, number))
         for number, row in enumerate(_rows(table.assign(path=table.get("id")), "dataset"))
     ]
 

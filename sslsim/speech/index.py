@@ -27,22 +27,15 @@ from sslsim.speech.corpus import Utterance
 from sslsim.speech.recording import WINDOW, AudioError, Recording, at_16_khz, is_silent, waveform_fingerprint
 
 TOGETHER = 16  # recordings that are checked in one call
-INDEX = ("utterance", "speaker", "recording", "begin", "end", "n_samples", "waveform")
-SKIPPED = ("utterance", "path", "reason")
 SILENT = "silent: no sample is further from the mean than the last of 16 bits"
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What is done about long recordings.
+    """What is done about long recordings: attention costs the square of the length, and memory grows with it."""
 
-    Utterances longer than `piece_seconds` are cut into pieces of equal length, none longer than this: attention costs
-    the square of the length, and the memory of the convolutions grows with it. Those longer than `longest_seconds` are
-    left out.
-    """
-
-    piece_seconds: float = 30.0
-    longest_seconds: float = 3600.0
+    piece_seconds: float = 30.0  # longer utterances are cut into pieces of equal length, none longer than this
+    longest_seconds: float = 3600.0  # utterances longer than this are left out
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -83,14 +76,14 @@ def index_of(
     for name, times in Counter(row[0] for row in rows).items():
         if times > 1:
             raise SslsimError(f"id {name!r} is that of an utterance and of a piece of another; rename one of the files")
-    return pd.DataFrame(rows, columns=list(INDEX)), pd.DataFrame(skipped, columns=list(SKIPPED))
+    columns = ["utterance", "speaker", "recording", "begin", "end", "n_samples", "waveform"]
+    return pd.DataFrame(rows, columns=columns), pd.DataFrame(skipped, columns=["utterance", "path", "reason"])
 
 
 def _check_all(
     numbered: Sequence[tuple[int, Utterance]], segmentation: Segmentation, keep: Path | None
 ) -> tuple[list[tuple], list[tuple]]:
-    rows: list[tuple] = []
-    skipped: list[tuple] = []
+    rows, skipped = [], []
     for number, utterance in numbered:
         try:
             pieces = list(_pieces(number, utterance, segmentation, keep))

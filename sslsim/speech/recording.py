@@ -21,8 +21,7 @@ from sslsim.speech.truncation import cut_off, finished, tells_length
 SAMPLE_RATE = 16_000  # samples per second that every encoder here was trained on
 WINDOW = 400  # samples under one frame (25 ms)
 HOP = 320  # samples from one frame to the next (20 ms)
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-"""What counts as audio when a folder is read; a manifest may name anything libsndfile reads."""
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # in a folder; a manifest may name all that libsndfile reads
 SILENCE = 2.0**-15  # a sound that never leaves its mean by more, the last bit of 16 (-90 dB), is silent
 LARGEST = 1e12  # floating-point samples beyond it are no sound, and their squares would soon be infinite
 _UNKNOWN = 2**48  # libsndfile gives a length beyond any file where a stream does not tell its own

@@ -57,10 +57,7 @@ def tells_length(file: BinaryIO) -> bool:
 
 
 def finished(file: BinaryIO) -> BinaryIO:
-    """Return the file, or a copy in memory where a wav's writer did not fill in the length of its samples.
-
-    libsndfile understands the length 0xFFFFFFFF, but takes 0 for none.
-    """
+    """Return the file, or a copy in memory where a wav's length was never filled in: libsndfile takes 0 for none."""
     size, head = _beginning(file)
     order = _ORDERS.get(head[:4])
     if head[8:] != b"WAVE" or order is None or struct.unpack(f"{order}I", head[4:8])[0] + 8 == size:
