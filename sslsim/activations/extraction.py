@@ -124,12 +124,10 @@ def _index(
     study: Study, utterances: list[Utterance], file: Path, keep: Path, executor: Executor | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the index of a corpus and what is left out, as the file tells, or by decoding all of it once."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: it is made again
         content = json.loads(file.read_text(encoding="utf-8"))
         if content == signed(content):
             return pd.DataFrame(content["index"]), pd.DataFrame(content["skipped"])
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is made again
-        pass
     with tqdm(total=len(utterances), desc="reading audio", file=sys.stdout, mininterval=1, delay=2) as bar:
         index, skipped = index_of(utterances, study.segmentation, keep=keep, executor=executor, done=bar.update)
     if not index.empty:

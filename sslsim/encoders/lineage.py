@@ -16,9 +16,8 @@ from functools import cached_property
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.errors import Unanswered
 
-RELATIONS = ["same model", "counterpart", "other seed", "same family", "other family", "other model"]
-RELATIONS += ["untrained", "spectrogram"]
 SEPARATE = ["other seed", "same family", "other family", "other model"]  # trained, and not from one another
+RELATIONS = ["same model", "counterpart", *SEPARATE, "untrained", "spectrogram"]
 
 
 @dataclass(frozen=True)

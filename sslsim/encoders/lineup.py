@@ -86,10 +86,9 @@ def read_lineup(path: str | Path) -> Lineup:
     where = f"lineup {str(path)!r}"
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("checkpoint", [])
-    except OSError as error:
-        raise SslsimError(f"{where}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SslsimError(f"{where}: not TOML: {error}") from error
+    except (OSError, ValueError) as error:
+        told = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"not TOML: {error}"
+        raise SslsimError(f"{where}: {told}") from error
     if not isinstance(tables, list) or not tables:
         raise SslsimError(f"{where}: no [[checkpoint]] tables")
     lineup = Lineup(_checkpoint(path, number, table) for number, table in enumerate(tables, 1))

@@ -49,10 +49,10 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "floa
     if checkpoint.source == LOG_MEL:
         return LogMel(checkpoint)
     folder = locate(checkpoint)
-    import torch
-
     with _LOADING:
         model, preprocess = _load(checkpoint, folder)
+    import torch
+
     blocks = _blocks(checkpoint, model)
     grid = _grid_of(checkpoint, model, preprocess)
     try:
