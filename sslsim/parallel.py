@@ -1,7 +1,7 @@
 """Independent calls, spread over threads of this process or over any executor of `concurrent.futures`.
 
-Every call computes with one thread of torch, wherever it runs, and results come back in the order of the calls: on
-machines of one kind the numbers do not depend on how many workers there are or on which was first.
+Every call computes with one thread of torch, and results come back in the order of the calls: on machines of one kind
+the numbers do not depend on how many workers there are or on which was first.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from sslsim.errors import SslsimError
 Result = TypeVar("Result")
 GPU_WORKERS = 2  # one reads while the other computes
 CONNECT = 20  # seconds to wait for a scheduler
-SCHEDULER = "SSLSIM_SCHEDULER"
-"""Environment variable: the address of the dask scheduler where all computes for which no executor is given."""
 
 
 def results(
@@ -39,18 +37,10 @@ def results(
 
     What the first call in order that failed raised is raised, after calls that had not begun were cancelled.
 
-    Parameters
-    ----------
-    executor : Executor, optional
-        Where to run, see `chosen_executor`. By default threads of this process.
-    workers : int, optional
-        How many calls run at a time; in threads as many as torch uses by default, in an executor as many as it takes.
-    ahead : int, optional
-        Compute at most so many results that were not yet taken; by default all that can be.
-    done : callable
-        Told the number of each call that has ended, in the order in which they end.
-    stop : Event, optional
-        Set when no more results are wanted, on a failure or Ctrl-C: calls that have begun may look at it and end.
+    They run in `executor`, see `chosen_executor`, at most `workers` at a time: by default as many as it takes, or in
+    threads as many as torch uses. At most `ahead` results that were not yet taken are computed. `done` is told the
+    number of each call that has ended, as they end; `stop` is set when no more results are wanted, on a failure or
+    Ctrl-C: calls that have begun may look at it and end.
     """
     import torch  # takes seconds: a store that is only reopened must not wait for it
 
@@ -87,17 +77,17 @@ def executor(scheduler: str) -> Executor:
     """Return the executor of the dask cluster at an address such as ``tcp://node7:8786``."""
     try:
         from distributed import Client
+
+        return Client(scheduler, timeout=CONNECT, set_as_default=False).get_executor()
     except ImportError as error:
         raise SslsimError(f"scheduler {scheduler!r} needs dask: pip install 'sslsim[dask]'") from error
-    try:
-        return Client(scheduler, timeout=CONNECT, set_as_default=False).get_executor()
     except (OSError, ValueError) as error:
         raise SslsimError(f"no dask scheduler at {scheduler!r}: {error}") from error
 
 
 def chosen_executor(given: Executor | None) -> Executor | None:
-    """Return the executor that was given, or that of the scheduler in ``SSLSIM_SCHEDULER``; None for threads."""
-    scheduler = os.environ.get(SCHEDULER, "")
+    """Return the executor given, else that of the scheduler that the environment names; None for threads."""
+    scheduler = os.environ.get("SSLSIM_SCHEDULER", "")
     return executor(scheduler) if given is None and scheduler else given
 
 

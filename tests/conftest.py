@@ -17,10 +17,9 @@ import pandas as pd
 import pytest
 import soundfile
 
-from sslsim.activations.description import frame_key, open_store
 from sslsim.activations.draft import drafting
 from sslsim.activations.shards import ShardFile, shard_file, write_shard
-from sslsim.activations.store import ActivationStore, sampled
+from sslsim.activations.store import ActivationStore, frame_key, open_store, sampled
 from sslsim.encoders.lineup import Checkpoint
 
 TINY = {

@@ -1,18 +1,8 @@
 """What encoders made of a corpus: extracted once, kept in a store, read memory-mapped."""
 
-from sslsim.activations.description import check_pairable, open_store
-from sslsim.activations.selection import LayerView, layer_views
-from sslsim.activations.store import ActivationStore, StoredLayer, Stores
+from sslsim.activations.selection import LayerView, check_pairable, layer_views
+from sslsim.activations.store import ActivationStore, StoredLayer, Stores, open_store
 from sslsim.activations.study import Study, extract
 
-__all__ = [
-    "ActivationStore",
-    "LayerView",
-    "StoredLayer",
-    "Stores",
-    "Study",
-    "check_pairable",
-    "extract",
-    "layer_views",
-    "open_store",
-]
+__all__ = ["ActivationStore", "LayerView", "StoredLayer", "Stores", "Study", "check_pairable", "extract"]
+__all__ += ["layer_views", "open_store"]

@@ -1,11 +1,10 @@
 """Writing an activation store, by any number of workers, through any interruption.
 
-A store grows in a hidden folder beside its place, ``.NAME-KEY.partial``. The folder has the store's description from
-the beginning; then one shard after another appears in it, in any order, each whole and never changed. Who goes on later
-keeps the shards whose bytes are those written, if the description is to the byte what it would write: the same audio,
-checkpoint, libraries and kind of processor. The folder is renamed when all shards are there, so that nothing
-half-written is ever seen in its place. What is made depends on no interruption and no number of workers, since the
-cut into shards belongs to the store.
+A store grows in a hidden folder beside its place, ``.NAME-KEY.partial``, which has its description from the beginning;
+shards appear in it in any order, each whole and never changed. Who goes on later keeps those whose bytes are those
+written, if the description is to the byte what it would write: the same audio, checkpoint, libraries and kind of
+processor. The folder is renamed when all shards are there. What is made depends on no interruption and no number of
+workers, since the cut into shards belongs to the store.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +21,10 @@ from typing import Any
 import filelock
 import numpy as np
 
-from sslsim.activations.description import STORE_FILE, described
 from sslsim.activations.shards import ShardFile, shard_file, write_shard
-from sslsim.activations.store import ActivationStore
+from sslsim.activations.store import STORE_FILE, ActivationStore, described
 from sslsim.encoders.encoder import Encoded
 from sslsim.errors import SslsimError
-from sslsim.speech.corpus import Utterance
 
 _POLL = 0.2  # seconds between two looks whether another process is through
 
@@ -47,51 +44,37 @@ class Unwritable(SslsimError):
 class Task:
     """One shard to be made, and all that a worker anywhere must know of it."""
 
-    root: Path  # where the store will be
     path: Path  # where the shard's file will be
     store: ActivationStore  # as if it had the utterances of this shard alone
-
-    @property
-    def samples(self) -> int:
-        """How much audio it is."""
-        return int(self.store.index["n_samples"].sum())
-
-    def recordings(self, utterances: Sequence[Utterance]) -> dict[int, Utterance]:
-        """Return the recordings of which it has pieces, by their numbers."""
-        return {number: utterances[number] for number in self.store.index["recording"].tolist()}
 
     def write(self, arrays: Callable[[Any], Encoded]) -> None:
         """Write the shard; `arrays`, called with each row of the index in turn, gives what this utterance adds.
 
-        Raises
-        ------
-        SslsimError
-            A value that is not finite, arrays of another size than expected, or a disk that is full.
+        A value that is not finite, arrays of another size than expected and a disk that is full are errors.
         """
         made = (_checked(self.store, row, arrays(row)) for row in self.store.index.itertuples())
         try:
             write_shard(self.path, self.store.layouts[0], made)
         except OSError as error:  # said here, where it is known which of several stores it was
-            raise Unwritable(self.root, error) from error
+            raise Unwritable(self.store.root, error) from error
 
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A store that is being written in a folder; see `drafting` for how it comes to be."""
+    """A store that is being written in a folder, as it will be; see `drafting` for how it comes to be."""
 
-    root: Path
     folder: Path
     store: ActivationStore
 
     def tasks(self) -> list[Task]:
         """Return the shards that are not there yet."""
-        files = [self.folder / shard_file(number) for number in range(len(self.store.shards))]
-        return [self._task(number, path) for number, path in enumerate(files) if not path.is_file()]
-
-    def _task(self, number: int, path: Path) -> Task:
-        part = slice(self.store.shards[number], [*self.store.shards, None][number + 1])
-        index = self.store.index.iloc[part].reset_index(drop=True)
-        return Task(self.root, path, replace(self.store, shards=[0], index=index, skipped=self.store.skipped[:0]))
+        tasks = []
+        for number, part in enumerate(self.store.parts):
+            if not (path := self.folder / shard_file(number)).is_file():
+                index = self.store.index.iloc[part].reset_index(drop=True)
+                alone = replace(self.store, shards=[0], index=index, skipped=self.store.skipped[:0])
+                tasks.append(Task(path, alone))
+        return tasks
 
     def begin(self) -> None:
         """Write the description, and keep what is there already if it belongs to it and is not damaged."""
@@ -107,21 +90,17 @@ class Draft:
                 ShardFile(path, layout, afresh=True).verify()
             except (OSError, ValueError):
                 path.unlink(missing_ok=True)
-        self._check_space()
-        for name, content in files.items():  # the description last: without it, what is there is begun anew
-            file = self.folder / name
-            if not file.is_file() or file.read_bytes() != content:
-                file.write_bytes(content)
-
-    def _check_space(self) -> None:
         needed = sum(layout.size for layout in self.store.layouts)
         needed -= sum(file.stat().st_size for file in self.folder.glob("shard_*.bin"))
         free = shutil.disk_usage(self.folder).free
         if free < needed:
-            raise SslsimError(
-                f"store in {str(self.root.parent)!r}: needs {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; "
-                "use another disk, or fewer frames, queries or utterances"
-            )
+            fault = f"needs {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free"
+            advice = "use another disk, or fewer frames, queries or utterances"
+            raise SslsimError(f"store in {str(self.store.root.parent)!r}: {fault}; {advice}")
+        for name, content in files.items():  # the description last: without it, what is there is begun anew
+            file = self.folder / name
+            if not file.is_file() or file.read_bytes() != content:
+                file.write_bytes(content)
 
     def finish(self) -> None:
         """See that all is on the disk, and put the store in its place."""
@@ -131,8 +110,8 @@ class Draft:
             part.unlink(missing_ok=True)
         for path in [*sorted(self.folder.iterdir()), self.folder]:
             _sync(path)
-        self.folder.rename(self.root)
-        _sync(self.root.parent)
+        self.folder.rename(self.store.root)
+        _sync(self.store.root.parent)
 
 
 @contextmanager
@@ -147,7 +126,7 @@ def drafting(root: Path, plan: Callable[[], ActivationStore]) -> Iterator[Draft 
         with _locked(root) as ours:
             if ours:
                 try:
-                    draft = Draft(root, folder, replace(plan(), root=folder))
+                    draft = Draft(folder, replace(plan(), root=root))
                     draft.begin()
                     made = True
                     yield draft

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -29,15 +29,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from sslsim import __version__
-from sslsim.activations.description import FRAME_RULE, STORE_VERSION, frame_key, open_store, signed
 from sslsim.activations.draft import Task, drafting, remove_stale
 from sslsim.activations.shards import cut
-from sslsim.activations.store import SAMPLE_RULE, ActivationStore, Stores, sampled
+from sslsim.activations.store import RULES, ActivationStore, Stores, frame_key, open_store, sampled, signed
 from sslsim.encoders import load
-from sslsim.encoders.encoder import Anatomy, Encoded, Encoder
+from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
 from sslsim.encoders.files import checkpoint_fingerprint
 from sslsim.encoders.lineup import Checkpoint
-from sslsim.encoders.log_mel import LogMel
 from sslsim.errors import SslsimError
 from sslsim.parallel import chosen_device, chosen_executor, results, workers_on
 from sslsim.resources import write_text
@@ -59,21 +57,21 @@ def extract_all(study: Study, out: Path, executor: Executor | None, device: str)
     chosen, utterances = study.selected(), study.utterances()
     audio = corpus_fingerprint(utterances)
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
-    kept = (*_lengths(study), study.frames_per_utterance, study.queries, study.dtype)
-    rules = (STORE_VERSION, FRAME_RULE, SAMPLE_RULE)
-    roots = {
-        checkpoint: out / f"{checkpoint.name}-{_key(*rules, audio, *kept, prints[checkpoint])}" for checkpoint in chosen
-    }
+    heard = audio, *(float(seconds) for seconds in vars(study.segmentation).values())
+    kept = *RULES, *heard, study.frames_per_utterance, study.queries, study.dtype
+    roots = {each: out / f"{each.name}-{_key(*kept, prints[each])}" for each in chosen}
     missing = [checkpoint for checkpoint in chosen if not roots[checkpoint].exists()]
     if missing:
         executor = chosen_executor(executor)
         with _scratch(out) as keep:
-            index, skipped = _index(study, utterances, audio, out, keep, executor)
+            file = out / f"speech-{_key(*heard, version('soundfile'), version('soxr'))}.json"
+            index, skipped = _index(study, utterances, file, keep, executor)
             _check_skipped(skipped, index.empty, study.strict)
             plan = Plan(study, utterances, audio, prints, roots, index, skipped, chosen_device(device), keep, executor)
             try:  # in threads one checkpoint after another, so that one is in memory at a time
-                for together in [[checkpoint] for checkpoint in missing] if plan.threads else [missing]:
-                    _extract(together, plan)
+                threads = executor is None or isinstance(executor, ThreadPoolExecutor)
+                for together in [[checkpoint] for checkpoint in missing] if threads else [missing]:
+                    _extract(together, plan, threads)
             finally:
                 _encoder.cache_clear()
     # names and notes as the lineup has them now: they may have changed since, the content has not
@@ -89,27 +87,18 @@ class Plan:
 
     study: Study
     utterances: list[Utterance]
-    audio: str
-    prints: Mapping[Checkpoint, str]
-    roots: Mapping[Checkpoint, Path]
+    audio: str  # its fingerprint
+    prints: Mapping[Checkpoint, str]  # those of the checkpoints
+    roots: Mapping[Checkpoint, Path]  # where the stores will be
     index: pd.DataFrame
     skipped: pd.DataFrame
     device: str
-    keep: Path
+    keep: Path  # where waveforms lie
     executor: Executor | None
-
-    @property
-    def threads(self) -> bool:
-        """Whether threads of this process do it."""
-        return self.executor is None or isinstance(self.executor, ThreadPoolExecutor)
 
 
 def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-def _lengths(study: Study) -> tuple[float, float]:
-    return float(study.segmentation.piece_seconds), float(study.segmentation.longest_seconds)
 
 
 @contextmanager
@@ -132,19 +121,13 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _index(
-    study: Study, utterances: list[Utterance], audio: str, out: Path, keep: Path, executor: Executor | None
+    study: Study, utterances: list[Utterance], file: Path, keep: Path, executor: Executor | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the index of a corpus and what is left out, as kept beside the stores, or by decoding all of it once.
-
-    So every fault in it is found before an encoder is loaded, and sizes are exact.
-    """
-    file = out / f"speech-{_key(audio, *_lengths(study), version('soundfile'), version('soxr'))}.json"
-    try:
+    """Return the index of a corpus and what is left out, as the file tells, or by decoding all of it once."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: it is made again
         content = json.loads(file.read_text(encoding="utf-8"))
         if content == signed(content):
             return pd.DataFrame(content["index"]), pd.DataFrame(content["skipped"])
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is made again
-        pass
     with tqdm(total=len(utterances), desc="reading audio", file=sys.stdout, mininterval=1, delay=2) as bar:
         index, skipped = index_of(utterances, study.segmentation, keep=keep, executor=executor, done=bar.update)
     if not index.empty:
@@ -156,9 +139,8 @@ def _index(
 def _check_skipped(skipped: pd.DataFrame, none_left: bool, strict: bool) -> None:
     if skipped.empty:
         return
-    listed = [f"{row.utterance!r}: {row.reason}" for row in skipped.head(_NAMED).itertuples()]
-    more = f"; and {len(skipped) - _NAMED:,} more" if len(skipped) > _NAMED else ""
-    told = "; ".join(listed) + more
+    told = "; ".join(f"{row.utterance!r}: {row.reason}" for row in skipped.head(_NAMED).itertuples())
+    told += f"; and {len(skipped) - _NAMED:,} more" if len(skipped) > _NAMED else ""
     if strict:
         raise SslsimError(f"{len(skipped):,} of the corpus's sounds cannot be used: {told}; mend them or drop strict")
     if none_left:
@@ -166,8 +148,8 @@ def _check_skipped(skipped: pd.DataFrame, none_left: bool, strict: bool) -> None
     print(f"left out {len(skipped):,} that cannot be used (skipped.csv in each store): {told}", flush=True)
 
 
-def _extract(checkpoints: list[Checkpoint], plan: Plan) -> None:
-    """Make some stores, their shards in one row."""
+def _extract(checkpoints: list[Checkpoint], plan: Plan, threads: bool) -> None:
+    """Make some stores, their shards in one row; `threads` of this process or others do it."""
     title = checkpoints[0].name if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
     total = int(plan.index["n_samples"].sum()) * len(checkpoints)  # whole numbers, whose sum is the total
     options: dict[str, Any] = {"bar_format": _BAR, "unit_scale": 1 / SAMPLE_RATE, "file": sys.stdout, "mininterval": 1}
@@ -178,12 +160,14 @@ def _extract(checkpoints: list[Checkpoint], plan: Plan) -> None:
         for checkpoint in sorted(checkpoints, key=lambda c: plan.roots[c]):  # in one order everywhere: no deadlock
             draft = stack.enter_context(drafting(plan.roots[checkpoint], partial(_planned, checkpoint, plan)))
             tasks += draft.tasks() if draft else []
-        bar.update(total - sum(task.samples for task in tasks))
-        calls = [(task, task.recordings(plan.utterances), plan.device, plan.keep) for task in tasks]
-        if plan.threads:  # of this process: they tell of every utterance, and can be told to stop
+        samples = [int(task.store.index["n_samples"].sum()) for task in tasks]
+        bar.update(total - sum(samples))
+        pieces = [{n: plan.utterances[n] for n in task.store.index["recording"].tolist()} for task in tasks]
+        calls = [(task, some, plan.device, plan.keep) for task, some in zip(tasks, pieces, strict=True)]
+        if threads:  # they tell of every utterance, and can be told to stop
             list(results(partial(_make, stop=stop, tick=bar.update), calls, **where, stop=stop))
         else:
-            list(results(_make, calls, **where, done=lambda i: bar.update(tasks[i].samples)))
+            list(results(_make, calls, **where, done=lambda i: bar.update(samples[i])))
 
 
 def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
@@ -231,10 +215,6 @@ def _anatomy(*call: Any) -> Anatomy:
     return _loaded(*call).anatomy
 
 
-class _Stopped(Exception):
-    """Nobody wants the rest of a shard any more."""
-
-
 def _make(
     task: Task,
     utterances: dict[int, Utterance],
@@ -251,7 +231,7 @@ def _make(
 
         def arrays(row: Any) -> Encoded:
             if stop and stop.is_set():
-                raise _Stopped
+                raise CancelledError
             kept = sampled(row.length, store.queries), sampled(row.length, store.frames_per_utterance)
             encoded = encoder.encode(reader.read(row), *kept)
             tick(int(row.n_samples))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sslsim.activations.description import check_pairable
 from sslsim.activations.store import ActivationStore
 from sslsim.errors import SslsimError, close_match
 
@@ -42,7 +41,7 @@ class LayerView:
         return self.store.n_frames if self.frames is None else len(self.frames)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Activations of a run of the chosen frames, (n, n_neurons)."""
+        """Return activations of a run of the chosen frames, (n, n_neurons)."""
         if self.frames is None:
             return self.store.layer(self.layer)[rows]
         if 4 * len(self.frames) * self.store.n_neurons > SMALL:
@@ -61,6 +60,26 @@ class LayerView:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was read."""
         return {name: value for name, value in vars(self).items() if name != "_picked"}
+
+
+def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
+    """Raise unless two stores hold the same frames of the same audio, and the same query rows."""
+    if a.frame_key == b.frame_key:
+        return
+    both, corpus = f"{a.name} and {b.name}", "extract both from the same corpus"
+    if a.frames_per_utterance != b.frames_per_utterance:
+        n, m = ("all" if n is None else f"{n:,}" for n in (a.frames_per_utterance, b.frames_per_utterance))
+        what = f"{a.name} keeps {n} frames an utterance, {b.name} {m}; extract both with the same frames"
+    elif a.n_frames != b.n_frames:
+        what = f"{a.name} has {a.n_frames:,} frames, {b.name} {b.n_frames:,}; {corpus}"
+    elif a.index.utterance.tolist() != b.index.utterance.tolist():
+        what = f"{both} hold other utterances; {corpus}"
+    elif a.index.waveform.tolist() != b.index.waveform.tolist():
+        what = f"{both} were given other audio; {corpus}"
+    else:
+        n, m = ("all" if n is None else f"{n:,}" for n in (a.queries, b.queries))
+        what = f"{a.name} keeps {n} query rows of an attention map, {b.name} {m}; extract both with the same"
+    raise SslsimError(f"layers cannot be paired: {what}")
 
 
 def check_measures(measures: Sequence[str]) -> None:
@@ -84,11 +103,10 @@ def check_stores(stores: Sequence[ActivationStore]) -> None:
 def layer_views(stores: Sequence[ActivationStore], frames: int | None) -> list[LayerView]:
     """All layers of all stores, on all frames (None) or on that many evenly spaced ones at most."""
     total, chosen = stores[0].n_frames, None
-    if frames is not None:
-        if frames < 2:
-            raise SslsimError(f"frames is {frames}; give at least 2 of the {total:,} stored frames, or None for all")
-        if frames < total:
-            chosen = (np.arange(frames) * total + total // 2) // frames
+    if frames is not None and frames < 2:
+        raise SslsimError(f"frames is {frames}; give at least 2 of the {total:,} stored frames, or None for all")
+    if frames is not None and frames < total:
+        chosen = (np.arange(frames) * total + total // 2) // frames
     return [LayerView(store, layer, chosen) for store in stores for layer in range(store.n_layers)]
 
 

@@ -1,16 +1,10 @@
-"""The files of an activation store: a *shard* holds all arrays of a run of consecutive utterances.
+"""The files of an activation store: a *shard* holds all arrays of a run of consecutive utterances, written once.
 
-A shard is written once and never changed, and tells by itself whether its bytes are those written::
-
-    float32     every layer (and the final one) on the shard's frames, (n_arrays, n_frames, n_neurons)
-    float32     every block's attention rows, and in it utterance after utterance (n_heads, n_rows, T)
-    uint32      CRC-32 of each row of each layer, then of each utterance's rows in each block
-    uint32      CRC-32 of these checksums
-
-all little-endian and without a header: the sizes follow from the store's index. Shards stay as they are when a store
-is complete. To join them into a file a layer would write everything twice and add a step that can be interrupted, and
-save a reader little: whatever rows are asked for, it maps the few files that have them. Rows have checksums of their
-own so that a comparison of every fiftieth frame reads, and checks, every fiftieth frame.
+It is little-endian and without a header, as the sizes follow from the store's index: float32, every layer (and the
+final one) on the shard's frames, (n_arrays, n_frames, n_neurons); float32, every block's attention rows, and in it
+utterance after utterance (n_heads, n_rows, T); uint32, the CRC-32 of each row of each layer, then of each utterance's
+rows in each block; uint32, the CRC-32 of these checksums. Each row has its checksum so that a comparison of every
+fiftieth frame reads, and checks, every fiftieth frame.
 """
 
 from __future__ import annotations
@@ -20,9 +14,10 @@ import os
 import platform
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,31 +150,23 @@ def write_shard(path: Path, shard: Shard, utterances: Iterable[Encoded]) -> None
     try:
         with part.open("xb", buffering=0) as file:
             for u, arrays in enumerate(utterances):
-                for place, values in _placed(shard, u, arrays, sums):
-                    _write_at(file.fileno(), np.ascontiguousarray(values, "<f4").data.cast("B"), 4 * place)
-            end = np.append(sums, np.uint32(zlib.crc32(sums.data))).astype("<u4")
-            _write_at(file.fileno(), end.data.cast("B"), 4 * shard.numbers)
+                for array, values in enumerate([*arrays.hidden, *([] if arrays.final is None else [arrays.final])]):
+                    rows, first = np.ascontiguousarray(values, "<f4"), shard.rows_at(array, u)
+                    sums[first : first + len(rows)] = row_sums(rows, range(len(rows)))
+                    _write_at(file.fileno(), rows, first * shard.n_neurons)
+                for layer, values in enumerate(arrays.attention, 1):
+                    maps, (place, values_at) = np.ascontiguousarray(values, "<f4"), shard.map_at(layer, u)
+                    sums[place] = zlib.crc32(maps.data)
+                    _write_at(file.fileno(), maps, values_at.start)
+            _write_at(file.fileno(), np.append(sums, np.uint32(zlib.crc32(sums.data))).astype("<u4"), shard.numbers)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _placed(
-    shard: Shard, u: int, arrays: Encoded, sums: NDArray[np.uint32]
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield which value of the shard each array of an utterance begins at, and fill in its checksums."""
-    for array, rows in enumerate([*arrays.hidden, *([] if arrays.final is None else [arrays.final])]):
-        first = shard.rows_at(array, u)
-        sums[first : first + len(rows)] = row_sums(np.ascontiguousarray(rows, "<f4"), range(len(rows)))
-        yield first * shard.n_neurons, rows
-    for layer, rows in enumerate(arrays.attention, 1):
-        place, part = shard.map_at(layer, u)
-        sums[place] = zlib.crc32(np.ascontiguousarray(rows, "<f4").data)
-        yield part.start, rows
-
-
-def _write_at(file: int, content: memoryview, place: int) -> None:
-    """Write all of it: plain writes, not a memory map, where a full disk would kill the process."""
+def _write_at(file: int, values: NDArray[Any], place: int) -> None:
+    """Write numbers of 4 bytes: plain writes, not a memory map, where a full disk would kill the process."""
+    content, place = values.data.cast("B"), 4 * place
     while content:
         written = os.pwrite(file, content, place)
         content, place = content[written:], place + written

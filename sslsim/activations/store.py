@@ -1,20 +1,17 @@
 """The activation store: what one checkpoint made of one corpus, written once and read memory-mapped.
 
-Layout of a store folder::
-
-    store.json            version, checkpoint, fingerprints, rules, versions of libraries, hashes of the tables
-    index.csv             one row an utterance
-    skipped.csv           utterances of the corpus that could not be used, and why
-    shard_0000.bin ...    hidden states and attention rows, see `activations.shards`
-
-Every byte is under a checksum. The small files are checked by ``open_store``; numbers where they are read, for the
-first time in a process, and all of them by ``verify``.
+Its folder holds ``store.json`` (version, checkpoint, fingerprints, rules, versions of libraries, hashes of the tables),
+``index.csv`` (one row an utterance), ``skipped.csv`` (utterances that could not be used, and why) and
+``shard_0000.bin`` and on (hidden states and attention rows, see `activations.shards`). Every byte is under a checksum:
+the small files are checked by ``open_store``, numbers when first read in a process, all of them by ``verify``.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,66 +24,48 @@ from sslsim.activations.shards import Shard, ShardFile, shard_file
 from sslsim.encoders.lineage import Lineage
 from sslsim.encoders.lineup import ByName, Checkpoint
 from sslsim.errors import SslsimError
-from sslsim.speech.recording import spread
+from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, spread
 
+STORE_VERSION = 3  # raised by one whenever the layout or the meaning of a file changes
+FRAME_RULE = f"frame i covers samples [{HOP} i, {HOP} i + {WINDOW}) at {SAMPLE_RATE} Hz"
 SAMPLE_RULE = "all T frames of an utterance where T <= N, else frames floor((2 i + 1) T / (2 N)), i = 0..N-1"
 """How both the frames kept (N = frames_per_utterance) and the attention query rows (N = queries) are chosen."""
+RULES = (STORE_VERSION, FRAME_RULE, SAMPLE_RULE)
+STORE_FILE = "store.json"
+TABLES = {"index": "index.csv", "skipped": "skipped.csv"}
 AGAIN = "delete this folder and extract again"
+_TEXT_COLUMNS = {"utterance": str, "speaker": str, "waveform": str, "path": str, "reason": str}
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationStore:
     """Hidden states and attention rows of one checkpoint over one corpus.
 
-    Attributes
-    ----------
-    root : Path
-        The folder.
-    checkpoint : Checkpoint
-        What was run.
-    n_layers, n_neurons, n_heads, normed, input_normed, final_norm, input, parameters
-        What it is like, see `encoders.Anatomy`.
-    n_frames : int
-        Rows of every layer.
-    fingerprint, corpus_fingerprint : str
-        Content hash of the checkpoint and of the audio.
-    dtype : str
-        What the encoder computed in; stored are float32 numbers.
-    frames_per_utterance, queries : int or None
-        Most frames and most attention query rows kept of an utterance; None: all.
-    frame_key : str
-        Hash of utterance ids, waveforms, frame and row rule: two stores can be paired iff it is equal.
-    versions : dict
-        Versions of the libraries, and the kind of processor, that made it.
-    shards : list of int
-        The first utterance of each file.
-    index : pandas.DataFrame
-        One row an utterance: utterance, speaker, recording, begin and end (its place in its file), n_samples,
-        waveform (content hash of its samples), length (T, frames that the encoder makes of it), n_frames (frames
-        kept), start (its first frame's row in a layer), n_rows (attention query rows kept).
-    skipped : pandas.DataFrame
-        Utterances of the corpus that are not there, one row each: utterance, path, reason.
+    What the checkpoint is like is told as in `encoders.Anatomy`. `index` has one row an utterance: utterance, speaker,
+    recording, begin and end (its place in its file), n_samples, waveform (content hash of its samples), length (T,
+    frames that the encoder makes of it), n_frames (frames kept), start (its first frame's row in a layer), n_rows
+    (attention query rows kept). `skipped` has one of each that is not there: utterance, path, reason.
     """
 
-    root: Path
+    root: Path  # the folder
     checkpoint: Checkpoint
     n_layers: int
     n_neurons: int
     n_heads: int
-    n_frames: int
-    fingerprint: str
-    corpus_fingerprint: str
+    n_frames: int  # rows of every layer
+    fingerprint: str  # hash of the content of the checkpoint
+    corpus_fingerprint: str  # and of the audio
     normed: bool
     input_normed: bool
     final_norm: bool
     input: dict[str, Any]
     parameters: int
-    dtype: str
-    frames_per_utterance: int | None
-    queries: int | None
-    frame_key: str
-    versions: dict[str, str]
-    shards: list[int] = field(repr=False)
+    dtype: str  # what the encoder computed in; stored are float32 numbers
+    frames_per_utterance: int | None  # most frames kept of an utterance; None: all
+    queries: int | None  # and most rows of its attention
+    frame_key: str  # hash of utterance ids, waveforms, frame and row rule: two stores can be paired iff it is equal
+    versions: dict[str, str]  # of the libraries, and the kind of processor, that made it
+    shards: list[int] = field(repr=False)  # the first utterance of each file
     index: pd.DataFrame = field(repr=False)
     skipped: pd.DataFrame = field(repr=False)
 
@@ -110,9 +89,9 @@ class ActivationStore:
         return StoredLayer(self, self.n_layers if self.final_norm else self.n_layers - 1)
 
     def attention(self, layer: int, u: int) -> NDArray[np.float32]:
-        """Return attention rows of the utterance at place `u` of the index, (n_heads, n_rows, T), memory-mapped.
+        """Return attention rows of the utterance at place `u` of the index in block `layer`, 1 to ``attention_layers``.
 
-        `layer` is the block, 1 to ``attention_layers``. Row r is the distribution over the T keys of query frame
+        They are (n_heads, n_rows, T), memory-mapped: row r is the distribution over the T keys of query frame
         ``query_rows(u)[r]``.
         """
         if self.attention_layers == 0:
@@ -144,11 +123,13 @@ class ActivationStore:
         """Where in each shard its arrays lie."""
         frames, rows = (self.index[column].to_numpy(np.int64) for column in ("n_frames", "n_rows"))
         maps = self.n_heads * rows * self._lengths
-        n_arrays = self.n_layers + self.final_norm
-        return [
-            Shard(n_arrays, self.n_neurons, self.attention_layers, _ends(frames[part]), _ends(maps[part]))
-            for part in map(slice, self.shards, [*self.shards[1:], None])
-        ]
+        arrays = self.n_layers + self.final_norm, self.n_neurons, self.attention_layers
+        return [Shard(*arrays, _ends(frames[part]), _ends(maps[part])) for part in self.parts]
+
+    @property
+    def parts(self) -> list[slice]:
+        """Which utterances each shard has."""
+        return list(map(slice, self.shards, [*self.shards[1:], None]))
 
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:
@@ -183,6 +164,9 @@ class ActivationStore:
     def _check(self, value: int, what: str, low: int, high: int) -> None:
         if not low <= value <= high:
             raise SslsimError(f"{self.name}: no {what} {value}; there are {low} to {high}")
+
+
+_PLAIN = [f.name for f in fields(ActivationStore) if f.name not in ("root", "checkpoint", *TABLES)]  # in store.json
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,13 +210,9 @@ class Stores(ByName[ActivationStore]):
         return Stores(store for store in self if store in chosen)
 
     def _repr_html_(self) -> str:
-        columns = ["name", "family", "size", "weights", "layers", "neurons", "heads", "frames"]
-        rows = [
-            (s.name, s.checkpoint.family, s.checkpoint.size, s.checkpoint.weights)
-            + (s.n_layers, s.n_neurons, s.n_heads, s.n_frames)
-            for s in self
-        ]
-        return pd.DataFrame(rows, columns=columns).to_html(index=False)
+        said = {name: [getattr(s.checkpoint, name) for s in self] for name in ("name", "family", "size", "weights")}
+        said |= {name: [getattr(s, f"n_{name}") for s in self] for name in ("layers", "neurons", "heads", "frames")}
+        return pd.DataFrame(said).to_html(index=False)
 
 
 def sampled(length: int, wanted: int | None) -> NDArray[np.int64]:
@@ -243,3 +223,73 @@ def sampled(length: int, wanted: int | None) -> NDArray[np.int64]:
 def _ends(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return where each of some parts begins, one after another, and last their whole size."""
     return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def described(store: ActivationStore) -> dict[str, bytes]:
+    """Return the small files of a store, by name; the description last."""
+    tables = {file: getattr(store, name).to_csv(index=False).encode() for name, file in TABLES.items()}
+    content = {
+        "version": STORE_VERSION,
+        **{name: getattr(store, name) for name in _PLAIN},
+        "checkpoint": asdict(store.checkpoint),
+        "frame_rule": FRAME_RULE,
+        "sample_rule": SAMPLE_RULE,
+        "hashes": {file: hashlib.sha256(table).hexdigest() for file, table in tables.items()},
+    }
+    return tables | {STORE_FILE: (json.dumps(signed(content), indent=2) + "\n").encode()}
+
+
+def signed(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a JSON file is to hold with a hash of all of it."""
+    rest = {key: value for key, value in content.items() if key != "hash"}
+    return rest | {"hash": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+
+
+def open_store(path: str | Path) -> ActivationStore:
+    """Open a store that ``extract`` left; quick: nothing is read but the index.
+
+    A store that is not there or of another version, or a file that is missing, damaged or of another size is an error.
+    """
+    root = Path(path)
+    plain, hashes = _read_description(root)
+    tables = {}
+    for name, file in TABLES.items():
+        content = (root / file).read_bytes() if (root / file).is_file() else b""
+        if hashlib.sha256(content).hexdigest() != hashes.get(file):
+            raise SslsimError(f"store {str(root)!r}: {file} is not as it was written; {AGAIN}")
+        tables[name] = pd.read_csv(root / file, dtype=_TEXT_COLUMNS, keep_default_na=False)  # type: ignore[arg-type]
+    store = ActivationStore(root=root.absolute(), **tables, **plain)
+    for number, layout in enumerate(store.layouts):
+        path = root / shard_file(number)
+        found = path.stat().st_size if path.is_file() else None
+        if found != layout.size:
+            state = f"{found:,} bytes, not {layout.size:,}" if found is not None else "missing"
+            raise SslsimError(f"store {str(root)!r}: {path.name} is {state}; {AGAIN}")
+    return store
+
+
+def _read_description(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the store's fields and its tables' hashes, as ``store.json`` tells them."""
+    if not (root / STORE_FILE).is_file():
+        within = sorted(file.parent.name for file in root.glob(f"[!.]*/{STORE_FILE}"))
+        hint = f"; it holds the stores {', '.join(within)}" if within else ""
+        raise SslsimError(f"store {str(root)!r}: no {STORE_FILE} there{hint}")
+    try:
+        content = json.loads((root / STORE_FILE).read_text(encoding="utf-8"))
+        if content["version"] != STORE_VERSION:
+            fault = f"version {content['version']}, this sslsim reads {STORE_VERSION}"
+        elif content == signed(content):
+            plain = {name: content[name] for name in _PLAIN}
+            return plain | {"checkpoint": Checkpoint(**content["checkpoint"])}, dict(content["hashes"])
+        else:
+            fault = f"{STORE_FILE} is not as it was written"
+    except (ValueError, KeyError, TypeError):
+        fault = f"{STORE_FILE} is damaged"
+    raise SslsimError(f"store {str(root)!r}: {fault}; {AGAIN}")
+
+
+def frame_key(index: pd.DataFrame, frames_per_utterance: int | None, queries: int | None) -> str:
+    """Return the hash that is equal iff two stores hold the same frames and the same query rows."""
+    parts = [FRAME_RULE, SAMPLE_RULE, str(frames_per_utterance), str(queries)]
+    parts += [f"{r.utterance}\0{r.waveform}\0{r.length}" for r in index.itertuples()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -16,12 +16,10 @@ from sslsim.encoders.lineup import Checkpoint, find_lineup, read_lineup, select
 from sslsim.encoders.load import DTYPES
 from sslsim.errors import SslsimError, close_match
 from sslsim.resources import DATA, write_text
-from sslsim.speech.corpus import Utterance, read_corpus
+from sslsim.speech.corpus import Subset, Utterance, read_corpus
 from sslsim.speech.index import Segmentation
-from sslsim.speech.subset import Subset
 
-EMBEDDED = "embedded"
-"""Name of the study of the data that come with sslsim."""
+EMBEDDED = "embedded"  # name of the study of the data that come with sslsim
 _TABLES = {"subset": Subset, "segmentation": Segmentation}
 _NONE = "none"  # TOML has no null
 
@@ -30,32 +28,16 @@ _NONE = "none"  # TOML has no null
 class Study:
     """What is extracted; the default is the data that come with sslsim.
 
-    Attributes
-    ----------
-    lineup : path or sequence of Checkpoint
-        A lineup file or the name of one that comes with sslsim (see ``read_lineup``), or its checkpoints.
-    corpus : path or datasets.Dataset
-        A folder, a manifest or a dataset (see ``read_corpus``).
-    checkpoints : tuple of str
-        Which of the lineup, see ``select``; empty takes all.
-    subset : Subset
-        Which utterances.
-    segmentation : Segmentation
-        Long utterances are cut into pieces, or left out.
-    frames_per_utterance, queries : int or None
-        At most so many frames of each utterance, and query rows of each of its attention maps, evenly spread; None
-        keeps all, 0 queries no attention.
-    dtype : str
-        What the encoders compute in: float32, or bfloat16 or float16, which are quicker on a GPU and wrong by about
-        a hundredth. What is stored is float32.
-    strict : bool
-        Raise if there is an utterance that cannot be used (unreadable, cut off, NaN, silent, shorter than a
-        frame, too long) instead of leaving it out; ``store.skipped`` lists what was.
+    At most `frames_per_utterance` frames of each utterance are kept, and `queries` query rows of each of its attention
+    maps, evenly spread; None keeps all, 0 queries no attention. The encoders compute in `dtype`: float32, or bfloat16
+    or float16, which are quicker on a GPU and wrong by about a hundredth; what is stored is float32. Utterances that
+    cannot be used (unreadable, cut off, NaN, silent, shorter than a frame, too long) are left out and listed in
+    ``store.skipped``, or an error if `strict`.
     """
 
-    lineup: str | Path | Sequence[Checkpoint] = DATA / "lineup.toml"
-    corpus: str | Path | Any = DATA / "speech" / "manifest.csv"
-    checkpoints: tuple[str, ...] = ()
+    lineup: str | Path | Sequence[Checkpoint] = DATA / "lineup.toml"  # of `read_lineup`, or its checkpoints
+    corpus: str | Path | Any = DATA / "speech" / "manifest.csv"  # a folder, manifest or dataset of `read_corpus`
+    checkpoints: tuple[str, ...] = ()  # which of the lineup, see `select`; empty takes all
     subset: Subset = Subset()
     segmentation: Segmentation = Segmentation()
     frames_per_utterance: int | None = None
@@ -82,11 +64,6 @@ class Study:
 
         ``lineup`` and ``corpus`` are relative to the file; ``[subset]`` and ``[segmentation]`` are tables; a limit may
         be ``"none"``. `checkpoints`, if any, are taken in place of those that the study names.
-
-        Raises
-        ------
-        SslsimError
-            No such file, not TOML, an unknown key, or a value that cannot be.
         """
         if str(path) == EMBEDDED and not Path(path).exists():
             study = cls()
@@ -123,7 +100,7 @@ class Study:
         return [u if u.clip else replace(u, path=u.path.absolute()) for u in chosen]
 
     def extract(self, folder: str | Path, *, executor: Executor | None = None, device: str = "auto") -> Stores:
-        """Run the checkpoints over the corpus, as far as it is not done, and open what came out; see `extract`."""
+        """Extract as the function `extract` does."""
         return extract(self, folder, executor=executor, device=device)
 
 
@@ -132,64 +109,40 @@ def extract(
 ) -> Stores:
     """Run the checkpoints of a study over its corpus and keep hidden states and rows of every attention map.
 
-    An extraction that was interrupted goes on where it stopped, and ends in the same bytes.
+    `study` may be a path, as of ``Study.read``. The stores lie in ``<folder>/<name>-<key>``, where the key is a hash of
+    the content of checkpoint and audio and of what is kept of them: a changed file is extracted anew, and nothing else
+    is. They are in the order of the study's checkpoints where it names some, else of the lineup.
 
-    Parameters
-    ----------
-    study : Study or path
-        What to extract; a path as of ``Study.read``.
-    folder : path
-        Where the stores lie: ``<folder>/<name>-<key>``. The key is a hash of the content of checkpoint and
-        audio and of what is kept of them, so a changed file is extracted anew and nothing else is.
-    executor : Executor, optional
-        Any executor of `concurrent.futures` whose workers see the same folders; by default as many threads as torch
-        uses. On machines of one kind the numbers are the same bit for bit.
-    device : str
-        Where the encoders run: cpu, cuda, or auto for cuda if there is one.
-
-    Returns
-    -------
-    Stores
-        In lineup order (in the order of the study's checkpoints where it names some).
-
-    Raises
-    ------
-    SslsimError
-        Anything wrong with lineup, corpus or a checkpoint's files, before any encoder is loaded; weights
-        that do not load; hidden states that are not finite.
+    An extraction that was interrupted goes on where it stopped, and ends in the same bytes. It runs in `executor`, any
+    of `concurrent.futures` whose workers see the same folders, by default in as many threads as torch uses; on machines
+    of one kind the numbers are the same bit for bit. `device` is where encoders run: cpu, cuda, or auto for cuda if
+    there is one. What is wrong with lineup, corpus or a checkpoint's files is said before any encoder is loaded.
     """
     study = study if isinstance(study, Study) else Study.read(study)
     return extract_all(study, Path(folder).absolute(), executor, device)
 
 
 def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the arguments of a study that are written in a file in a folder."""
-    _check_keys(content, [field.name for field in fields(Study)], "")
-    arguments: dict[str, Any] = {name: _limit(value) for name, value in content.items()}
+    _check_keys(content, Study, "")
+    arguments: dict[str, Any] = {name: None if value == _NONE else value for name, value in content.items()}
     for name, kind in _TABLES.items():
         table = arguments.get(name, {})
         if not isinstance(table, dict):
             raise SslsimError(f"{name} is {table!r}; it must be a table [{name}]")
-        _check_keys(table, [field.name for field in fields(kind)], f"[{name}]: ")
-        arguments[name] = kind(**{key: _limit(value) for key, value in table.items()})
-    for name in ("lineup", "corpus"):
-        if not isinstance(arguments.get(name, ""), str):
+        _check_keys(table, kind, f"[{name}]: ")
+        arguments[name] = kind(**{key: None if value == _NONE else value for key, value in table.items()})
+    for name in sorted({"lineup", "corpus"} & arguments.keys()):
+        if not isinstance(arguments[name], str):
             raise SslsimError(f"{name} is {arguments[name]!r}; it must be a path")
-    if "lineup" in arguments:
-        arguments["lineup"] = find_lineup(arguments["lineup"], folder)
-    if "corpus" in arguments:
-        arguments["corpus"] = folder / arguments["corpus"]
+        arguments[name] = find_lineup(arguments[name], folder) if name == "lineup" else folder / arguments[name]
     return arguments
 
 
-def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def _check_keys(table: Mapping[str, Any], kind: Any, where: str) -> None:
+    known = [field.name for field in fields(kind)]
     for key in table:
         if key not in known:
             raise SslsimError(f"{where}unknown key {key!r}{close_match(key, known)}")
-
-
-def _limit(value: Any) -> Any:
-    return None if value == _NONE else value
 
 
 def _lines(content: Mapping[str, Any]) -> list[str]:

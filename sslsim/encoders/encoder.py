@@ -1,70 +1,65 @@
-"""An encoder: one utterance becomes hidden states and attention rows, whatever the architecture."""
+"""An encoder: one utterance becomes hidden states and attention rows, whatever the architecture, or a spectrogram.
+
+The hooks on its blocks are our own: what ``output_hidden_states`` returns last for pre-norm models changed between
+transformers 5.15 and 5.16. Layer 0 is the input of the first block, layers 1..L are the blocks' outputs.
+"""
 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import TqdmWarning
 
-from sslsim.encoders.hooks import Hooks
 from sslsim.encoders.lineup import Checkpoint, problem
-from sslsim.speech.recording import SAMPLE_RATE, n_frames
+from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, n_frames
 
 if TYPE_CHECKING:  # torch takes seconds to import: only loading an encoder does
     import torch
 
+Numbers = NDArray[np.int64] | Sequence[int]
 _ON_GPU = threading.Lock()
+BANDS = 80
+_FFT = 512
+_FLOOR = 1e-10
+RECIPE = (
+    f"natural logarithm of {BANDS} mel bands (Slaney's scale and areas, 0 to {SAMPLE_RATE // 2} Hz) of the power "
+    f"spectrum of each frame of {WINDOW} samples under a periodic Hann window, {_FFT} points, floor {_FLOOR:g}"
+)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder made of one utterance of T frames, float32.
+    """What an encoder made of the wanted frames and query rows of one utterance of T frames."""
 
-    `hidden` (L + 1, n_frames, n_neurons) are the wanted frames of the transformer's input, layer 0, and of its blocks'
-    outputs; `final` (n_frames, n_neurons) those of the last hidden state where a LayerNorm follows the last block, None
-    where it is layer L itself; `attention` (L, n_heads, n_rows, T) the wanted query rows of every map.
-    """
-
-    hidden: NDArray[np.float32]
-    final: NDArray[np.float32] | None
-    attention: NDArray[np.float32]
+    hidden: NDArray[np.float32]  # (L + 1, n_frames, n_neurons): the blocks' input, layer 0, and their outputs
+    final: NDArray[np.float32] | None  # (n_frames, n_neurons): the last hidden state; None where it is layer L itself
+    attention: NDArray[np.float32]  # (L, n_heads, n_rows, T): rows of every map
 
 
 @dataclass(frozen=True)
 class Anatomy:
     """What an encoder is like.
 
-    Attributes
-    ----------
-    n_layers, n_neurons, n_heads : int
-        Number of hidden states, L + 1, their width, and heads of a block.
-    normed : bool
-        Whether the blocks' outputs are those of a LayerNorm (post-norm models, conformers) or the raw residual
-        stream (pre-norm models: ``do_stable_layer_norm``, Whisper).
-    input_normed : bool
-        Whether layer 0 is the output of a LayerNorm.
-    final_norm : bool
-        Whether another LayerNorm follows the last block, so that the last hidden state is not layer L.
-    input : dict
-        How it takes its audio: ``normalised`` (each utterance to zero mean and unit variance), ``mask`` (given
-        one of ones), ``features`` (norm of the convolutions: group or layer; or spectrogram).
-    parameters : int
-        Number of weights of the encoder, heads of finetuning left out.
+    `input` is how it takes its audio: ``normalised`` (each utterance to zero mean and unit variance), ``mask`` (given
+    one of ones), ``features`` (norm of the convolutions: group or layer; or spectrogram).
     """
 
-    n_layers: int
-    n_neurons: int
-    n_heads: int
-    normed: bool
-    input_normed: bool
-    final_norm: bool
+    n_layers: int  # hidden states, L + 1
+    n_neurons: int  # their width
+    n_heads: int  # of a block
+    normed: bool  # the blocks' outputs are those of a LayerNorm (post-norm, conformers), not the raw residual stream
+    input_normed: bool  # layer 0 is the output of a LayerNorm
+    final_norm: bool  # another LayerNorm follows the last block, so that the last hidden state is not layer L
     input: dict[str, Any]
-    parameters: int
+    parameters: int  # weights of the encoder, heads of finetuning left out
 
 
 @dataclass(frozen=True)
@@ -78,6 +73,86 @@ class Grid:
     beyond: int = 0  # frames that it may give after those of the sound
 
 
+class Hooks:
+    """What an encoder's blocks take and give while it runs, for each thread by itself: several may run one encoder."""
+
+    def __init__(self, checkpoint: Checkpoint, blocks: Any, heads: int) -> None:
+        self._checkpoint, self._heads, self._local = checkpoint, heads, threading.local()
+        blocks[0].register_forward_pre_hook(self._before, with_kwargs=True)
+        for block in blocks:
+            block.register_forward_hook(self._after)
+            attention = attention_of(block)
+            attention.register_forward_hook(self._attended, with_kwargs=True)
+            if hasattr(attention, "gru_rel_pos_linear"):  # torch warns of WavLM's mask of ones beside a bias
+                attention.register_forward_pre_hook(
+                    lambda _, args, kwargs: (args, kwargs | {"attention_mask": None}), with_kwargs=True
+                )
+
+    @contextmanager
+    def listening(self, rows: torch.Tensor) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        """Yield two lists that fill with hidden states and with these rows of the attention maps."""
+        states: list[torch.Tensor] = []
+        maps: list[torch.Tensor] = []
+        self._local.states, self._local.maps, self._local.rows = states, maps, rows
+        try:
+            yield states, maps
+        finally:
+            del self._local.states, self._local.maps, self._local.rows
+
+    def _before(self, _module: Any, args: tuple, kwargs: dict) -> None:
+        if hasattr(self._local, "states"):
+            self._local.states.append((args[0] if args else kwargs["hidden_states"])[0])
+
+    def _after(self, _module: Any, _args: tuple, out: Any) -> None:
+        if hasattr(self._local, "states"):
+            self._local.states.append((out[0] if isinstance(out, tuple) else out)[0])  # WavLM's blocks return a tuple
+
+    def _attended(self, module: Any, args: tuple, kwargs: dict, out: Any) -> None:
+        """Keep rows of the maps of all heads, (n_heads, n_rows, n_keys), if there are maps."""
+        if not hasattr(self._local, "maps") or not len(self._local.rows):
+            return
+        weights, rows = out[1], self._local.rows
+        if hasattr(module, "gru_rel_pos_linear"):
+            hidden = args[0] if args else kwargs["hidden_states"]
+            self._local.maps.append(_gated_rows(self._checkpoint, module, hidden[0], out, rows))
+        elif weights is not None:
+            if weights.shape[1] != self._heads or (self._heads > 1 and weights.stride(1) == 0):
+                fault = f"gives only the mean of its {self._heads} attention heads"
+                advice = "extract it with queries 0 (hidden states only) or leave it out"
+                raise problem(self._checkpoint, f"{fault}; {advice}")
+            self._local.maps.append(weights[0].index_select(1, rows))
+
+
+def attention_of(block: Any) -> Any:
+    """Return the self-attention of a block, or None."""
+    return getattr(block, "attention", None) or getattr(block, "self_attn", None)
+
+
+def _gated_rows(checkpoint: Checkpoint, module: Any, x: torch.Tensor, out: Any, rows: torch.Tensor) -> torch.Tensor:
+    """Rows of each head's map of a WavLM block, of which transformers gives only the mean over heads.
+
+    softmax(q k' / sqrt(d) + gate * bias), gate from the layer's input, bias from relative positions, shared by all
+    layers (Chen et al. 2022, arXiv 2110.13900, section 3).
+    """
+    heads, width = module.num_heads, module.head_dim
+
+    def by_head(y: torch.Tensor) -> torch.Tensor:
+        return y.view(len(y), heads, width).transpose(0, 1)
+
+    some = x.index_select(0, rows)
+    gate = module.gru_rel_pos_linear(by_head(some)).view(heads, len(rows), 2, 4).sum(-1).sigmoid()
+    a, b = gate[..., :1], gate[..., 1:]
+    scale = a * (b * module.gru_rel_pos_const[0] - 1.0) + 2.0
+    bias = out[2].view(heads, len(x), len(x)).index_select(1, rows)
+    scores = by_head(module.q_proj(some)) * width**-0.5 @ by_head(module.k_proj(x)).transpose(1, 2)
+    maps = (scores + scale * bias).softmax(-1)
+    if out[1] is not None:
+        off = float((maps.mean(0) - out[1][0, 0].index_select(0, rows)).abs().max())
+        if off > (1e-4 if maps.element_size() == 4 else 0.05):
+            raise problem(checkpoint, f"heads recomputed differ by {off:.1g} from the mean that transformers gives")
+    return maps
+
+
 @dataclass(frozen=True, eq=False)
 class Encoder:
     """A loaded encoder in evaluation mode; `dtype` is what it computes in, what it gives is float32."""
@@ -86,97 +161,66 @@ class Encoder:
     anatomy: Anatomy
     device: str
     dtype: str
-    _model: Any
-    _preprocess: Any
-    _grid: Grid
-    _hooks: Hooks
+    model: Any
+    preprocess: Any
+    grid: Grid
+    hooks: Hooks
 
-    def encode(
-        self,
-        waveform: NDArray[np.float32],
-        rows: NDArray[np.int64] | Sequence[int],
-        frames: NDArray[np.int64] | Sequence[int] | None = None,
-    ) -> Encoded:
+    def encode(self, waveform: NDArray[np.float32], rows: Numbers, frames: Numbers | None = None) -> Encoded:
         """Run one utterance: a mono waveform of 16 kHz, (n,) float32.
 
-        One at a time, so that there is no padding: padding changes what models with group norm, data2vec and
+        Kept are the attention rows of the query frames `rows`, and the hidden states of `frames`, by default all. One
+        utterance at a time, so that there is no padding: padding changes what models with group norm, data2vec and
         conformers make of every frame, even with a mask, by a tenth and more.
-
-        Parameters
-        ----------
-        rows : sequence of int
-            Query frames whose attention rows to keep; none: no attention.
-        frames : sequence of int, optional
-            Frames whose hidden states to keep; all unless given.
         """
         import torch
 
         length = n_frames(len(waveform))
-        keep = torch.arange(length) if frames is None else torch.as_tensor(np.asarray(frames, dtype=np.int64))
-        states, maps, last = self._run(waveform, np.asarray(rows, dtype=np.int64))
-        self._check(states, maps, last, len(rows))
-        keep = keep.to(self.device)
+        wanted = np.arange(length) if frames is None else np.asarray(frames, dtype=np.int64)
+        keep = torch.as_tensor(wanted, device=self.device)
+        states, maps, last = self.run(waveform, np.asarray(rows, dtype=np.int64))
+        if not (self.anatomy.final_norm or torch.equal(last.nan_to_num(), states[-1].nan_to_num())):
+            raise problem(self.checkpoint, "its last hidden state is not its last block's output, as it was at first")
         final = last.index_select(0, keep).float().cpu().numpy() if self.anatomy.final_norm else None
         hidden = torch.stack([state.index_select(0, keep) for state in states]).float().cpu().numpy()
         empty = np.zeros((0, self.anatomy.n_heads, 0, length), "f4")
         attention = torch.stack(maps).float().cpu().numpy() if maps else empty
         return Encoded(hidden, final, attention)
 
-    def _run(
+    def run(
         self, waveform: NDArray[np.float32], rows: NDArray[np.int64]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
-        """Hidden states (T, n_neurons), wanted rows of the maps (n_heads, n_rows, T) and the last hidden state."""
+        """Return hidden states (T, n_neurons), rows of the maps (n_heads, n_rows, T) and the last hidden state."""
         import torch
 
-        grid, length = self._grid, n_frames(len(waveform))
+        grid, length, blocks = self.grid, n_frames(len(waveform)), self.anatomy.n_layers - 1
         if grid.most is not None and length > grid.most:
-            raise problem(
-                self.checkpoint,
-                f"takes at most {grid.most:,} frames, not {length:,}; cut the audio shorter with piece_seconds",
-            )
+            fault = f"takes at most {grid.most:,} frames, not {length:,}; cut the audio shorter with piece_seconds"
+            raise problem(self.checkpoint, fault)
         sound = np.pad(waveform, (grid.lead, grid.tail)) if grid.lead or grid.tail else waveform
         # the checkpoint's own preprocessor: zero mean and unit variance or not, mask of ones or none
-        inputs = self._preprocess(sound, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        inputs = inputs.to(self.device) if self.dtype == "float32" else inputs.to(self.device, torch_dtype(self.dtype))
+        inputs = self.preprocess(sound, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        kind = () if self.dtype == "float32" else (getattr(torch, self.dtype),)
+        inputs = inputs.to(self.device, *kind)
         part = slice(grid.first, grid.first + length)
         wanted = torch.as_tensor(rows + grid.first, device=self.device)
-        with torch.inference_mode(), _exact_products(self.device), self._hooks.listening(wanted) as (states, maps):
-            last = self._model(**inputs).last_hidden_state[0]
+        with torch.inference_mode(), _exact_products(self.device), self.hooks.listening(wanted) as (states, maps):
+            last = self.model(**inputs).last_hidden_state[0]
             if not 0 <= len(last) - part.stop <= grid.beyond:
-                raise problem(
-                    self.checkpoint,
-                    f"gave {len(last)} frames where {length} were expected "
-                    "(25 ms windows every 20 ms); this architecture is not supported",
-                )
+                fault = f"gave {len(last)} frames where {length} were expected (25 ms windows every 20 ms)"
+                raise problem(self.checkpoint, f"{fault}; this architecture is not supported")
+            if len(states) != blocks + 1:
+                raise problem(self.checkpoint, f"gave {len(states)} hidden states for {blocks} blocks")
+            if len(rows) and len(maps) != blocks:
+                raise problem(self.checkpoint, f"gave {len(maps)} attention maps for {blocks} blocks")
             if len(last) > length:  # frames of silence around the sound: attention is that among its frames
                 maps = [rows / rows.sum(-1, keepdim=True) for rows in (m[..., part] for m in maps)]
             return [state[part] for state in states], maps, last[part]
 
-    def _check(self, states: list, maps: list, last: torch.Tensor, n_rows: int) -> None:
-        import torch
-
-        blocks = self.anatomy.n_layers - 1
-        if len(states) != blocks + 1:
-            raise problem(self.checkpoint, f"gave {len(states)} hidden states for {blocks} blocks")
-        if n_rows and len(maps) != blocks:
-            raise problem(self.checkpoint, f"gave {len(maps)} attention maps for {blocks} blocks")
-        if not self.anatomy.final_norm and not torch.equal(last.nan_to_num(), states[-1].nan_to_num()):
-            raise problem(self.checkpoint, "its last hidden state is not its last block's output, as it was at first")
-
-
-def torch_dtype(dtype: str) -> Any:
-    """Return torch's own name for a dtype."""
-    import torch
-
-    return getattr(torch, dtype)
-
 
 @contextmanager
 def _exact_products(device: str) -> Iterator[None]:
-    """Switch off TF32 convolutions, which a GPU would otherwise use, at 1e-3 relative.
-
-    The switch is global, so one thread at a time runs encoders on GPUs.
-    """
+    """Switch off TF32 convolutions, wrong by 1e-3, on a GPU: for all threads, so one at a time runs encoders there."""
     if device == "cpu":
         yield
         return
@@ -189,3 +233,44 @@ def _exact_products(device: str) -> Iterator[None]:
             yield
         finally:
             torch.backends.cudnn.allow_tf32 = before
+
+
+@dataclass(frozen=True, eq=False)
+class LogMel:
+    """A log-mel spectrogram in the form of an encoder, on the same frames: one layer, 80 neurons, no heads."""
+
+    checkpoint: Checkpoint
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """As of an encoder."""
+        how = {"normalised": False, "mask": False, "features": "spectrogram"}
+        return Anatomy(1, BANDS, 0, normed=False, input_normed=False, final_norm=False, input=how, parameters=0)
+
+    def encode(self, waveform: NDArray[np.float32], rows: Numbers = (), frames: Numbers | None = None) -> Encoded:
+        """Return the wanted frames of the spectrogram as ``hidden``, (1, n_frames, 80); there is no attention."""
+        values = log_mel(waveform)
+        kept = values if frames is None else values[np.asarray(frames, dtype=np.int64)]
+        return Encoded(kept[None], None, np.zeros((0, 0, 0, len(values)), "f4"))
+
+
+def ignore_widgets() -> None:
+    """Silence tqdm for good: importing transformers makes it warn in JupyterLab of widgets that nothing here shows."""
+    warnings.filterwarnings("ignore", category=TqdmWarning)
+
+
+@lru_cache(maxsize=1)
+def _filters() -> NDArray[np.float64]:
+    ignore_widgets()
+    from transformers.audio_utils import mel_filter_bank
+
+    top = SAMPLE_RATE / 2
+    return mel_filter_bank(_FFT // 2 + 1, BANDS, 0.0, top, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+
+
+def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the log-mel spectrogram of a waveform at 16 kHz, (T, 80) float32, as ``RECIPE`` says."""
+    window = np.hanning(WINDOW + 1)[:-1]
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]
+    power = np.abs(np.fft.rfft(frames * window, _FFT)) ** 2
+    return np.log(np.maximum(power @ _filters(), _FLOOR)).astype("f4")

@@ -6,8 +6,8 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
+from sslsim.encoders.encoder import RECIPE
 from sslsim.encoders.lineup import HUB_ID, LOG_MEL, Checkpoint, problem
-from sslsim.encoders.log_mel import RECIPE
 from sslsim.speech.recording import content_fingerprint
 
 _SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
@@ -15,10 +15,7 @@ _WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 
 
 def locate(checkpoint: Checkpoint) -> Path:
-    """Return the folder with a checkpoint's files, fetching them from the hub if its source is an id.
-
-    Pickled weights are fetched only where there are no safetensors, and none for an untrained twin.
-    """
+    """Return the folder with a checkpoint's files, fetched from the hub if need be: pickles only for want of others."""
     trained = checkpoint.untrained_seed is None
     folder = Path(checkpoint.source)
     if folder.is_dir():
@@ -44,11 +41,8 @@ def _fetch(checkpoint: Checkpoint, patterns: list[str]) -> Path:
         return Path(snapshot_download(checkpoint.source, revision=checkpoint.revision, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises a dozen kinds: offline, not found, gated, cache...
         revision = f" at revision {checkpoint.revision}" if checkpoint.revision else ""
-        raise problem(
-            checkpoint,
-            f"no folder {checkpoint.source!r}, and it could not be had from the hub{revision} "
-            f"({type(error).__name__}: {first_line(error)})",
-        ) from error
+        fault = f"no folder {checkpoint.source!r}, and it could not be had from the hub{revision}"
+        raise problem(checkpoint, f"{fault} ({type(error).__name__}: {first_line(error)})") from error
 
 
 def first_line(error: Exception) -> str:
@@ -70,10 +64,10 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
         return hashlib.sha256(f"{RECIPE}\0{version('transformers')}".encode()).hexdigest()
     folder = locate(checkpoint)
     files = [folder / name for name in _SETTINGS if (folder / name).is_file()]
-    drawn = ""
+    parts = ""
     if checkpoint.untrained_seed is None:
         files += _weight_files(folder)
     else:
-        drawn = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
-    parts = drawn + "".join(f"{file.name}\0{content_fingerprint(file)}\n" for file in files)
+        parts = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
+    parts += "".join(f"{file.name}\0{content_fingerprint(file)}\n" for file in files)
     return hashlib.sha256(parts.encode()).hexdigest()

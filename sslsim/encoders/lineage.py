@@ -16,9 +16,8 @@ from functools import cached_property
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.errors import Unanswered
 
-RELATIONS = ["same model", "counterpart", "other seed", "same family", "other family", "other model"]
-RELATIONS += ["untrained", "spectrogram"]
 SEPARATE = ["other seed", "same family", "other family", "other model"]  # trained, and not from one another
+RELATIONS = ["same model", "counterpart", *SEPARATE, "untrained", "spectrogram"]
 
 
 @dataclass(frozen=True)
@@ -59,27 +58,16 @@ class Lineage:
         return self._named[name].weights == "trained"
 
     def trained_apart(self) -> list[str]:
-        """Return the models that were trained apart: all but those finetuned from another one.
-
-        Raises
-        ------
-        Unanswered
-            If there are no two trained ones, of which neither nor both come from one pretrained model.
-        """
+        """Return all models but those finetuned from another one; Unanswered if no two of them were trained apart."""
         kept = [name for name, checkpoint in self._named.items() if checkpoint.finetuned_from not in self._named]
         pairs = itertools.combinations(filter(self.trained, kept), 2)
         if not any(self.relation(*pair) in SEPARATE for pair in pairs):
-            raise Unanswered(
-                f"no two models trained apart among {', '.join(self._named)}; "
-                "choose two trained checkpoints, neither of them finetuned from the other or from the same model"
-            )
+            advice = "choose two trained checkpoints, neither of them finetuned from the other or from the same model"
+            raise Unanswered(f"no two models trained apart among {', '.join(self._named)}; {advice}")
         return kept
 
     def with_trained(self) -> list[tuple[str, str]]:
-        """Return the pairs, each with itself too, of which one at least was trained.
-
-        Baselines among themselves (random weights, the spectrogram) need no controls.
-        """
+        """Return the pairs, each with itself too, of which one at least was trained: baselines need no controls."""
         pairs = itertools.combinations_with_replacement(self._named, 2)
         return [(x, y) for x, y in pairs if self.trained(x) or self.trained(y)]
 
@@ -91,20 +79,12 @@ class Lineage:
         return [first[relation] for relation in [*SEPARATE, "untrained"] if relation in first]
 
     def finetuned_pairs(self) -> list[tuple[str, str]]:
-        """Return each finetuned checkpoint behind the pretrained one that it comes from.
-
-        Raises
-        ------
-        Unanswered
-            If no checkpoint names another one of these in `finetuned_from`.
-        """
+        """Return each finetuned checkpoint behind the pretrained one that it comes from; Unanswered if none is."""
         parents = {name: checkpoint.finetuned_from for name, checkpoint in self._named.items()}
         pairs = [(parent, name) for name, parent in parents.items() if parent is not None and parent in parents]
         if not pairs:
-            raise Unanswered(
-                f"no finetuned counterpart among {', '.join(self._named)}; "
-                "choose checkpoints of which one is finetuned_from another"
-            )
+            advice = "choose checkpoints of which one is finetuned_from another"
+            raise Unanswered(f"no finetuned counterpart among {', '.join(self._named)}; {advice}")
         return pairs
 
     def finetuned_family(self) -> list[str]:

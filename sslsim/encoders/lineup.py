@@ -15,10 +15,9 @@ import pandas as pd
 from sslsim.errors import SslsimError, close_match
 from sslsim.resources import DATA
 
-LOG_MEL = "log-mel"
-"""Source of the checkpoint that is a spectrogram, and its name where a list of checkpoints asks for it."""
-
-
+LOG_MEL = "log-mel"  # source of the checkpoint that is a spectrogram, and its name where a list asks for it
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_UNTRAINED = re.compile(r"untrained:(?P<name>[^:]*)(:(?P<seed>\d+))?")
 T = TypeVar("T", bound=Any)  # something with a name
 
 
@@ -69,50 +68,34 @@ class Lineup(ByName[Checkpoint]):
         return table.loc[:, (table != "").any()].to_html(index=False)
 
 
-LINEUPS = DATA / "lineups"
-_KEYS = tuple(f.name for f in fields(Checkpoint))
-_RELATIVES = {"finetuned_from": "finetuned from", "seed_of": "another seed of"}
-_UNTRAINED = re.compile(r"untrained:(?P<name>[^:]*)(:(?P<seed>\d+))?")
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-
 def find_lineup(name: str | Path, folder: Path = Path()) -> Path:
     """Return the file of a lineup that comes with sslsim, given its name, or else the path, counted from `folder`."""
-    near, shipped = folder / name, LINEUPS / f"{name}.toml"
+    near, shipped = folder / name, DATA / "lineups" / f"{name}.toml"
     return shipped if not near.exists() and shipped.is_file() else near
 
 
 def read_lineup(path: str | Path) -> Lineup:
     """Read the checkpoints of a lineup file, in its order.
 
-    Parameters
-    ----------
-    path : str or Path
-        The name of a lineup that comes with sslsim (``paper``), or a TOML file with one ``[[checkpoint]]`` table
-        each: ``name``, ``source`` (a folder, relative to this file, a hub id ``org/name``, or ``log-mel``) and
-        optionally ``revision``, ``family``, ``size``, ``finetuned_from`` and ``seed_of`` (names of others),
-        ``untrained_seed`` (a whole number).
-
-    Raises
-    ------
-    SslsimError
-        No such file, not TOML, or a table that is incomplete, misspelt or named twice.
+    `path` is the name of a lineup that comes with sslsim (``paper``), or a TOML file with one ``[[checkpoint]]`` table
+    each: ``name``, ``source`` (a folder, relative to this file, a hub id ``org/name``, or ``log-mel``) and optionally
+    ``revision``, ``family``, ``size``, ``finetuned_from`` and ``seed_of`` (names of others), ``untrained_seed`` (a
+    whole number). A table that is incomplete, misspelt or named twice is an error.
     """
     path = find_lineup(path)
     where = f"lineup {str(path)!r}"
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("checkpoint", [])
-    except OSError as error:
-        raise SslsimError(f"{where}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SslsimError(f"{where}: not TOML: {error}") from error
+    except (OSError, ValueError) as error:
+        told = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"not TOML: {error}"
+        raise SslsimError(f"{where}: {told}") from error
     if not isinstance(tables, list) or not tables:
         raise SslsimError(f"{where}: no [[checkpoint]] tables")
     lineup = Lineup(_checkpoint(path, number, table) for number, table in enumerate(tables, 1))
     for name, times in Counter(checkpoint.name for checkpoint in lineup).items():
         if times > 1:
             raise SslsimError(f"{where}: {name!r} occurs twice; give each its own name")
-    for key, words in _RELATIVES.items():
+    for key, words in (("finetuned_from", "finetuned from"), ("seed_of", "another seed of")):
         _check_relatives(where, {checkpoint.name: getattr(checkpoint, key) for checkpoint in lineup}, words)
     return lineup
 
@@ -121,8 +104,8 @@ def _check_relatives(where: str, parents: Mapping[str, str | None], words: str) 
     """Raise if a checkpoint comes from one that is not there, or round a circle from itself."""
     for name, other in parents.items():
         if other is not None and other not in parents:
-            what = f"{name!r} is {words} {other!r}, which is not in it"
-            raise SslsimError(f"{where}: {what}{close_match(other, parents)}")
+            what = f"{name!r} is {words} {other!r}, which is not in it{close_match(other, parents)}"
+            raise SslsimError(f"{where}: {what}")
     for name in parents:
         chain = [name]
         while (parent := parents[chain[-1]]) is not None:
@@ -136,9 +119,10 @@ def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
     where = f"lineup {str(path)!r}, checkpoint {number}"
     if not isinstance(table, dict):
         raise SslsimError(f"{where}: {table!r} is not a table")
+    known = [field.name for field in fields(Checkpoint)]
     for key, value in table.items():
-        if key not in _KEYS:
-            raise SslsimError(f"{where}: unknown key {key!r}{close_match(key, _KEYS)}")
+        if key not in known:
+            raise SslsimError(f"{where}: unknown key {key!r}{close_match(key, known)}")
         if key == "untrained_seed":
             if type(value) is not int or value < 0:
                 raise SslsimError(f"{where}: {key} is {value!r}; it must be a whole number, 0 or more")
@@ -149,17 +133,10 @@ def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
             raise SslsimError(f"{where}: no {key}")
     if not re.fullmatch(r"\w[\w.+-]*", table["name"]):
         raise SslsimError(f"{where}: name {table['name']!r} may hold only letters, digits and ._+- (it names a folder)")
-    return Checkpoint(**{**table, "source": _resolve(path.parent, table["source"])})
-
-
-def _resolve(base: Path, source: str) -> str:
-    """Make a folder absolute, relative to the lineup; leave a hub id as it is."""
-    if source == LOG_MEL:
-        return source
+    source, base = table["source"], path.parent
     folder = base / Path(source).expanduser()
-    if folder.exists() or not HUB_ID.fullmatch(source) or (base / source.split("/")[0]).exists():
-        return str(folder.resolve())
-    return source
+    hub_id = HUB_ID.fullmatch(source) and not folder.exists() and not (base / source.split("/")[0]).exists()
+    return Checkpoint(**{**table, "source": source if source == LOG_MEL or hub_id else str(folder.resolve())})
 
 
 def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoint]:
@@ -187,7 +164,7 @@ def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoin
 def _named(name: str, known: Mapping[str, Checkpoint]) -> Checkpoint:
     twin = _UNTRAINED.fullmatch(name)
     wanted = twin["name"] if twin else name
-    if wanted == LOG_MEL and wanted not in known and not twin:
+    if name == LOG_MEL and name not in known:
         return Checkpoint(LOG_MEL, LOG_MEL)
     if wanted not in known:
         raise SslsimError(f"no checkpoint {wanted!r} in the lineup{close_match(wanted, known)}")
@@ -196,9 +173,8 @@ def _named(name: str, known: Mapping[str, Checkpoint]) -> Checkpoint:
     if known[wanted].source == LOG_MEL:
         raise SslsimError(f"{name!r}: {LOG_MEL} has no weights, trained or not")
     seed = int(twin["seed"] or 0)
-    return replace(
-        known[wanted], name=f"untrained-{wanted}-{seed}", untrained_seed=seed, finetuned_from=None, seed_of=None
-    )
+    alone: dict[str, Any] = {"finetuned_from": None, "seed_of": None}
+    return replace(known[wanted], name=f"untrained-{wanted}-{seed}", untrained_seed=seed, **alone)
 
 
 def problem(checkpoint: Checkpoint, text: str) -> SslsimError:

@@ -13,22 +13,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from sslsim.encoders.encoder import Anatomy, Encoder, Grid, torch_dtype
+from sslsim.encoders.encoder import Anatomy, Encoder, Grid, Hooks, LogMel, attention_of, ignore_widgets
 from sslsim.encoders.files import first_line, locate
-from sslsim.encoders.hooks import Hooks, attention_of, rows_of
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, problem
-from sslsim.encoders.log_mel import LogMel, ignore_widgets
 from sslsim.errors import SslsimError
 from sslsim.speech.recording import SAMPLE_RATE, n_frames
-
-if TYPE_CHECKING:  # torch and transformers take seconds to import: only loading an encoder does
-    import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
 _LOADING = threading.Lock()  # random weights and transformers' verbosity are global to the process
@@ -47,12 +41,8 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "floa
 
     The class comes from ``config.json``, never from a name. Attention is eager, the only kind that has maps to give.
     Weights are loaded in float32 whatever the file holds, and then brought to `dtype`; with an ``untrained_seed`` they
-    are those that transformers draws for the architecture, and the caller's own random state stays as it was.
-
-    Raises
-    ------
-    SslsimError
-        Not there, not a speech encoder of 20 ms frames, or weights of the encoder are missing or have no place.
+    are those that transformers draws for the architecture, and the caller's own random state stays as it was. What is
+    not a speech encoder of 20 ms frames, or lacks weights of it or has others, is an error.
     """
     if dtype not in DTYPES:
         raise SslsimError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
@@ -61,29 +51,22 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "floa
     folder = locate(checkpoint)
     with _LOADING:
         model, preprocess = _load(checkpoint, folder)
+    import torch
+
     blocks = _blocks(checkpoint, model)
     grid = _grid_of(checkpoint, model, preprocess)
     try:
-        model = model.to(device, torch_dtype(dtype))
+        model = model.to(device, getattr(torch, dtype))
     except (RuntimeError, AssertionError) as error:
         raise SslsimError(f"device {device!r} cannot be used: {first_line(error)}") from error
-    heads = int(model.config.num_attention_heads)
-    anatomy = Anatomy(
-        n_layers=len(blocks) + 1,
-        n_neurons=int(model.config.hidden_size),
-        n_heads=heads,
-        normed=False,
-        input_normed=False,
-        final_norm=True,
-        input=_input_of(model, preprocess),
-        parameters=sum(weight.numel() for weight in model.parameters()),
-    )
-    hooks = Hooks(blocks, partial(rows_of, checkpoint, heads))
-    encoder = Encoder(checkpoint, anatomy, device, dtype, model, preprocess, grid, hooks)
-    return _tried(encoder, blocks)
+    shape = len(blocks) + 1, int(model.config.hidden_size), int(model.config.num_attention_heads)
+    how, parameters = _input_of(model, preprocess), sum(weight.numel() for weight in model.parameters())
+    anatomy = Anatomy(*shape, normed=False, input_normed=False, final_norm=True, input=how, parameters=parameters)
+    hooks = Hooks(checkpoint, blocks, anatomy.n_heads)
+    return _tried(Encoder(checkpoint, anatomy, device, dtype, model, preprocess, grid, hooks))
 
 
-def _tried(encoder: Encoder, blocks: Any) -> Encoder:
+def _tried(encoder: Encoder) -> Encoder:
     """Run a short sound, check what comes, and note which states are outputs of a LayerNorm."""
     import torch
 
@@ -92,20 +75,19 @@ def _tried(encoder: Encoder, blocks: Any) -> Encoder:
     def note(_module: Any, _args: Any, out: torch.Tensor) -> None:
         normed.append(out[0])
 
-    norms = [module for module in encoder._model.modules() if type(module) is torch.nn.LayerNorm]
-    hooks = [module.register_forward_hook(note) for module in norms]
+    modules = [module for module in encoder.model.modules() if type(module) is torch.nn.LayerNorm]
+    hooks = [module.register_forward_hook(note) for module in modules]
     sound = np.random.default_rng(0).standard_normal(_TRIAL, dtype="f4") / np.float32(10)
-    part = slice(encoder._grid.first, encoder._grid.first + n_frames(_TRIAL))
+    part = slice(encoder.grid.first, encoder.grid.first + n_frames(_TRIAL))
     try:
-        states, _, last = encoder._run(sound, np.zeros(0, np.int64))
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        states, _, last = encoder.run(sound, np.zeros(0, np.int64))
+    except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, SslsimError):
             raise
         raise problem(encoder.checkpoint, f"does not run in {encoder.dtype}: {first_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
-    encoder._check(states, [], last, 0)
     if any(state.shape != last.shape for state in states):
         shapes = ", ".join(sorted({str(tuple(state.shape)) for state in [*states, last]}))
         raise problem(encoder.checkpoint, f"gives hidden states of several shapes, {shapes}, which is not supported")
@@ -114,14 +96,9 @@ def _tried(encoder: Encoder, blocks: Any) -> Encoder:
         outputs = (out[part] for out in normed if out.shape[1:] == state.shape[1:])
         return any(torch.equal(out, state) for out in outputs)
 
-    found = replace(
-        encoder.anatomy,
-        n_neurons=int(last.shape[1]),
-        normed=all(is_normed(state) for state in states[1:]),
-        input_normed=is_normed(states[0]),
-        final_norm=not torch.equal(last, states[-1]),
-    )
-    return replace(encoder, anatomy=found)
+    norms = [is_normed(state) for state in states]
+    found = replace(encoder.anatomy, n_neurons=int(last.shape[1]), normed=all(norms[1:]), input_normed=norms[0])
+    return replace(encoder, anatomy=replace(found, final_norm=not torch.equal(last, states[-1])))
 
 
 def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
@@ -141,24 +118,24 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
                 config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(checkpoint.untrained_seed)
-                    return _encoder_part(AutoModel.from_config(config, **options)), preprocess
-            model, info = AutoModel.from_pretrained(folder, weights_only=True, output_loading_info=True, **options)
+                    model, info = AutoModel.from_config(config, **options), {}
+            else:
+                more = {"weights_only": True, "output_loading_info": True}
+                model, info = AutoModel.from_pretrained(folder, **more, **options)
         except Exception as error:  # config, tensors and pickles each fail in their own way
             raise problem(checkpoint, f"{str(folder)!r} does not load: {first_line(error)}") from error
-    absent = {key for key in info["missing_keys"] if not (model.config.is_encoder_decoder and _DECODER.match(key))}
-    missing = sorted(absent - {"masked_spec_embed"})
-    unexpected = sorted(key for key in info["unexpected_keys"] if not _HEADS.match(key))
-    mismatched = sorted(str(key) for key in info["mismatched_keys"])
-    faults = {"lacks": missing, "has no place for": unexpected, "has other shapes for": mismatched}
+    decodes = model.config.is_encoder_decoder
+    missing = {key for key in info.get("missing_keys", ()) if not (decodes and _DECODER.match(key))}
+    faults = {
+        "lacks": missing - {"masked_spec_embed"},
+        "has no place for": {key for key in info.get("unexpected_keys", ()) if not _HEADS.match(key)},
+        "has other shapes for": {str(key) for key in info.get("mismatched_keys", ())},
+    }
     for fault, keys in faults.items():
         if keys:
-            named = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+            named = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
             raise problem(checkpoint, f"the encoder of {str(folder)!r} {fault} weights ({len(keys)}): {named}")
-    return _encoder_part(model), preprocess
-
-
-def _encoder_part(model: Any) -> Any:
-    return (model.get_encoder() if model.config.is_encoder_decoder else model).eval()
+    return (model.get_encoder() if decodes else model).eval(), preprocess
 
 
 def _blocks(checkpoint: Checkpoint, model: Any) -> Any:

@@ -16,32 +16,23 @@ from sslsim.errors import SslsimError
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
 
 MARKS = ("id", "kind", "label", "start", "end")
-MARKS_FILE = "marks.csv"
 
 
 def read_alignments(path: str | Path) -> pd.DataFrame:
-    """Read the time marks of a corpus.
+    """Read the time marks of a corpus: a table of five columns, sorted by kind, utterance and start.
 
-    Parameters
-    ----------
-    path : path
-        A CSV file with the columns id (of an utterance), kind (such as phone or word), label, start and end, in seconds
-        from the beginning of the recording. Marks of one kind and utterance do not overlap.
-
-    Returns
-    -------
-    DataFrame
-        The five columns, by kind, utterance and start.
-
-    Raises
-    ------
-    SslsimError
-        It cannot be read, a column or value is missing, a time is none, a mark ends before it starts, or two overlap.
+    `path` is a CSV file with the columns id (of an utterance), kind (such as phone or word), label, start and end, in
+    seconds from the beginning of the recording. It is an error if a column or value is missing, a time is none, a mark
+    ends before it starts, or two of one kind and utterance overlap.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise SslsimError(f"marks {str(path)!r}: cannot be read: {error}") from error
+
+    def mark(row: int) -> str:
+        return f"row {row + 1} ({','.join(table.loc[row, list(MARKS)])})"
+
     missing = [column for column in MARKS if column not in table]
     if missing:
         raise SslsimError(f"marks {str(path)!r}: no column {', '.join(missing)}; give {', '.join(MARKS)}")
@@ -56,22 +47,14 @@ def read_alignments(path: str | Path) -> pd.DataFrame:
     }
     for fault, at in faults.items():
         if at.any():
-            raise SslsimError(f"marks {str(path)!r}: {_mark(table, int(at.argmax()))} {fault}; correct it")
+            raise SslsimError(f"marks {str(path)!r}: {mark(int(at.argmax()))} {fault}; correct it")
     marks = marks.sort_values(["kind", "id", "start"], kind="stable")
     follows = (marks[["kind", "id"]] == marks[["kind", "id"]].shift()).all(axis=1)
     early = follows & (marks.start < marks.end.shift() - 1e-9)
     if early.any():
-        at = int(marks.index[early.to_numpy().argmax()])
-        raise SslsimError(
-            f"marks {str(path)!r}: {_mark(table, at)} starts before the one before it ends; marks of a kind must not "
-            "overlap, give them another kind"
-        )
+        fault = "starts before the one before it ends; marks of a kind must not overlap, give them another kind"
+        raise SslsimError(f"marks {str(path)!r}: {mark(int(early.idxmax()))} {fault}")
     return marks.reset_index(drop=True)
-
-
-def _mark(table: pd.DataFrame, row: int) -> str:
-    values = ",".join(str(value) for value in table.loc[row, list(MARKS)])
-    return f"row {row + 1} ({values})"
 
 
 def alignments_of(corpus: str | Path | Any) -> pd.DataFrame:
@@ -84,7 +67,7 @@ def alignments_file(corpus: str | Path | Any) -> Path | None:
     """Return ``marks.csv`` beside a manifest or in a folder of audio, if it is there."""
     if not isinstance(corpus, str | Path):
         return None
-    file = (Path(corpus) if Path(corpus).is_dir() else Path(corpus).parent) / MARKS_FILE
+    file = (Path(corpus) if Path(corpus).is_dir() else Path(corpus).parent) / "marks.csv"
     return file if file.is_file() else None
 
 

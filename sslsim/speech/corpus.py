@@ -1,48 +1,38 @@
-"""A corpus is a folder, a manifest or a dataset; reading it gives its utterances, and opens no audio."""
+"""A corpus is a folder, a manifest or a dataset: its utterances, read without opening audio, and a subset of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.speech.recording import (
-    SAMPLE_RATE,
-    SUFFIXES,
-    AudioError,
-    Clip,
-    Recording,
-    Source,
-    at_16_khz,
-    content_fingerprint,
-)
+from sslsim.speech.recording import SAMPLE_RATE, SUFFIXES, AudioError, Recording, at_16_khz, content_fingerprint
 
 SHOWN = 8  # utterances in a notebook
+MISSES = 20  # utterances in a row that are too long for what is left, after which a subset by seconds is full
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording of a corpus: its audio file, or `clip` where the sound is no file of its own.
-
-    The id is unique in the corpus; speaker and text are empty where nobody tells.
-    """
+    """One recording of a corpus: its audio file, or `clip` where the sound is no file; speaker, text may be empty."""
 
     id: str
     path: Path
     speaker: str = ""
     text: str = ""
-    clip: Clip | None = field(default=None, repr=False, compare=False)
+    clip: Row | None = field(default=None, repr=False, compare=False)
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Path | Row:
         """Where the sound is read from."""
         return self.clip or self.path
 
@@ -51,11 +41,6 @@ class Utterance:
         """Length at 16 kHz, after resampling; only the header is read."""
         with Recording(self.source) as recording:
             return at_16_khz(recording.n, recording.rate)
-
-    @property
-    def seconds(self) -> float:
-        """Length in seconds."""
-        return self.n_samples / SAMPLE_RATE
 
 
 class Corpus(list[Utterance]):
@@ -74,21 +59,12 @@ class Corpus(list[Utterance]):
 def read_corpus(corpus: str | Path | Any) -> Corpus:
     """Read the list of utterances of a corpus, in the order of manifest or dataset; no audio is opened.
 
-    Parameters
-    ----------
-    corpus : str, Path or datasets.Dataset
-        A folder is searched recursively for wav, flac, ogg, opus and mp3: the id is the relative path
-        without suffix; the speaker is the parent folder, or for LibriSpeech's
-        ``speaker/chapter/speaker-chapter-number.flac`` the first of these. A manifest (``.csv``,
-        ``.tsv``, or ``.jsonl`` with one object a line) has columns ``id`` and ``path`` (relative to
-        the manifest) and may have ``speaker`` and ``text``; others are ignored. A dataset of the
-        package datasets, or the folder that its ``save_to_disk`` left, has a column ``audio`` and may
-        have ``id``, ``speaker`` or ``speaker_id``, and ``text``.
-
-    Raises
-    ------
-    SslsimError
-        Nothing there, a column or id missing, an id twice.
+    A folder is searched recursively for wav, flac, ogg, opus and mp3: the id is the relative path without suffix; the
+    speaker is the parent folder, or for LibriSpeech's ``speaker/chapter/speaker-chapter-number.flac`` the first of
+    these. A manifest (``.csv``, ``.tsv``, or ``.jsonl`` with one object a line) has columns ``id`` and ``path``
+    (relative to the manifest) and may have ``speaker`` and ``text``; others are ignored. A dataset of the package
+    datasets, or the folder that its ``save_to_disk`` left, has a column ``audio`` and may have ``id``, ``speaker`` or
+    ``speaker_id``, and ``text``. A column or id that is missing and an id that occurs twice are errors.
     """
     utterances = Corpus(_utterances(corpus))
     name = str(corpus) if isinstance(corpus, str | Path) else "dataset"
@@ -120,13 +96,13 @@ def _folder_utterances(folder: Path) -> list[Utterance]:
     files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     if not files:
         raise SslsimError(f"corpus {str(folder)!r}: no audio in this folder (looked for {', '.join(SUFFIXES)})")
-    return [Utterance(f.relative_to(folder).with_suffix("").as_posix(), f, _speaker(f)) for f in files]
-
-
-def _speaker(file: Path) -> str:
-    chapter, speaker = file.parent, file.parent.parent
-    librispeech = file.stem.startswith(f"{speaker.name}-{chapter.name}-")
-    return speaker.name if librispeech else chapter.resolve().name
+    utterances = []
+    for file in files:
+        chapter, speaker = file.parent, file.parent.parent
+        librispeech = file.stem.startswith(f"{speaker.name}-{chapter.name}-")
+        name = speaker.name if librispeech else chapter.resolve().name
+        utterances.append(Utterance(file.relative_to(folder).with_suffix("").as_posix(), file, name))
+    return utterances
 
 
 def _rows(table: pd.DataFrame, where: str) -> list[dict[str, Any]]:
@@ -180,10 +156,9 @@ class Row:
 
     dataset: Any = field(repr=False)
     number: int
-    name: str
 
     def __str__(self) -> str:
-        return self.name
+        return f"dataset[{self.number}]"
 
     def content(self) -> bytes:
         """Return what a file would hold."""
@@ -201,10 +176,10 @@ class Row:
 def _load_dataset(folder: Path) -> Any:
     try:
         from datasets import load_from_disk
+
+        return load_from_disk(folder)
     except ImportError as error:
         raise SslsimError(f"corpus {str(folder)!r}: a dataset, which needs: pip install 'sslsim[datasets]'") from error
-    try:
-        return load_from_disk(folder)
     except Exception as error:  # JSON, Arrow and the disk fail each in their own way
         raise SslsimError(f"corpus {str(folder)!r}: a dataset that cannot be read: {error}") from error
 
@@ -212,9 +187,8 @@ def _load_dataset(folder: Path) -> Any:
 def _dataset_utterances(dataset: Any) -> list[Utterance]:
     columns = getattr(dataset, "column_names", None)
     if not isinstance(columns, list) or not hasattr(dataset, "cast_column"):
-        raise SslsimError(
-            f"corpus of type {type(dataset).__name__}: give a folder, a manifest, or one split of a dataset"
-        )
+        kind = type(dataset).__name__
+        raise SslsimError(f"corpus of type {kind}: give a folder, a manifest, or one split of a dataset")
     if "audio" not in columns:
         raise SslsimError(f"dataset: no column 'audio'{close_match('audio', columns)}; rename_column names it so")
     from datasets import Audio
@@ -224,15 +198,12 @@ def _dataset_utterances(dataset: Any) -> list[Utterance]:
     except Exception as error:  # Arrow's own errors
         raise SslsimError(f"dataset: column 'audio' holds no audio: {error}") from error
     named = [name for name in ("id", "speaker", "speaker_id", "text") if name in columns]
-    numbers = [{"id": number} for number in range(len(dataset))]
-    rows = dataset.select_columns(named).to_list() if named else numbers
-    table = pd.DataFrame(
-        rows if "id" in named else [n | row for n, row in zip(numbers, rows, strict=True)], dtype=object
-    )
+    rows = dataset.select_columns(named).to_list() if named else [{}] * len(dataset)
+    table = pd.DataFrame([{"id": number} | row for number, row in enumerate(rows)], dtype=object)
     if "speaker" not in named:
         table = table.rename(columns={"speaker_id": "speaker"})
     return [
-        Utterance(**{**row, "path": Path(row["id"])}, clip=Row(encoded, number, f"dataset[{number}]"))
+        Utterance(**{**row, "path": Path(row["id"])}, clip=Row(encoded, number))
         for number, row in enumerate(_rows(table.assign(path=table.get("id")), "dataset"))
     ]
 
@@ -243,3 +214,61 @@ def corpus_fingerprint(utterances: Iterable[Utterance]) -> str:
     for utterance in utterances:
         total.update(f"{utterance.id}\0{utterance.speaker}\0{content_fingerprint(utterance.source)}\n".encode())
     return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Which utterances of a corpus to take: at most so many, of each speaker so many, so much audio; None: no limit.
+
+    Utterances are ranked by a hash of seed and id, so that what is taken does not depend on their order, and one more
+    or less in the corpus moves at most one other in or out.
+    """
+
+    max_utterances: int | None = None
+    max_seconds: float | None = None
+    per_speaker: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, kind, what, least in (
+            ("max_utterances", Integral, "a whole number, at least 1", 1),
+            ("per_speaker", Integral, "a whole number, at least 1", 1),
+            ("max_seconds", Real, "a number, at least one frame, 0.025", 0.025),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, kind) and float(value) >= least):
+                raise SslsimError(f"{name} is {value!r}; it must be {what}, or None for no limit")
+
+    def of(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+        """Return those taken, in the corpus's order."""
+        if self.max_utterances is self.max_seconds is self.per_speaker is None:
+            return list(utterances)
+        ranks = {u.id: hashlib.sha256(f"{self.seed}\0{u.id}".encode()).digest() for u in utterances}
+        ranked = sorted(utterances, key=lambda u: ranks[u.id])
+        if self.per_speaker is not None:
+            met: Counter[str] = Counter()
+            ranked = [u for u in ranked if (met.update([u.speaker]) or met[u.speaker]) <= self.per_speaker]
+        ranked = ranked[: self.max_utterances]
+        if self.max_seconds is not None:
+            ranked = list(_within(ranked, self.max_seconds * SAMPLE_RATE))
+            if not ranked:
+                raise SslsimError(f"max_seconds is {self.max_seconds:g}; no utterance is so short, give more")
+        chosen = {u.id for u in ranked}
+        return [u for u in utterances if u.id in chosen]
+
+
+def _within(ranked: Iterable[Utterance], left: float) -> Iterator[Utterance]:
+    """Yield utterances until the samples are used up; those without a length too, to be reported."""
+    misses = 0
+    for utterance in ranked:
+        try:
+            n = utterance.n_samples
+        except AudioError:
+            n = 0
+        if n <= left:
+            left, misses = left - n, 0
+            yield utterance
+        else:
+            misses += 1
+            if misses == MISSES:
+                return

@@ -1,7 +1,6 @@
 """Every recording is decoded and checked once: what of it can be encoded, in pieces of bounded length, and what cannot.
 
-Nothing here stops for a file that is no good: it is left out and named, with the reason. Waveforms that were decoded
-can be kept in a folder as long as a run lasts, where the encoders' reader finds them.
+Nothing here stops for a file that is no good: it is left out and named, with the reason.
 """
 
 from __future__ import annotations
@@ -9,10 +8,11 @@ from __future__ import annotations
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -24,39 +24,26 @@ from numpy.typing import NDArray
 from sslsim.errors import SslsimError
 from sslsim.parallel import results
 from sslsim.speech.corpus import Utterance
-from sslsim.speech.recording import AudioError, Recording, at_16_khz, check_length, is_silent, waveform_fingerprint
+from sslsim.speech.recording import WINDOW, AudioError, Recording, at_16_khz, is_silent, waveform_fingerprint
 
 TOGETHER = 16  # recordings that are checked in one call
-INDEX = ("utterance", "speaker", "recording", "begin", "end", "n_samples", "waveform")
-SKIPPED = ("utterance", "path", "reason")
 SILENT = "silent: no sample is further from the mean than the last of 16 bits"
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What is done about long recordings.
+    """What is done about long recordings: attention costs the square of the length, and memory grows with it."""
 
-    Attributes
-    ----------
-    piece_seconds : float
-        Longer utterances are cut into pieces of equal length, none longer than this: attention costs the square of the
-        length, and the memory of the convolutions grows with it.
-    longest_seconds : float
-        Utterances longer than this are left out.
-    """
-
-    piece_seconds: float = 30.0
-    longest_seconds: float = 3600.0
+    piece_seconds: float = 30.0  # longer utterances are cut into pieces of equal length, none longer than this
+    longest_seconds: float = 3600.0  # utterances longer than this are left out
 
     def __post_init__(self) -> None:
-        for name in ("piece_seconds", "longest_seconds"):
-            if not isinstance(getattr(self, name), Real):
-                raise SslsimError(f"{name} is {getattr(self, name)!r}; it must be a number")
+        for name, value in vars(self).items():
+            if not isinstance(value, Real):
+                raise SslsimError(f"{name} is {value!r}; it must be a number")
         if not 0.1 <= self.piece_seconds <= self.longest_seconds:
-            raise SslsimError(
-                f"piece_seconds is {self.piece_seconds:g} and longest_seconds {self.longest_seconds:g}; "
-                "0.1 <= piece_seconds <= longest_seconds must hold"
-            )
+            told = f"piece_seconds is {self.piece_seconds:g} and longest_seconds {self.longest_seconds:g}"
+            raise SslsimError(f"{told}; 0.1 <= piece_seconds <= longest_seconds must hold")
 
     def cuts(self, n: int, rate: int) -> list[int]:
         """Return where `n` samples at `rate` are cut: the ends of all pieces, 0 first."""
@@ -72,74 +59,64 @@ def index_of(
     executor: Executor | None = None,
     done: Callable[[int], object] = lambda _: None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Decode every utterance once, and say what is there to be encoded and what is left out.
+    """Decode every utterance once, and return a table of what can be encoded and one of what is left out.
 
     Waveforms are kept in the folder `keep`, see `Reader`; `done` is told a number of utterances as they are through.
 
-    Returns
-    -------
-    index : DataFrame
-        One row a piece: utterance (``id``, or ``id#1`` and on where there are several), speaker, recording (the
-        utterance's place in the list), begin and end (samples of the file, at its own rate), n_samples (at 16 kHz),
-        waveform (content hash).
-    skipped : DataFrame
-        utterance, path and reason of what is left out.
+    The first table has one row a piece: utterance (``id``, or ``id#1`` and on where there are several), speaker,
+    recording (the utterance's place in the list), begin and end (samples of the file, at its own rate), n_samples (at
+    16 kHz), waveform (content hash). The second has utterance, path and reason.
     """
     numbered = list(enumerate(utterances))
     calls = [(numbered[i : i + TOGETHER], segmentation, keep) for i in range(0, len(numbered), TOGETHER)]
-    rows: list[tuple] = []
-    skipped: list[tuple] = []
+    rows, skipped = [], []
     for good, bad in results(_check_all, calls, executor=executor, done=lambda i: done(len(calls[i][0]))):
         rows += good
         skipped += bad
     for name, times in Counter(row[0] for row in rows).items():
         if times > 1:
             raise SslsimError(f"id {name!r} is that of an utterance and of a piece of another; rename one of the files")
-    return pd.DataFrame(rows, columns=list(INDEX)), pd.DataFrame(skipped, columns=list(SKIPPED))
+    columns = ["utterance", "speaker", "recording", "begin", "end", "n_samples", "waveform"]
+    return pd.DataFrame(rows, columns=columns), pd.DataFrame(skipped, columns=["utterance", "path", "reason"])
 
 
 def _check_all(
     numbered: Sequence[tuple[int, Utterance]], segmentation: Segmentation, keep: Path | None
 ) -> tuple[list[tuple], list[tuple]]:
-    rows: list[tuple] = []
-    skipped: list[tuple] = []
+    rows, skipped = [], []
     for number, utterance in numbered:
         try:
-            good, silent = _check(number, utterance, segmentation, keep)
+            pieces = list(_pieces(number, utterance, segmentation, keep))
         except AudioError as error:
             skipped.append((utterance.id, str(utterance.source), error.reason))
         else:
-            rows += good
-            skipped += [(name, str(utterance.source), SILENT) for name in silent]
+            rows += [row for row in pieces if row[-1]]
+            skipped += [(row[0], str(utterance.source), SILENT) for row in pieces if not row[-1]]
     return rows, skipped
 
 
-def _check(
-    number: int, utterance: Utterance, segmentation: Segmentation, keep: Path | None
-) -> tuple[list[tuple], list[str]]:
-    """Rows of an utterance's pieces, and the names of those that are silent."""
+def _pieces(number: int, utterance: Utterance, segmentation: Segmentation, keep: Path | None) -> Iterator[tuple]:
+    """Yield the rows of an utterance's pieces, those that are silent without a hash."""
     with Recording(utterance.source) as recording:
-        check_length(utterance.source, at_16_khz(recording.n, recording.rate))
-        seconds = recording.n / recording.rate
+        samples, seconds = at_16_khz(recording.n, recording.rate), recording.n / recording.rate
+        if samples < WINDOW:
+            reason = f"{samples} samples at 16 kHz, shorter than one frame ({WINDOW} samples)"
+            raise AudioError(utterance.source, reason)
         if seconds > segmentation.longest_seconds:
             reason = f"{seconds:,.1f} s, longer than longest_seconds = {segmentation.longest_seconds:g}"
             raise AudioError(utterance.source, reason)
         cuts = segmentation.cuts(recording.n, recording.rate)
-        rows, silent = [], []
-        for piece, (begin, end) in enumerate(zip(cuts, cuts[1:], strict=False), 1):
+        for piece, (begin, end) in enumerate(pairwise(cuts), 1):
             mono = recording.mono(begin, end)
-            waveform = recording.resampled(mono)
+            waveform, fingerprint = recording.resampled(mono), ""
+            if not (is_silent(mono) or is_silent(waveform)):  # a constant rings at its ends once it is resampled
+                _keep(keep, number, begin, waveform)
+                fingerprint = waveform_fingerprint(waveform)
             name = utterance.id if len(cuts) == 2 else f"{utterance.id}#{piece}"
-            if is_silent(mono) or is_silent(waveform):  # a constant rings at its ends once it is resampled
-                silent.append(name)
-                continue
-            _keep(keep, number, begin, waveform)
-            fingerprint = waveform_fingerprint(waveform)
-            rows.append((name, utterance.speaker, number, begin, end, len(waveform), fingerprint))
-    return rows, silent
+            yield name, utterance.speaker, number, begin, end, len(waveform), fingerprint
 
 
-class Reader:
+class Reader(AbstractContextManager["Reader"]):
     """Pieces of a corpus one after another; a file stays open while its pieces are read.
 
     `utterances` are those that the `recording` column of the index numbers. In the folder `keep`, of this run, lie
@@ -149,9 +126,6 @@ class Reader:
     def __init__(self, utterances: Mapping[int, Utterance] | Sequence[Utterance], keep: Path | None = None) -> None:
         self._utterances, self._keep = utterances, keep
         self._open: tuple[int, Recording] | None = None
-
-    def __enter__(self) -> Reader:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._close()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -15,25 +16,18 @@ import soxr
 from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError
-from sslsim.speech.truncation import cut_off, tells_length
+from sslsim.speech.truncation import cut_off, finished, tells_length
 
-SAMPLE_RATE = 16_000
-"""Samples per second that every encoder here was trained on."""
-WINDOW = 400
-"""Samples under one frame (25 ms)."""
-HOP = 320
-"""Samples from one frame to the next (20 ms)."""
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-"""What counts as audio when a folder is read; a manifest may name anything libsndfile reads."""
-SILENCE = 2.0**-15
-"""A sound that never leaves its mean by more, the last bit of 16 (-90 dB), is silent."""
-LARGEST = 1e12
-"""Floating-point samples beyond it are no sound, and their squares would soon be infinite."""
+SAMPLE_RATE = 16_000  # samples per second that every encoder here was trained on
+WINDOW = 400  # samples under one frame (25 ms)
+HOP = 320  # samples from one frame to the next (20 ms)
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # in a folder; a manifest may name all that libsndfile reads
+SILENCE = 2.0**-15  # a sound that never leaves its mean by more, the last bit of 16 (-90 dB), is silent
+LARGEST = 1e12  # floating-point samples beyond it are no sound, and their squares would soon be infinite
 _UNKNOWN = 2**48  # libsndfile gives a length beyond any file where a stream does not tell its own
 _REST = 1 << 14  # bytes that may follow the last sample, such as tags
 _BLOCK = 1 << 20  # samples to skip at a time where a format cannot be entered anywhere
-_EXACT = {"WAV", "WAVEX", "RF64", "FLAC"}  # a seek gives the samples that reading on would
-_FORMATS = _EXACT | {"NIST", "OGG", "MP3"}  # others may be cut off without a word
+_EXACT = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF"}  # a seek gives the samples that reading on would
 
 
 class AudioError(SslsimError):
@@ -47,14 +41,7 @@ class AudioError(SslsimError):
         return type(self), (self.source, self.reason)  # it may come from another process
 
 
-class Clip(Protocol):
-    """Encoded audio that is no file of its own, such as a row of a dataset; ``str`` names it."""
-
-    def content(self) -> bytes:
-        """Return what a file would hold."""
-
-
-Source = str | Path | Clip
+Source = str | Path | Any  # a file, or what `content` of, as of a row of a dataset, gives what a file would hold
 
 
 def n_frames(n_samples: int) -> int:
@@ -79,18 +66,11 @@ class _Stream(soundfile.SoundFile):
         return False
 
 
-class Recording:
+class Recording(AbstractContextManager["Recording"]):
     """An open sound, of which any stretch is read, mixed to mono and resampled by itself.
 
-    Attributes
-    ----------
-    rate, n : int
-        Its own sampling rate, and its length at that rate.
-
-    Raises
-    ------
-    AudioError
-        Not there, nothing that libsndfile reads, cut off, or without samples.
+    `n` is its length in samples at its own sampling rate, `rate`. It is an AudioError if it is not there, nothing that
+    libsndfile reads, cut off, or without samples.
     """
 
     def __init__(self, source: Source) -> None:
@@ -100,13 +80,11 @@ class Recording:
         try:
             if not self._file.read(1):
                 raise AudioError(source, "empty: 0 bytes")
-            fault = cut_off(self._file)
-            if fault:
+            if fault := cut_off(self._file):
                 raise AudioError(source, f"cut off: {fault}")
+            self._file = finished(self._file)
             self._exact = True
             sound = self._begin_again()
-            if sound.format not in _FORMATS:
-                raise AudioError(source, f"its format, {sound.format}, is not read here; convert it to wav or flac")
             counted = sound.frames < _UNKNOWN and (sound.format != "MP3" or tells_length(self._file))
             if not counted or sound.format not in _EXACT or not sound.seekable():
                 self._exact = False
@@ -119,10 +97,7 @@ class Recording:
             self.close()
             raise
 
-    def __enter__(self) -> Recording:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -136,17 +111,19 @@ class Recording:
             self._sound.close()
         self._file.seek(0)
         self._place = 0
-        try:
+        with self._decoding():
             self._sound = (soundfile.SoundFile if self._exact else _Stream)(self._file)
-        except soundfile.LibsndfileError as error:
-            raise self._damaged(error) from error
         return self._sound
 
-    def _damaged(self, error: soundfile.LibsndfileError) -> AudioError:
-        told = error.error_string or "no reason given"
-        if "not a regular file" in told:  # what libsndfile says of a first frame that it cannot read
-            told = "Format not recognised."
-        return AudioError(self.source, f"not audio, or damaged: {told}")
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        try:
+            yield
+        except soundfile.LibsndfileError as error:
+            told = error.error_string or "no reason given"
+            if "not a regular file" in told:  # what libsndfile says of a first frame that it cannot read
+                told = "Format not recognised."
+            raise AudioError(self.source, f"not audio, or damaged: {told}") from error
 
     def _count(self) -> int:
         total = 0
@@ -158,20 +135,16 @@ class Recording:
         return total
 
     def _decoded(self, n: int) -> NDArray[np.float32]:
-        try:
+        with self._decoding():
             samples = self._sound.read(n, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise self._damaged(error) from error
         self._place += len(samples)
         return samples
 
     def _go_to(self, sample: int) -> None:
         """Stand at a sample, so that what is read does not depend on what was read before."""
         if self._exact and self._place != sample:
-            try:
+            with self._decoding():
                 self._place = self._sound.seek(sample)
-            except soundfile.LibsndfileError as error:
-                raise self._damaged(error) from error
         if sample < self._place:  # anew: an mp3 that is wound back decodes to other last bits
             self._begin_again()
         while self._place < sample and len(self._decoded(min(_BLOCK, sample - self._place))):
@@ -209,23 +182,15 @@ def _open(source: Source) -> BinaryIO:
         return io.BytesIO(source.content())
     try:
         return Path(source).open("rb")
-    except IsADirectoryError as error:
-        raise AudioError(source, "a folder, not a file") from error
-    except FileNotFoundError as error:
-        raise AudioError(source, "no such file") from error
     except (OSError, ValueError) as error:  # a ValueError: a null byte in its name
-        raise AudioError(source, f"cannot be read: {getattr(error, 'strerror', error)}") from error
+        known: dict[type, str] = {IsADirectoryError: "a folder, not a file", FileNotFoundError: "no such file"}
+        told = known.get(type(error)) or f"cannot be read: {getattr(error, 'strerror', error)}"
+        raise AudioError(source, told) from error
 
 
 def at_16_khz(n_samples: int, rate: int) -> int:
     """Return how many samples at 16 kHz soxr makes of ``n_samples``; it rounds half up, and tests hold that."""
     return (2 * n_samples * SAMPLE_RATE + rate) // (2 * rate)
-
-
-def check_length(source: Source, n_samples: int) -> None:
-    """Raise if there is not one frame in so many samples at 16 kHz."""
-    if n_samples < WINDOW:
-        raise AudioError(source, f"{n_samples} samples at 16 kHz, shorter than one frame ({WINDOW} samples)")
 
 
 def is_silent(waveform: NDArray[np.float32]) -> bool:
@@ -243,7 +208,6 @@ def content_fingerprint(source: Source) -> str:
     try:
         with _open(source) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-    except AudioError as error:
-        return hashlib.sha256(error.reason.encode()).hexdigest()
-    except OSError as error:
-        return hashlib.sha256(str(error.strerror).encode()).hexdigest()
+    except (AudioError, OSError) as error:
+        reason = error.reason if isinstance(error, AudioError) else str(error.strerror)
+        return hashlib.sha256(reason.encode()).hexdigest()

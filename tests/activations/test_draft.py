@@ -22,8 +22,8 @@ from conftest import random_arrays
 
 from sslsim.activations import draft as drafts
 from sslsim.activations import shards
-from sslsim.activations.description import open_store
 from sslsim.activations.draft import drafting
+from sslsim.activations.store import open_store
 from sslsim.errors import SslsimError
 
 FULL = OSError(28, "No space left on device")
@@ -418,7 +418,9 @@ def kill_everywhere(folder, again):
 @pytest.mark.parametrize("again", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_any_step_on_the_disk_it_ends_in_the_same_bytes(small, whole, tmp_path, again):
     code = f"import test_draft; test_draft.kill_everywhere({str(tmp_path)!r}, {again})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, check=True)
+    places = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    options = {"env": os.environ | {"PYTHONPATH": places}, "capture_output": True, "check": True}
+    done = subprocess.run([sys.executable, "-c", code], **options)
     found = json.loads(done.stdout)
     print(found)
     assert found["steps"] > 60

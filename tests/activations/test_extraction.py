@@ -19,17 +19,16 @@ from safetensors.torch import load_file, save_file
 
 from sslsim.activations import draft as drafts
 from sslsim.activations import extraction, shards
-from sslsim.activations.description import check_pairable
+from sslsim.activations.selection import check_pairable
 from sslsim.activations.study import Study
 from sslsim.encoders import load
 from sslsim.encoders.lineup import Checkpoint, read_lineup
 from sslsim.encoders.load import load_encoder
 from sslsim.errors import SslsimError
 from sslsim.parallel import executor
-from sslsim.speech.corpus import read_corpus
+from sslsim.speech.corpus import Subset, read_corpus
 from sslsim.speech.index import Segmentation
 from sslsim.speech.recording import Recording
-from sslsim.speech.subset import Subset
 
 NAMES = ("wav2vec2-post", "hubert-pre")
 

@@ -8,8 +8,8 @@ from sslsim.activations.study import Study
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.errors import SslsimError
 from sslsim.resources import DATA
+from sslsim.speech.corpus import Subset
 from sslsim.speech.index import Segmentation
-from sslsim.speech.subset import Subset
 
 
 def written(tmp_path, text):

@@ -10,10 +10,10 @@ import torch
 from conftest import tone
 from safetensors.torch import load_file
 
+from sslsim.encoders.encoder import RECIPE
 from sslsim.encoders.files import checkpoint_fingerprint, locate
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.encoders.load import load_encoder
-from sslsim.encoders.log_mel import RECIPE
 from sslsim.errors import SslsimError
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from IPython.core.completer import IPCompleter, provisionalcompleter
 
+from sslsim.encoders.encoder import LogMel
 from sslsim.encoders.lineup import Checkpoint, read_lineup, select
 from sslsim.encoders.load import load_encoder
-from sslsim.encoders.log_mel import LogMel
 from sslsim.errors import SslsimError
 
 TABLE = '[[checkpoint]]\nname = "a"\nsource = "org/a"\n'

@@ -30,7 +30,7 @@ def loaded(folder):
 def test_a_finetuned_form_is_opened_as_its_encoder(checkpoints, kind):
     base, ctc = (loaded(checkpoints / (kind + head)) for head in ("", "-ctc"))
     np.testing.assert_array_equal(base.encode(WAVEFORM, ROWS).hidden, ctc.encode(WAVEFORM, ROWS).hidden)
-    weights = sum(w.numel() for w in ctc._model.parameters())
+    weights = sum(w.numel() for w in ctc.model.parameters())
     assert base.anatomy.parameters == ctc.anatomy.parameters == weights
 
 
@@ -93,7 +93,7 @@ def test_untrained_twins_have_the_weights_that_transformers_draws(checkpoints, t
     torch.manual_seed(5)
     family = {"wav2vec2": transformers.Wav2Vec2Model, "hubert": transformers.HubertModel}[kind.split("-")[0]]
     plain = family(transformers.AutoConfig.from_pretrained(tmp_path)).state_dict()
-    for key, weight in twin._model.state_dict().items():
+    for key, weight in twin.model.state_dict().items():
         assert torch.equal(weight, plain[key]), key
     hidden = [encoder.encode(WAVEFORM, ROWS).hidden for encoder in (twin, again, other)]
     np.testing.assert_array_equal(hidden[0], hidden[1])
@@ -110,7 +110,7 @@ def test_half_precision_files_are_run_in_float32(checkpoints, tmp_path):
     save_file({key: w.half() for key, w in load_file(path).items()}, path, {"format": "pt"})
     edit(tmp_path / "copy" / "config.json", dtype="float16")
     encoder = load_encoder(checkpoint)
-    assert {w.dtype for w in encoder._model.parameters()} == {torch.float32}
+    assert {w.dtype for w in encoder.model.parameters()} == {torch.float32}
     whole = loaded(checkpoints / "wav2vec2-post").encode(WAVEFORM, []).hidden
     np.testing.assert_allclose(encoder.encode(WAVEFORM, []).hidden, whole, atol=0.05)
 

@@ -6,9 +6,9 @@ from conftest import tone
 from scipy import signal
 from transformers.audio_utils import mel_filter_bank, spectrogram
 
+from sslsim.encoders.encoder import BANDS, log_mel
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.encoders.load import load_encoder
-from sslsim.encoders.log_mel import BANDS, log_mel
 from sslsim.speech.recording import n_frames
 
 WAVEFORM = tone(0, 16_000)

@@ -11,10 +11,9 @@ import soundfile
 from conftest import tone
 
 from sslsim.errors import SslsimError
-from sslsim.speech.corpus import Utterance, corpus_fingerprint, read_corpus
+from sslsim.speech.corpus import Subset, Utterance, corpus_fingerprint, read_corpus
 from sslsim.speech.index import Reader, Segmentation, index_of
 from sslsim.speech.recording import Recording
-from sslsim.speech.subset import Subset
 
 
 def sound(source):
@@ -27,7 +26,6 @@ def test_a_folder_is_read_recursively_with_its_speakers(corpus):
     assert [u.id for u in utterances] == ["ann/a", "ann/b", "bob/c", "bob/d"]
     assert [u.speaker for u in utterances] == ["ann", "ann", "bob", "bob"]
     assert [u.n_samples for u in utterances] == [9_000, 11_610, 12_002, 12_345]
-    assert utterances[0].seconds == 9_000 / 16_000
 
 
 def test_a_corpus_is_a_list_that_shows_itself(corpus, tmp_path):

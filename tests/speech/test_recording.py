@@ -160,8 +160,8 @@ def stretches(path, order, cuts):
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "opus"])
 def test_a_stretch_is_the_same_whatever_was_read_before(tmp_path, suffix):
     rate = 48_000 if suffix == "opus" else 44_100
-    path = written(tmp_path / f"x.{suffix}", tone(0, 5 * rate, rate), rate, suffix)
-    cuts = [0, rate - 7, 2 * rate + 1, 3 * rate, 4 * rate + 99, 5 * rate]
+    path = written(tmp_path / f"x.{suffix}", tone(0, 2 * rate, rate), rate, suffix)
+    cuts = [0, rate // 3 - 7, rate + 1, 4 * rate // 3, 5 * rate // 3 + 99, 2 * rate]
     alone = {i: stretches(path, [i], cuts)[i] for i in range(5)}
     for order in ([0, 1, 2, 3, 4], [2, 0, 1], [4, 3, 2, 1, 0], [1, 3], [3, 3, 4]):
         for i, stretch in stretches(path, order, cuts).items():
@@ -189,6 +189,7 @@ def test_a_stretch_is_resampled_as_if_it_stood_alone(tmp_path, suffix):
         ("x.wav", "ULAW", 0.02),
         ("x.flac", "PCM_16", 2**-14),
         ("x.flac", "PCM_24", 2**-22),
+        ("x.aiff", "PCM_16", 2**-14),
     ],
 )
 def test_sample_types_agree_within_their_last_bit(tmp_path, name, subtype, atol):
@@ -214,7 +215,7 @@ def test_any_rate_becomes_16_khz(tmp_path, rate):
 def test_the_length_at_16_khz_is_what_soxr_makes():
     rng = np.random.default_rng(0)
     for rate in (4_000, 8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 192_000):
-        for n in (1, 2, 3, *rng.integers(1, 60_000, 60)):
+        for n in (1, 2, 3, *rng.integers(1, 60_000, 20)):
             made = len(soxr.resample(np.zeros(n, "f4"), rate, 16_000))
             assert at_16_khz(int(n), rate) == made, (n, rate)
 
@@ -245,16 +246,16 @@ def without_header(path):
 
 
 def test_an_mp3_without_a_header_is_counted(tmp_path, capfd):
-    samples = tone(0, 20 * 44_100, 44_100)
-    samples[: 5 * 44_100] *= 1e-4
+    samples = tone(0, 6 * 44_100, 44_100)
+    samples[: 2 * 44_100] *= 1e-4
     path = tmp_path / "x.mp3"
     soundfile.write(path, samples, 44_100, bitrate_mode="CONSTANT", compression_level=0.5)
     without_header(path)
-    assert 20 < len(sound(path)) / 16_000 < 20.1  # libsndfile guesses more than there is
+    assert 6 < len(sound(path)) / 16_000 < 6.1  # libsndfile guesses more than there is
     (utterance,) = read_corpus(tmp_path)
     assert len(sound(path)) == utterance.n_samples
     soundfile.write(path, samples, 44_100, bitrate_mode="VARIABLE", compression_level=0.5)
-    assert len(sound(path)) == 20 * 16_000
+    assert len(sound(path)) == 6 * 16_000
     without_header(path)
     with pytest.raises(AudioError, match="goes on where libsndfile ends, for want of a header with its length"):
         sound(path)

@@ -7,8 +7,7 @@ import soundfile
 from conftest import tone
 
 from sslsim.errors import SslsimError
-from sslsim.speech.corpus import Utterance, read_corpus
-from sslsim.speech.subset import Subset
+from sslsim.speech.corpus import Subset, Utterance, read_corpus
 
 
 def a_corpus(n):

@@ -9,7 +9,7 @@ import soundfile
 from conftest import tone
 
 from sslsim.speech.recording import AudioError, Recording
-from sslsim.speech.truncation import cut_off, tells_length
+from sslsim.speech.truncation import cut_off, finished, tells_length
 
 KINDS = {
     "wav": {"format": "WAV"},
@@ -18,6 +18,11 @@ KINDS = {
     "wavex": {"format": "WAVEX"},
     "rf64": {"format": "RF64"},
     "rifx": {"format": "WAV", "endian": "BIG"},
+    "w64": {"format": "W64"},
+    "aiff": {"format": "AIFF"},
+    "aifc": {"format": "AIFF", "subtype": "FLOAT"},
+    "au": {"format": "AU"},
+    "caf": {"format": "CAF"},
     "sphere": {"format": "NIST"},
     "vorbis": {"format": "OGG", "subtype": "VORBIS"},
     "opus": {"format": "OGG", "subtype": "OPUS"},
@@ -65,11 +70,14 @@ def test_a_file_that_was_cut_off_is_named_wherever_that_was(tmp_path, kind, capf
 
 
 def test_what_is_missing_is_told_in_bytes():
-    wav = encoded(KINDS["wav"])
+    wav, aiff = encoded(KINDS["wav"]), encoded(KINDS["aiff"])
     assert cut_off(io.BytesIO(wav[:50_044])) == "50,000 of 96,000 bytes of samples are there"
     assert cut_off(io.BytesIO(wav[:44])) == "0 of 96,000 bytes of samples are there"
     assert cut_off(io.BytesIO(wav[:40])) == "it ends before its samples"
+    assert cut_off(io.BytesIO(aiff[:-8])) == "96,000 of 96,008 bytes of samples are there"
+    assert cut_off(io.BytesIO(encoded(KINDS["w64"])[:50_000])) == "50,000 of 96,104 bytes are there"
     assert cut_off(io.BytesIO(encoded(KINDS["sphere"])[:51_024])) == "50,000 of 96,000 bytes of samples are there"
+    assert cut_off(io.BytesIO(encoded(KINDS["au"])[:30])) == "6 of 96,000 bytes of samples are there"
     assert cut_off(io.BytesIO(encoded(KINDS["rf64"])[:20])) == "it ends before its samples"
 
 
@@ -83,26 +91,40 @@ def test_an_ogg_that_ends_with_a_page_but_not_its_last(kind):
     assert cut_off(io.BytesIO(content[: pages[-1] + 20])) == "its last page is incomplete"
 
 
-def test_a_streamed_wav_has_no_length_to_miss_and_is_read_to_its_end(tmp_path):
-    content = bytearray(encoded(KINDS["wav"], 8_001))
-    (tmp_path / "x.wav").write_bytes(content)
-    whole = sound(tmp_path / "x.wav")
+def streamed(content, riff, length):
+    """Return a wav as programs leave it that cannot go back to fill in its lengths."""
+    content = bytearray(content)
+    order = "<" if content[:4] == b"RIFF" else ">"
     place = content.index(b"data") + 4
-    content[4:8] = content[place : place + 4] = b"\xff" * 4  # as programs leave it that cannot go back
-    assert cut_off(io.BytesIO(content)) == ""
-    (tmp_path / "x.wav").write_bytes(content)
-    np.testing.assert_array_equal(sound(tmp_path / "x.wav"), whole)
-    content[4:8] = content[place : place + 4] = bytes(4)  # libsndfile takes 0 for none
-    (tmp_path / "x.wav").write_bytes(content)
-    with pytest.raises(AudioError, match="x.wav': holds no samples"):
-        sound(tmp_path / "x.wav")
+    content[4:8] = struct.pack(f"{order}I", riff)
+    content[place : place + 4] = struct.pack(f"{order}I", length)
+    return bytes(content)
 
 
-@pytest.mark.parametrize("kind", ["AIFF", "AU", "CAF", "W64"])
-def test_formats_whose_end_nobody_checks_are_refused(tmp_path, kind):
-    (tmp_path / "x.wav").write_bytes(encoded({"format": kind}))
-    with pytest.raises(AudioError, match=f"its format, {kind}, is not read here; convert it to wav or flac"):
-        sound(tmp_path / "x.wav")
+@pytest.mark.parametrize("kind", ["wav", "wavex", "rifx"])
+@pytest.mark.parametrize("riff", [0, 0xFFFFFFFF])
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF])
+def test_a_streamed_wav_has_no_length_to_miss_and_is_read_to_its_end(tmp_path, kind, riff, length):
+    path = tmp_path / "x.wav"
+    path.write_bytes(encoded(KINDS[kind], 8_001))
+    whole = sound(path)
+    path.write_bytes(streamed(path.read_bytes(), riff, length))
+    assert cut_off(io.BytesIO(path.read_bytes())) == ""
+    np.testing.assert_array_equal(sound(path), whole)
+    with Recording(path) as recording:
+        np.testing.assert_array_equal(recording.read(4_000, 5_000), whole[4_000:5_000])
+        np.testing.assert_array_equal(recording.read(100, 600), whole[100:600])
+
+
+def test_a_wav_without_samples_is_not_taken_for_a_streamed_one(tmp_path):
+    empty = encoded(KINDS["wav"], 0)
+    tagged = bytearray(empty + chunk(b"LIST", b"INFO" + bytes(2_000)))
+    tagged[4:8] = struct.pack("<I", len(tagged) - 8)
+    for content in (empty, bytes(tagged)):
+        (tmp_path / "x.wav").write_bytes(content)
+        assert finished(file := io.BytesIO(content)) is file
+        with pytest.raises(AudioError, match="holds no samples"):
+            sound(tmp_path / "x.wav")
 
 
 def chunk(name, content):
@@ -133,9 +155,10 @@ def test_what_follows_the_samples_does_not_matter(tmp_path):
     assert len(sound(path)) == 8_000
 
 
-@pytest.mark.parametrize("content", [b"", b"R", b"RIFF", b"text " * 99, b"OggS"])
+@pytest.mark.parametrize("content", [b"", b"R", b"RIFF", b"text " * 99, b"OggS", b".snd", b"caff", b"FORM\0\0\0\0AIFF"])
 def test_any_bytes_can_be_asked(content):
     assert isinstance(cut_off(io.BytesIO(content)), str)
+    assert finished(file := io.BytesIO(content)) is file
     assert not tells_length(io.BytesIO(content))
 
 
