@@ -65,11 +65,10 @@ def made_from(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]
     ``counts`` says whether it makes the runs different ones: folders, commit, code and versions do not, nor does the
     place that a checkpoint of the same content lies at. None is what is not there.
     """
-    sides = [_ingredients(run) for run in (a, b)]
     return [
-        {"of": key[0], "name": key[1], "a": one, "b": other, "counts": key[0] not in _EXPLAINS}
-        for key in dict.fromkeys([*sides[0], *sides[1]])
-        if (one := sides[0].get(key)) != (other := sides[1].get(key))
+        {"of": of, "name": name, "a": one, "b": other, "counts": of not in _EXPLAINS}
+        for (of, name), one, other in _both(_ingredients(a), _ingredients(b))
+        if one != other
     ]
 
 
@@ -84,11 +83,11 @@ def claims_that_differ(a: Mapping[str, Any], b: Mapping[str, Any], *, tolerance:
         {(book, *(row[n] for n in names)): row for book, entry in run["notebooks"].items() for row in entry["claims"]}
         for run in (a, b)
     ]
-    rows = []
-    for key in dict.fromkeys([*sides[0], *sides[1]]):
-        one, other = (side.get(key) for side in sides)
-        if changes := _changes(one, other, tolerance):
-            rows.append({**dict(zip(("notebook", *names), key, strict=True)), "a": one, "b": other, "changes": changes})
+    rows = [
+        {**dict(zip(("notebook", *names), key, strict=True)), "a": one, "b": other, "changes": changes}
+        for key, one, other in _both(*sides)
+        if (changes := _changes(one, other, tolerance))
+    ]
     return sorted(rows, key=lambda row: row["changes"] == ["effect"])
 
 
@@ -110,26 +109,34 @@ def compare_tables(
     if not keys or a.duplicated(keys).any() or b.duplicated(keys).any():
         keys = [_ROW]
         a, b = (table.assign(**{_ROW: np.arange(len(table))}) for table in (a, b))
-    both = _as_text(a, b).merge(_as_text(b, a), on=keys, how="outer", suffixes=("\0a", "\0b"), indicator="\0")
-    alone = {side: both.loc[both["\0"] == f"{name}_only", keys] for side, name in (("a", "left"), ("b", "right"))}
+    shared = [name for name in a if name in b]
+    words = [name for name in shared if not _is_number(a[name]) or not _is_number(b[name])]  # lists too, as text
+    a, b = (t.assign(**{n: t[n].map(str, na_action="ignore").astype(object) for n in words}) for t in (a, b))
+    both = a.merge(b, on=keys, how="outer", suffixes=("\0a", "\0b"), indicator="\0")
+    alone = [both.loc[both["\0"] == f"{side}_only", keys] for side in ("left", "right")]
     both = both[both["\0"] == "both"].reset_index(drop=True)
-    columns = [moved for name in a if name in b and name not in keys if (moved := _moved(both, name, keys, tolerance))]
-    if not columns and not any(map(len, (*alone.values(), *missing.values()))):
+    columns = [_moved(both, name, keys, name not in words, tolerance) for name in shared if name not in keys]
+    columns = [column for column in columns if column["moved"]]
+    if not columns and not any(map(len, (*alone, *missing.values()))):
         return {}
-    only = {
-        f"only_{side}": {"count": len(rows), "examples": [_where(row) for _, row in rows.head(_EXAMPLES).iterrows()]}
-        for side, rows in alone.items()
-    }
-    return {"keys": keys, "rows": len(both), **only, "missing": missing, "columns": columns}
+    only_a, only_b = (
+        {"count": len(rows), "examples": [_where(row) for _, row in rows.head(_EXAMPLES).iterrows()]} for rows in alone
+    )
+    more = {"only_a": only_a, "only_b": only_b, "missing": missing, "columns": columns}
+    return {"keys": keys, "rows": len(both), **more}
 
 
 def _run(folder: Path) -> dict[str, Any]:
     if (folder / record.SWEEP).is_file():
         raise SslsimError(f"{folder} holds a sweep; name one of the runs in it")
-    run = record.read(folder / "run.json")
-    if not run:
-        raise SslsimError(f"{folder} holds no run.json of this version; name a folder that sslsim run wrote")
-    return run
+    if run := record.read(folder / "run.json"):
+        return run
+    raise SslsimError(f"{folder} holds no run.json of this version; name a folder that sslsim run wrote")
+
+
+def _both(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> list[tuple[Any, Any, Any]]:
+    """Return each key of either side with its two values; None is what is not there."""
+    return [(key, a.get(key), b.get(key)) for key in {**a, **b}]
 
 
 def _ingredients(run: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
@@ -169,13 +176,13 @@ def _tables(folders: Sequence[Path], runs: Sequence[Mapping[str, Any]], toleranc
         for run in runs
     ]
     found: dict[str, dict[str, Any]] = {}
-    for name in sorted({*sides[0], *sides[1]}):
-        if name in sides[0] and name in sides[1]:
-            keys = list(dict.fromkeys([*sides[0][name], *sides[1][name]]))
-            a, b = (_table(folder / "tables" / f"{name}.parquet") for folder in folders)
-            found[name] = compare_tables(a, b, keys if all(side[name] for side in sides) else (), tolerance=tolerance)
-        else:
-            found[name] = {"only": "A" if name in sides[0] else "B"}
+    for name, one, other in sorted(_both(*sides)):
+        if one is None or other is None:
+            found[name] = {"only": "B" if one is None else "A"}
+            continue
+        a, b = (_table(folder / "tables" / f"{name}.parquet") for folder in folders)
+        keys = list(dict.fromkeys([*one, *other])) if one and other else []
+        found[name] = compare_tables(a, b, keys, tolerance=tolerance)
     return found
 
 
@@ -186,27 +193,20 @@ def _table(path: Path) -> pd.DataFrame:
         raise SslsimError(f"{path} cannot be read as a table: {error}") from None
 
 
-def _is_number(*columns: pd.Series) -> bool:
-    return all(pd.api.types.is_numeric_dtype(c.dtype) and not pd.api.types.is_bool_dtype(c.dtype) for c in columns)
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
-def _as_text(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose columns are text but where they hold numbers in both, so that lists can be compared."""
-    names = [name for name in table if name in other and not _is_number(table[name], other[name])]
-    return table.assign(**{name: table[name].map(str, na_action="ignore").astype(object) for name in names})
-
-
-def _moved(both: pd.DataFrame, name: str, keys: list[str], tolerance: float) -> dict[str, Any] | None:
-    """Return how far a column moved and where furthest, or nothing when no row did."""
+def _moved(both: pd.DataFrame, name: str, keys: list[str], numbers: bool, tolerance: float) -> dict[str, Any]:
+    """Return how many rows of a column moved, how far, and where furthest."""
     a, b = both[f"{name}\0a"], both[f"{name}\0b"]
-    numbers = _is_number(a, b)
     same = (a == b) | (a.isna() & b.isna())
     distance = (a.astype(float) - b.astype(float)).abs().fillna(np.inf) if numbers else pd.Series(np.inf, both.index)
     moved = ~same.astype(bool) & (distance > tolerance)
     if not moved.any():
-        return None
+        return {"moved": 0}
     at = distance.where(moved, -1.0).idxmax()
-    facts = {"name": name, "float": any(pd.api.types.is_float_dtype(c.dtype) for c in (a, b))}
+    facts = {"name": name, "float": any(pd.api.types.is_float_dtype(each) for each in (a, b))}
     facts |= {"moved": int(moved.sum()), "largest": float(distance[at]) if numbers else None}
     return facts | {"where": _where(both.loc[at, keys]), "a": a[at], "b": b[at]}
 

@@ -1,4 +1,4 @@
-"""The reports folder: run.json, sweep.json and the index over them."""
+"""The records in a reports folder: run.json of one run, sweep.json of several."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sslsim.reports import page as render
 from sslsim.resources import write_text
 
 FORMAT = 2
@@ -26,10 +25,3 @@ def read(file: Path) -> dict[str, Any]:
 def write(file: Path, content: Mapping[str, Any]) -> None:
     """Write run.json or sweep.json, whole or not at all."""
     write_text(file, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
-
-
-def publish(out: Path, run: Mapping[str, Any]) -> None:
-    """Write run.json and the index, each whole or not at all."""
-    write(out / "run.json", run)
-    swept = out.name in read(out.parent / SWEEP).get("runs", {})
-    write_text(out / "index.html", render.index(run, out, sweep=swept))

@@ -46,28 +46,20 @@ class Request:
 class Job:
     """One notebook and the values of its parameters.
 
-    `given` are those that replace defaults; `origin` says which file it was when the run was asked for.
+    `given` are those that replace defaults, `table` has one row a parameter: name, value, default, help; `origin` says
+    which file it was when the run was asked for.
     """
 
     name: str
     path: Path
-    declared: dict[str, Parameter]
     given: dict[str, Any]
+    table: list[dict[str, Any]]
     origin: dict[str, Any]
 
     @property
     def values(self) -> dict[str, Any]:
         """All parameters with the values that the notebook will see."""
-        return {name: self.given.get(name, parameter.default) for name, parameter in self.declared.items()}
-
-    @property
-    def table(self) -> list[dict[str, Any]]:
-        """One row a parameter: name, value, default, help."""
-        values = self.values
-        return [
-            {"name": p.name, "value": values[p.name], "default": p.default, "help": p.help}
-            for p in self.declared.values()
-        ]
+        return {row["name"]: row["value"] for row in self.table}
 
 
 def plan(request: Request) -> list[Job]:
@@ -84,10 +76,7 @@ def plan(request: Request) -> list[Job]:
             raise SslsimError(f"parameter {name} is set with --{name.replace('_', '-')}, not with -p")
         if name not in known:
             raise SslsimError(f"unknown parameter {name!r}{close_match(name, known)}")
-    return [
-        Job(name, path, each, _given(request, path, each), of_notebook(path))
-        for name, path, each in zip(names, files, declared, strict=True)
-    ]
+    return [_job(request, path, each) for path, each in zip(files, declared, strict=True)]
 
 
 def find(notebooks: Sequence[str]) -> list[Path]:
@@ -111,11 +100,13 @@ def _find(notebook: str) -> Path:
     return path.resolve()
 
 
-def _given(request: Request, path: Path, declared: Mapping[str, Parameter]) -> dict[str, Any]:
-    """Return what replaces defaults; a notebook keeps a study of its own if the command names none."""
+def _job(request: Request, path: Path, declared: Mapping[str, Parameter]) -> Job:
+    """Return a notebook with its values; it keeps a study of its own if the command names none."""
     settings: dict[str, Any] = request.settings
     own = declared["study"].default if "study" in declared else EMBEDDED
     if own != EMBEDDED and request.study == EMBEDDED and not request.fields:
         settings["study"] = str((path.parent / own).resolve())
     given = {name: value for name, value in settings.items() if name in declared}
-    return given | {n: coerce(declared[n], value) for n, value in request.parameters.items() if n in declared}
+    given |= {name: coerce(declared[name], value) for name, value in request.parameters.items() if name in declared}
+    rows = [{"name": n, "value": given.get(n, p.default), "default": p.default, "help": p.help} for n, p in declared.items()]
+    return Job(path.stem, path, given, rows, of_notebook(path))

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -42,7 +41,8 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
     body = _body(notebook, folder, headings)
     script = (_TEMPLATES / "cells.js").read_text(encoding="utf-8") if "data-cells=" in body else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # as a policy names a script
-    facts = {"name": name, "entry": entry, "run": run, "results": results(notebook), "claims": claims(entry)}
+    facts = {"name": name, "entry": entry, "run": run, "results": results(notebook)}
+    facts |= {"claims": side_by_side(entry["claims"])}
     silent = entry["status"] == "failed" and 'id="failure"' not in body  # a kernel that died says nothing
     code = {"body": body, "script": script, "script_hash": f"sha256-{digest}" if script else "", "silent": silent}
     return fill("page.html.j2", **facts, **code, toc=[heading for heading in headings if heading[0] in (2, 3)])
@@ -54,7 +54,16 @@ def index(run: Mapping[str, Any], folder: Path, sweep: bool = False) -> str:
     Thumbnails are made from the folder's figures. `sweep` says whether the folder above holds the index of a sweep
     that this is a run of.
     """
-    cards = [_card(name, entry, folder) for name, entry in run["notebooks"].items()]
+    cards = [
+        {
+            "name": name,
+            "entry": entry,
+            "thumbnail": _thumbnail(folder, entry["files"]),
+            "tables": [(Path(f).stem.removeprefix(f"{name}-"), f) for f in entry["files"] if f.endswith(".csv")],
+            "claims": side_by_side(entry["claims"]),
+        }
+        for name, entry in run["notebooks"].items()
+    ]
     return fill("index.html.j2", run=run, cards=cards, sweep=sweep)
 
 
@@ -76,19 +85,13 @@ def results(notebook: NotebookNode) -> list[dict[str, Any]]:
     return list({(mark["role"], mark["name"]): dict(mark) for mark in marks if mark.get("files")}.values())
 
 
-def claims(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the claims of an entry of run.json side by side: a row a claim and measure, a column a relation."""
-    return side_by_side((row["claim"], row["measure"], row["between"], row) for row in entry["claims"])
-
-
-def side_by_side(placed: Iterable[tuple[str, str, str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return a table of claims, each placed by the two parts of its row's name and by its column."""
+def side_by_side(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Put claims of run.json into a table: a row a claim and measure, a column each that they are between."""
+    columns = list(dict.fromkeys(claim["between"] for claim in claims))
     cells: dict[tuple[str, str], dict[str, Any]] = {}
-    columns: dict[str, None] = {}
-    for name, detail, column, claim in placed:
-        cells.setdefault((name, detail), {})[column] = claim
-        columns[column] = None
-    return {"columns": list(columns), "rows": [(*key, [row.get(c) for c in columns]) for key, row in cells.items()]}
+    for claim in claims:
+        cells.setdefault((claim["claim"], claim["measure"]), {})[claim["between"]] = claim
+    return {"columns": columns, "rows": [(*key, [row.get(c) for c in columns]) for key, row in cells.items()]}
 
 
 def fill(template: str, **facts: Any) -> str:
@@ -98,16 +101,13 @@ def fill(template: str, **facts: Any) -> str:
     environment.filters |= {
         "inline": lambda text: Markup(inline(text)),
         "href": quote,
-        "plain": lambda text: html.unescape(re.sub("<[^>]+>", "", inline(text))),
         "literal": lambda value: json.dumps(value, ensure_ascii=False, default=str),
         "duration": lambda s: f"{s:.1f} s" if s < 60 else f"{int(s // 60)} min {int(s % 60):02d} s",
         "stamp": lambda text: text.replace("T", " ").removesuffix("Z") + " UTC",
         "filled": lambda columns, rows: [c for c in columns if any(row[c] not in (None, "") for row in rows)],
         "brief": _brief,
-        "suffix": lambda file: file.rsplit(".", 1)[-1],
     }
-    css = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return environment.get_template(template).render(**facts, css=css)
+    return environment.get_template(template).render(facts)
 
 
 def _body(notebook: NotebookNode, folder: Path, headings: list[Heading]) -> str:
@@ -124,12 +124,9 @@ def _body(notebook: NotebookNode, folder: Path, headings: list[Heading]) -> str:
     for cell in (cell for cell in copy.cells if "outputs" in cell):
         cell.outputs = [output for output in cell.outputs if not _is_dropped(output)]
     filters = {"inline": inline, "tidy_html": tidy_html, "without_progress": without_progress, "picture": _picture}
-    exporter = HTMLExporter(
-        template_name="base",
-        template_file=str(_TEMPLATES / "cells.html.j2"),
-        filters={"markdown": jinja2.pass_context(render), **filters},
-    )
-    return exporter.from_notebook_node(copy)[0]
+    filters |= {"markdown": jinja2.pass_context(render)}
+    template = str(_TEMPLATES / "cells.html.j2")
+    return HTMLExporter(template_name="base", template_file=template, filters=filters).from_notebook_node(copy)[0]
 
 
 def _shown(notebook: NotebookNode) -> list[NotebookNode]:
@@ -159,12 +156,6 @@ def _picture(output: NotebookNode, mime: str) -> dict[str, Any]:
         **{"caption": "", "files": [], "table": "", **mark},
         "panels": [{**panel, "data": json.dumps(panel, separators=(",", ":"))} for panel in mark.get("panels", [])],
     }
-
-
-def _card(name: str, entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    tables = [(Path(f).stem.removeprefix(f"{name}-"), f) for f in entry["files"] if f.endswith(".csv")]
-    facts = {"thumbnail": _thumbnail(folder, entry["files"]), "tables": tables, "claims": claims(entry)}
-    return {"name": name, "entry": entry, **facts}
 
 
 def _thumbnail(folder: Path, files: Sequence[str]) -> str:

@@ -150,14 +150,14 @@ def page(sweep: Mapping[str, Any]) -> str:
     several = [name for name in names if len({json.dumps(row["values"].get(name)) for row in rows.values()}) > 1]
     books = list(dict.fromkeys(name for row in rows.values() for name in row["notebooks"]))
     claims = {
-        book: render.side_by_side(
-            (claim["claim"], f"{claim['measure']}, {claim['between']}", name, claim)
+        book: [
+            claim | {"measure": f"{claim['measure']}, {claim['between']}", "between": name}
             for name, row in rows.items()
             for claim in row["notebooks"].get(book, {}).get("claims", [])
-        )
+        ]
         for book in books
     }
-    claims = {book: table for book, table in claims.items() if table["rows"]}
+    claims = {book: render.side_by_side(each) for book, each in claims.items() if each}
     return render.fill("sweep.html.j2", sweep=sweep, parameters=several or names, notebooks=books, claims=claims)
 
 
