@@ -16,7 +16,7 @@ from typing import Any
 
 from sslsim import __version__
 from sslsim.errors import SslsimError
-from sslsim.reports.inputs import EMBEDDED, FIELDS, study_of
+from sslsim.reports.jobs import EMBEDDED, FIELDS, study_of
 from sslsim.resources import DATA, NOTEBOOKS
 
 _ABOUT = """\

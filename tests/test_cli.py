@@ -14,8 +14,8 @@ from toys import write_notebook
 import sslsim
 from sslsim import cli
 from sslsim.errors import SslsimError
-from sslsim.reports import inputs, runner
-from sslsim.reports.inputs import FIELDS
+from sslsim.reports import jobs, runner
+from sslsim.reports.jobs import FIELDS
 from sslsim.resources import DATA, NOTEBOOKS
 
 HEAVY = ("torch", "transformers", "numpy", "soundfile", "pandas", "matplotlib", "nbconvert", "papermill", "nbformat")
@@ -100,17 +100,17 @@ def test_what_the_system_refuses_and_ctrl_c_end_in_one_line(
 
 
 def test_flags_have_the_defaults_of_a_study_and_each_reaches_its_field(tmp_path: Path) -> None:
-    default = inputs.described(sslsim.Study())
+    default = jobs.described(sslsim.Study())
     assert {name: field.default for name, field in FIELDS.items()} == default | {
         name: FIELDS[name].default for name in ("lineup", "corpus")
     }
     values = {"lineup": "paper", "corpus": str(tmp_path), "checkpoints": "a,b", "max_utterances": "9", "seed": "4"}
     values |= {"max_seconds": "60.5", "per_speaker": "3", "frames_per_utterance": "7", "queries": "none"}
     values |= {"piece_seconds": "20", "longest_seconds": "99", "dtype": "bfloat16", "strict": True}
-    study = inputs.study_of(given=values)
+    study = jobs.study_of(given=values)
     study.write(tmp_path / "study.toml")
     assert sslsim.Study.read(tmp_path / "study.toml") == study
-    assert inputs.described(study) == {
+    assert jobs.described(study) == {
         "lineup": str(DATA / "lineups/paper.toml"),
         "corpus": str(tmp_path),
         "checkpoints": ["a", "b"],

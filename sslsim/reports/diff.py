@@ -19,7 +19,6 @@ from sslsim.reports import page as render
 from sslsim.reports.jobs import FLAGS
 from sslsim.resources import write_text
 
-_EXAMPLES = 5  # rows shown of those that only one table has
 _LISTED = 6  # names in the summary of what runs were made from
 _ROW = "row"  # the place of a row, where no columns tell rows apart
 _EFFECT = ("effect", "ci_low", "ci_high")
@@ -53,7 +52,7 @@ def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None,
         {"path": str(folder), "href": os.path.relpath(folder / "index.html", target.parent), "run": run}
         for folder, run in zip(folders, runs, strict=True)
     ]
-    facts = {"sides": sides, "lines": lines, "differ": differ, "tolerance": tolerance, "examples": _EXAMPLES}
+    facts = {"sides": sides, "lines": lines, "differ": differ, "tolerance": tolerance}
     write_text(target, render.fill("compare.html.j2", **facts, made_from=origins, claims=claims, tables=tables))
     print("\n".join([*lines, str(target)]), flush=True)
     return int(differ)
@@ -99,31 +98,28 @@ def compare_tables(
     Returns
     -------
     dict
-        Empty when nothing differs by more than `tolerance`. Else ``keys``; ``rows``, how many are in both; ``only_a``,
-        ``only_b``, rows of one alone, a count and examples; ``missing``, columns of one alone; ``columns``, a dict
-        each for columns that differ: ``name``, ``float``, ``moved`` (rows), ``largest`` (absolute difference; None for
-        text, infinite where one number is missing), ``where``, ``a``, ``b``.
+        Empty when nothing differs by more than `tolerance`. Else ``keys``; ``rows``, how many are in both; ``alone``,
+        rows of one alone, by its letter; ``missing``, columns of one alone; ``columns``, a dict each for columns that
+        differ: ``name``, ``float``, ``moved`` (rows), ``largest`` (absolute difference; None for text, infinite where
+        one number is missing), ``where``, ``a``, ``b``.
     """
-    missing = {"a": [name for name in a if name not in b], "b": [name for name in b if name not in a]}
+    missing = {"A": [name for name in a if name not in b], "B": [name for name in b if name not in a]}
     keys = [key for key in keys if key in a and key in b]
     if not keys or a.duplicated(keys).any() or b.duplicated(keys).any():
         keys = [_ROW]
-        a, b = (table.assign(**{_ROW: np.arange(len(table))}) for table in (a, b))
+        a, b = (table.reset_index(drop=True).rename_axis(_ROW).reset_index() for table in (a, b))
     shared = [name for name in a if name in b]
     words = [name for name in shared if not _is_number(a[name]) or not _is_number(b[name])]  # lists too, as text
     a, b = (t.assign(**{n: t[n].map(str, na_action="ignore").astype(object) for n in words}) for t in (a, b))
     both = a.merge(b, on=keys, how="outer", suffixes=("\0a", "\0b"), indicator="\0")
-    alone = [both.loc[both["\0"] == f"{side}_only", keys] for side in ("left", "right")]
+    sides = (("A", "left_only"), ("B", "right_only"))
+    alone = {letter: [*map(_where, both.loc[both["\0"] == side, keys].to_dict("records"))] for letter, side in sides}
     both = both[both["\0"] == "both"].reset_index(drop=True)
-    columns = [_moved(both, name, keys, name not in words, tolerance) for name in shared if name not in keys]
-    columns = [column for column in columns if column["moved"]]
-    if not columns and not any(map(len, (*alone, *missing.values()))):
-        return {}
-    only_a, only_b = (
-        {"count": len(rows), "examples": [_where(row) for _, row in rows.head(_EXAMPLES).iterrows()]} for rows in alone
-    )
-    more = {"only_a": only_a, "only_b": only_b, "missing": missing, "columns": columns}
-    return {"keys": keys, "rows": len(both), **more}
+    moved = [_moved(both, name, keys, name in words, tolerance) for name in shared if name not in keys]
+    columns = [column for column in moved if column]
+    differs = columns or any((*alone.values(), *missing.values()))
+    facts = {"keys": keys, "rows": len(both), "alone": alone, "missing": missing, "columns": columns}
+    return facts if differs else {}
 
 
 def _run(folder: Path) -> dict[str, Any]:
@@ -197,21 +193,20 @@ def _is_number(column: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
-def _moved(both: pd.DataFrame, name: str, keys: list[str], numbers: bool, tolerance: float) -> dict[str, Any]:
-    """Return how many rows of a column moved, how far, and where furthest."""
+def _moved(both: pd.DataFrame, name: str, keys: list[str], words: bool, tolerance: float) -> dict[str, Any] | None:
+    """Return how far a column moved and where furthest, or nothing when no row did."""
     a, b = both[f"{name}\0a"], both[f"{name}\0b"]
-    same = (a == b) | (a.isna() & b.isna())
-    distance = (a.astype(float) - b.astype(float)).abs().fillna(np.inf) if numbers else pd.Series(np.inf, both.index)
-    moved = ~same.astype(bool) & (distance > tolerance)
-    if not moved.any():
-        return {"moved": 0}
-    at = distance.where(moved, -1.0).idxmax()
+    far = pd.Series(np.inf, both.index) if words else (a.astype(float) - b.astype(float)).abs().fillna(np.inf)
+    far = far.mask((a == b).fillna(False).astype(bool) | (a.isna() & b.isna()), 0.0)
+    if not (far > tolerance).any():
+        return None
+    at = far.idxmax()
     facts = {"name": name, "float": any(pd.api.types.is_float_dtype(each) for each in (a, b))}
-    facts |= {"moved": int(moved.sum()), "largest": float(distance[at]) if numbers else None}
+    facts |= {"moved": int((far > tolerance).sum()), "largest": None if words else float(far[at])}
     return facts | {"where": _where(both.loc[at, keys]), "a": a[at], "b": b[at]}
 
 
-def _where(row: pd.Series) -> str:
+def _where(row: Mapping[Any, Any] | pd.Series) -> str:
     return ", ".join(f"{name} {value}" for name, value in row.items())
 
 

@@ -76,24 +76,18 @@ def tidy_html(text: str) -> str:
         if not cell.get_text(strip=True):  # pandas' empty corner is no heading of anything
             cell.name = "td"
     for table in soup.select("table"):
-        _align_words(table)
+        rows = [row.find_all(["td", "th"], recursive=False) for row in table.select("tr")]
+        columns = zip(*rows, strict=True) if len({len(row) for row in rows}) == 1 else ()  # none where cells span some
+        for column in columns:  # pandas aligns words right, like numbers
+            if not all(cell.name == "th" or _NUMBER.fullmatch(cell.get_text(strip=True)) for cell in column):
+                for cell in column:
+                    cell["class"] = "word"
         for attribute in ("border", "style"):
             table.attrs.pop(attribute, None)
         # a box that scrolls must be reachable by keyboard, and then it needs a name
         box = {"class": "scroll", "tabindex": "0", "role": "group", "aria-label": "Table"}
         table.wrap(soup.new_tag("div", attrs=box))
     return str(soup)
-
-
-def _align_words(table: bs4.Tag) -> None:
-    """Mark the cells of columns that hold words, which pandas aligns right like numbers."""
-    rows = [row.find_all(["td", "th"], recursive=False) for row in table.select("tr")]
-    if len({len(row) for row in rows}) != 1:  # cells that span rows or columns
-        return
-    for column in zip(*rows, strict=True):
-        if not all(cell.name == "th" or _NUMBER.fullmatch(cell.get_text(strip=True)) for cell in column):
-            for cell in column:
-                cell["class"] = "word"
 
 
 def without_progress(text: str) -> str:

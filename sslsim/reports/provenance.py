@@ -20,18 +20,15 @@ PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "
 _PACKAGE = Path(__file__).parents[1]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that the numbers and the pages come from."""
-    own = {"python": platform.python_version(), "sslsim": __version__}
-    return own | {package: metadata.version(package) for package in PACKAGES}
-
-
 def of_package() -> dict[str, Any]:
-    """Return the commit of this package's checkout, and ``code``, a hash of its files, which every copy has."""
+    """Return the commit of this package, ``code``, a hash of its files, and ``versions`` of what it computes with."""
     parts = [(path, path.relative_to(_PACKAGE)) for path in sorted(_PACKAGE.rglob("*.*")) if path.is_file()]
     own = [path for path, part in parts if not any(folder.startswith("_") for folder in part.parts[:-1])]
     lines = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in own]
-    return {**commit(_PACKAGE), "code": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+    code = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    versions = {"python": platform.python_version(), "sslsim": __version__}
+    versions |= {package: metadata.version(package) for package in PACKAGES}
+    return {**commit(_PACKAGE), "code": code, "versions": versions}
 
 
 def of_notebook(path: Path) -> dict[str, Any]:
@@ -68,37 +65,32 @@ def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict
     if not opened:
         return {"checkpoints": [], "corpus": {}}
     from sslsim.speech.alignments import alignments_file
+    from sslsim.speech.recording import SAMPLE_RATE
 
     rows = {str(store.root): _checkpoint(store, study) for study, stores in opened for store in stores}
-    corpora = list(dict.fromkeys(str(study.corpus) for study, _ in opened))
-    marks = [file for corpus in corpora if (file := alignments_file(corpus))]
-    corpus = _corpus(next(store for _, stores in opened for store in stores))
-    if marks:
-        corpus["marks"] = hashlib.sha256(b"".join(file.read_bytes() for file in marks)).hexdigest()
+    one = next(store for _, stores in opened for store in stores)
+    corpus = {
+        "utterances": len(one.index),
+        "minutes": round(float(one.index["n_samples"].sum()) / SAMPLE_RATE / 60, 2),
+        "left out": len(one.skipped),
+        "fingerprint": one.corpus_fingerprint,
+    }
+    corpora = dict.fromkeys(str(study.corpus) for study, _ in opened)
+    if marks := [file.read_bytes() for each in corpora if (file := alignments_file(each))]:
+        corpus["marks"] = hashlib.sha256(b"".join(marks)).hexdigest()
     return {"checkpoints": list(rows.values()), "corpus": corpus}
 
 
 def _checkpoint(store: ActivationStore, study: Study) -> dict[str, Any]:
-    checkpoint = store.checkpoint
     names = ("name", "family", "size", "finetuned_from", "seed_of", "weights")
     folder = Path(study.lineup).parent if isinstance(study.lineup, (str, Path)) else Path()
-    near = Path(checkpoint.source).is_relative_to(folder)
-    return {name: getattr(checkpoint, name) for name in names} | {
+    source = store.checkpoint.source
+    near = Path(source).is_relative_to(folder)
+    return {name: getattr(store.checkpoint, name) for name in names} | {
         "layers": store.n_layers,
         "neurons": store.n_neurons,
         "heads": store.n_heads,
         "fingerprint": store.fingerprint,
-        "source": Path(checkpoint.source).relative_to(folder).as_posix() if near else checkpoint.source,
-        "revision": checkpoint.revision,
-    }
-
-
-def _corpus(store: ActivationStore) -> dict[str, Any]:
-    from sslsim.speech.recording import SAMPLE_RATE
-
-    return {
-        "utterances": len(store.index),
-        "minutes": round(float(store.index["n_samples"].sum()) / SAMPLE_RATE / 60, 2),
-        "left out": len(store.skipped),
-        "fingerprint": store.corpus_fingerprint,
+        "source": Path(source).relative_to(folder).as_posix() if near else source,
+        "revision": store.checkpoint.revision,
     }

@@ -38,14 +38,9 @@ NAMING = (
 class Report:
     """The results of one notebook, in JupyterLab and in ``sslsim run`` alike.
 
-    `out` is the reports folder; ``tables/`` and ``figures/`` are made in it when something is written. `name` starts
-    every file, so that the notebooks of a run share the folder: the name of the notebook's own file unless given, so
-    that a copy writes beside the original.
-
-    Raises
-    ------
-    SslsimError
-        The name cannot be part of a file name, or none is given and the program that runs the notebook tells none.
+    `out` is the reports folder, with ``tables/`` and ``figures/`` in it. `name` starts every file: the name of the
+    notebook's own file unless given, so that a copy writes beside the original. It is an SslsimError if the name
+    cannot be part of a file name, or none is given and the program that runs the notebook tells none.
     """
 
     out: str | Path
@@ -72,14 +67,17 @@ class Report:
 
     def _table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None, more: dict[str, Any]) -> None:
         flat = _flat(checked_name(name, "table"), frame)
-        keys = keys_of(flat) if keys is None else _checked_keys(name, flat, keys)
+        keys = keys_of(flat) if keys is None else list(keys)
+        if missing := [key for key in keys if key not in flat]:
+            raise SslsimError(f"table {name!r} has no {', '.join(missing)}; give other keys")
+        if keys and flat.duplicated(keys).any():
+            raise SslsimError(f"table {name!r} has rows that {', '.join(keys)} do not tell apart; give other keys")
         files = [f"tables/{self.name}-{name}{suffix}" for suffix in (".csv", ".parquet")]
         with replacing(self._path(files[0])) as part:
             flat.to_csv(part, index=False, lineterminator="\n")
         with replacing(self._path(files[1])) as part:
             flat.to_parquet(part, index=False)
-        rows = f"{len(flat):,} row{'' if len(flat) == 1 else 's'}"
-        text = f"{rows} in {self._path(files[0])} and .parquet"
+        text = f"{len(flat):,} row{'' if len(flat) == 1 else 's'} in {self._path(files[0])} and .parquet"
         mark = {"role": "table", "name": name, "files": files, "rows": len(flat), "keys": keys} | more
         _show({"text/plain": text}, {"sslsim": mark})
 
@@ -94,7 +92,7 @@ class Report:
         if missing:
             raise SslsimError(f"the claims have no {', '.join(missing)}; give the columns {', '.join(CLAIM_COLUMNS)}")
         rows = [{name: _plain(row[name]) for name in CLAIM_COLUMNS} for row in frame.to_dict("records")]
-        rows = [row | {"effect_text": _effect(**row), "p_text": _probability(row["p"])} for row in rows]
+        rows = [row | _words(row) for row in rows]
         self._table("claims", frame, None, {"claims": rows})
         words = {name: [row[f"{name}_text"] for row in rows] for name in ("effect", "p")}
         return frame[["claim", "between", "measure", "effect", "p", "control", "holds"]].assign(**words)
@@ -145,11 +143,13 @@ class Report:
         `name` says what they are, to a reader who cannot see the page. Neighbours of one group and row stand together
         under its headings. A card without title, or with a picture without alt text, is an error.
         """
-        for card in cards:
-            if not card.title.strip() or (card.picture and not card.alt.strip()):
-                raise SslsimError(f"clips {name!r}: a card needs a title, and alt text where it has a picture")
+        if not all(card.title.strip() and (card.alt.strip() or not card.picture) for card in cards):
+            raise SslsimError(f"clips {name!r}: a card needs a title, and alt text where it has a picture")
+        environment = jinja2.Environment(loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True)
+        environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+        text = environment.get_template("clips.html.j2").render(name=name, cards=cards)
+        data = {"text/html": text, "text/plain": "\n".join(card.title for card in cards)}
         if cards:
-            data = {"text/html": _clips(name, cards), "text/plain": "\n".join(card.title for card in cards)}
             _show(data, {"sslsim": {"role": "clips", "name": name}})
 
     def _path(self, file: str) -> Path:
@@ -181,29 +181,14 @@ def keys_of(frame: pd.DataFrame) -> list[str]:
     return next((known[:end] for end in ends if not frame.duplicated(known[:end]).any()), [])
 
 
-def _checked_keys(name: str, frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    missing = [key for key in keys if key not in frame]
-    if missing or (keys and frame.duplicated(list(keys)).any()):
-        why = f"has no {', '.join(missing)}" if missing else f"has rows that {', '.join(keys)} do not tell apart"
-        raise SslsimError(f"table {name!r} {why}; give other keys")
-    return list(keys)
-
-
-def _clips(name: str, cards: Sequence[Card]) -> str:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
-    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
-    return environment.get_template("clips.html.j2").render(name=name, cards=cards)
-
-
-def _effect(effect: float | None, ci_low: float | None, ci_high: float | None, **_: Any) -> str:
-    """Return the effect of a claim with its interval, where it has one."""
-    interval = "" if None in (ci_low, ci_high) else f" ({ci_low:.3f} to {ci_high:.3f})"
-    return "" if effect is None else f"{effect:.3f}{interval}"
-
-
-def _probability(p: float | None) -> str:
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"  # smaller ones are worth no more
+def _words(row: dict[str, Any]) -> dict[str, str]:
+    """Return effect and p of a claim as they are shown, with the interval where it has one."""
+    effect, low, high, p = (row[name] for name in ("effect", "ci_low", "ci_high", "p"))
+    interval = "" if None in (low, high) else f" ({low:.3f} to {high:.3f})"
+    return {
+        "effect_text": "" if effect is None else f"{effect:.3f}{interval}",
+        "p_text": "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",  # smaller ones are worth no more
+    }
 
 
 def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:

@@ -19,8 +19,7 @@ from sslsim.errors import SslsimError
 from sslsim.reports import folder as record
 from sslsim.reports import page as render
 from sslsim.reports import provenance
-from sslsim.reports.inputs import described, study_of
-from sslsim.reports.jobs import ORDER, Job, Request, plan
+from sslsim.reports.jobs import ORDER, Job, Request, described, plan, study_of
 from sslsim.reports.kernel import Kernels, execute, now
 from sslsim.resources import write_text
 
@@ -52,15 +51,6 @@ class Run:
         failed = any(entry["status"] == "failed" for entry in self.done.values())
         return "interrupted" if len(self.done) < len(self.jobs) else "failed" if failed else "ok"
 
-    @property
-    def content(self) -> dict[str, Any]:
-        """What run.json holds."""
-        found = {**self.known, **self.done}
-        wanted = [*ORDER, *(job.name for job in self.jobs), *sorted(found)]  # the shipped, as asked for, by name
-        entries = {name: found[name] for name in dict.fromkeys(wanted) if name in found}
-        seconds = round(time.monotonic() - self.clock, 2)
-        return {**self.facts, "status": self.status, "seconds": seconds, "notebooks": entries}
-
     def extract(self, opened: dict[str, Any]) -> None:
         """Extract what the notebooks will open and note what it was made from; `opened` has what other runs opened."""
         from sslsim.activations import Study
@@ -77,13 +67,6 @@ class Run:
             used.append((study, opened[key]))
         self.facts |= provenance.made_from(used)
 
-    def begin(self) -> None:
-        """Make the folder ready: the study is written, and what killed runs left unfinished goes."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.study.write(self.out / "study.toml")
-        for part in (part for folder in ("tables", "figures") for part in (self.out / folder).glob(".*.part.*")):
-            part.unlink(missing_ok=True)
-
     def finish(self, job: Job, entry: dict[str, Any], staging: Path) -> None:
         """Put a page in place, delete what only an earlier run of the notebook left, and write run.json and index."""
         for file in (f"{job.name}.html", f"{job.name}.ipynb"):
@@ -95,7 +78,11 @@ class Run:
         for file in set(self.known.get(job.name, {}).get("files", [])) - set(entry["files"]):
             (self.out / file).unlink(missing_ok=True)
         self.done[job.name] = entry
-        content = self.content
+        found = {**self.known, **self.done}
+        wanted = [*ORDER, *(job.name for job in self.jobs), *sorted(found)]  # the shipped, as asked for, by name
+        entries = {name: found[name] for name in dict.fromkeys(wanted) if name in found}
+        seconds = round(time.monotonic() - self.clock, 2)
+        content = {**self.facts, "status": self.status, "seconds": seconds, "notebooks": entries}
         record.write(self.out / "run.json", content)
         swept = self.out.name in record.read(self.out.parent / record.SWEEP).get("runs", {})
         write_text(self.out / "index.html", render.index(content, self.out, sweep=swept))
@@ -133,11 +120,8 @@ def ask(request: Request, label: str = "") -> Run:
         "format": record.FORMAT,
         "started": now(),
         **provenance.of_package(),
-        "versions": provenance.versions(),
         "settings": {**request.settings, **request.parameters},
         "study": described(study),
-        "checkpoints": [],
-        "corpus": {},
     }
     entries = record.read(out / "run.json").get("notebooks", {})
     known = {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
@@ -151,7 +135,10 @@ def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = la
     folder holds what is unfinished, in one that is gone afterwards. `then` is called when a report is written.
     """
     for one in runs:
-        one.begin()
+        one.out.mkdir(parents=True, exist_ok=True)
+        one.study.write(one.out / "study.toml")
+        for part in [*one.out.glob("tables/.*.part.*"), *one.out.glob("figures/.*.part.*")]:
+            part.unlink(missing_ok=True)  # a killed run left it
     tasks = [(one, job) for one in runs for job in one.jobs if job.name not in one.done]
     tasks.sort(key=lambda task: -task[0].known.get(task[1].name, {"seconds": 0})["seconds"])  # the longest go first
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -184,10 +171,10 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
         notebook, outcome = execute(job.path, staging / f"{job.name}.ipynb", job.given, **options)
         title, summary = render.title_and_summary(notebook)
         results = render.results(notebook)
-        claims = next((result["claims"] for result in results if "claims" in result), [])
-        keys = {result["name"]: result["keys"] for result in results if result["role"] == "table"}
-        left = {"claims": claims, "files": [file for result in results for file in result["files"]], "keys": keys}
-        whole = entry | outcome | {"title": title, "summary": summary, "page": True} | left
+        whole = entry | outcome | {"title": title, "summary": summary, "page": True}
+        whole["claims"] = [claim for result in results for claim in result.get("claims", [])]
+        whole["files"] = [file for result in results for file in result["files"]]
+        whole["keys"] = {result["name"]: result["keys"] for result in results if result["role"] == "table"}
         html = render.page(notebook, name=job.name, folder=job.path.parent, entry=whole, run=facts)
         write_text(staging / f"{job.name}.html", html)
     except Exception as error:  # noqa: BLE001  rendering broke; the other reports are still wanted
