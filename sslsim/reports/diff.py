@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from sslsim.errors import SslsimError
-from sslsim.reports import folder as record
 from sslsim.reports import page as render
+from sslsim.reports import record
 from sslsim.reports.jobs import FLAGS
 from sslsim.resources import write_text
 
@@ -29,12 +29,8 @@ def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None,
     """Compare two reports folders, write a page, print a summary, and return 1 when they differ, or 0.
 
     Results, parameters, checkpoints and speech count, numbers from a difference of more than `tolerance`; versions,
-    code and folders are shown. The page is `out`, or ``compare-A.html`` in `b`, with the name of the folder `a`.
-
-    Raises
-    ------
-    SslsimError
-        A folder holds no report, a table cannot be read, or the tolerance is not a number from 0.
+    code and folders are shown. The page is `out`, or ``compare-A.html`` in `b`, with the name of the folder `a`. It is
+    an SslsimError if a folder holds no report, a table cannot be read, or the tolerance is not a number from 0.
     """
     if not 0 <= tolerance < math.inf:
         raise SslsimError(f"tolerance is {tolerance}; give a number from 0")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsim.errors import SslsimError, close_match
 from sslsim.reports.parameters import Parameter, coerce, read_parameters
-from sslsim.reports.provenance import of_notebook
+from sslsim.reports.record import of_notebook
 from sslsim.resources import NOTEBOOKS, checked_name
 
 if TYPE_CHECKING:
@@ -147,12 +147,8 @@ def _job(request: Request, path: Path, declared: Mapping[str, Parameter]) -> Job
 def study_of(file: str | Path = EMBEDDED, given: Mapping[str, Any] | None = None) -> Study:
     """Return the study of a file, or ``embedded``, with other values in some of its fields.
 
-    `given` are values by the names of `FIELDS`, as text or typed, paths counted from the working directory.
-
-    Raises
-    ------
-    SslsimError
-        The file is no study, a value does not have its type, or there is no such lineup or corpus.
+    `given` are values by the names of `FIELDS`, as text or typed, paths counted from the working directory. It is an
+    SslsimError if the file is no study, a value does not have its type, or there is no such lineup or corpus.
     """
     from sslsim.activations import Study
     from sslsim.encoders.lineup import find_lineup

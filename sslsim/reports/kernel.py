@@ -58,12 +58,9 @@ def execute(
 
     With it comes how it ended: ``status`` is ``ok``, ``failed``, or ``unanswered`` where the checkpoints leave its
     question open, ``error`` says why, ``started`` is in UTC, ``seconds`` is wall time with the start of the kernel.
-
-    Numerical libraries get so many `threads`, unless the environment already says; `label` starts each line of
-    progress; `kernels` has the kernel while it runs.
-
     The kernel is this very interpreter, whether or not a kernelspec is installed for it, with the notebook's folder
-    as working directory and its path in JPY_SESSION_NAME, as in JupyterLab.
+    as working directory and its path in JPY_SESSION_NAME, as in JupyterLab. Numerical libraries get so many `threads`,
+    unless the environment says; `label` starts each line of progress; `kernels` has the kernel while it runs.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about types it does not know
     papermill_engines.register("sslsim", _LiveEngine)

@@ -9,6 +9,7 @@ from typing import Any
 
 import bs4
 from latex2mathml.converter import convert as tex_to_mathml
+from markupsafe import Markup
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 Heading = tuple[int, str, str]  # level, id, HTML
@@ -25,9 +26,9 @@ class _Renderer(IPythonRenderer):
         self.headings = headings
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
-        base = re.sub(r"[^a-z0-9]+", "-", html.unescape(re.sub("<[^>]+>", "", text)).lower()).strip("-") or "part"
+        base = re.sub(r"[^a-z0-9]+", "-", Markup(text).striptags().lower()).strip("-") or "part"
         taken = {slug for _, slug, _ in self.headings}
-        slug = next(s for n in range(1, len(taken) + 2) if (s := base if n == 1 else f"{base}-{n}") not in taken)
+        slug = next(s for s in (base, *(f"{base}-{n}" for n in range(2, len(taken) + 2))) if s not in taken)
         self.headings.append((level, slug, re.sub("</?a[^>]*>", "", text)))
         return f'<h{level} id="{slug}">{text}</h{level}>\n'
 

@@ -60,12 +60,8 @@ def index(run: Mapping[str, Any], folder: Path, sweep: bool = False) -> str:
 def title_and_summary(notebook: NotebookNode) -> tuple[str, str]:
     """Return the first H1 of a notebook and the first paragraph under it, as Markdown, each maybe empty."""
     text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    match = re.search(r"^# +(?P<title>[^\n]+)$(?P<rest>.*)", text, re.MULTILINE | re.DOTALL)
-    if not match:
-        return "", ""
-    paragraphs = [part.strip() for part in match["rest"].split("\n\n") if part.strip()]
-    summary = paragraphs[0] if paragraphs and not paragraphs[0].startswith("#") else ""
-    return match["title"].strip(), " ".join(summary.split())
+    match = re.search(r"^# +(.+)\n*((?:[^#\n].*\n?)*)", text, re.MULTILINE)
+    return (match[1].strip(), " ".join(match[2].split())) if match else ("", "")
 
 
 def results(notebook: NotebookNode) -> list[dict[str, Any]]:
@@ -116,14 +112,11 @@ def _body(notebook: NotebookNode, folder: Path, headings: list[Heading]) -> str:
         cell.source, n = re.subn(r"^# +.+$", "", cell.source, count=1, flags=re.MULTILINE)
         if n:  # the page's header has the title
             break
-    filters = {"inline": inline, "tidy_html": tidy_html, "without_progress": without_progress}
+    filters: dict[str, Any] = {"inline": inline, "tidy_html": tidy_html, "without_progress": without_progress}
     filters |= {"markdown": jinja2.pass_context(render), "compact": partial(json.dumps, separators=(",", ":"))}
-    exporter = HTMLExporter(
-        template_name="base",
-        template_file=str(_TEMPLATES / "cells.html.j2"),
-        filters=filters,
-        config=Config({"TagRemovePreprocessor": {"remove_cell_tags": _HIDDEN}}),
-    )
+    config = Config({"TagRemovePreprocessor": {"remove_cell_tags": _HIDDEN}})
+    template = str(_TEMPLATES / "cells.html.j2")
+    exporter = HTMLExporter(template_name="base", template_file=template, filters=filters, config=config)
     return exporter.from_notebook_node(copy)[0]
 
 

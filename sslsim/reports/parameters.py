@@ -36,12 +36,9 @@ class Parameter:
 def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
     """Read the parameters of an ``.ipynb`` file, by name, in the order of the cell tagged ``parameters``.
 
-    Raises
-    ------
-    SslsimError
-        The file is no notebook, not just one cell has the tag, or the cell holds anything but
-        ``name: type = literal`` lines with a type out of int, float, bool, str, list, ``list[int]`` and so on,
-        each with ``| None`` or without.
+    It is an SslsimError if the file is no notebook, not just one cell has the tag, or the cell holds anything but
+    ``name: type = literal`` lines with a type out of int, float, bool, str, list, ``list[int]`` and so on, each with
+    ``| None`` or without.
     """
     path = Path(notebook)
     try:
@@ -64,12 +61,7 @@ def coerce(parameter: Parameter, value: Any) -> Any:
     """Return `value` in the declared type of `parameter`.
 
     Text is read by the type: ``no`` is False for a bool and stays ``no`` for a str; a list is comma separated or JSON;
-    ``none`` is None where the type says ``| None``. Anything else must have the type.
-
-    Raises
-    ------
-    SslsimError
-        The value does not have the type.
+    ``none`` is None where the type says ``| None``. What does not have the type then is an SslsimError.
     """
     match = _DECLARED.fullmatch(parameter.type)
     if not match or (match["item"] and match["base"] != "list"):

@@ -13,7 +13,7 @@ import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.core.interactiveshell import InteractiveShell
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -47,32 +47,38 @@ class Report:
     name: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", checked_name(self.name or _notebook(), "notebook"))
+        told = [os.environ.get("JPY_SESSION_NAME", "")]  # by Jupyter, `sslsim run`, or else VS Code
+        told += [shell.user_ns.get("__vsc_ipynb_file__", "")] if (shell := get_ipython()) else []
+        name = self.name or next((Path(path).stem for path in told if path.endswith(".ipynb")), "")
+        if not name:
+            raise SslsimError("the notebook's name is not known here; give it: sslsim.Report(out, name='...')")
+        object.__setattr__(self, "name", checked_name(name, "notebook"))
 
     def table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None = None) -> pd.DataFrame:
         """Write ``tables/<notebook>-<name>.csv`` and ``.parquet`` and return the table unchanged, to be shown.
 
         It is written without its index, but named index levels become columns. Numbers in the CSV have as many digits
         as bring back the same float. `keys` are the columns that tell the rows apart, by default the first of `NAMING`
-        that do: two runs are compared row by row with them, or in the order of rows where there are none.
-
-        Raises
-        ------
-        SslsimError
-            The name cannot be part of a file name, the columns are not strings, an index that carries labels has no
-            name, or the keys given do not tell all rows apart.
+        that do: two runs are compared row by row with them, or in the order of rows where there are none. It is an
+        SslsimError if the name cannot be part of a file name, the columns are not strings, an index that carries
+        labels has no name, or the keys given do not tell all rows apart.
         """
         self._table(name, frame, keys, {})
         return frame
 
     def _table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None, more: dict[str, Any]) -> None:
-        flat = _flat(checked_name(name, "table"), frame)
+        unnamed = None in frame.index.names
+        if unnamed and (frame.index.nlevels > 1 or not pd.api.types.is_integer_dtype(frame.index.dtype)):
+            raise SslsimError(f"table {name!r} has labels in an index without a name: name it or reset_index()")
+        if odd := [column for column in frame.columns if not isinstance(column, str)]:
+            raise SslsimError(f"table {name!r} has the column name {odd[0]!r}, which is not a string: rename it")
+        flat = frame.reset_index(drop=unnamed)
         keys = keys_of(flat) if keys is None else list(keys)
         if missing := [key for key in keys if key not in flat]:
             raise SslsimError(f"table {name!r} has no {', '.join(missing)}; give other keys")
         if keys and flat.duplicated(keys).any():
             raise SslsimError(f"table {name!r} has rows that {', '.join(keys)} do not tell apart; give other keys")
-        files = [f"tables/{self.name}-{name}{suffix}" for suffix in (".csv", ".parquet")]
+        files = [f"tables/{self.name}-{checked_name(name, 'table')}{suffix}" for suffix in (".csv", ".parquet")]
         with replacing(self._path(files[0])) as part:
             flat.to_csv(part, index=False, lineterminator="\n")
         with replacing(self._path(files[1])) as part:
@@ -98,22 +104,12 @@ class Report:
         return frame[["claim", "between", "measure", "effect", "p", "control", "holds"]].assign(**words)
 
     def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "", table: str = "") -> None:
-        """Write ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``, and show the figure.
+        """Write ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``, show the figure, and close it.
 
-        The same figure gives the same bytes; the SVG draws letters as paths, the same on every machine.
-
-        Parameters
-        ----------
-        name : str
-            What it shows: letters and digits joined by ``-`` or ``_``.
-        fig : matplotlib Figure
-            Is closed afterwards, so that the notebook does not show it a second time.
-        alt : str
-            What the figure shows, for a reader who cannot see it; an error if empty.
-        caption : str
-            What to look at; Markdown and TeX (``$...$``) are rendered.
-        table : str
-            Name of the table that the figure draws: the page links its CSV. An error if it was not written before.
+        `alt` says what it shows, to a reader who cannot see it; `caption` says what to look at, in Markdown and TeX
+        (``$...$``); `table` names the table that it draws, whose CSV the page links. No alt text, or a table that was
+        not written before, is an SslsimError. The same figure gives the same bytes; the SVG draws letters as paths,
+        the same on every machine.
         """
         from sslsim.figures.readout import panels
 
@@ -164,16 +160,6 @@ def bounds_of(fig: Figure) -> Bbox:
     return fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
 
 
-def _notebook() -> str:
-    """Return the name of the notebook that this process runs, as the program that runs it tells."""
-    shell = InteractiveShell.instance() if InteractiveShell.initialized() else None
-    told = [os.environ.get("JPY_SESSION_NAME", ""), shell.user_ns.get("__vsc_ipynb_file__", "") if shell else ""]
-    name = next((Path(path).stem for path in told if path.endswith(".ipynb")), "")
-    if not name:
-        raise SslsimError("the notebook's name is not known here; give it: sslsim.Report(out, name='...')")
-    return name
-
-
 def keys_of(frame: pd.DataFrame) -> list[str]:
     """Return the first columns of `NAMING` that tell all rows apart, or none."""
     known = [name for name in NAMING if name in frame]
@@ -192,7 +178,7 @@ def _words(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:
-    if InteractiveShell.initialized():  # in a plain script, display() would print the PNG's bytes
+    if get_ipython():  # in a plain script, display() would print the PNG's bytes
         display(data, metadata=metadata, raw=True)
 
 
@@ -201,14 +187,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return value
     return float(value) if not pd.isna(value) and np.isfinite(float(value)) else None
-
-
-def _flat(name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return `frame` with its named index levels as columns."""
-    unnamed = [i for i, level in enumerate(frame.index.names) if level is None]
-    if unnamed and (frame.index.nlevels > 1 or not pd.api.types.is_integer_dtype(frame.index.dtype)):
-        raise SslsimError(f"table {name!r} has labels in an index without a name: name it or reset_index()")
-    odd = [column for column in frame.columns if not isinstance(column, str)]
-    if odd:
-        raise SslsimError(f"table {name!r} has the column name {odd[0]!r}, which is not a string: rename it")
-    return frame.reset_index(drop=bool(unnamed))

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsim.errors import SslsimError
-from sslsim.reports import folder as record
 from sslsim.reports import page as render
-from sslsim.reports import provenance
+from sslsim.reports import record
 from sslsim.reports.jobs import ORDER, Job, Request, described, plan, study_of
 from sslsim.reports.kernel import Kernels, execute, now
 from sslsim.resources import write_text
@@ -65,7 +64,7 @@ class Run:
             if (key := repr((study, call))) not in opened:
                 opened[key] = study.extract(**call)
             used.append((study, opened[key]))
-        self.facts |= provenance.made_from(used)
+        self.facts |= record.made_from(used)
 
     def finish(self, job: Job, entry: dict[str, Any], staging: Path) -> None:
         """Put a page in place, delete what only an earlier run of the notebook left, and write run.json and index."""
@@ -116,13 +115,8 @@ def ask(request: Request, label: str = "") -> Run:
         raise SslsimError(f"{out} holds a sweep, whose index one run would replace; give another folder with --out")
     jobs = plan(request)
     study = study_of(request.study, request.fields)
-    facts = {
-        "format": record.FORMAT,
-        "started": now(),
-        **provenance.of_package(),
-        "settings": {**request.settings, **request.parameters},
-        "study": described(study),
-    }
+    facts = {"format": record.FORMAT, "started": now(), **record.of_package()}
+    facts |= {"settings": {**request.settings, **request.parameters}, "study": described(study)}
     entries = record.read(out / "run.json").get("notebooks", {})
     known = {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
     return Run(request, out, jobs, study, facts, known, label)

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sslsim.errors import SslsimError
-from sslsim.reports import folder as record
 from sslsim.reports import page as render
-from sslsim.reports import runner
+from sslsim.reports import record, runner
 from sslsim.reports.jobs import FIELDS, FLAGS, Request, find
 from sslsim.reports.parameters import coerce, read_parameters
 from sslsim.reports.runner import Run
@@ -40,15 +39,12 @@ class Sweep:
     @property
     def status(self) -> str:
         """``ok``, ``failed``, or ``interrupted`` until the last run is through."""
-        states = {one.status for one in self.runs.values()}
-        return next((state for state in ("interrupted", "failed") if state in states), "ok")
+        return max((one.status for one in self.runs.values()), key=["ok", "failed", "interrupted"].index)
 
     def publish(self, kept: Sequence[str]) -> None:
         """Write sweep.json and the index; runs of an earlier sweep keep their places until they have run again."""
-        rows = {
-            name: self._row(one, name in kept) if one.done or name not in self.before else self.before[name]
-            for name, one in self.runs.items()
-        }
+        new = {name for name, one in self.runs.items() if one.done or name not in self.before}
+        rows = {n: self._row(one, n in kept) if n in new else self.before[n] for n, one in self.runs.items()}
         seconds = round(sum(row["seconds"] for row in rows.values()), 2)
         facts = {"format": record.FORMAT, "status": self.status, "started": self.started, "seconds": seconds}
         content = {**facts, "runs": {**rows, **self.before, **rows}}
@@ -103,22 +99,13 @@ def run(words: Sequence[str], request: Request) -> int:
 
 
 def requests(words: Sequence[str], request: Request) -> dict[str, Request]:
-    """Return what each run of a sweep asks for, by the name of the run.
+    """Return what each run of a sweep asks for, by the name of the run; `request` is what they have in common.
 
-    Parameters
-    ----------
-    words : sequence of str
-        ``NAME=VALUE,VALUE`` each, the last changes fastest, or one TOML file with ``[[run]]`` tables: ``name``,
-        ``notebooks``, and values or lists of values; paths are relative to the file. Names are parameters of the
-        notebooks, or else fields of the study. Of a parameter that is a list itself, a list is one value and a list of
-        lists are several; the command line cannot say that.
-    request : Request
-        What all runs have in common; nothing that is set there may be swept.
-
-    Raises
-    ------
-    SslsimError
-        What is asked for cannot be read, or does not give every run a name of its own.
+    `words` are ``NAME=VALUE,VALUE`` each, the last changes fastest, or one TOML file with ``[[run]]`` tables: ``name``,
+    ``notebooks``, and values or lists of values; paths are relative to the file. Names are parameters of the notebooks,
+    or else fields of the study. Of a parameter that is a list itself, a list is one value and a list of lists are
+    several; the command line cannot say that. It is an SslsimError if the words cannot be read, sweep what the request
+    sets, or do not give every run a name of its own.
     """
     folder, tables = _tables(words)
     asked = []
@@ -155,16 +142,12 @@ def page(sweep: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(name for row in rows.values() for name in row["values"]))
     several = [name for name in names if len({json.dumps(row["values"].get(name)) for row in rows.values()}) > 1]
     books = list(dict.fromkeys(name for row in rows.values() for name in row["notebooks"]))
-    claims = {
-        book: [
-            claim | {"measure": f"{claim['measure']}, {claim['between']}", "between": name}
-            for name, row in rows.items()
-            for claim in row["notebooks"].get(book, {}).get("claims", [])
-        ]
-        for book in books
-    }
-    claims = {book: render.side_by_side(each) for book, each in claims.items() if each}
-    return render.fill("sweep.html.j2", sweep=sweep, parameters=several or names, notebooks=books, claims=claims)
+    claims: dict[str, list[dict[str, Any]]] = {book: [] for book in books}
+    for name, row in rows.items():
+        for book, entry in row["notebooks"].items():
+            of = (claim | {"measure": f"{claim['measure']}, {claim['between']}"} for claim in entry["claims"])
+            claims[book] += [claim | {"between": name} for claim in of]
+    return render.fill("sweep.html.j2", sweep=sweep, parameters=several or names, claims=claims)
 
 
 def _tables(words: Sequence[str]) -> tuple[Path, list[dict[str, Any]]]:
@@ -229,18 +212,15 @@ def _name(prefix: str, values: Mapping[str, Any]) -> str:
 def _take_up(one: Run) -> None:
     """Go on with the run in the folder, if it is the one that is asked for: notebooks of it that are whole stay."""
     before = record.read(one.out / "run.json")
-    if [before.get(key) for key in _SAME] != _as_json([one.facts[key] for key in _SAME]):
+    asked = [one.facts.get(key) for key in _SAME], {job.name: job.table for job in one.jobs}
+    facts, tables = json.loads(json.dumps(asked, default=str))  # as they come back from a file
+    if [before.get(key) for key in _SAME] != facts:
         return
     for job in one.jobs:
         if entry := one.known.get(job.name):
             made = [entry["run"], entry["parameters"], entry["notebook"]["hash"]]
-            same = made == [before["started"], _as_json(job.table), job.origin["hash"]]
+            same = made == [before["started"], tables[job.name], job.origin["hash"]]
             whole = entry["status"] != "failed" and all((one.out / file).is_file() for file in entry["files"])
             one.done |= {job.name: entry} if same and whole else {}
     if one.done:
         one.facts["started"] = before["started"]
-
-
-def _as_json(value: Any) -> Any:
-    """Return `value` as it comes back from a file."""
-    return json.loads(json.dumps(value, default=str))

@@ -20,9 +20,8 @@ from toys import BAD, DEAD, GOOD, write_notebook
 
 from sslsim.activations import Study
 from sslsim.errors import SslsimError
-from sslsim.reports import folder as record
 from sslsim.reports import jobs as planning
-from sslsim.reports import provenance, runner
+from sslsim.reports import record, runner
 from sslsim.reports.jobs import Request, plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
         patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setattr(provenance, "made_from", lambda _: MADE_FROM)
+        patch.setattr(record, "made_from", lambda _: MADE_FROM)
         code = run(folder, ["good", "bad", "dead"], parameters={"count": "7"}, jobs=2)
     return Finished(folder, code, printed.getvalue())
 
@@ -185,7 +184,7 @@ def test_run_json_has_what_makes_the_run_again(finished: Finished) -> None:
     assert rows["out"]["value"] == str(finished.out)
     assert found["settings"]["count"] == "7"
     assert found["checkpoints"] == MADE_FROM["checkpoints"]
-    assert set(found["versions"]) == {"python", "sslsim", *provenance.PACKAGES}
+    assert set(found["versions"]) == {"python", "sslsim", *record.PACKAGES}
     assert found["notebooks"]["good"]["title"] == "Do toys add up?"
     assert 0 < found["notebooks"]["good"]["seconds"] <= found["seconds"]
 
@@ -338,7 +337,7 @@ def test_the_commit_is_that_of_the_checkout_that_has_the_file(tmp_path: Path) ->
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     nothing = {"commit": None, "dirty": False}
-    assert provenance.commit(tmp_path) == nothing
+    assert record.commit(tmp_path) == nothing
     git("init", "-q")
     for name in ("file", "other"):
         (tmp_path / "part" / name).parent.mkdir(exist_ok=True)
@@ -346,9 +345,9 @@ def test_the_commit_is_that_of_the_checkout_that_has_the_file(tmp_path: Path) ->
     git("add", "part/file")
     git("commit", "-qm", "x")
     clean = {"commit": git("rev-parse", "HEAD"), "dirty": False}
-    assert [provenance.commit(tmp_path / path) for path in ("part", "part/file")] == [clean, clean]
-    assert provenance.commit(tmp_path / "part/other") == nothing  # an environment inside a checkout is not of it
-    before = provenance.of_notebook(tmp_path / "part/file")
+    assert [record.commit(tmp_path / path) for path in ("part", "part/file")] == [clean, clean]
+    assert record.commit(tmp_path / "part/other") == nothing  # an environment inside a checkout is not of it
+    before = record.of_notebook(tmp_path / "part/file")
     (tmp_path / "part/file").write_text("2")
-    after = provenance.of_notebook(tmp_path / "part/file")
+    after = record.of_notebook(tmp_path / "part/file")
     assert (before | clean == before, after["dirty"], after["hash"] == before["hash"]) == (True, True, False)

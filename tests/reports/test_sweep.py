@@ -17,7 +17,7 @@ from check_reports import content, links, outside
 from toys import write_notebook
 
 from sslsim.errors import SslsimError
-from sslsim.reports import jobs, provenance, runner, sweep
+from sslsim.reports import jobs, record, runner, sweep
 from sslsim.reports.jobs import Request
 from sslsim.resources import DATA
 
@@ -61,7 +61,7 @@ def made_from() -> Iterator[dict[str, Any]]:
     """Return what runs are made from: there are no stores here."""
     with pytest.MonkeyPatch.context() as patch:
         found = copy.deepcopy(MADE_FROM)
-        patch.setattr(provenance, "made_from", lambda _: copy.deepcopy(found))
+        patch.setattr(record, "made_from", lambda _: copy.deepcopy(found))
         yield found
 
 
@@ -230,7 +230,7 @@ def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path, ask
     assert found["status"] == "interrupted"
     assert {name: run["status"] for name, run in found["runs"].items()} == {"seed-0": "ok", "seed-600": "not run"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "made_from", lambda _: {"checkpoints": [], "corpus": {}})
+        patch.setattr(record, "made_from", lambda _: {"checkpoints": [], "corpus": {}})
         start(tmp_path, ["seed=0,600"], toy)
     assert asked == ["seed-600"]
 
@@ -331,7 +331,7 @@ def test_runs_may_differ_in_any_field_of_the_study(tmp_path: Path, asked: list[s
     studies = [jobs.described(jobs.study_of(one.study, one.fields)) for one in found]
     mine, a, b = (str(tmp_path / "sweeps" / name) for name in ("mine.toml", "speech/a", "speech/b"))
     embedded = [str(DATA / name) for name in ("lineup.toml", "speech/manifest.csv")]
-    assert [(one["lineup"], one["corpus"], one["max_seconds"]) for one in studies] == [
+    assert [(str(one["lineup"]), str(one["corpus"]), one["max_seconds"]) for one in studies] == [
         (embedded[0], a, None),
         (embedded[0], b, None),
         (mine, embedded[1], 60.0),

@@ -1,31 +1,48 @@
-"""What a report must name so that its numbers can be made again: code, notebooks, versions, checkpoints, speech."""
+"""run.json and sweep.json, and what they name to make numbers again: code, notebooks, versions, checkpoints, speech."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsim import __version__
+from sslsim.resources import write_text
 
 if TYPE_CHECKING:
     from sslsim.activations import Study
     from sslsim.activations.store import ActivationStore
 
+FORMAT = 2
+SWEEP = "sweep.json"
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "papermill", "nbconvert")
 _PACKAGE = Path(__file__).parents[1]
 
 
+def read(file: Path) -> dict[str, Any]:
+    """Return the content of run.json or sweep.json, or nothing when it is missing, broken or of another format."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return content if content["format"] == FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def write(file: Path, content: Mapping[str, Any]) -> None:
+    """Write run.json or sweep.json, whole or not at all."""
+    write_text(file, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
 def of_package() -> dict[str, Any]:
     """Return the commit of this package, ``code``, a hash of its files, and ``versions`` of what it computes with."""
-    parts = [(path, path.relative_to(_PACKAGE)) for path in sorted(_PACKAGE.rglob("*.*")) if path.is_file()]
-    own = [path for path, part in parts if not any(folder.startswith("_") for folder in part.parts[:-1])]
-    lines = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in own]
-    code = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    files = [path for path in sorted(_PACKAGE.rglob("*.*")) if path.is_file()]
+    own = [path for path in files if "/_" not in f"/{path.relative_to(_PACKAGE).parent.as_posix()}"]
+    code = _hash("\n".join(f"{path.name} {_hash(path.read_bytes())}" for path in own).encode())
     versions = {"python": platform.python_version(), "sslsim": __version__}
     versions |= {package: metadata.version(package) for package in PACKAGES}
     return {**commit(_PACKAGE), "code": code, "versions": versions}
@@ -33,7 +50,7 @@ def of_package() -> dict[str, Any]:
 
 def of_notebook(path: Path) -> dict[str, Any]:
     """Return a notebook's path, the hash of the file, and the commit of the checkout that it belongs to."""
-    return {"path": str(path), "hash": hashlib.sha256(path.read_bytes()).hexdigest(), **commit(path)}
+    return {"path": str(path), "hash": _hash(path.read_bytes()), **commit(path)}
 
 
 def commit(path: Path) -> dict[str, Any]:
@@ -46,6 +63,10 @@ def commit(path: Path) -> dict[str, Any]:
         return {"commit": None, "dirty": False}
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", str(path))
     return {"commit": _git(folder, "rev-parse", "--verify", "HEAD") or None, "dirty": bool(changes)}
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -77,7 +98,7 @@ def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict
     }
     corpora = dict.fromkeys(str(study.corpus) for study, _ in opened)
     if marks := [file.read_bytes() for each in corpora if (file := alignments_file(each))]:
-        corpus["marks"] = hashlib.sha256(b"".join(marks)).hexdigest()
+        corpus["marks"] = _hash(b"".join(marks))
     return {"checkpoints": list(rows.values()), "corpus": corpus}
 
 
