@@ -44,11 +44,8 @@ def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None,
     tables = _tables(folders, runs, tolerance)
     lines = _summary(origins, claims, tables)
     differ = any(row["counts"] for row in origins) or bool(claims) or any(tables.values())
-    sides = [
-        {"path": str(folder), "href": os.path.relpath(folder / "index.html", target.parent), "run": run}
-        for folder, run in zip(folders, runs, strict=True)
-    ]
-    facts = {"sides": sides, "lines": lines, "differ": differ, "tolerance": tolerance}
+    links = [os.path.relpath(folder / "index.html", target.parent) for folder in folders]
+    facts = {"sides": zip(folders, links, runs, strict=True), "lines": lines, "differ": differ, "tolerance": tolerance}
     write_text(target, render.fill("compare.html.j2", **facts, made_from=origins, claims=claims, tables=tables))
     print("\n".join([*lines, str(target)]), flush=True)
     return int(differ)
@@ -57,8 +54,8 @@ def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None,
 def made_from(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what two runs, by run.json, were made from and differs: dicts of ``of, name, a, b, counts``.
 
-    ``counts`` says whether it makes the runs different ones: folders, commit, code and versions do not, nor does the
-    place that a checkpoint of the same content lies at. None is what is not there.
+    ``counts`` says whether it makes the runs different ones: folders, commit, code and versions do not. None is what is
+    not there; where a checkpoint lies is left out.
     """
     return [
         {"of": of, "name": name, "a": one, "b": other, "counts": of not in _EXPLAINS}
@@ -103,9 +100,10 @@ def compare_tables(
     keys = [key for key in keys if key in a and key in b]
     if not keys or a.duplicated(keys).any() or b.duplicated(keys).any():
         keys = [_ROW]
-        a, b = (table.reset_index(drop=True).rename_axis(_ROW).reset_index() for table in (a, b))
+        a, b = (table.assign(**{_ROW: range(len(table))}) for table in (a, b))
     shared = [name for name in a if name in b]
-    words = [name for name in shared if not _is_number(a[name]) or not _is_number(b[name])]  # lists too, as text
+    is_number = pd.api.types.is_any_real_numeric_dtype
+    words = [name for name in shared if not (is_number(a[name]) and is_number(b[name]))]  # lists too, as text
     a, b = (t.assign(**{n: t[n].map(str, na_action="ignore").astype(object) for n in words}) for t in (a, b))
     both = a.merge(b, on=keys, how="outer", suffixes=("\0a", "\0b"), indicator="\0")
     sides = (("A", "left_only"), ("B", "right_only"))
@@ -183,10 +181,6 @@ def _table(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise SslsimError(f"{path} cannot be read as a table: {error}") from None
-
-
-def _is_number(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 def _moved(both: pd.DataFrame, name: str, keys: list[str], words: bool, tolerance: float) -> dict[str, Any] | None:

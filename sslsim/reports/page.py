@@ -48,15 +48,6 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
     return fill("page.html.j2", **facts, script=script, script_hash=f"sha256-{digest}" if script else "")
 
 
-def index(run: Mapping[str, Any], folder: Path, sweep: bool = False) -> str:
-    """Render the index of a reports folder from run.json.
-
-    Thumbnails are made from the folder's figures. `sweep` says whether the folder above holds the index of a sweep
-    that this is a run of.
-    """
-    return fill("index.html.j2", run=run, folder=folder, sweep=sweep)
-
-
 def title_and_summary(notebook: NotebookNode) -> tuple[str, str]:
     """Return the first H1 of a notebook and the first paragraph under it, as Markdown, each maybe empty."""
     text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")

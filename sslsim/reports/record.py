@@ -58,7 +58,7 @@ def commit(path: Path) -> dict[str, Any]:
 
     None is the commit of what git does not track, as of an environment inside somebody's checkout.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = path.parent
     if not _git(folder, "ls-files", "--error-unmatch", str(path)):
         return {"commit": None, "dirty": False}
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", str(path))

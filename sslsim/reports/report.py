@@ -97,8 +97,7 @@ class Report:
         missing = [column for column in CLAIM_COLUMNS if column not in frame]
         if missing:
             raise SslsimError(f"the claims have no {', '.join(missing)}; give the columns {', '.join(CLAIM_COLUMNS)}")
-        rows = [{name: _plain(row[name]) for name in CLAIM_COLUMNS} for row in frame.to_dict("records")]
-        rows = [row | _words(row) for row in rows]
+        rows = [_claim(row) for row in frame[list(CLAIM_COLUMNS)].to_dict("records")]
         self._table("claims", frame, None, {"claims": rows})
         words = {name: [row[f"{name}_text"] for row in rows] for name in ("effect", "p")}
         return frame[["claim", "between", "measure", "effect", "p", "control", "holds"]].assign(**words)
@@ -167,11 +166,13 @@ def keys_of(frame: pd.DataFrame) -> list[str]:
     return next((known[:end] for end in ends if not frame.duplicated(known[:end]).any()), [])
 
 
-def _words(row: dict[str, Any]) -> dict[str, str]:
-    """Return effect and p of a claim as they are shown, with the interval where it has one."""
-    effect, low, high, p = (row[name] for name in ("effect", "ci_low", "ci_high", "p"))
-    interval = "" if None in (low, high) else f" ({low:.3f} to {high:.3f})"
-    return {
+def _claim(row: dict[Any, Any]) -> dict[str, Any]:
+    """Return a claim as JSON knows it: text, a finite number, or None; effect and p also as they are shown."""
+    numbers = {name: value for name, value in row.items() if not isinstance(value, str) and not pd.isna(value)}
+    numbers = {name: float(value) if np.isfinite(float(value)) else None for name, value in numbers.items()}
+    effect, low, high, p = (numbers.get(name) for name in ("effect", "ci_low", "ci_high", "p"))
+    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    return {name: value if isinstance(value, str) else numbers.get(name) for name, value in row.items()} | {
         "effect_text": "" if effect is None else f"{effect:.3f}{interval}",
         "p_text": "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",  # smaller ones are worth no more
     }
@@ -180,10 +181,3 @@ def _words(row: dict[str, Any]) -> dict[str, str]:
 def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:
     if get_ipython():  # in a plain script, display() would print the PNG's bytes
         display(data, metadata=metadata, raw=True)
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON knows: text, or a finite number, or None."""
-    if isinstance(value, str):
-        return value
-    return float(value) if not pd.isna(value) and np.isfinite(float(value)) else None

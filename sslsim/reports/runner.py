@@ -84,7 +84,7 @@ class Run:
         content = {**self.facts, "status": self.status, "seconds": seconds, "notebooks": entries}
         record.write(self.out / "run.json", content)
         swept = self.out.name in record.read(self.out.parent / record.SWEEP).get("runs", {})
-        write_text(self.out / "index.html", render.index(content, self.out, sweep=swept))
+        write_text(self.out / "index.html", render.fill("index.html.j2", run=content, folder=self.out, sweep=swept))
         where = self.out / f"{job.name}.html" if entry["page"] else "no page"
         error = f" ({entry['error']})" if entry["error"] else ""
         status = "FAILED" if entry["status"] == "failed" else entry["status"]
