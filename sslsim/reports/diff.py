@@ -21,7 +21,6 @@ from sslsim.resources import write_text
 
 _LISTED = 6  # names in the summary of what runs were made from
 _ROW = "row"  # the place of a row, where no columns tell rows apart
-_EFFECT = ("effect", "ci_low", "ci_high")
 _EXPLAINS = ("code", "path", "version")  # may be the reason of a difference, and are none
 
 
@@ -151,7 +150,8 @@ def _changes(a: dict[str, Any] | None, b: dict[str, Any] | None, tolerance: floa
     if a is None or b is None:
         return ["only in A" if a else "only in B"]
     changes = ["holds"] if a["holds"] != b["holds"] else []
-    numbers = [[math.nan if side[name] is None else side[name] for name in _EFFECT] for side in (a, b)]
+    names = ("effect", "ci_low", "ci_high")
+    numbers = [[math.nan if side[name] is None else side[name] for name in names] for side in (a, b)]
     (one, *of_one), (other, *of_other) = numbers
     if any(effect < low or effect > high for effect, (low, high) in ((one, of_other), (other, of_one))):
         return [*changes, "effect outside the interval"]
@@ -203,7 +203,8 @@ def _where(row: Mapping[Any, Any] | pd.Series) -> str:
 def _summary(origins: Sequence[Any], claims: Sequence[Any], tables: Mapping[str, Any]) -> list[str]:
     """Return what differs in three lines, or that nothing does."""
     names = [f"{row['of']} {row['name']}" for row in origins]
-    more = [f"{len(names) - _LISTED} more"] if len(names) > _LISTED else []
+    if len(names) > _LISTED:
+        names[_LISTED:] = [f"{len(names) - _LISTED} more"]
     changes = Counter(change for row in claims for change in row["changes"])
     differ = {name: each for name, each in tables.items() if each}
     moved = [
@@ -214,7 +215,7 @@ def _summary(origins: Sequence[Any], claims: Sequence[Any], tables: Mapping[str,
     ]
     furthest = f"; furthest {max(moved)[1]}" if moved else ""
     return [
-        f"made from: {', '.join([*names[:_LISTED], *more]) or 'the same'}",
+        f"made from: {', '.join(names) or 'the same'}",
         f"claims: {', '.join(f'{change} ({n})' for change, n in changes.items()) or 'the same'}",
         f"tables: {len(differ)} of {len(tables)} differ{furthest}",
     ]

@@ -83,8 +83,7 @@ def tidy_html(text: str) -> str:
             if not all(cell.name == "th" or _NUMBER.fullmatch(cell.get_text(strip=True)) for cell in column):
                 for cell in column:
                     cell["class"] = "word"
-        for attribute in ("border", "style"):
-            table.attrs.pop(attribute, None)
+        del table["border"], table["style"]
         # a box that scrolls must be reachable by keyboard, and then it needs a name
         box = {"class": "scroll", "tabindex": "0", "role": "group", "aria-label": "Table"}
         table.wrap(soup.new_tag("div", attrs=box))

@@ -58,11 +58,10 @@ def commit(path: Path) -> dict[str, Any]:
 
     None is the commit of what git does not track, as of an environment inside somebody's checkout.
     """
-    folder = path.parent
-    if not _git(folder, "ls-files", "--error-unmatch", str(path)):
+    if not _git(path.parent, "ls-files", "--error-unmatch", str(path)):
         return {"commit": None, "dirty": False}
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", str(path))
-    return {"commit": _git(folder, "rev-parse", "--verify", "HEAD") or None, "dirty": bool(changes)}
+    changes = _git(path.parent, "status", "--porcelain", "--untracked-files=no", "--", str(path))
+    return {"commit": _git(path.parent, "rev-parse", "--verify", "HEAD") or None, "dirty": bool(changes)}
 
 
 def _hash(content: bytes) -> str:
@@ -70,11 +69,11 @@ def _hash(content: bytes) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict[str, Any]:

@@ -127,10 +127,8 @@ def requests(words: Sequence[str], request: Request) -> dict[str, Request]:
                 raise SslsimError(f"a run would be called {name!r}, as another or the store; give it another name")
             own = {n: v for n, v in swept.items() if n in types or n not in FIELDS}
             fields = {n: v for n, v in swept.items() if n not in own}
-            near = {
-                n: str(folder / str(fields[n])) for n in {"lineup", "corpus"} & {*fields}
-            }  # the file that names them
-            fields |= {n: path for n, path in near.items() if Path(path).exists()}
+            near = {n: folder / str(fields[n]) for n in ("lineup", "corpus") if n in fields}  # the file that names it
+            fields |= {n: str(path) for n, path in near.items() if path.exists()}
             one = replace(request, out=request.out / name, notebooks=paths, parameters=common | own, swept=swept)
             found[name] = replace(one, fields={**request.fields, **fields})
     return found
