@@ -50,7 +50,8 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
 
 def title_and_summary(notebook: NotebookNode) -> tuple[str, str]:
     """Return the first H1 of a notebook and the first paragraph under it, as Markdown, each maybe empty."""
-    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    cells = [cell for cell in notebook.cells if not _HIDDEN & set(cell.metadata.get("tags", []))]
+    text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     match = re.search(r"^# +(.+)\n*((?:[^#\n].*\n?)*)", text, re.MULTILINE)
     return (match[1].strip(), " ".join(match[2].split())) if match else ("", "")
 

@@ -81,6 +81,7 @@ def test_a_failed_notebook_does_not_stop_the_others(finished: Finished) -> None:
         "bad": ("failed", 'TypeError: can only concatenate str (not "int") to str'),
         "dead": ("failed", "the kernel died: killed, out of memory, or crashed in native code"),
     }
+    assert {entry["summary"] for name, entry in finished.run["notebooks"].items() if name != "good"} == {""}
 
 
 def test_a_run_leaves_pages_notebooks_tables_figures_and_nothing_else(finished: Finished) -> None:
