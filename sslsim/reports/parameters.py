@@ -47,10 +47,9 @@ def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SslsimError(f"{path.name} is not a notebook: {type(error).__name__}: {error}") from None
     if len(tagged) != 1:
-        raise SslsimError(
-            f"{path.name} has {len(tagged) or 'no'} cell{'s' * bool(tagged)} tagged 'parameters'; tag one cell of"
-            " 'name: type = value  # help' lines"
-        )
+        cells = f"{len(tagged)} cells" if tagged else "no cell"
+        what = "tagged 'parameters'; tag one cell of 'name: type = value  # help' lines"
+        raise SslsimError(f"{path.name} has {cells} {what}")
     try:
         return _read_cell("".join(tagged[0]))
     except SslsimError as error:
