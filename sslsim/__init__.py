@@ -4,8 +4,6 @@
 >>> stores = sslsim.extract(sslsim.Study(), "reports/store")
 >>> table = sslsim.compare(stores, ["max_corr", "linreg", "svcca", "linear_cka_debiased"])
 >>> sslsim.figures.heatmap(table, "svcca")
-
-Names are loaded when first used, so that ``sslsim --help`` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -15,37 +13,24 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Study": "activations",
-    "extract": "activations",
-    "open": "activations:open_store",
-    "Subset": "speech",
-    "Segmentation": "speech",
-    "read_corpus": "speech",
-    "read_lineup": "encoders",
-    "MEASURES": "measures",
-    "similarity": "measures",
-    "attention_similarity": "measures",
-    "attention_cka": "measures",
-    "compare": "comparison",
-    "compare_attention": "comparison",
-    "compare_heads": "comparison",
-    "describe_heads": "comparison",
-    "neuron_partners": "comparison",
-    "Resampling": "significance",
-    "evidence": "significance",
-    "attention_evidence": "significance",
-    "Report": "reports.report",
-    "SslsimError": "errors",
-}
+_NAMES = {
+    "activations": ("Study", "extract", "open"),
+    "speech": ("Subset", "Segmentation", "read_corpus"),
+    "encoders": ("read_lineup",),
+    "measures": ("MEASURES", "similarity", "attention_similarity", "attention_cka"),
+    "comparison": ("compare", "compare_attention", "compare_heads", "describe_heads", "neuron_partners"),
+    "significance": ("Resampling", "evidence", "attention_evidence"),
+    "reports.report": ("Report",),
+    "errors": ("SslsimError",),
+}  # loaded when first used: `sslsim --help` must not wait for torch
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 _PACKAGES = ("analysis", "figures")
 __all__ = ["__version__", *_HOME, *_PACKAGES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        package, _, attribute = _HOME[name].partition(":")
-        return getattr(import_module(f"sslsim.{package}"), attribute or name)
+        return getattr(import_module(f"sslsim.{_HOME[name]}"), "open_store" if name == "open" else name)
     if name in _PACKAGES:
         return import_module(f"sslsim.{name}")
     raise AttributeError(f"module 'sslsim' has no attribute {name!r}")

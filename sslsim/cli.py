@@ -10,14 +10,13 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sslsim import __version__
 from sslsim.errors import SslsimError
-from sslsim.reports.inputs import EMBEDDED, FIELDS, study_of
+from sslsim.reports.jobs import EMBEDDED, FIELDS, study_of
 from sslsim.resources import DATA, NOTEBOOKS
 
 _ABOUT = """\
@@ -41,7 +40,10 @@ exit status: 0 done; 1 a notebook failed (its page shows where), or runs differ;
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, given as words after the program's name (those of the process by default); return its status."""
     arguments = _parser().parse_args(argv)
-    before = signal.signal(signal.SIGTERM, _interrupt)  # so that kernels are ended and temporary files removed
+    if address := vars(arguments).get("scheduler"):
+        os.environ["SSLSIM_SCHEDULER"] = address  # all that computes finds it, notebooks' kernels too
+    # like Ctrl-C, so that kernels are ended and temporary files removed
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return arguments.command(arguments)
     except KeyboardInterrupt:
@@ -54,10 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(*_: Any) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -154,19 +152,6 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_compare)
 
 
-@contextmanager
-def _scheduler(address: str | None) -> Iterator[None]:
-    """Let all that computes find the scheduler, in notebooks' kernels too."""
-    before = dict(os.environ)
-    if address:
-        os.environ["SSLSIM_SCHEDULER"] = address
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in FIELDS if (value := getattr(arguments, name)) is not None}
 
@@ -185,15 +170,12 @@ def _run(arguments: argparse.Namespace) -> int:
         parameters[name] = value
     options = {name: getattr(arguments, name) for name in ("out", "store", "study", "device", "jobs")}
     request = Request(**options, notebooks=tuple(arguments.notebooks), fields=_fields(arguments), parameters=parameters)
-    with _scheduler(arguments.scheduler):
-        return sweep.run(arguments.sweep, request) if arguments.sweep else runner.run(request)
+    return sweep.run(arguments.sweep, request) if arguments.sweep else runner.run(request)
 
 
 def _extract(arguments: argparse.Namespace) -> int:
     study = study_of(arguments.study, _fields(arguments))
-    with _scheduler(arguments.scheduler):
-        stores = study.extract(arguments.out, device=arguments.device)
-    for store in stores:
+    for store in study.extract(arguments.out, device=arguments.device):
         print(f"{store.checkpoint.name}: {store.n_layers} layers, {store.n_frames:,} frames, {store.root}")
     return 0
 

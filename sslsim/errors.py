@@ -19,15 +19,7 @@ class Unanswered(SslsimError):
 
 
 def close_match(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` or, when nothing is close, the list of known names.
-
-    Parameters
-    ----------
-    name : str
-        What the user wrote.
-    known : iterable of str
-        The names that would have been understood.
-    """
+    """Return ``"; did you mean 'x'?"`` for what a user wrote or, when nothing is close, the list of `known` names."""
     known = sorted(known)
     matches = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else f"; known: {', '.join(known) or 'none'}"

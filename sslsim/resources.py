@@ -48,19 +48,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def checked_name(name: str, what: str) -> str:
-    """Return `name` when it can be part of a file name and of a link everywhere.
+    """Return `name` if it can be part of file names and links: letters and digits, joined by single ``-`` or ``_``.
 
-    Parameters
-    ----------
-    name : str
-        Letters and digits, joined by single ``-`` or ``_``.
-    what : str
-        What is being named, for the message.
-
-    Raises
-    ------
-    SslsimError
-        The name holds anything else.
+    Anything else is an SslsimError, whose message says `what` is named.
     """
     if not _NAME.fullmatch(name):
         raise SslsimError(f"{what} {name!r} cannot name a file: use letters and digits joined by - or _")

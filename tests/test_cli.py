@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,11 +15,21 @@ from toys import write_notebook
 import sslsim
 from sslsim import cli
 from sslsim.errors import SslsimError
-from sslsim.reports import inputs, runner
-from sslsim.reports.inputs import FIELDS
+from sslsim.reports import jobs, runner
+from sslsim.reports.jobs import FIELDS
 from sslsim.resources import DATA, NOTEBOOKS
 
 HEAVY = ("torch", "transformers", "numpy", "soundfile", "pandas", "matplotlib", "nbconvert", "papermill", "nbformat")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what a command changes in the environment of its process out of the next test."""
+    monkeypatch.setenv("SSLSIM_SCHEDULER", "")
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
 
 
 def test_help_is_quick_and_names_commands_defaults_and_examples() -> None:
@@ -100,17 +111,17 @@ def test_what_the_system_refuses_and_ctrl_c_end_in_one_line(
 
 
 def test_flags_have_the_defaults_of_a_study_and_each_reaches_its_field(tmp_path: Path) -> None:
-    default = inputs.described(sslsim.Study())
+    default = as_json(jobs.described(sslsim.Study()))
     assert {name: field.default for name, field in FIELDS.items()} == default | {
         name: FIELDS[name].default for name in ("lineup", "corpus")
     }
     values = {"lineup": "paper", "corpus": str(tmp_path), "checkpoints": "a,b", "max_utterances": "9", "seed": "4"}
     values |= {"max_seconds": "60.5", "per_speaker": "3", "frames_per_utterance": "7", "queries": "none"}
     values |= {"piece_seconds": "20", "longest_seconds": "99", "dtype": "bfloat16", "strict": True}
-    study = inputs.study_of(given=values)
+    study = jobs.study_of(given=values)
     study.write(tmp_path / "study.toml")
     assert sslsim.Study.read(tmp_path / "study.toml") == study
-    assert inputs.described(study) == {
+    assert as_json(jobs.described(study)) == {
         "lineup": str(DATA / "lineups/paper.toml"),
         "corpus": str(tmp_path),
         "checkpoints": ["a", "b"],
@@ -152,11 +163,10 @@ def test_extraction_and_notebooks_see_one_study(checkpoints: Path, corpus: Path,
 
 
 def test_a_scheduler_is_told_to_all_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SSLSIM_SCHEDULER", raising=False)
     told: list[str | None] = []
     monkeypatch.setattr(runner, "run", lambda _: told.append(cli.os.environ.get("SSLSIM_SCHEDULER")) or 0)
-    assert [cli.main(["run", "--scheduler", "tcp://a:1"]), cli.main(["run"])] == [0, 0]
-    assert told == ["tcp://a:1", None]
+    assert [cli.main(["run"]), cli.main(["run", "--scheduler", "tcp://a:1"])] == [0, 0]
+    assert told == ["", "tcp://a:1"]
 
 
 def test_checkpoints_measures_and_parameters_are_printed(checkpoints: Path, capsys: Any) -> None:

@@ -14,15 +14,13 @@ import numpy as np
 import pandas as pd
 
 from sslsim.errors import SslsimError
-from sslsim.reports import folder as record
 from sslsim.reports import page as render
+from sslsim.reports import record
 from sslsim.reports.jobs import FLAGS
 from sslsim.resources import write_text
 
-_EXAMPLES = 5  # rows shown of those that only one table has
 _LISTED = 6  # names in the summary of what runs were made from
 _ROW = "row"  # the place of a row, where no columns tell rows apart
-_EFFECT = ("effect", "ci_low", "ci_high")
 _EXPLAINS = ("code", "path", "version")  # may be the reason of a difference, and are none
 
 
@@ -30,12 +28,8 @@ def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None,
     """Compare two reports folders, write a page, print a summary, and return 1 when they differ, or 0.
 
     Results, parameters, checkpoints and speech count, numbers from a difference of more than `tolerance`; versions,
-    code and folders are shown. The page is `out`, or ``compare-A.html`` in `b`, with the name of the folder `a`.
-
-    Raises
-    ------
-    SslsimError
-        A folder holds no report, a table cannot be read, or the tolerance is not a number from 0.
+    code and folders are shown. The page is `out`, or ``compare-A.html`` in `b`, with the name of the folder `a`. It is
+    an SslsimError if a folder holds no report, a table cannot be read, or the tolerance is not a number from 0.
     """
     if not 0 <= tolerance < math.inf:
         raise SslsimError(f"tolerance is {tolerance}; give a number from 0")
@@ -49,11 +43,8 @@ def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None,
     tables = _tables(folders, runs, tolerance)
     lines = _summary(origins, claims, tables)
     differ = any(row["counts"] for row in origins) or bool(claims) or any(tables.values())
-    sides = [
-        {"path": str(folder), "href": os.path.relpath(folder / "index.html", target.parent), "run": run}
-        for folder, run in zip(folders, runs, strict=True)
-    ]
-    facts = {"sides": sides, "lines": lines, "differ": differ, "tolerance": tolerance, "examples": _EXAMPLES}
+    links = [os.path.relpath(folder / "index.html", target.parent) for folder in folders]
+    facts = {"sides": zip(folders, links, runs, strict=True), "lines": lines, "differ": differ, "tolerance": tolerance}
     write_text(target, render.fill("compare.html.j2", **facts, made_from=origins, claims=claims, tables=tables))
     print("\n".join([*lines, str(target)]), flush=True)
     return int(differ)
@@ -62,14 +53,13 @@ def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None,
 def made_from(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what two runs, by run.json, were made from and differs: dicts of ``of, name, a, b, counts``.
 
-    ``counts`` says whether it makes the runs different ones: folders, commit, code and versions do not, nor does the
-    place that a checkpoint of the same content lies at. None is what is not there.
+    ``counts`` says whether it makes the runs different ones: folders, commit, code and versions do not. None is what is
+    not there; where a checkpoint lies is left out.
     """
-    sides = [_ingredients(run) for run in (a, b)]
     return [
-        {"of": key[0], "name": key[1], "a": one, "b": other, "counts": key[0] not in _EXPLAINS}
-        for key in dict.fromkeys([*sides[0], *sides[1]])
-        if (one := sides[0].get(key)) != (other := sides[1].get(key))
+        {"of": of, "name": name, "a": one, "b": other, "counts": of not in _EXPLAINS}
+        for (of, name), one, other in _both(_ingredients(a), _ingredients(b))
+        if one != other
     ]
 
 
@@ -84,11 +74,11 @@ def claims_that_differ(a: Mapping[str, Any], b: Mapping[str, Any], *, tolerance:
         {(book, *(row[n] for n in names)): row for book, entry in run["notebooks"].items() for row in entry["claims"]}
         for run in (a, b)
     ]
-    rows = []
-    for key in dict.fromkeys([*sides[0], *sides[1]]):
-        one, other = (side.get(key) for side in sides)
-        if changes := _changes(one, other, tolerance):
-            rows.append({**dict(zip(("notebook", *names), key, strict=True)), "a": one, "b": other, "changes": changes})
+    rows = [
+        {**dict(zip(("notebook", *names), key, strict=True)), "a": one, "b": other, "changes": changes}
+        for key, one, other in _both(*sides)
+        if (changes := _changes(one, other, tolerance))
+    ]
     return sorted(rows, key=lambda row: row["changes"] == ["effect"])
 
 
@@ -100,36 +90,42 @@ def compare_tables(
     Returns
     -------
     dict
-        Empty when nothing differs by more than `tolerance`. Else ``keys``; ``rows``, how many are in both; ``only_a``,
-        ``only_b``, rows of one alone, a count and examples; ``missing``, columns of one alone; ``columns``, a dict
-        each for columns that differ: ``name``, ``float``, ``moved`` (rows), ``largest`` (absolute difference; None for
-        text, infinite where one number is missing), ``where``, ``a``, ``b``.
+        Empty when nothing differs by more than `tolerance`. Else ``keys``; ``rows``, how many are in both; ``alone``,
+        rows of one alone, by its letter; ``missing``, columns of one alone; ``columns``, a dict each for columns that
+        differ: ``name``, ``float``, ``moved`` (rows), ``largest`` (absolute difference; None for text, infinite where
+        one number is missing), ``where``, ``a``, ``b``.
     """
-    missing = {"a": [name for name in a if name not in b], "b": [name for name in b if name not in a]}
+    missing = {"A": [name for name in a if name not in b], "B": [name for name in b if name not in a]}
     keys = [key for key in keys if key in a and key in b]
     if not keys or a.duplicated(keys).any() or b.duplicated(keys).any():
         keys = [_ROW]
-        a, b = (table.assign(**{_ROW: np.arange(len(table))}) for table in (a, b))
-    both = _as_text(a, b).merge(_as_text(b, a), on=keys, how="outer", suffixes=("\0a", "\0b"), indicator="\0")
-    alone = {side: both.loc[both["\0"] == f"{name}_only", keys] for side, name in (("a", "left"), ("b", "right"))}
+        a, b = (table.assign(**{_ROW: range(len(table))}) for table in (a, b))
+    shared = [name for name in a if name in b]
+    is_number = pd.api.types.is_any_real_numeric_dtype
+    words = [name for name in shared if not (is_number(a[name]) and is_number(b[name]))]  # lists too, as text
+    a, b = (t.assign(**{n: t[n].map(str, na_action="ignore").astype(object) for n in words}) for t in (a, b))
+    both = a.merge(b, on=keys, how="outer", suffixes=("\0a", "\0b"), indicator="\0")
+    sides = (("A", "left_only"), ("B", "right_only"))
+    alone = {letter: [*map(_where, both.loc[both["\0"] == side, keys].to_dict("records"))] for letter, side in sides}
     both = both[both["\0"] == "both"].reset_index(drop=True)
-    columns = [moved for name in a if name in b and name not in keys if (moved := _moved(both, name, keys, tolerance))]
-    if not columns and not any(map(len, (*alone.values(), *missing.values()))):
-        return {}
-    only = {
-        f"only_{side}": {"count": len(rows), "examples": [_where(row) for _, row in rows.head(_EXAMPLES).iterrows()]}
-        for side, rows in alone.items()
-    }
-    return {"keys": keys, "rows": len(both), **only, "missing": missing, "columns": columns}
+    moved = [_moved(both, name, keys, name in words, tolerance) for name in shared if name not in keys]
+    columns = [column for column in moved if column]
+    differs = columns or any((*alone.values(), *missing.values()))
+    facts = {"keys": keys, "rows": len(both), "alone": alone, "missing": missing, "columns": columns}
+    return facts if differs else {}
 
 
 def _run(folder: Path) -> dict[str, Any]:
     if (folder / record.SWEEP).is_file():
         raise SslsimError(f"{folder} holds a sweep; name one of the runs in it")
-    run = record.read(folder / "run.json")
-    if not run:
-        raise SslsimError(f"{folder} holds no run.json of this version; name a folder that sslsim run wrote")
-    return run
+    if run := record.read(folder / "run.json"):
+        return run
+    raise SslsimError(f"{folder} holds no run.json of this version; name a folder that sslsim run wrote")
+
+
+def _both(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> list[tuple[Any, Any, Any]]:
+    """Return each key of either side with its two values; None is what is not there."""
+    return [(key, a.get(key), b.get(key)) for key in {**a, **b}]
 
 
 def _ingredients(run: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
@@ -154,7 +150,8 @@ def _changes(a: dict[str, Any] | None, b: dict[str, Any] | None, tolerance: floa
     if a is None or b is None:
         return ["only in A" if a else "only in B"]
     changes = ["holds"] if a["holds"] != b["holds"] else []
-    numbers = [[math.nan if side[name] is None else side[name] for name in _EFFECT] for side in (a, b)]
+    names = ("effect", "ci_low", "ci_high")
+    numbers = [[math.nan if side[name] is None else side[name] for name in names] for side in (a, b)]
     (one, *of_one), (other, *of_other) = numbers
     if any(effect < low or effect > high for effect, (low, high) in ((one, of_other), (other, of_one))):
         return [*changes, "effect outside the interval"]
@@ -169,13 +166,13 @@ def _tables(folders: Sequence[Path], runs: Sequence[Mapping[str, Any]], toleranc
         for run in runs
     ]
     found: dict[str, dict[str, Any]] = {}
-    for name in sorted({*sides[0], *sides[1]}):
-        if name in sides[0] and name in sides[1]:
-            keys = list(dict.fromkeys([*sides[0][name], *sides[1][name]]))
-            a, b = (_table(folder / "tables" / f"{name}.parquet") for folder in folders)
-            found[name] = compare_tables(a, b, keys if all(side[name] for side in sides) else (), tolerance=tolerance)
-        else:
-            found[name] = {"only": "A" if name in sides[0] else "B"}
+    for name, one, other in sorted(_both(*sides)):
+        if one is None or other is None:
+            found[name] = {"only": "B" if one is None else "A"}
+            continue
+        a, b = (_table(folder / "tables" / f"{name}.parquet") for folder in folders)
+        keys = list(dict.fromkeys([*one, *other])) if one and other else []
+        found[name] = compare_tables(a, b, keys, tolerance=tolerance)
     return found
 
 
@@ -186,39 +183,28 @@ def _table(path: Path) -> pd.DataFrame:
         raise SslsimError(f"{path} cannot be read as a table: {error}") from None
 
 
-def _is_number(*columns: pd.Series) -> bool:
-    return all(pd.api.types.is_numeric_dtype(c.dtype) and not pd.api.types.is_bool_dtype(c.dtype) for c in columns)
-
-
-def _as_text(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose columns are text but where they hold numbers in both, so that lists can be compared."""
-    names = [name for name in table if name in other and not _is_number(table[name], other[name])]
-    return table.assign(**{name: table[name].map(str, na_action="ignore").astype(object) for name in names})
-
-
-def _moved(both: pd.DataFrame, name: str, keys: list[str], tolerance: float) -> dict[str, Any] | None:
+def _moved(both: pd.DataFrame, name: str, keys: list[str], words: bool, tolerance: float) -> dict[str, Any] | None:
     """Return how far a column moved and where furthest, or nothing when no row did."""
     a, b = both[f"{name}\0a"], both[f"{name}\0b"]
-    numbers = _is_number(a, b)
-    same = (a == b) | (a.isna() & b.isna())
-    distance = (a.astype(float) - b.astype(float)).abs().fillna(np.inf) if numbers else pd.Series(np.inf, both.index)
-    moved = ~same.astype(bool) & (distance > tolerance)
-    if not moved.any():
+    far = pd.Series(np.inf, both.index) if words else (a.astype(float) - b.astype(float)).abs().fillna(np.inf)
+    far = far.mask((a == b).fillna(False).astype(bool) | (a.isna() & b.isna()), 0.0)
+    if not (far > tolerance).any():
         return None
-    at = distance.where(moved, -1.0).idxmax()
-    facts = {"name": name, "float": any(pd.api.types.is_float_dtype(c.dtype) for c in (a, b))}
-    facts |= {"moved": int(moved.sum()), "largest": float(distance[at]) if numbers else None}
+    at = far.idxmax()
+    facts = {"name": name, "float": any(pd.api.types.is_float_dtype(each) for each in (a, b))}
+    facts |= {"moved": int((far > tolerance).sum()), "largest": None if words else float(far[at])}
     return facts | {"where": _where(both.loc[at, keys]), "a": a[at], "b": b[at]}
 
 
-def _where(row: pd.Series) -> str:
+def _where(row: Mapping[Any, Any] | pd.Series) -> str:
     return ", ".join(f"{name} {value}" for name, value in row.items())
 
 
 def _summary(origins: Sequence[Any], claims: Sequence[Any], tables: Mapping[str, Any]) -> list[str]:
     """Return what differs in three lines, or that nothing does."""
     names = [f"{row['of']} {row['name']}" for row in origins]
-    more = [f"{len(names) - _LISTED} more"] if len(names) > _LISTED else []
+    if len(names) > _LISTED:
+        names[_LISTED:] = [f"{len(names) - _LISTED} more"]
     changes = Counter(change for row in claims for change in row["changes"])
     differ = {name: each for name, each in tables.items() if each}
     moved = [
@@ -229,7 +215,7 @@ def _summary(origins: Sequence[Any], claims: Sequence[Any], tables: Mapping[str,
     ]
     furthest = f"; furthest {max(moved)[1]}" if moved else ""
     return [
-        f"made from: {', '.join([*names[:_LISTED], *more]) or 'the same'}",
+        f"made from: {', '.join(names) or 'the same'}",
         f"claims: {', '.join(f'{change} ({n})' for change, n in changes.items()) or 'the same'}",
         f"tables: {len(differ)} of {len(tables)} differ{furthest}",
     ]

@@ -1,20 +1,52 @@
-"""What a run is asked to do, checked before anything runs."""
+"""What a run is asked to do, checked before anything runs: notebooks, their parameters, and the study they share.
+
+Imported for ``sslsim --help``: nothing here loads numpy until a study is made.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.reports.inputs import EMBEDDED, FIELDS
 from sslsim.reports.parameters import Parameter, coerce, read_parameters
-from sslsim.reports.provenance import of_notebook
+from sslsim.reports.record import of_notebook
 from sslsim.resources import NOTEBOOKS, checked_name
+
+if TYPE_CHECKING:
+    from sslsim.activations import Study
 
 ORDER = ("neurons", "layers", "attention", "finetuning")
 FLAGS = ("study", "store", "out", "device")  # parameters of notebooks that options of the command set
+EMBEDDED = "embedded"
+FIELDS = {
+    field.name: field
+    for field in (
+        Parameter(
+            "lineup", "str", "the embedded one",
+            "TOML file with [[checkpoint]] tables: name, source (folder or hub id), and if you like revision, family, "
+            "size, finetuned_from, seed_of, untrained_seed; or paper, the public checkpoints of the paper",
+        ),
+        Parameter(
+            "corpus", "str", "the embedded one",
+            "folder of audio, a manifest .csv, .tsv or .jsonl with id, path, speaker, text, or a saved dataset",
+        ),
+        Parameter("checkpoints", "list[str]", [], "names of the lineup, untrained:NAME[:SEED], log-mel"),
+        Parameter("max_utterances", "int | None", None, "take at most N utterances, at random"),
+        Parameter("max_seconds", "float | None", None, "take at most so many seconds of audio, at random"),
+        Parameter("per_speaker", "int | None", None, "take at most N utterances of each speaker, at random"),
+        Parameter("seed", "int", 0, "of the choice of utterances"),
+        Parameter("frames_per_utterance", "int | None", None, "keep N frames of an utterance, evenly spaced"),
+        Parameter("queries", "int | None", 16, "keep N rows of an attention map, evenly spaced; 0 keeps none"),
+        Parameter("piece_seconds", "float", 30.0, "cut longer utterances into equal pieces of at most so many seconds"),
+        Parameter("longest_seconds", "float", 3600.0, "leave out longer utterances"),
+        Parameter("dtype", "str", "float32", "of the encoders: float32, or bfloat16 or float16 on a GPU"),
+        Parameter("strict", "bool", False, "stop if an utterance cannot be used; else it is left out and named"),
+    )
+}  # fmt: skip
+"""The fields of a study that can be given one by one, with the study's own defaults."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +55,8 @@ class Request:
 
     `notebooks` are names of shipped ones or paths; empty means those of `ORDER`. `study` is a study file or
     ``embedded``, `fields` are values that replace its own. Each of `parameters`, as text or typed, goes to those of the
-    notebooks that have it. At most so many `jobs`, notebooks at a time; as many as there are processors by default.
+    notebooks that have it. `swept` are those of both, as they were given, that one run of a sweep has for itself. At
+    most so many `jobs`, notebooks at a time; as many as there are processors by default.
     """
 
     out: Path
@@ -32,6 +65,7 @@ class Request:
     study: str = EMBEDDED
     fields: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    swept: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
     jobs: int | None = None
 
@@ -46,28 +80,20 @@ class Request:
 class Job:
     """One notebook and the values of its parameters.
 
-    `given` are those that replace defaults; `origin` says which file it was when the run was asked for.
+    `given` are those that replace defaults, `table` has one row a parameter: name, value, default, help; `origin` says
+    which file it was when the run was asked for.
     """
 
     name: str
     path: Path
-    declared: dict[str, Parameter]
     given: dict[str, Any]
+    table: list[dict[str, Any]]
     origin: dict[str, Any]
 
     @property
     def values(self) -> dict[str, Any]:
         """All parameters with the values that the notebook will see."""
-        return {name: self.given.get(name, parameter.default) for name, parameter in self.declared.items()}
-
-    @property
-    def table(self) -> list[dict[str, Any]]:
-        """One row a parameter: name, value, default, help."""
-        values = self.values
-        return [
-            {"name": p.name, "value": values[p.name], "default": p.default, "help": p.help}
-            for p in self.declared.values()
-        ]
+        return {row["name"]: row["value"] for row in self.table}
 
 
 def plan(request: Request) -> list[Job]:
@@ -84,38 +110,63 @@ def plan(request: Request) -> list[Job]:
             raise SslsimError(f"parameter {name} is set with --{name.replace('_', '-')}, not with -p")
         if name not in known:
             raise SslsimError(f"unknown parameter {name!r}{close_match(name, known)}")
-    return [
-        Job(name, path, each, _given(request, path, each), of_notebook(path))
-        for name, path, each in zip(names, files, declared, strict=True)
-    ]
+    return [_job(request, path, each) for path, each in zip(files, declared, strict=True)]
 
 
 def find(notebooks: Sequence[str]) -> list[Path]:
     """Return the files of notebooks by name or path; of no names, the shipped ones that make reports."""
-    found = [_find(notebook) for notebook in notebooks]
-    found = found or [path for name in ORDER if (path := NOTEBOOKS / f"{name}.ipynb").is_file()]
+    found = []
+    for notebook in notebooks or [name for name in ORDER if (NOTEBOOKS / f"{name}.ipynb").is_file()]:
+        shipped = not notebook.endswith(".ipynb")
+        path = (NOTEBOOKS / f"{notebook}.ipynb" if shipped else Path(notebook)).resolve()
+        if not path.is_file():
+            known = [path.stem for path in NOTEBOOKS.glob("*.ipynb")]
+            unknown = f"unknown notebook {notebook!r}{close_match(notebook, known)}"
+            raise SslsimError(unknown if shipped else f"notebook not found: {path}")
+        found.append(path)
     if not found:
         raise SslsimError(f"no notebooks in {NOTEBOOKS}; name one: sslsim run path/to/notebook.ipynb")
     return found
 
 
-def _find(notebook: str) -> Path:
-    if notebook.endswith(".ipynb"):
-        if not Path(notebook).is_file():
-            raise SslsimError(f"notebook not found: {Path(notebook).resolve()}")
-        return Path(notebook).resolve()
-    path = NOTEBOOKS / f"{notebook}.ipynb"
-    if not path.is_file():
-        known = [path.stem for path in NOTEBOOKS.glob("*.ipynb")]
-        raise SslsimError(f"unknown notebook {notebook!r}{close_match(notebook, known)}")
-    return path.resolve()
-
-
-def _given(request: Request, path: Path, declared: Mapping[str, Parameter]) -> dict[str, Any]:
-    """Return what replaces defaults; a notebook keeps a study of its own if the command names none."""
+def _job(request: Request, path: Path, declared: Mapping[str, Parameter]) -> Job:
+    """Return a notebook with its values; it keeps a study of its own if the command names none."""
     settings: dict[str, Any] = request.settings
     own = declared["study"].default if "study" in declared else EMBEDDED
     if own != EMBEDDED and request.study == EMBEDDED and not request.fields:
         settings["study"] = str((path.parent / own).resolve())
     given = {name: value for name, value in settings.items() if name in declared}
-    return given | {n: coerce(declared[n], value) for n, value in request.parameters.items() if n in declared}
+    given |= {name: coerce(declared[name], value) for name, value in request.parameters.items() if name in declared}
+    table = [
+        {"name": p.name, "value": given.get(p.name, p.default), "default": p.default, "help": p.help}
+        for p in declared.values()
+    ]
+    return Job(path.stem, path, given, table, of_notebook(path))
+
+
+def study_of(file: str | Path = EMBEDDED, given: Mapping[str, Any] | None = None) -> Study:
+    """Return the study of a file, or ``embedded``, with other values in some of its fields.
+
+    `given` are values by the names of `FIELDS`, as text or typed, paths counted from the working directory. It is an
+    SslsimError if the file is no study, a value does not have its type, or there is no such lineup or corpus.
+    """
+    from sslsim.activations import Study
+    from sslsim.encoders.lineup import find_lineup
+
+    values = {name: coerce(FIELDS[name], value) for name, value in (given or {}).items()}
+    for name in {"lineup", "corpus"} & set(values):
+        path = find_lineup(values[name]) if name == "lineup" else Path(values[name])
+        values[name] = path.resolve()
+        if not path.exists():
+            raise SslsimError(f"{name} not found: {values[name]}; give an existing one with --{name}")
+    study = Study.read(file)
+    for part in ("subset", "segmentation"):
+        of_part = {each.name for each in fields(getattr(study, part))} & set(values)
+        values[part] = replace(getattr(study, part), **{name: values.pop(name) for name in of_part})
+    return replace(study, **values)
+
+
+def described(study: Study) -> dict[str, Any]:
+    """Return what a study says, by the names of `FIELDS`."""
+    parts = (study, study.subset, study.segmentation)
+    return {name: next(getattr(part, name) for part in parts if hasattr(part, name)) for name in FIELDS}

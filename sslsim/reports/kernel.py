@@ -46,6 +46,11 @@ class Kernels:
                     os.kill(pid, signal.SIGKILL)
 
 
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def execute(
     path: Path, output: Path, values: dict[str, Any], *, threads: int, label: str, kernels: Kernels
 ) -> tuple[NotebookNode, dict[str, Any]]:
@@ -53,37 +58,33 @@ def execute(
 
     With it comes how it ended: ``status`` is ``ok``, ``failed``, or ``unanswered`` where the checkpoints leave its
     question open, ``error`` says why, ``started`` is in UTC, ``seconds`` is wall time with the start of the kernel.
-
-    The copy is written as cells complete, failed or not. Numerical libraries get so many `threads`, unless the
-    environment already says; `label` starts each line of progress; `kernels` has the kernel while it runs.
-
     The kernel is this very interpreter, whether or not a kernelspec is installed for it, with the notebook's folder
-    as working directory and its path in JPY_SESSION_NAME, as in JupyterLab.
+    as working directory and its path in JPY_SESSION_NAME, as in JupyterLab. Numerical libraries get so many `threads`,
+    unless the environment says; `label` starts each line of progress; `kernels` has the kernel while it runs.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about types it does not know
     papermill_engines.register("sslsim", _LiveEngine)
-    started, clock = datetime.now(UTC), time.monotonic()
-    status, error = _execute(path, output, values, {"threads": threads, "label": label, "kernels": kernels})
-    if kernels.ended:
-        raise InterruptedError(label)  # nobody wants its page
-    facts = {"status": status, "error": error, "started": started.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    return nbformat.read(output, as_version=4), facts | {"seconds": round(time.monotonic() - clock, 2)}
-
-
-def _execute(path: Path, output: Path, values: dict[str, Any], options: dict[str, Any]) -> tuple[str, str]:
-    """Run it and return its status and the error in one line, or nothing."""
     files = [str(each).replace("{", "{{").replace("}", "}}") for each in (path, output)]  # papermill fills in {name}
     kernel = {"engine_name": "sslsim", "kernel_name": "python3", "language": "python", "progress_bar": False}
+    options = {"path": path, "threads": threads, "label": label, "kernels": kernels}
+    status, said, started, clock = "failed", "", now(), time.monotonic()
     try:
-        papermill.execute_notebook(*files, values, **kernel, path=path, **options)
+        papermill.execute_notebook(*files, values, **kernel, **options)
+        status = "ok"
     except PapermillExecutionError as error:
-        first = next(iter(error.evalue.strip().splitlines()), "")
-        return ("unanswered", first) if error.ename == Unanswered.__name__ else ("failed", f"{error.ename}: {first}")
+        said = next(iter(error.evalue.strip().splitlines()), "")
+        if error.ename == Unanswered.__name__:
+            status = "unanswered"
+        else:
+            said = f"{error.ename}: {said}"
     except DeadKernelError:
-        return "failed", "the kernel died: killed, out of memory, or crashed in native code"
+        said = "the kernel died: killed, out of memory, or crashed in native code"
     except Exception as error:  # noqa: BLE001  a broken start must not end the other notebooks
-        return "failed", f"{type(error).__name__}: {error}"
-    return "ok", ""
+        said = f"{type(error).__name__}: {error}"
+    if kernels.ended:
+        raise InterruptedError(label)  # nobody wants its page
+    outcome = {"status": status, "error": said, "started": started, "seconds": round(time.monotonic() - clock, 2)}
+    return nbformat.read(output, as_version=4), outcome
 
 
 class _LiveClient(PapermillNotebookClient):
@@ -103,8 +104,7 @@ class _LiveClient(PapermillNotebookClient):
         if self.kernels.ended:
             self.kernels.end()
         if cell.cell_type == "markdown":
-            headings = re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)
-            self.heading = headings[-1] if headings else self.heading
+            self.heading = ([self.heading] + re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE))[-1]
             return
         kinds = [c.cell_type == "code" for c in self.nb.cells]
         self.say(f"{sum(kinds[: cell_index + 1]):2d}/{sum(kinds)}  {self.heading}")
@@ -127,14 +127,9 @@ class _LiveEngine(Engine):
             # ipykernel 7.3 and later warns at each start when its TCP ports are not encrypted
             config=Config({"AsyncKernelManager": {"transport_encryption": "auto"}}),
         )
-        client = _LiveClient(
-            nb_man,
-            km=manager,
-            timeout=None,
-            startup_timeout=180,
-            coalesce_streams=True,
-            shutdown_kernel="immediate",  # all it made is written; a busy one would take seconds to obey
-        )
+        # all that a notebook makes is written when it ends; a busy kernel would take seconds to obey
+        ends = {"timeout": None, "startup_timeout": 180, "shutdown_kernel": "immediate"}
+        client = _LiveClient(nb_man, km=manager, coalesce_streams=True, **ends)
         client.label, client.kernels = options["label"], options["kernels"]
         client.on_cell_start = client.cell_starts
         environment = dict.fromkeys(_THREAD_VARIABLES, str(options["threads"])) | os.environ

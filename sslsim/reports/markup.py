@@ -9,6 +9,7 @@ from typing import Any
 
 import bs4
 from latex2mathml.converter import convert as tex_to_mathml
+from markupsafe import Markup
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 Heading = tuple[int, str, str]  # level, id, HTML
@@ -25,9 +26,9 @@ class _Renderer(IPythonRenderer):
         self.headings = headings
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
-        base = re.sub(r"[^a-z0-9]+", "-", html.unescape(re.sub("<[^>]+>", "", text)).lower()).strip("-") or "part"
+        base = re.sub(r"[^a-z0-9]+", "-", Markup(text).striptags().lower()).strip("-") or "part"
         taken = {slug for _, slug, _ in self.headings}
-        slug = next(s for n in range(1, len(taken) + 2) if (s := base if n == 1 else f"{base}-{n}") not in taken)
+        slug = next(s for s in (base, *(f"{base}-{n}" for n in range(2, len(taken) + 2))) if s not in taken)
         self.headings.append((level, slug, re.sub("</?a[^>]*>", "", text)))
         return f'<h{level} id="{slug}">{text}</h{level}>\n'
 
@@ -76,24 +77,17 @@ def tidy_html(text: str) -> str:
         if not cell.get_text(strip=True):  # pandas' empty corner is no heading of anything
             cell.name = "td"
     for table in soup.select("table"):
-        _align_words(table)
-        for attribute in ("border", "style"):
-            table.attrs.pop(attribute, None)
+        rows = [row.find_all(["td", "th"], recursive=False) for row in table.select("tr")]
+        columns = zip(*rows, strict=True) if len({len(row) for row in rows}) == 1 else ()  # none where cells span some
+        for column in columns:  # pandas aligns words right, like numbers
+            if not all(cell.name == "th" or _NUMBER.fullmatch(cell.get_text(strip=True)) for cell in column):
+                for cell in column:
+                    cell["class"] = "word"
+        del table["border"], table["style"]
         # a box that scrolls must be reachable by keyboard, and then it needs a name
         box = {"class": "scroll", "tabindex": "0", "role": "group", "aria-label": "Table"}
         table.wrap(soup.new_tag("div", attrs=box))
     return str(soup)
-
-
-def _align_words(table: bs4.Tag) -> None:
-    """Mark the cells of columns that hold words, which pandas aligns right like numbers."""
-    rows = [row.find_all(["td", "th"], recursive=False) for row in table.select("tr")]
-    if len({len(row) for row in rows}) != 1:  # cells that span rows or columns
-        return
-    for column in zip(*rows, strict=True):
-        if not all(cell.name == "th" or _NUMBER.fullmatch(cell.get_text(strip=True)) for cell in column):
-            for cell in column:
-                cell["class"] = "word"
 
 
 def without_progress(text: str) -> str:

@@ -1,7 +1,6 @@
 """The parameters of a notebook: read from its tagged cell, given on the command line, checked before anything runs.
 
-papermill does not check them (a wrong type passes, an unknown name is a warning), so this does, from the source
-alone: nothing of the notebook is executed.
+papermill does not check them; this does, from the source alone: nothing of the notebook is executed.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from typing import Any
 from sslsim.errors import SslsimError
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
-_NAMES = {"int": "an int", "float": "a float", "bool": "a bool (true or false)", "str": "a str"}
-_NAMES["list"] = 'a list (a,b,c or ["a", "b"])'
+_NAMES = {"int": "an int", "bool": "a bool (true or false)", "list": 'a list (a,b,c or ["a", "b"])'}
 _DECLARED = re.compile(r"(?P<base>int|float|bool|str|list)(\[(?P<item>int|float|bool|str)\])?(?P<optional> \| None)?")
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -38,12 +36,9 @@ class Parameter:
 def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
     """Read the parameters of an ``.ipynb`` file, by name, in the order of the cell tagged ``parameters``.
 
-    Raises
-    ------
-    SslsimError
-        The file is no notebook, not just one cell has the tag, or the cell holds anything but
-        ``name: type = literal`` lines with a type out of int, float, bool, str, list, ``list[int]`` and so on,
-        each with ``| None`` or without.
+    It is an SslsimError if the file is no notebook, not just one cell has the tag, or the cell holds anything but
+    ``name: type = literal`` lines with a type out of int, float, bool, str, list, ``list[int]`` and so on, each with
+    ``| None`` or without.
     """
     path = Path(notebook)
     try:
@@ -52,23 +47,20 @@ def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SslsimError(f"{path.name} is not a notebook: {type(error).__name__}: {error}") from None
     if len(tagged) != 1:
-        raise SslsimError(
-            f"{path.name} has {len(tagged) or 'no'} cell{'s' * bool(tagged)} tagged 'parameters'; tag one cell of"
-            " 'name: type = value  # help' lines"
-        )
-    return _read_cell("".join(tagged[0]), path.name)
+        cells = f"{len(tagged)} cells" if tagged else "no cell"
+        what = "tagged 'parameters'; tag one cell of 'name: type = value  # help' lines"
+        raise SslsimError(f"{path.name} has {cells} {what}")
+    try:
+        return _read_cell("".join(tagged[0]))
+    except SslsimError as error:
+        raise SslsimError(f"{path.name}: {error}") from None
 
 
 def coerce(parameter: Parameter, value: Any) -> Any:
     """Return `value` in the declared type of `parameter`.
 
     Text is read by the type: ``no`` is False for a bool and stays ``no`` for a str; a list is comma separated or JSON;
-    ``none`` is None where the type says ``| None``. Anything else must have the type.
-
-    Raises
-    ------
-    SslsimError
-        The value does not have the type.
+    ``none`` is None where the type says ``| None``. What does not have the type then is an SslsimError.
     """
     match = _DECLARED.fullmatch(parameter.type)
     if not match or (match["item"] and match["base"] != "list"):
@@ -81,38 +73,29 @@ def coerce(parameter: Parameter, value: Any) -> Any:
     try:
         return _read(value, match["base"], match["item"])
     except ValueError:
-        kind = _NAMES[match["base"]] + (f" of {match['item']}" if match["item"] else "")
-        kind += " or none" if match["optional"] else ""
-        why = f"{value!r} is not {kind} (default {parameter.default!r})"
-        raise SslsimError(f"parameter {parameter.name}: {why}") from None
+        kind = _NAMES.get(match["base"], f"a {match['base']}") + (f" of {match['item']}" if match["item"] else "")
+        kind += " or none" * bool(match["optional"]) + f" (default {parameter.default!r})"
+        raise SslsimError(f"parameter {parameter.name}: {value!r} is not {kind}") from None
 
 
-def _read_cell(source: str, where: str) -> dict[str, Parameter]:
+def _read_cell(source: str) -> dict[str, Parameter]:
     try:
         body = ast.parse(source).body
     except SyntaxError as error:
-        raise SslsimError(f"{where}: parameters cell, line {error.lineno}: {error.msg}") from None
+        raise SslsimError(f"parameters cell, line {error.lineno}: {error.msg}") from None
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     notes = {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
     found: dict[str, Parameter] = {}
     for node in body:
-        parameter = _read_line(node, where, notes.get(node.end_lineno or 0, ""))
+        try:
+            parameter = Parameter(*_assignment(node), notes.get(node.end_lineno or 0, ""))
+        except ValueError:
+            line = f"parameters cell, line {node.lineno}: {ast.unparse(node)!r}"
+            raise SslsimError(f"{line} is not 'name: type = literal'") from None
         if parameter.name in found:
-            raise SslsimError(f"{where}: parameter {parameter.name} is given twice in the parameters cell")
-        found[parameter.name] = parameter
+            raise SslsimError(f"parameter {parameter.name} is given twice in the parameters cell")
+        found[parameter.name] = replace(parameter, default=coerce(parameter, parameter.default))
     return found
-
-
-def _read_line(node: ast.stmt, where: str, note: str) -> Parameter:
-    try:
-        parameter = Parameter(*_assignment(node), note)
-    except ValueError:
-        line = f"parameters cell, line {node.lineno}: {ast.unparse(node)!r}"
-        raise SslsimError(f"{where}: {line} is not 'name: type = literal'") from None
-    try:
-        return replace(parameter, default=coerce(parameter, parameter.default))
-    except SslsimError as error:
-        raise SslsimError(f"{where}: {error}") from None
 
 
 def _assignment(node: ast.stmt) -> tuple[str, str, Any]:

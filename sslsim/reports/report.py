@@ -13,7 +13,7 @@ import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.core.interactiveshell import InteractiveShell
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -38,48 +38,52 @@ NAMING = (
 class Report:
     """The results of one notebook, in JupyterLab and in ``sslsim run`` alike.
 
-    `out` is the reports folder; ``tables/`` and ``figures/`` are made in it when something is written. `name` starts
-    every file, so that the notebooks of a run share the folder: the name of the notebook's own file unless given, so
-    that a copy writes beside the original.
-
-    Raises
-    ------
-    SslsimError
-        The name cannot be part of a file name, or none is given and the program that runs the notebook tells none.
+    `out` is the reports folder, with ``tables/`` and ``figures/`` in it. `name` starts every file: the name of the
+    notebook's own file unless given, so that a copy writes beside the original. It is an SslsimError if the name
+    cannot be part of a file name, or none is given and the program that runs the notebook tells none.
     """
 
     out: str | Path
     name: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", checked_name(self.name or _notebook(), "notebook"))
+        told = [os.environ.get("JPY_SESSION_NAME", "")]  # by Jupyter, `sslsim run`, or else VS Code
+        told += [shell.user_ns.get("__vsc_ipynb_file__", "")] if (shell := get_ipython()) else []
+        name = self.name or next((Path(path).stem for path in told if path.endswith(".ipynb")), "")
+        if not name:
+            raise SslsimError("the notebook's name is not known here; give it: sslsim.Report(out, name='...')")
+        object.__setattr__(self, "name", checked_name(name, "notebook"))
 
     def table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None = None) -> pd.DataFrame:
         """Write ``tables/<notebook>-<name>.csv`` and ``.parquet`` and return the table unchanged, to be shown.
 
         It is written without its index, but named index levels become columns. Numbers in the CSV have as many digits
         as bring back the same float. `keys` are the columns that tell the rows apart, by default the first of `NAMING`
-        that do: two runs are compared row by row with them, or in the order of rows where there are none.
-
-        Raises
-        ------
-        SslsimError
-            The name cannot be part of a file name, the columns are not strings, an index that carries labels has no
-            name, or the keys given do not tell all rows apart.
+        that do: two runs are compared row by row with them, or in the order of rows where there are none. It is an
+        SslsimError if the name cannot be part of a file name, the columns are not strings, an index that carries
+        labels has no name, or the keys given do not tell all rows apart.
         """
         self._table(name, frame, keys, {})
         return frame
 
     def _table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None, more: dict[str, Any]) -> None:
-        flat = _flat(checked_name(name, "table"), frame)
-        keys = keys_of(flat) if keys is None else _checked_keys(name, flat, keys)
-        files = [f"tables/{self.name}-{name}{suffix}" for suffix in (".csv", ".parquet")]
-        with replacing(self._path(files[0])) as part:
+        unnamed = None in frame.index.names
+        if unnamed and (frame.index.nlevels > 1 or not pd.api.types.is_integer_dtype(frame.index.dtype)):
+            raise SslsimError(f"table {name!r} has labels in an index without a name: name it or reset_index()")
+        if odd := [column for column in frame.columns if not isinstance(column, str)]:
+            raise SslsimError(f"table {name!r} has the column name {odd[0]!r}, which is not a string: rename it")
+        flat = frame.reset_index(drop=unnamed)
+        keys = keys_of(flat) if keys is None else list(keys)
+        if missing := [key for key in keys if key not in flat]:
+            raise SslsimError(f"table {name!r} has no {', '.join(missing)}; give other keys")
+        if keys and flat.duplicated(keys).any():
+            raise SslsimError(f"table {name!r} has rows that {', '.join(keys)} do not tell apart; give other keys")
+        files = [f"tables/{self.name}-{checked_name(name, 'table')}{suffix}" for suffix in (".csv", ".parquet")]
+        with replacing(Path(self.out, files[0])) as part:
             flat.to_csv(part, index=False, lineterminator="\n")
-        with replacing(self._path(files[1])) as part:
+        with replacing(Path(self.out, files[1])) as part:
             flat.to_parquet(part, index=False)
-        rows = f"{len(flat):,} row{'' if len(flat) == 1 else 's'}"
-        text = f"{rows} in {self._path(files[0])} and .parquet"
+        text = f"{len(flat):,} row{'' if len(flat) == 1 else 's'} in {Path(self.out, files[0])} and .parquet"
         mark = {"role": "table", "name": name, "files": files, "rows": len(flat), "keys": keys} | more
         _show({"text/plain": text}, {"sslsim": mark})
 
@@ -93,47 +97,36 @@ class Report:
         missing = [column for column in CLAIM_COLUMNS if column not in frame]
         if missing:
             raise SslsimError(f"the claims have no {', '.join(missing)}; give the columns {', '.join(CLAIM_COLUMNS)}")
-        rows = [{name: _plain(row[name]) for name in CLAIM_COLUMNS} for row in frame.to_dict("records")]
-        rows = [row | {"effect_text": _effect(**row), "p_text": _probability(row["p"])} for row in rows]
+        rows = [_claim(row) for row in frame[list(CLAIM_COLUMNS)].to_dict("records")]
         self._table("claims", frame, None, {"claims": rows})
         words = {name: [row[f"{name}_text"] for row in rows] for name in ("effect", "p")}
         return frame[["claim", "between", "measure", "effect", "p", "control", "holds"]].assign(**words)
 
     def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "", table: str = "") -> None:
-        """Write ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``, and show the figure.
+        """Write ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``, show the figure, and close it.
 
-        The same figure gives the same bytes; the SVG draws letters as paths, the same on every machine.
-
-        Parameters
-        ----------
-        name : str
-            What it shows: letters and digits joined by ``-`` or ``_``.
-        fig : matplotlib Figure
-            Is closed afterwards, so that the notebook does not show it a second time.
-        alt : str
-            What the figure shows, for a reader who cannot see it; an error if empty.
-        caption : str
-            What to look at; Markdown and TeX (``$...$``) are rendered.
-        table : str
-            Name of the table that the figure draws: the page links its CSV. An error if it was not written before.
+        `alt` says what it shows, to a reader who cannot see it; `caption` says what to look at, in Markdown and TeX
+        (``$...$``); `table` names the table that it draws, whose CSV the page links. No alt text, or a table that was
+        not written before, is an SslsimError. The same figure gives the same bytes; the SVG draws letters as paths,
+        the same on every machine.
         """
         from sslsim.figures.readout import panels
 
         if not alt.strip():
             raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")
         drawn = f"tables/{self.name}-{table}.csv" if table else ""
-        if drawn and not self._path(drawn).is_file():
+        if drawn and not Path(self.out, drawn).is_file():
             raise SslsimError(f"figure {name!r} draws the table {table!r}, which is not there: write it first")
         files = [f"figures/{self.name}-{checked_name(name, 'figure')}{suffix}" for suffix in (".png", ".svg")]
         with plt.rc_context({"svg.hashsalt": "sslsim", "svg.fonttype": "path"}):
             bounds = bounds_of(fig)
             maps = panels(fig, bounds)
             for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
-                with replacing(self._path(file)) as part:
+                with replacing(Path(self.out, file)) as part:
                     fig.savefig(part, dpi=DPI, bbox_inches=bounds, metadata=metadata)
         plt.close(fig)
         mark = {"role": "figure", "name": name, "files": files, "caption": caption, "panels": maps, "table": drawn}
-        png = self._path(files[0]).read_bytes()
+        png = Path(self.out, files[0]).read_bytes()
         width = round(int.from_bytes(png[16:20], "big") * CSS_DPI / DPI)  # pixels, from the PNG header
         _show({"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt, "width": width}, "sslsim": mark})
         if caption:  # JupyterLab shows it; the page sets it under the figure instead
@@ -145,15 +138,14 @@ class Report:
         `name` says what they are, to a reader who cannot see the page. Neighbours of one group and row stand together
         under its headings. A card without title, or with a picture without alt text, is an error.
         """
-        for card in cards:
-            if not card.title.strip() or (card.picture and not card.alt.strip()):
-                raise SslsimError(f"clips {name!r}: a card needs a title, and alt text where it has a picture")
+        if not all(card.title.strip() and (card.alt.strip() or not card.picture) for card in cards):
+            raise SslsimError(f"clips {name!r}: a card needs a title, and alt text where it has a picture")
+        environment = jinja2.Environment(loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True)
+        environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+        text = environment.get_template("clips.html.j2").render(name=name, cards=cards)
+        data = {"text/html": text, "text/plain": "\n".join(card.title for card in cards)}
         if cards:
-            data = {"text/html": _clips(name, cards), "text/plain": "\n".join(card.title for card in cards)}
             _show(data, {"sslsim": {"role": "clips", "name": name}})
-
-    def _path(self, file: str) -> Path:
-        return Path(self.out) / file
 
 
 def bounds_of(fig: Figure) -> Bbox:
@@ -164,16 +156,6 @@ def bounds_of(fig: Figure) -> Bbox:
     return fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
 
 
-def _notebook() -> str:
-    """Return the name of the notebook that this process runs, as the program that runs it tells."""
-    shell = InteractiveShell.instance() if InteractiveShell.initialized() else None
-    told = [os.environ.get("JPY_SESSION_NAME", ""), shell.user_ns.get("__vsc_ipynb_file__", "") if shell else ""]
-    name = next((Path(path).stem for path in told if path.endswith(".ipynb")), "")
-    if not name:
-        raise SslsimError("the notebook's name is not known here; give it: sslsim.Report(out, name='...')")
-    return name
-
-
 def keys_of(frame: pd.DataFrame) -> list[str]:
     """Return the first columns of `NAMING` that tell all rows apart, or none."""
     known = [name for name in NAMING if name in frame]
@@ -181,49 +163,18 @@ def keys_of(frame: pd.DataFrame) -> list[str]:
     return next((known[:end] for end in ends if not frame.duplicated(known[:end]).any()), [])
 
 
-def _checked_keys(name: str, frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    missing = [key for key in keys if key not in frame]
-    if missing or (keys and frame.duplicated(list(keys)).any()):
-        why = f"has no {', '.join(missing)}" if missing else f"has rows that {', '.join(keys)} do not tell apart"
-        raise SslsimError(f"table {name!r} {why}; give other keys")
-    return list(keys)
-
-
-def _clips(name: str, cards: Sequence[Card]) -> str:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
-    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
-    return environment.get_template("clips.html.j2").render(name=name, cards=cards)
-
-
-def _effect(effect: float | None, ci_low: float | None, ci_high: float | None, **_: Any) -> str:
-    """Return the effect of a claim with its interval, where it has one."""
-    interval = "" if None in (ci_low, ci_high) else f" ({ci_low:.3f} to {ci_high:.3f})"
-    return "" if effect is None else f"{effect:.3f}{interval}"
-
-
-def _probability(p: float | None) -> str:
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"  # smaller ones are worth no more
+def _claim(row: dict[Any, Any]) -> dict[str, Any]:
+    """Return a claim as JSON knows it: text, a finite number, or None; effect and p also as they are shown."""
+    numbers = {name: value for name, value in row.items() if not isinstance(value, str) and not pd.isna(value)}
+    numbers = {name: float(value) if np.isfinite(float(value)) else None for name, value in numbers.items()}
+    effect, low, high, p = (numbers.get(name) for name in ("effect", "ci_low", "ci_high", "p"))
+    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    return {name: value if isinstance(value, str) else numbers.get(name) for name, value in row.items()} | {
+        "effect_text": "" if effect is None else f"{effect:.3f}{interval}",
+        "p_text": "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",  # smaller ones are worth no more
+    }
 
 
 def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:
-    if InteractiveShell.initialized():  # in a plain script, display() would print the PNG's bytes
+    if get_ipython():  # in a plain script, display() would print the PNG's bytes
         display(data, metadata=metadata, raw=True)
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON knows: text, or a finite number, or None."""
-    if isinstance(value, str):
-        return value
-    return float(value) if not pd.isna(value) and np.isfinite(float(value)) else None
-
-
-def _flat(name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return `frame` with its named index levels as columns."""
-    unnamed = [i for i, level in enumerate(frame.index.names) if level is None]
-    if unnamed and (frame.index.nlevels > 1 or not pd.api.types.is_integer_dtype(frame.index.dtype)):
-        raise SslsimError(f"table {name!r} has labels in an index without a name: name it or reset_index()")
-    odd = [column for column in frame.columns if not isinstance(column, str)]
-    if odd:
-        raise SslsimError(f"table {name!r} has the column name {odd[0]!r}, which is not a string: rename it")
-    return frame.reset_index(drop=bool(unnamed))

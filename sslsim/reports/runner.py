@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsim.errors import SslsimError
-from sslsim.reports import folder as record
 from sslsim.reports import page as render
-from sslsim.reports import provenance
-from sslsim.reports.inputs import described, study_of
-from sslsim.reports.jobs import ORDER, Job, Request, plan
-from sslsim.reports.kernel import Kernels, execute
+from sslsim.reports import record
+from sslsim.reports.jobs import ORDER, Job, Request, described, plan, study_of
+from sslsim.reports.kernel import Kernels, execute, now
 from sslsim.resources import write_text
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ class Run:
     """A run that was asked for and checked, and how far it is.
 
     `facts` is run.json without its notebooks, `known` their entries from earlier runs in the folder, `done` those of
-    this run; `label` starts what is said of them.
+    this run; `label` starts what is said of them; `clock` is when it was asked for.
     """
 
     request: Request
@@ -44,6 +42,7 @@ class Run:
     known: dict[str, dict[str, Any]]
     label: str = ""
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    clock: float = field(default_factory=time.monotonic)
 
     @property
     def status(self) -> str:
@@ -51,38 +50,21 @@ class Run:
         failed = any(entry["status"] == "failed" for entry in self.done.values())
         return "interrupted" if len(self.done) < len(self.jobs) else "failed" if failed else "ok"
 
-    @property
-    def content(self) -> dict[str, Any]:
-        """What run.json holds."""
-        found = {**self.known, **self.done}
-        wanted = [*ORDER, *(job.name for job in self.jobs), *sorted(found)]  # the shipped, as asked for, by name
-        entries = {name: found[name] for name in dict.fromkeys(wanted) if name in found}
-        seconds = round(sum(entry["seconds"] for entry in self.done.values()), 2)
-        return {**self.facts, "status": self.status, "seconds": seconds, "notebooks": entries}
-
     def extract(self, opened: dict[str, Any]) -> None:
         """Extract what the notebooks will open and note what it was made from; `opened` has what other runs opened."""
         from sslsim.activations import Study
 
         used = []
-        for values in (job.values for job in self.jobs if {"study", "store"} <= set(job.declared)):
+        for values in (job.values for job in self.jobs if {"study", "store"} <= set(job.values)):
             own = values["study"] != self.request.settings["study"]
             study = Study.read(values["study"]) if own else self.study
             if values.get("checkpoints"):
                 study = replace(study, checkpoints=tuple(values["checkpoints"]))
-            call = (values["store"], values.get("device", "auto"))
-            key = repr((study, call))
-            if key not in opened:
-                opened[key] = study.extract(call[0], device=call[1])
+            call = {"folder": values["store"], "device": values.get("device", "auto")}
+            if (key := repr((study, call))) not in opened:
+                opened[key] = study.extract(**call)
             used.append((study, opened[key]))
-        self.facts |= provenance.made_from(used)
-
-    def begin(self) -> None:
-        """Make the folder ready: the study is written, and what killed runs left unfinished goes."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.study.write(self.out / "study.toml")
-        for part in (part for folder in ("tables", "figures") for part in (self.out / folder).glob(".*.part.*")):
-            part.unlink(missing_ok=True)
+        self.facts |= record.made_from(used)
 
     def finish(self, job: Job, entry: dict[str, Any], staging: Path) -> None:
         """Put a page in place, delete what only an earlier run of the notebook left, and write run.json and index."""
@@ -95,7 +77,14 @@ class Run:
         for file in set(self.known.get(job.name, {}).get("files", [])) - set(entry["files"]):
             (self.out / file).unlink(missing_ok=True)
         self.done[job.name] = entry
-        record.publish(self.out, self.content)
+        found = {**self.known, **self.done}
+        wanted = [*ORDER, *(job.name for job in self.jobs), *sorted(found)]  # the shipped, as asked for, by name
+        entries = {name: found[name] for name in dict.fromkeys(wanted) if name in found}
+        seconds = round(time.monotonic() - self.clock, 2)
+        content = {**self.facts, "status": self.status, "seconds": seconds, "notebooks": entries}
+        record.write(self.out / "run.json", content)
+        swept = self.out.name in record.read(self.out.parent / record.SWEEP).get("runs", {})
+        write_text(self.out / "index.html", render.fill("index.html.j2", run=content, folder=self.out, sweep=swept))
         where = self.out / f"{job.name}.html" if entry["page"] else "no page"
         error = f" ({entry['error']})" if entry["error"] else ""
         status = "FAILED" if entry["status"] == "failed" else entry["status"]
@@ -126,29 +115,11 @@ def ask(request: Request, label: str = "") -> Run:
         raise SslsimError(f"{out} holds a sweep, whose index one run would replace; give another folder with --out")
     jobs = plan(request)
     study = study_of(request.study, request.fields)
-    facts = {
-        "format": record.FORMAT,
-        "started": now(),
-        **provenance.of_package(),
-        "versions": provenance.versions(),
-        "settings": {**request.settings, **request.parameters},
-        "study": described(study),
-        "checkpoints": [],
-        "corpus": {},
-    }
+    facts = {"format": record.FORMAT, "started": now(), **record.of_package()}
+    facts |= {"settings": {**request.settings, **request.parameters}, "study": described(study)}
     entries = record.read(out / "run.json").get("notebooks", {})
     known = {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
     return Run(request, out, jobs, study, facts, known, label)
-
-
-def now() -> str:
-    """Return the time in UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def processors() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = lambda: None) -> None:
@@ -158,10 +129,15 @@ def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = la
     folder holds what is unfinished, in one that is gone afterwards. `then` is called when a report is written.
     """
     for one in runs:
-        one.begin()
+        one.out.mkdir(parents=True, exist_ok=True)
+        one.study.write(one.out / "study.toml")
+        for part in [*one.out.glob("tables/.*.part.*"), *one.out.glob("figures/.*.part.*")]:
+            part.unlink(missing_ok=True)  # a killed run left it
     tasks = [(one, job) for one in runs for job in one.jobs if job.name not in one.done]
-    jobs = min(request.jobs or processors(), len(tasks))
-    threads, kernels = max(1, processors() // jobs), Kernels()
+    tasks.sort(key=lambda task: -task[0].known.get(task[1].name, {"seconds": 0})["seconds"])  # the longest go first
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = min(request.jobs or processors, len(tasks))
+    threads, kernels = max(1, processors // jobs), Kernels()
     width = max(len(one.label + job.name) for one, job in tasks)
     with tempfile.TemporaryDirectory(prefix=".run-", dir=request.out) as folder, ThreadPoolExecutor(jobs) as pool:
         futures = {}
@@ -171,11 +147,7 @@ def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = la
                 futures[pool.submit(_work, job, Path(folder) / str(i), one.facts, options)] = i
             for future in as_completed(futures):
                 one, job = tasks[futures[future]]
-                try:
-                    entry = future.result()
-                except Exception as error:  # noqa: BLE001  rendering broke; the other reports are still wanted
-                    entry = _entry(job, one.facts, status="failed", error=f"{type(error).__name__}: {error}")
-                one.finish(job, entry, Path(folder) / str(futures[future]))
+                one.finish(job, future.result(), Path(folder) / str(futures[future]))
                 then()
         except BaseException:  # Ctrl-C: what has not begun does not, what has is ended
             pool.shutdown(wait=False, cancel_futures=True)
@@ -185,29 +157,20 @@ def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = la
 
 def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Run one notebook and render it into the staging folder, and return its entry of run.json."""
+    entry: dict[str, Any] = {"title": "", "summary": "", "status": "failed", "error": "", "started": facts["started"]}
+    entry |= {"seconds": 0.0, "run": facts["started"], "commit": facts["commit"], "dirty": facts["dirty"]}
+    entry |= {"notebook": job.origin, "parameters": job.table, "page": False, "claims": [], "files": [], "keys": {}}
     staging.mkdir()
-    notebook, outcome = execute(job.path, staging / f"{job.name}.ipynb", job.given, **options)
-    title, summary = render.title_and_summary(notebook)
-    results = render.results(notebook)
-    entry = _entry(
-        job,
-        facts,
-        **outcome,
-        title=title,
-        summary=summary,
-        page=True,
-        claims=next((result["claims"] for result in results if "claims" in result), []),
-        files=[file for result in results for file in result["files"]],
-        keys={result["name"]: result["keys"] for result in results if result["role"] == "table"},
-    )
-    html = render.page(notebook, name=job.name, folder=job.path.parent, entry=entry, run=facts)
-    write_text(staging / f"{job.name}.html", html)
-    return entry
-
-
-def _entry(job: Job, facts: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Return what run.json says of a notebook, with nothing where it left nothing."""
-    empty: dict[str, Any] = {"title": "", "summary": "", "status": "", "error": "", "started": facts["started"]}
-    empty |= {"seconds": 0.0, "run": facts["started"], "commit": facts["commit"], "dirty": facts["dirty"]}
-    empty |= {"notebook": job.origin, "parameters": job.table}
-    return empty | {"page": False, "claims": [], "files": [], "keys": {}} | more
+    try:
+        notebook, outcome = execute(job.path, staging / f"{job.name}.ipynb", job.given, **options)
+        title, summary = render.title_and_summary(notebook)
+        results = render.results(notebook)
+        whole = entry | outcome | {"title": title, "summary": summary, "page": True}
+        whole["claims"] = [claim for result in results for claim in result.get("claims", [])]
+        whole["files"] = [file for result in results for file in result["files"]]
+        whole["keys"] = {result["name"]: result["keys"] for result in results if result["role"] == "table"}
+        html = render.page(notebook, name=job.name, folder=job.path.parent, entry=whole, run=facts)
+        write_text(staging / f"{job.name}.html", html)
+    except Exception as error:  # noqa: BLE001  rendering broke; the other reports are still wanted
+        return entry | {"error": f"{type(error).__name__}: {error}"}
+    return whole

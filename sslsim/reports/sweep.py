@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from sslsim.errors import SslsimError
-from sslsim.reports import folder as record
 from sslsim.reports import page as render
-from sslsim.reports import runner
-from sslsim.reports.inputs import FIELDS
-from sslsim.reports.jobs import FLAGS, Request, find
+from sslsim.reports import record, runner
+from sslsim.reports.jobs import FIELDS, FLAGS, Request, find
 from sslsim.reports.parameters import coerce, read_parameters
 from sslsim.reports.runner import Run
 from sslsim.resources import write_text
@@ -31,37 +29,33 @@ _SAME = ("versions", "code", "study", "checkpoints", "corpus")  # of run.json, f
 
 @dataclass
 class Sweep:
-    """The runs that were asked for, by name, with the values of each, and what sweep.json says of earlier ones."""
+    """The runs that were asked for, by name, and what sweep.json says of earlier ones."""
 
     out: Path
     runs: dict[str, Run]
-    values: dict[str, dict[str, Any]]
     before: dict[str, Any]
     started: str = field(default_factory=runner.now)
 
     @property
     def status(self) -> str:
         """``ok``, ``failed``, or ``interrupted`` until the last run is through."""
-        states = {one.status for one in self.runs.values()}
-        return next((state for state in ("interrupted", "failed") if state in states), "ok")
+        return max((one.status for one in self.runs.values()), key=["ok", "failed", "interrupted"].index)
 
     def publish(self, kept: Sequence[str]) -> None:
         """Write sweep.json and the index; runs of an earlier sweep keep their places until they have run again."""
-        rows = {
-            name: self._row(name, name in kept) if one.done or name not in self.before else self.before[name]
-            for name, one in self.runs.items()
-        }
+        new = {name for name, one in self.runs.items() if one.done or name not in self.before}
+        rows = {n: self._row(one, n in kept) if n in new else self.before[n] for n, one in self.runs.items()}
         seconds = round(sum(row["seconds"] for row in rows.values()), 2)
         facts = {"format": record.FORMAT, "status": self.status, "started": self.started, "seconds": seconds}
         content = {**facts, "runs": {**rows, **self.before, **rows}}
         record.write(self.out / record.SWEEP, content)
         write_text(self.out / "index.html", page(content))
 
-    def _row(self, name: str, kept: bool) -> dict[str, Any]:
+    def _row(self, one: Run, kept: bool) -> dict[str, Any]:
         """Return what sweep.json says of a run; values as its notebooks get them, and of paths as they were given."""
-        one, values = self.runs[name], self.values[name]
+        swept = one.request.swept
         typed = {key: value for job in one.jobs for key, value in job.given.items()}
-        typed |= {key: coerce(FIELDS[key], values[key]) for key in values if key in one.request.fields}
+        typed |= {key: coerce(FIELDS[key], swept[key]) for key in swept if key in one.request.fields}
         shown = ("title", "status", "error", "seconds", "claims")
         done = {job.name: one.done[job.name] for job in one.jobs if job.name in one.done}
         return {
@@ -69,7 +63,7 @@ class Sweep:
             "sweep": self.started,
             "kept": kept,
             "seconds": round(sum(entry["seconds"] for entry in done.values()), 2),
-            "values": {key: typed[key] for key in values},
+            "values": {key: typed[key] for key in swept},
             "notebooks": {book: {key: entry[key] for key in shown} for book, entry in done.items()},
         }
 
@@ -83,43 +77,35 @@ def run(words: Sequence[str], request: Request) -> int:
     out = request.out.resolve()
     if (out / "run.json").exists():
         raise SslsimError(f"{out} holds the report of one run, whose index a sweep would replace; give another --out")
-    asked = requests(words, replace(request, store=request.store or out / "store"))
     rows = record.read(out / record.SWEEP).get("runs", {})
-    before = {name: row for name, row in rows.items() if (out / name / "run.json").is_file()}
-    runs = {name: _ask(name, one) for name, (_, one) in asked.items()}
-    sweep = Sweep(out, runs, {name: values for name, (values, _) in asked.items()}, before)
+    sweep = Sweep(out, {}, {name: row for name, row in rows.items() if (out / name / "run.json").is_file()})
+    for name, asked in requests(words, replace(request, store=request.store or out / "store")).items():
+        try:
+            sweep.runs[name] = runner.ask(asked, f"{name}/")
+        except SslsimError as error:
+            raise SslsimError(f"run {name}: {error}") from None
     opened: dict[str, Any] = {}
-    for one in runs.values():
+    for one in sweep.runs.values():
         one.extract(opened)
         _take_up(one)
-    kept = [name for name, one in runs.items() if one.status == "ok"]
+    kept = [name for name, one in sweep.runs.items() if one.status == "ok"]
     for name in kept:
-        print(f"{name}: done already, {runs[name].out / 'index.html'}", flush=True)
+        print(f"{name}: done already, {out / name / 'index.html'}", flush=True)
     sweep.publish(kept)
-    if len(kept) < len(runs):
-        rest = [one for name, one in runs.items() if name not in kept]
+    if rest := [one for name, one in sweep.runs.items() if name not in kept]:
         runner.run_all(rest, request, lambda: sweep.publish(kept))
     print(out / "index.html", flush=True)
     return 0 if sweep.status == "ok" else 1
 
 
-def requests(words: Sequence[str], request: Request) -> dict[str, tuple[dict[str, Any], Request]]:
-    """Return the runs that a sweep consists of, by name: the values of its own, and what it asks for.
+def requests(words: Sequence[str], request: Request) -> dict[str, Request]:
+    """Return what each run of a sweep asks for, by the name of the run; `request` is what they have in common.
 
-    Parameters
-    ----------
-    words : sequence of str
-        ``NAME=VALUE,VALUE`` each, the last changes fastest, or one TOML file with ``[[run]]`` tables: ``name``,
-        ``notebooks``, and values or lists of values; paths are relative to the file. Names are parameters of the
-        notebooks, or else fields of the study. Of a parameter that is a list itself, a list is one value and a list of
-        lists are several; the command line cannot say that.
-    request : Request
-        What all runs have in common; nothing that is set there may be swept.
-
-    Raises
-    ------
-    SslsimError
-        What is asked for cannot be read, or does not give every run a name of its own.
+    `words` are ``NAME=VALUE,VALUE`` each, the last changes fastest, or one TOML file with ``[[run]]`` tables: ``name``,
+    ``notebooks``, and values or lists of values; paths are relative to the file. Names are parameters of the notebooks,
+    or else fields of the study. Of a parameter that is a list itself, a list is one value and a list of lists are
+    several; the command line cannot say that. It is an SslsimError if the words cannot be read, sweep what the request
+    sets, or do not give every run a name of its own.
     """
     folder, tables = _tables(words)
     asked = []
@@ -130,16 +116,21 @@ def requests(words: Sequence[str], request: Request) -> dict[str, tuple[dict[str
         types = {name: one.type for path in find(paths) for name, one in read_parameters(path).items()}
         asked.append((str(table.pop("name", "")), paths, types, table))
     anywhere = {name for _, _, types, _ in asked for name in types}
-    found: dict[str, tuple[dict[str, Any], Request]] = {}
+    found: dict[str, Request] = {}
     for prefix, paths, types, table in asked:
         common = {n: v for n, v in request.parameters.items() if n in types or n not in anywhere}
-        for name, values in _combinations(prefix, table, types, {**request.fields, **request.parameters}):
+        choices = _choices(table, types, {**request.fields, **request.parameters})
+        for values in itertools.product(*choices.values()):
+            swept = dict(zip(choices, values, strict=True))
+            name = _name(prefix, {n: v for n, v in swept.items() if not prefix or len(choices[n]) > 1})
             if name.casefold() in {"store", *map(str.casefold, found)}:  # folders, on some disks the same in any case
                 raise SslsimError(f"a run would be called {name!r}, as another or the store; give it another name")
-            fields = {n: _near(folder, n, v) for n, v in values.items() if n in FIELDS and n not in types}
-            own = {n: v for n, v in values.items() if n not in fields}
-            one = replace(request, out=request.out / name, notebooks=paths, parameters=common | own)
-            found[name] = values, replace(one, fields={**request.fields, **fields})
+            own = {n: v for n, v in swept.items() if n in types or n not in FIELDS}
+            fields = {n: v for n, v in swept.items() if n not in own}
+            near = {n: folder / str(fields[n]) for n in ("lineup", "corpus") if n in fields}  # the file that names it
+            fields |= {n: str(path) for n, path in near.items() if path.exists()}
+            one = replace(request, out=request.out / name, notebooks=paths, parameters=common | own, swept=swept)
+            found[name] = replace(one, fields={**request.fields, **fields})
     return found
 
 
@@ -149,25 +140,20 @@ def page(sweep: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(name for row in rows.values() for name in row["values"]))
     several = [name for name in names if len({json.dumps(row["values"].get(name)) for row in rows.values()}) > 1]
     books = list(dict.fromkeys(name for row in rows.values() for name in row["notebooks"]))
-    claims = {
-        book: render.side_by_side(
-            (claim["claim"], f"{claim['measure']}, {claim['between']}", name, claim)
-            for name, row in rows.items()
-            for claim in row["notebooks"].get(book, {}).get("claims", [])
-        )
-        for book in books
-    }
-    claims = {book: table for book, table in claims.items() if table["rows"]}
-    return render.fill("sweep.html.j2", sweep=sweep, parameters=several or names, notebooks=books, claims=claims)
+    claims: dict[str, list[dict[str, Any]]] = {book: [] for book in books}
+    for name, row in rows.items():
+        for book, entry in row["notebooks"].items():
+            of = (claim | {"measure": f"{claim['measure']}, {claim['between']}"} for claim in entry["claims"])
+            claims[book] += [claim | {"between": name} for claim in of]
+    return render.fill("sweep.html.j2", sweep=sweep, parameters=several or names, claims=claims)
 
 
 def _tables(words: Sequence[str]) -> tuple[Path, list[dict[str, Any]]]:
     """Return what the words ask for as tables, and the folder that paths in them count from."""
-    files = [word for word in words if "=" not in word]
-    if files and len(words) > 1:
-        raise SslsimError(f"--sweep takes NAME=VALUES or one file, not {' '.join(words)}; put all into the file")
-    if files:
-        return Path(files[0]).parent, _read(Path(files[0]))
+    if not all("=" in word for word in words):
+        if len(words) > 1:
+            raise SslsimError(f"--sweep takes NAME=VALUES or one file, not {' '.join(words)}; put all into the file")
+        return Path(words[0]).parent, _read(Path(words[0]))
     values: dict[str, Any] = {}
     for word in words:
         name, _, text = (part.strip() for part in word.partition("="))
@@ -193,17 +179,8 @@ def _read(file: Path) -> list[dict[str, Any]]:
     return tables
 
 
-def _near(folder: Path, name: str, value: Any) -> Any:
-    """Return the path of a lineup or corpus near the file that names it, if it is there; other values as they are."""
-    if name not in ("lineup", "corpus") or not (folder / str(value)).exists():
-        return value
-    return str(folder / str(value))
-
-
-def _combinations(
-    prefix: str, table: Mapping[str, Any], types: Mapping[str, str], given: Mapping[str, Any]
-) -> list[tuple[str, dict[str, Any]]]:
-    """Return the name and the values of each run of a table; `types` are of the notebooks' parameters."""
+def _choices(table: Mapping[str, Any], types: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the values of each name in a table; `types` are of the notebooks' parameters."""
     choices = {}
     for name, value in table.items():
         if name in given:
@@ -217,9 +194,7 @@ def _combinations(
         choices[name] = list(value) if several else [value]
         if not choices[name]:
             raise SslsimError(f"--sweep: {name} has no values; give one or more, or leave it out")
-    named = [name for name in choices if not prefix or len(choices[name]) > 1]
-    made = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-    return [(_name(prefix, {name: values[name] for name in named}), values) for values in made]
+    return choices
 
 
 def _name(prefix: str, values: Mapping[str, Any]) -> str:
@@ -232,29 +207,18 @@ def _name(prefix: str, values: Mapping[str, Any]) -> str:
     return name
 
 
-def _ask(name: str, request: Request) -> Run:
-    try:
-        return runner.ask(request, f"{name}/")
-    except SslsimError as error:
-        raise SslsimError(f"run {name}: {error}") from None
-
-
 def _take_up(one: Run) -> None:
     """Go on with the run in the folder, if it is the one that is asked for: notebooks of it that are whole stay."""
     before = record.read(one.out / "run.json")
-    if [before.get(key) for key in _SAME] != _as_json([one.facts[key] for key in _SAME]):
+    asked = [one.facts.get(key) for key in _SAME], {job.name: job.table for job in one.jobs}
+    facts, tables = json.loads(json.dumps(asked, default=str))  # as they come back from a file
+    if [before.get(key) for key in _SAME] != facts:
         return
     for job in one.jobs:
-        entry = one.known.get(job.name, {"status": "none"})
-        of_this = entry["status"] in ("ok", "unanswered") and entry["run"] == before["started"]
-        same = of_this and entry["parameters"] == _as_json(job.table)
-        same = same and entry["notebook"]["hash"] == job.origin["hash"]
-        if same and all((one.out / file).is_file() for file in entry["files"]):
-            one.done[job.name] = entry
+        if entry := one.known.get(job.name):
+            made = [entry["run"], entry["parameters"], entry["notebook"]["hash"]]
+            same = made == [before["started"], tables[job.name], job.origin["hash"]]
+            whole = entry["status"] != "failed" and all((one.out / file).is_file() for file in entry["files"])
+            one.done |= {job.name: entry} if same and whole else {}
     if one.done:
         one.facts["started"] = before["started"]
-
-
-def _as_json(value: Any) -> Any:
-    """Return `value` as it comes back from a file."""
-    return json.loads(json.dumps(value, default=str))

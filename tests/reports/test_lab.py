@@ -42,42 +42,27 @@ def wav(seconds=0.1):
     return base64.b64encode(file.getvalue()).decode()
 
 
-def problems(tmp_path, body):
-    (tmp_path / "page.html").write_text(PAGE.format(body), encoding="utf-8")
-    return check_browser([tmp_path / "page.html"], tmp_path / "shots")
-
-
-def test_a_good_page_has_no_problems(tmp_path, capsys):
-    sound = f'<audio controls aria-label="a sound" src="data:audio/wav;base64,{wav()}"></audio>'
-    assert problems(tmp_path, FIGURE.format(300, 900) + sound) == []
-    told = capsys.readouterr().out
-    assert "0 pictures, 1 sounds, 0 heatmaps, loads in" in told
-    assert "slowest load" in told
-    assert {file.name for file in (tmp_path / "shots").iterdir()} == {"page-1280.png", "page-390.png", "page.pdf"}
-
-
-WRONG = [
-    ('<p style="color: #bbb">pale</p>', "axe: color-contrast (serious): p: "),
-    ('<details><summary>x</summary><input type="text"></details>', "axe: label (critical): input: "),
-    ('<audio controls src="data:audio/wav;base64,AAAA"></audio>', "a sound does not play: "),
-    ('<img alt="x" src="data:image/png;base64,AAAA">', "1 pictures do not load"),
-    ('<img alt="x" src="x.png">', "asks for file:"),
-    (FIGURE.format(900, 20), "at 390 px: scrolls sideways: 90"),
-    (FIGURE.format(900, 20), "printed: <svg> : from "),
-    (FIGURE.format(300, 1300), "px tall, a page has 1045"),
-    ('<figure style="break-inside: auto">x</figure>', "printed: <figure> x: may break over two pages"),
-    ('<table tabindex="0"><tr><td><div style="width: 1000px">x</div></table>', "printed: <table> x: from "),
-    (f"<!-- {'x' * 8_000_000} -->", ": 8,000,"),
-]
-
-
-def test_what_is_wrong_is_named(tmp_path):
-    """All bad pages are opened in one browser, which takes longer to start than to look at one."""
-    for i, (body, _) in enumerate(WRONG):
-        (tmp_path / f"{i}.html").write_text(PAGE.format(body), encoding="utf-8")
-    found = check_browser(sorted(tmp_path.glob("*.html")), tmp_path / "shots")
-    for i, (_, problem) in enumerate(WRONG):
-        assert [told for told in found if told.startswith(f"{i}.html") and problem in told], problem
+WRONG = {
+    """<p style="color: #bbb">pale</p>
+    <details><summary>x</summary><input type="text"></details>
+    <audio controls src="data:audio/wav;base64,AAAA"></audio>
+    <img alt="x" src="data:image/png;base64,AAAA"><img alt="x" src="x.png">""": [
+        "axe: color-contrast (serious): p: ",
+        "axe: label (critical): input: ",
+        "a sound does not play: ",
+        "2 pictures do not load",
+        "asks for file:",
+    ],
+    f"""{FIGURE.format(900, 20)}{FIGURE.format(300, 1300)}<figure style="break-inside: auto">x</figure>
+    <table tabindex="0"><tr><td><div style="width: 1000px">x</div></table><!-- {"x" * 8_000_000} -->""": [
+        "at 390 px: scrolls sideways: 90",
+        "printed: <svg> : from ",
+        "px tall, a page has 1045",
+        "printed: <figure> x: may break over two pages",
+        "printed: <table> x: from ",
+        ": 8,000,",
+    ],
+}
 
 
 def page_of_a_heatmap(tmp_path):
@@ -99,23 +84,8 @@ def page_of_a_heatmap(tmp_path):
     return tmp_path / "some.html", tmp_path / "tables/some-pairs.csv"
 
 
-def test_cells_of_a_heatmap_say_what_its_table_says(tmp_path):
-    page, _ = page_of_a_heatmap(tmp_path)
-    assert check_browser([page], tmp_path / "shots") == []
-
-
-def test_cells_that_say_something_else_are_named(tmp_path):
-    page, table = page_of_a_heatmap(tmp_path)
-    frame = pd.read_csv(table)
-    frame.assign(ci_high=frame.ci_high + 0.001).to_csv(table, index=False)
-    found = check_browser([page], tmp_path / "shots")
-    assert len(found) == 3, found
-    for told in found:
-        start = re.escape(f"some.html: {title_of('svcca')}: 'a<b> ")
-        assert re.match(start + r"\d in (a<b>|c) \d: similarity .*', but ci_high in the table is", told), told
-
-
-def test_pages_of_sweeps_and_comparisons_have_no_problems(tmp_path):
+def pages_of_sweeps_and_comparisons(tmp_path):
+    """Write the index of a sweep and the page of a comparison, and return them."""
     row = {"status": "ok", "kept": False, "sweep": "2026-01-02T03:04:05Z", "seconds": 3.0, "values": {"frames": 5}}
     row["notebooks"] = {"some": ENTRY | {"claims": [CLAIM]}}
     rows = {"frames-5": row, "frames-9": row | {"values": {"frames": 9}, "kept": True}}
@@ -126,7 +96,39 @@ def test_pages_of_sweeps_and_comparisons_have_no_problems(tmp_path):
     a = write_run(tmp_path / "a", changed_run(holds="no", effect=0.9))
     b = write_run(tmp_path / "b", table=PAIRS.assign(value=0.5))
     compare_runs(a, b, out=tmp_path / "compare.html")
-    assert check_browser([tmp_path / "index.html", tmp_path / "compare.html"], tmp_path / "shots") == []
+    return [tmp_path / "index.html", tmp_path / "compare.html"]
+
+
+def test_good_pages_have_no_problems(tmp_path, capsys):
+    """All are opened in one browser, which takes longer to start than to look at one."""
+    sound = f'<audio controls aria-label="a sound" src="data:audio/wav;base64,{wav()}"></audio>'
+    (tmp_path / "page.html").write_text(PAGE.format(FIGURE.format(300, 900) + sound), encoding="utf-8")
+    pages = [tmp_path / "page.html", page_of_a_heatmap(tmp_path)[0], *pages_of_sweeps_and_comparisons(tmp_path)]
+    assert check_browser(pages, tmp_path / "shots") == []
+    told = capsys.readouterr().out
+    assert "0 pictures, 1 sounds, 0 heatmaps, loads in" in told
+    assert "slowest load" in told
+    assert {file.name for file in (tmp_path / "shots").iterdir()} == {
+        f"{page.stem}{suffix}" for page in pages for suffix in ("-1280.png", "-390.png", ".pdf")
+    }
+
+
+def test_what_is_wrong_is_named(tmp_path):
+    """In a page, and in a heatmap whose cells do not say what its table says."""
+    for i, body in enumerate(WRONG):
+        (tmp_path / f"{i}.html").write_text(PAGE.format(body), encoding="utf-8")
+    _, table = page_of_a_heatmap(tmp_path)
+    frame = pd.read_csv(table)
+    frame.assign(ci_high=frame.ci_high + 0.001).to_csv(table, index=False)
+    found = check_browser(sorted(tmp_path.glob("*.html")), tmp_path / "shots")
+    for i, problems in enumerate(WRONG.values()):
+        for problem in problems:
+            assert [told for told in found if told.startswith(f"{i}.html") and problem in told], problem
+    of_cells = [told for told in found if told.startswith("some.html")]
+    assert len(of_cells) == 3, found
+    for told in of_cells:
+        start = re.escape(f"some.html: {title_of('svcca')}: 'a<b> ")
+        assert re.match(start + r"\d in (a<b>|c) \d: similarity .*', but ci_high in the table is", told), told
 
 
 @pytest.mark.slow

@@ -203,7 +203,7 @@ def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) 
 
     entry = {**ENTRY, "claims": rows}
     on_page = page(new_markdown_cell("# T"), claims=rows)
-    text = render.index({**RUN, "notebooks": {"some": entry}}, tmp_path)
+    text = render.fill("index.html.j2", run={**RUN, "notebooks": {"some": entry}}, folder=tmp_path, sweep=False)
     for soup, control in ((on_page, "untrained: 0.1"), (bs4.BeautifulSoup(text, "html.parser"), "")):
         table = soup.select("table.claims")[0]
         assert [cell.get_text() for cell in table.select("thead th")] == ["claim", "seeds", "families"]
@@ -221,7 +221,7 @@ def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) 
 def test_the_index_shows_status_links_and_facts(tmp_path: Path) -> None:
     failed = {**ENTRY, "status": "failed", "error": "E: <b>", "page": False, "files": [], "run": "earlier", "title": ""}
     run = {**RUN, "status": "failed", "notebooks": {"some": ENTRY, "other": failed}}
-    soup = bs4.BeautifulSoup(render.index(run, tmp_path), "html.parser")
+    soup = bs4.BeautifulSoup(render.fill("index.html.j2", run=run, folder=tmp_path, sweep=False), "html.parser")
     some, other = soup.select("article")
     assert [a["href"] for a in some.select("a")] == ["some.html", "some.html", "some.ipynb", "tables/some-grid.csv"]
     assert [pill.get_text() for pill in soup.select(".pill")] == ["FAILED", "OK", "FAILED"]

@@ -17,7 +17,7 @@ from check_reports import content, links, outside
 from toys import write_notebook
 
 from sslsim.errors import SslsimError
-from sslsim.reports import inputs, provenance, runner, sweep
+from sslsim.reports import jobs, record, runner, sweep
 from sslsim.reports.jobs import Request
 from sslsim.resources import DATA
 
@@ -61,7 +61,7 @@ def made_from() -> Iterator[dict[str, Any]]:
     """Return what runs are made from: there are no stores here."""
     with pytest.MonkeyPatch.context() as patch:
         found = copy.deepcopy(MADE_FROM)
-        patch.setattr(provenance, "made_from", lambda _: copy.deepcopy(found))
+        patch.setattr(record, "made_from", lambda _: copy.deepcopy(found))
         yield found
 
 
@@ -100,7 +100,8 @@ def test_every_combination_is_a_run_and_a_failed_one_does_not_stop_the_rest(fini
         own = json.loads((finished / "out" / name / "run.json").read_text(encoding="utf-8"))
         assert own["status"] == run["status"]
         assert own["settings"]["store"] == str(finished / "out/store")
-        assert 0 < run["seconds"] == own["seconds"] < found["seconds"]
+        assert run["seconds"] == pytest.approx(sum(entry["seconds"] for entry in own["notebooks"].values()))
+        assert 0 < run["seconds"] < found["seconds"]
         assert [entry["run"] for entry in own["notebooks"].values()] == [own["started"]] * 2
         values = {row["name"]: row["value"] for row in own["notebooks"]["toy"]["parameters"]}
         assert values["frames"] == run["values"]["frames"]
@@ -229,7 +230,7 @@ def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path, ask
     assert found["status"] == "interrupted"
     assert {name: run["status"] for name, run in found["runs"].items()} == {"seed-0": "ok", "seed-600": "not run"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "made_from", lambda _: {"checkpoints": [], "corpus": {}})
+        patch.setattr(record, "made_from", lambda _: {"checkpoints": [], "corpus": {}})
         start(tmp_path, ["seed=0,600"], toy)
     assert asked == ["seed-600"]
 
@@ -278,7 +279,7 @@ def test_a_file_names_runs_notebooks_and_lists(tmp_path: Path) -> None:
     notebooks = ["notebooks/plain.ipynb"]
     """
     found = sweep.requests(written(tmp_path, text), Request(tmp_path, notebooks=(toy,)))
-    assert {name: (asked.notebooks, values) for name, (values, asked) in found.items()} == {
+    assert {name: (asked.notebooks, asked.swept) for name, asked in found.items()} == {
         "lists_frames-1_names-a-b": ((toy,), {"frames": 1, "names": ["a", "b"]}),
         "lists_frames-1_names": ((toy,), {"frames": 1, "names": []}),
         "lists_frames-2_names-a-b": ((toy,), {"frames": 2, "names": ["a", "b"]}),
@@ -292,7 +293,7 @@ def test_what_is_set_for_all_runs_goes_to_those_that_have_it(tmp_path: Path) -> 
     text = '[[run]]\nframes = [1, 2]\n[[run]]\nname = "plain"\nnotebooks = ["notebooks/plain.ipynb"]'
     words, toy = written(tmp_path, text), notebooks(tmp_path)[:1]
     found = sweep.requests(words, Request(tmp_path, notebooks=tuple(toy), parameters={"share": "0.25"}))
-    assert {name: asked.parameters for name, (_, asked) in found.items()} == {
+    assert {name: asked.parameters for name, asked in found.items()} == {
         "frames-1": {"share": "0.25", "frames": 1},
         "frames-2": {"share": "0.25", "frames": 2},
         "plain": {},
@@ -325,12 +326,12 @@ def test_runs_may_differ_in_any_field_of_the_study(tmp_path: Path, asked: list[s
     assert rows["both_lineup-paper"]["values"] == {"lineup": "paper", "max_seconds": 60.0, "seed": 1}
     assert rows["both_lineup-paper"]["status"] == "not run"  # said before the first notebook ends
 
-    found = [one for _, one in sweep.requests(words, Request(tmp_path, notebooks=(notebook,))).values()]
+    found = list(sweep.requests(words, Request(tmp_path, notebooks=(notebook,))).values())
     assert [one.parameters for one in found] == [{}, {}, {"seed": 1}, {"seed": 1}]  # the notebook's own goes first
-    studies = [inputs.described(inputs.study_of(one.study, one.fields)) for one in found]
+    studies = [jobs.described(jobs.study_of(one.study, one.fields)) for one in found]
     mine, a, b = (str(tmp_path / "sweeps" / name) for name in ("mine.toml", "speech/a", "speech/b"))
     embedded = [str(DATA / name) for name in ("lineup.toml", "speech/manifest.csv")]
-    assert [(one["lineup"], one["corpus"], one["max_seconds"]) for one in studies] == [
+    assert [(str(one["lineup"]), str(one["corpus"]), one["max_seconds"]) for one in studies] == [
         (embedded[0], a, None),
         (embedded[0], b, None),
         (mine, embedded[1], 60.0),

@@ -1,0 +1,116 @@
+"""run.json and sweep.json, and what they name to make numbers again: code, notebooks, versions, checkpoints, speech."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sslsim import __version__
+from sslsim.resources import write_text
+
+if TYPE_CHECKING:
+    from sslsim.activations import Study
+    from sslsim.activations.store import ActivationStore
+
+FORMAT = 2
+SWEEP = "sweep.json"
+PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "papermill", "nbconvert")
+_PACKAGE = Path(__file__).parents[1]
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the content of run.json or sweep.json, or nothing when it is missing, broken or of another format."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return content if content["format"] == FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def write(file: Path, content: Mapping[str, Any]) -> None:
+    """Write run.json or sweep.json, whole or not at all."""
+    write_text(file, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def of_package() -> dict[str, Any]:
+    """Return the commit of this package, ``code``, a hash of its files, and ``versions`` of what it computes with."""
+    files = [path for path in sorted(_PACKAGE.rglob("*.*")) if path.is_file()]
+    own = [path for path in files if "/_" not in f"/{path.relative_to(_PACKAGE).parent.as_posix()}"]
+    code = _hash("\n".join(f"{path.name} {_hash(path.read_bytes())}" for path in own).encode())
+    versions = {"python": platform.python_version(), "sslsim": __version__}
+    versions |= {package: metadata.version(package) for package in PACKAGES}
+    return {**commit(_PACKAGE), "code": code, "versions": versions}
+
+
+def of_notebook(path: Path) -> dict[str, Any]:
+    """Return a notebook's path, the hash of the file, and the commit of the checkout that it belongs to."""
+    return {"path": str(path), "hash": _hash(path.read_bytes()), **commit(path)}
+
+
+def commit(path: Path) -> dict[str, Any]:
+    """Return ``commit``, the hash of the git commit that a file or folder comes from, and ``dirty``, if it differs.
+
+    None is the commit of what git does not track, as of an environment inside somebody's checkout.
+    """
+    if not _git(path.parent, "ls-files", "--error-unmatch", str(path)):
+        return {"commit": None, "dirty": False}
+    changes = _git(path.parent, "status", "--porcelain", "--untracked-files=no", "--", str(path))
+    return {"commit": _git(path.parent, "rev-parse", "--verify", "HEAD") or None, "dirty": bool(changes)}
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict[str, Any]:
+    """Return what run.json says of the stores that notebooks open, each named once, and of their speech.
+
+    ``checkpoints`` are flat dicts with the same keys; ``corpus`` is a flat dict, with a hash of the time marks beside
+    the speech where there are any.
+    """
+    if not opened:
+        return {"checkpoints": [], "corpus": {}}
+    from sslsim.speech.alignments import alignments_file
+    from sslsim.speech.recording import SAMPLE_RATE
+
+    rows = {str(store.root): _checkpoint(store, study) for study, stores in opened for store in stores}
+    one = next(store for _, stores in opened for store in stores)
+    corpus = {
+        "utterances": len(one.index),
+        "minutes": round(float(one.index["n_samples"].sum()) / SAMPLE_RATE / 60, 2),
+        "left out": len(one.skipped),
+        "fingerprint": one.corpus_fingerprint,
+    }
+    corpora = dict.fromkeys(str(study.corpus) for study, _ in opened)
+    if marks := [file.read_bytes() for each in corpora if (file := alignments_file(each))]:
+        corpus["marks"] = _hash(b"".join(marks))
+    return {"checkpoints": list(rows.values()), "corpus": corpus}
+
+
+def _checkpoint(store: ActivationStore, study: Study) -> dict[str, Any]:
+    names = ("name", "family", "size", "finetuned_from", "seed_of", "weights")
+    folder = Path(study.lineup).parent if isinstance(study.lineup, (str, Path)) else Path()
+    source = store.checkpoint.source
+    near = Path(source).is_relative_to(folder)
+    return {name: getattr(store.checkpoint, name) for name in names} | {
+        "layers": store.n_layers,
+        "neurons": store.n_neurons,
+        "heads": store.n_heads,
+        "fingerprint": store.fingerprint,
+        "source": Path(source).relative_to(folder).as_posix() if near else source,
+        "revision": store.checkpoint.revision,
+    }
