@@ -6,8 +6,6 @@
 >>> sslsim.figures.heatmap(table, "svcca")
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``python -m sslsim`` is ``sslsim``."""
 
-from __future__ import annotations
-
 import sys
 
 from sslsim.cli import main

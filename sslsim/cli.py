@@ -3,8 +3,6 @@
 Each command imports what it needs when it is called: ``sslsim --help`` must not wait for torch.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil
@@ -235,7 +233,7 @@ def _parameters(arguments: argparse.Namespace) -> int:
 
 
 def _notebooks(arguments: argparse.Namespace) -> int:
-    files = sorted(NOTEBOOKS.glob("*.ipynb"))
+    files = [*sorted(NOTEBOOKS.glob("*.ipynb")), NOTEBOOKS / "README.md"]  # their settings name it
     there = [file.name for file in files if (arguments.folder / file.name).exists()]
     if there:
         raise SslsimError(f"{arguments.folder} has {', '.join(there)} already; name another folder, or move them away")

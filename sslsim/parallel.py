@@ -4,8 +4,6 @@ Every call computes with one thread of torch, and results come back in the order
 the numbers do not depend on how many workers there are or on which was first.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections import deque

@@ -1,7 +1,5 @@
 """Where data and notebooks lie, and files that are there whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

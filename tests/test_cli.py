@@ -186,7 +186,7 @@ def test_checkpoints_measures_and_parameters_are_printed(checkpoints: Path, caps
 def test_notebooks_are_copied_and_none_is_replaced(tmp_path: Path, capsys: Any) -> None:
     assert cli.main(["notebooks", str(tmp_path / "mine")]) == 0
     copies = sorted((tmp_path / "mine").iterdir())
-    assert [copy.name for copy in copies] == sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+    assert [copy.name for copy in copies] == ["README.md", *sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))]
     assert all(copy.read_bytes() == (NOTEBOOKS / copy.name).read_bytes() for copy in copies)
     shutil.rmtree(tmp_path / "mine")
     (tmp_path / "mine").mkdir()

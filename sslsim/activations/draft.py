@@ -7,8 +7,6 @@ processor. The folder is renamed when all shards are there. What is made depends
 workers, since the cut into shards belongs to the store.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

@@ -7,8 +7,6 @@ rows in each block; uint32, the CRC-32 of these checksums. Each row has its chec
 fiftieth frame reads, and checks, every fiftieth frame.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import platform

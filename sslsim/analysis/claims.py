@@ -6,8 +6,6 @@ is no interval. Intervals are over speech, with these models and layers as they 
 of the kind. p is of one claim alone, without regard to how many there are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Hear what neurons and heads respond to: the moments where they are strongest, with the sound around them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

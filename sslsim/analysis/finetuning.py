@@ -1,7 +1,5 @@
 """What finetuning changed: the same layers and neurons before and after, beside other seeds and other families."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from itertools import product

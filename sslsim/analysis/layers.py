@@ -4,8 +4,6 @@ The value in row (x, y) of a directional measure says how well x is found in y; 
 models are to each other (`sslsim.encoders.lineage`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The best partners of single neurons and heads: the strongest, how many share one, and what chance would give."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 

@@ -7,8 +7,6 @@ neither with layers nor with frames. Mismatched frames are a second round again:
 a layer's own moments as they are. A piece is a call that a worker computes from the stores and the folder alone.
 """
 
-from __future__ import annotations
-
 import copyreg
 import itertools
 import os

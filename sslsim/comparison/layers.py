@@ -1,7 +1,5 @@
 """Every layer of every checkpoint against every other, as one tidy table, and the best partner of every neuron."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 

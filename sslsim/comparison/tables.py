@@ -1,7 +1,5 @@
 """Tidy tables of pairs: the columns that name a pair, what its two models are to each other, and square matrices."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A checkpoint's files: found in a folder or fetched from the hub, and hashed; none is loaded."""
 
-from __future__ import annotations
-
 import hashlib
 from importlib.metadata import version
 from pathlib import Path

@@ -7,8 +7,6 @@
 - spectrogram: one is the log-mel spectrogram, the input of all of them.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 from functools import cached_property

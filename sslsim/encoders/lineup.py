@@ -1,7 +1,5 @@
 """Which checkpoints: a lineup file is read; no checkpoint is looked at."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections import Counter

@@ -4,8 +4,6 @@ What transformers' many encoders have in common is found by looking: the blocks,
 LayerNorm makes their output, whether another follows the last one. What does not behave is refused.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import threading

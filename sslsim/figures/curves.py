@@ -1,7 +1,5 @@
 """Lines over layers, depth or frames: a panel a measure or relation, a line a model or relation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

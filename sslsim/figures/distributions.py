@@ -1,7 +1,5 @@
 """Distributions of the best matches of neurons and heads."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """All layers as points of one plane, near where alike."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -1,7 +1,5 @@
 """Heatmaps of every layer against every other, as they are and above chance."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

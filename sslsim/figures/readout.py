@@ -3,8 +3,6 @@
 Whoever draws a heatmap attaches its numbers to the axes; `sslsim.Report.figure` passes them on to the page.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What all figures share: look, fixed scales, titles of measures, and how rows of a table are chosen."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import fill

@@ -1,7 +1,5 @@
 """Layers as arrays that are read a run of frames at a time, and how they are multiplied."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import reduce
 from typing import Any

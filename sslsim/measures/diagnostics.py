@@ -1,7 +1,5 @@
 """What to know of layers before a similarity is believed: dependent frames, and neurons that dominate a layer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

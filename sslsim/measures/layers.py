@@ -4,8 +4,6 @@ All are functions of the `Moments` of two layers; neurons without variance are l
 every neuron first, ``False`` keeps its units; the two differ when few neurons hold most of the variance.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ They compare every frame with every other, so they run on a sample: evenly space
 What a layer alone contributes is prepared once and scored with every other layer.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

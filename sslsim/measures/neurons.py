@@ -3,8 +3,6 @@
 All are functions of `Moments`; neurons without variance are left out. Method: Wu et al. 2020 (arXiv 2005.01172).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment

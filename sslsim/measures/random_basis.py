@@ -4,8 +4,6 @@ Neuron measures look at a layer through its neurons, one axis each. A random bas
 spans the same subspace; what a measure says of it is what the subspace alone brings about.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -4,8 +4,6 @@ A measure that depends on the units of the neurons stands here twice: NAME z-sco
 neurons in their own units.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """What differs between two reports folders: what they were made from, their claims, their tables."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

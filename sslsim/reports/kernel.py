@@ -1,7 +1,5 @@
 """Run one notebook with papermill: this interpreter's kernel, live progress, an outcome instead of an exception."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

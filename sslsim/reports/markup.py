@@ -1,7 +1,5 @@
 """Markdown, TeX and HTML outputs turned into markup that needs no script and no network."""
 
-from __future__ import annotations
-
 import html
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ A page asks the network for nothing and runs one script of its own, which reads 
 security policy in it holds that even for markup that a notebook's outputs bring along.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

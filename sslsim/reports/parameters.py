@@ -3,8 +3,6 @@
 papermill does not check them; this does, from the source alone: nothing of the notebook is executed.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import json

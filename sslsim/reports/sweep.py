@@ -4,8 +4,6 @@ Runs share the store and the processors: at most so many notebooks at a time ove
 the same code, versions, checkpoints, speech and parameters, is not run again.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

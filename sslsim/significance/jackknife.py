@@ -1,7 +1,5 @@
 """Intervals: how far a score may be believed for speech like this, from scores without each block of utterances."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Comparisons with their controls: the same pairs on mismatched utterances, without blocks, and in random bases."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Frame i of an utterance covers samples [320 i, 320 i + 400) at 16 kHz and has the label that holds at its centre.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 Nothing here stops for a file that is no good: it is left out and named, with the reason.
 """
 
-from __future__ import annotations
-
 import os
 import uuid
 from collections import Counter

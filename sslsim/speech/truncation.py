@@ -4,8 +4,6 @@ libsndfile reads such wav, w64, aiff, au, caf, sphere and ogg files short withou
 (flac, mp3 with a header of its length) are not looked at here.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -70,7 +70,7 @@ def page_of_a_heatmap(tmp_path):
     table = pairs()
     (tmp_path / "tables").mkdir()
     table.to_csv(tmp_path / "tables/some-pairs.csv", index=False)
-    figure = above_chance_maps(table, ["svcca"], columns=1)
+    figure = above_chance_maps(table, ["svcca"])
     maps = panels(figure, bounds_of(figure))
     figure.savefig(buffer := io.BytesIO(), bbox_inches=bounds_of(figure), dpi=DPI)
     plt.close("all")
