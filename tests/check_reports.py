@@ -186,7 +186,8 @@ def evidence(frame: pd.DataFrame) -> Iterator[str]:
         p = frame[column].dropna()
         if p.empty or not p.between(0, 1, inclusive="right").all():
             yield f"{column} is not a probability above 0 everywhere"
-    if "holds" in frame and not set(frame.holds) <= {"yes", "no", "too few permutations", "too few rotations"}:
+    few = {f"too few {what}" for what in ("permutations", "rotations", "permutations and rotations")}
+    if "holds" in frame and not set(frame.holds) <= {"yes", "no", "no interval"} | few:
         yield f"claims hold {sorted(set(frame.holds))}"
 
 

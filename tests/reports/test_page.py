@@ -195,7 +195,7 @@ def claim(between: str, holds: str, p: float | None = 1 / 21, name: str = "<i>sh
 
 
 def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) -> None:
-    rows = [claim("seeds", "yes"), claim("families", "no", 1e-5), claim("families", "too few draws", None, "other")]
+    rows = [claim("seeds", "yes"), claim("families", "no", 1e-5), claim("families", "too few permutations", None, "other")]
     mark = {"role": "table", "name": "claims", "files": ["tables/some-claims.csv"], "rows": 3, "claims": rows}
     output = new_output("display_data", {"text/plain": "3 rows"}, metadata={"sslsim": mark})
     notebook = new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("code_here()", outputs=[output])])
@@ -213,7 +213,7 @@ def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) 
         ends = [f" p 0.048 · {control}", f" p < 0.001 · {control}", f" {control}"] if control else [""] * 3
         effect = "0.500 (0.400 to 0.600)"
         assert first == ["<i>shared</i> svcca", f"yes {effect}{ends[0]}", f"no {effect}{ends[1]}"]
-        assert second == ["other svcca", "", f"too few draws {effect}{ends[2]}"]
+        assert second == ["other svcca", "", f"too few permutations {effect}{ends[2]}"]
         assert [one.get_text() for one in table.select(".holds.yes")] == ["yes"]
     assert not page(new_markdown_cell("# T")).select("table.claims")
 
