@@ -195,7 +195,11 @@ def claim(between: str, holds: str, p: float | None = 1 / 21, name: str = "<i>sh
 
 
 def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) -> None:
-    rows = [claim("seeds", "yes"), claim("families", "no", 1e-5), claim("families", "too few permutations", None, "other")]
+    rows = [
+        claim("seeds", "yes"),
+        claim("families", "no", 1e-5),
+        claim("families", "too few permutations", None, "other"),
+    ]
     mark = {"role": "table", "name": "claims", "files": ["tables/some-claims.csv"], "rows": 3, "claims": rows}
     output = new_output("display_data", {"text/plain": "3 rows"}, metadata={"sslsim": mark})
     notebook = new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("code_here()", outputs=[output])])
