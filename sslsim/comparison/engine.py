@@ -276,15 +276,19 @@ def sampled_pair(folder: Path, order: int, k: int, m: int) -> Scores:
     """Score pairs of layers of two batches by measures of the sampled frames."""
     task, scores = _task(folder), Scores()
     views = task.batch(k), task.batch(m, order)
-    constant = [[int((np.ptp(view[:], axis=0) == 0).sum()) for view in side] for side in views]
+    # another order of the frames leaves it as it is, and no table asks for it there
+    constant = [] if order else [[int((np.ptp(view[:], axis=0) == 0).sum()) for view in side] for side in views]
     for name in task.what.measures:
         prepare: Any = MEASURES[name].prepare
         left = _of_each(views[0], partial(prepare, device=task.what.device))
         right = left if k == m and not order else _of_each(views[1], partial(prepare, device=task.what.device))
         for (a, i), (b, j) in itertools.product(enumerate(task.batches[k]), enumerate(task.batches[m])):
             if i <= j:
-                value, counts = {name: MEASURES[name].score(left[a], right[b])}, (constant[0][a], constant[1][b])
-                there, back = (PairScores(value, {name: of_sides}) for of_sides in (counts, counts[::-1]))
+                value = {name: MEASURES[name].score(left[a], right[b])}
+                counts: list[dict[str, tuple[int, int]]] = [{}, {}]
+                if not order:
+                    counts = [{name: (constant[0][a], constant[1][b])}, {name: (constant[1][b], constant[0][a])}]
+                there, back = (PairScores(value, each) for each in counts)
                 scores.add(Scores({(i, j): there, (j, i): back}))
     return scores
 
