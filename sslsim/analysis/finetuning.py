@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sslsim.activations.selection import layer_views
 from sslsim.activations.store import ActivationStore
-from sslsim.analysis.layers import Pairs, same_depth
+from sslsim.analysis.layers import Pairs
+from sslsim.comparison.tables import same_depth
 from sslsim.analysis.preferences import PAIR
 from sslsim.encoders.lineage import Lineage
 from sslsim.measures.registry import level_of

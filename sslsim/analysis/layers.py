@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sslsim.activations.selection import check_stores, layer_views
 from sslsim.activations.store import ActivationStore
+from sslsim.comparison.tables import same_depth
 from sslsim.encoders.lineage import RELATIONS, SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.measures.diagnostics import concentration
@@ -87,21 +88,6 @@ def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
     rows = by_relation[(by_relation.measure == measure) & (by_relation.relation != "spectrogram")]
     columns = ["relation", "model", "layer", "depth", "best_model", "best_layer", "best_depth", "best"]
     return rows[columns].reset_index(drop=True)
-
-
-def same_depth(table: pd.DataFrame) -> pd.Series:
-    """Say which rows of a table are of layers at the same relative depth: each x with the nearest layer of y.
-
-    The nearest layer is ``floor(layer_x * last_y / last_x + 0.5)``, in whole numbers of layers. The last layer of a
-    model follows from any of its rows with a depth above 0; a model without one has a single layer, at any depth.
-    """
-    sides = [table[[f"{key}_{side}" for key in ("model", "layer", "depth")]] for side in "xy"]
-    layers = pd.concat([side.set_axis(["model", "layer", "depth"], axis=1) for side in sides]).drop_duplicates()
-    deep = layers[layers.depth > 0]
-    last = (deep.layer / deep.depth).round().groupby(deep.model).first()
-    last_x, last_y = (table[f"model_{side}"].map(last).fillna(0) for side in "xy")
-    nearest = np.floor(table.layer_x * last_y.clip(lower=1) / last_x.clip(lower=1) + 0.5)
-    return nearest.clip(upper=last_y) == table.layer_y
 
 
 def raw_against_standardised(table: pd.DataFrame, spread: pd.DataFrame, n: int | None = None) -> pd.DataFrame:

@@ -1,10 +1,10 @@
 """Scores of every pair of layers, in independent pieces that any executor can run.
 
-Layers are put in batches; the frames of a batch stand side by side, and one matrix product a chunk of frames gives the
-cross moments of all its pairs. A first round makes each layer's own moments and decomposition, once, and leaves them in
-a scratch folder; a second takes batches two by two. A piece holds two batches and a chunk of frames, so memory grows
-neither with layers nor with frames. Mismatched frames are a second round again: another order of the same frames leaves
-a layer's own moments as they are. A piece is a call that a worker computes from the stores and the folder alone.
+Layers are put in batches of one checkpoint; the frames of a batch stand side by side, and one matrix product a chunk of
+frames gives the cross moments of all pairs of two batches, which are scored together. A first round makes each layer's
+own moments and decomposition, once, and leaves them in a scratch folder; a second takes batches two by two, with the
+frames of y in one order after another: mismatched utterances leave a layer's own moments as they are. A piece is a call
+that a worker computes from the stores and the folder alone.
 """
 
 import copyreg
@@ -25,104 +25,112 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from sslsim.activations.draft import remove_stale
-from sslsim.activations.selection import LayerView, utterances_of
-from sslsim.comparison.scores import BASES_CHANCE, Comparison, PairScores, Partners, Scores, score_pair
+from sslsim.activations.selection import LayerView
+from sslsim.comparison.scores import Comparison, Norms, Part, Run, Scores, in_random_bases, partners_of, score_pairs
 from sslsim.errors import SslsimError
-from sslsim.measures import moments
-from sslsim.measures.moments import Marginal, Moments
-from sslsim.measures.neighbours import sample_frames
-from sslsim.measures.neurons import best_partners
-from sslsim.measures.products import Means, Products, Side, Utterances, cross_products
+from sslsim.measures.arrays import mean
+from sslsim.measures.moments import WIDE, Marginal, Moments, marginal, moments, squared_norms
+from sslsim.measures.products import Side, cross_products
 from sslsim.measures.registry import MEASURES
 from sslsim.parallel import results, workers_on
+from sslsim.speech.positions import positions, stride_for
 
 BATCH_NEURONS = 2048  # of one batch: a product of two fills a processor, and takes 34 MB in float64
 GPU_BATCH_NEURONS = 8192  # the same for a GPU, which wants more at a time: 64 pairs of 1,024 neurons take about 3 GB
-BATCH_LAYERS = 8  # of one batch of sampled measures, whose kernels are 32 MB each at 2,000 frames
+BATCH_LAYERS = 8  # of one batch of measures of frames, whose kernels are 32 MB each at 2,000 frames
 DTYPE = torch.float32  # of stored layers and their products
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every piece needs to know; written once to the scratch folder, read by each worker."""
+    """What every piece of a run needs to know; written once to the scratch folder, read by each worker."""
 
     folder: Path  # its part of the scratch folder
     what: Comparison  # by measures that are all of moments, or all of frames
+    run: Run
     batches: list[list[int]]  # numbers of layers of one checkpoint that are computed together
-    rows: list[np.ndarray | None]  # which frames: first those of x, then those of y in every other order; None for all
-    utterances: Utterances | None = None  # keep sums of products by group
 
-    def moments_file(self, k: int, order: int) -> Path:
-        """File of the moments of the layers of a batch: of x and, where its order makes a difference, of y."""
-        return self.folder / f"moments-{'y' if order and self.utterances else 'x'}-{k}.pickle"
+    @property
+    def of_frames(self) -> bool:
+        """Whether the measures are of frames."""
+        return any(MEASURES[name].of_frames for name in self.what.measures)
 
-    def batch(self, k: int, order: int = 0) -> list[LayerView]:
-        """Layers of a batch on the frames of x, or on those of y in another order."""
-        views = _on_rows(self.folder, order)
-        return [views[i] for i in self.batches[k]]
-
-    def pairs(self, *, diagonal: bool) -> list[tuple[int, ...]]:
-        """Unordered pairs of batches whose checkpoints are to be compared; with `diagonal` each with itself too."""
+    def pairs(self) -> list[tuple[int, int]]:
+        """Unordered pairs of batches whose checkpoints are to be compared, a batch with itself too."""
         models = [self.what.views[batch[0]].label[0] for batch in self.batches]
         every = itertools.combinations_with_replacement(range(len(models)), 2)
         wanted = [(k, m) for k, m in every if frozenset((models[k], models[m])) in self.what.between]
-        return [(k, m) for k, m in wanted if diagonal or k < m]
+        return [pair for pair in wanted if self.run.everywhere or self.cells(*pair, near=True)]
+
+    def cells(self, k: int, m: int, *, near: bool) -> list[tuple[int, int]]:
+        """Places, in two batches, of the pairs of layers to compare: all, or those at the same depth."""
+        places = itertools.product(enumerate(self.batches[k]), enumerate(self.batches[m]))
+        wanted = self.what.near | self.what.near.T
+        return [(a, b) for (a, i), (b, j) in places if i <= j and (wanted[i, j] or not near)]
 
 
-def score_pairs(what: Comparison, executor: Executor | None, orders: Sequence[np.ndarray] = ()) -> list[Scores]:
-    """Score every pair of layers both ways, and then the same with the frames of y in each of some other orders.
+def score_runs(what: Comparison, runs: Sequence[Run], executor: Executor | None) -> list[list[Scores]]:
+    """Score pairs of layers both ways in each run, by each order of the frames of y.
 
     Each order, (n_frames,), has every frame once. Layer i stands on the x side and layer j, i up to j, on the y side, a
     layer with itself too. Workers of `executor` (see `parallel.results`) must see the folder of the stores.
     """
+    scores = [[Scores(len(what.views)) for _ in run.orders] for run in runs]
     with _scratch(what.views[0].store.root.parent) as folder:
-        tasks, scores = _tasks(what, orders, folder), [Scores() for _ in range(1 + len(orders))]
-        rounds = [(k, task.folder, *one) for task in tasks for k in range(len(scores)) for one in _rounds(task, k)]
-        total, workers = sum(len(batches) for *_, batches in rounds), workers_on(what.device)
-        with tqdm(total=total, desc=what.title, file=sys.stdout, mininterval=1.0) as bar:
-            for k, place, piece, batches in rounds:
-                for part in results(piece, [(place, k, *some) for some in batches], executor=executor, workers=workers):
-                    scores[k].add(part)
+        tasks = [(of, task) for of, run in enumerate(runs) for task in _tasks(what, run, folder / str(of))]
+        pieces = [(of, *piece) for of, task in tasks for piece in _rounds(task)]
+        workers = workers_on(what.device)
+        with tqdm(total=sum(len(calls) for *_, calls in pieces), unit="piece", file=sys.stdout, mininterval=1.0) as bar:
+            for of, piece, calls in pieces:
+                bar.set_description(runs[of].title)
+                for parts in results(piece, calls, executor=executor, workers=workers):
+                    _take_in(scores[of], parts)
                     bar.update()
     return scores
 
 
-def _rounds(task: Task, order: int) -> Iterator[tuple[Callable[..., Scores], list[tuple[int, ...]]]]:
-    """Pieces to run for the frames of y in one order, one after another, and the batches that each call takes."""
-    if any(MEASURES[name].prepare for name in task.what.measures):
-        yield sampled_pair, task.pairs(diagonal=True)
+def _take_in(scores: list[Scores], parts: Any) -> None:
+    if isinstance(parts, dict):  # of layers alone, the same in all orders
+        for kind, by_measure in parts.items():
+            for name, (layers, counts) in by_measure.items():
+                known = getattr(scores[0], kind).setdefault(name, np.full(scores[0].size, -1))
+                known[layers] = counts
         return
-    if not order or task.utterances:  # another order of the frames changes moments of utterances and blocks only
-        yield moments_of_batch, [(k,) for k in range(len(task.batches))]
-    yield pair_of_batches, task.pairs(diagonal=bool(order))
+    for one, part in zip(scores, parts, strict=True):
+        one.add(part)
 
 
-def _tasks(what: Comparison, orders: Sequence[np.ndarray], folder: Path) -> list[Task]:
+def _rounds(task: Task) -> Iterator[tuple[Callable[..., Any], list[tuple[Any, ...]]]]:
+    """Pieces to run one after another, and the calls of each."""
+    if not task.of_frames:
+        yield moments_of_batch, [(task.folder, k) for k in range(len(task.batches))]
+    yield frames_of_batches if task.of_frames else pairs_of_batches, [(task.folder, *pair) for pair in task.pairs()]
+
+
+def _tasks(what: Comparison, run: Run, folder: Path) -> list[Task]:
     """Put layers in batches and leave in the scratch folder what pieces need to know: of moments, and of frames."""
     views, used = what.views, frozenset().union(*what.between)
     models = itertools.groupby(range(len(views)), key=lambda i: views[i].label[0])
-    runs = [list(run) for model, run in models if model in used]
-    sampled = sample_frames(views[0], what.sample)
+    layers = [list(group) for model, group in models if model in used]
     of_moments, of_frames = (
-        replace(what, measures=tuple(name for name in what.measures if bool(MEASURES[name].prepare) is frames))
+        replace(what, measures=tuple(name for name in what.measures if MEASURES[name].of_frames is frames))
         for frames in (False, True)
     )
     tasks = []
-    if of_moments.measures or what.partners:
+    if of_moments.measures or run.partners:
         neurons = BATCH_NEURONS if workers_on(what.device) is None else GPU_BATCH_NEURONS
-        batches = _batches(runs, [neurons // views[run[0]].shape[1] for run in runs])
-        by_utterance = any(MEASURES[name].utterances for name in of_moments.measures)
-        utterances = utterances_of(views) if by_utterance else what.blocks
-        tasks.append(Task(folder / "moments", of_moments, batches, [None, *orders], utterances))
+        batches = _batches(layers, [neurons // views[of[0]].shape[1] for of in layers])
+        tasks.append(Task(folder / "moments", of_moments, run, batches))
     if of_frames.measures:
-        batches = _batches(runs, [BATCH_LAYERS] * len(runs))
-        tasks.append(Task(folder / "frames", of_frames, batches, [sampled, *(order[sampled] for order in orders)]))
+        batches = _batches(layers, [BATCH_LAYERS] * len(layers))
+        tasks.append(Task(folder / "frames", of_frames, replace(run, partners=False), batches))
     for task in tasks:
-        task.folder.mkdir()
+        task.folder.mkdir(parents=True)
         _save(task, task.folder / "task.pickle")
     return tasks
 
@@ -150,7 +158,8 @@ def _scratch(beside: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _task.cache_clear()
-        _on_rows.cache_clear()  # with what small layers have read
+        _views.cache_clear()  # with what small layers have read
+        _prepared.cache_clear()
 
 
 def _save(value: object, path: Path) -> None:
@@ -175,13 +184,10 @@ def _as_array(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[np.ndarray]]
 
 @dataclass(frozen=True)
 class LayerMoments:
-    """One layer's own moments, with what is computed from them."""
+    """The own moments of the layers of a batch, with what is computed from them."""
 
-    marginal: Marginal
-    norms: dict[bool, Tensor]  # by scaling, squared norms of the frames: of all of them, and a row without each block
-
-
-Batch = tuple[int, list[LayerMoments]]  # its number and its layers
+    marginal: Marginal  # (layers, ...)
+    norms: dict[bool, Tensor]  # by scaling, squared norms of the frames, (layers, n_frames)
 
 
 @lru_cache(maxsize=2)
@@ -190,115 +196,158 @@ def _task(folder: Path) -> Task:
 
 
 @lru_cache(maxsize=2)
-def _on_rows(folder: Path, order: int) -> list[LayerView]:
-    """Layers on the frames of x or of y in one order; the same for all pieces, as small layers keep what was read."""
+def _views(folder: Path) -> list[LayerView]:
+    """Layers on the frames of a run; the same for all pieces, as small layers keep what was read."""
     task = _task(folder)
-    rows = task.rows[order]
-    if rows is None:
-        return task.what.views
-    frames = task.what.views[0].only(rows).frames  # one array for all of them
-    return [replace(view, frames=frames) for view in task.what.views]
+    views, rows = task.what.views, task.run.rows
+    return views if rows is None else [view.only(rows) for view in views]
 
 
-def moments_of_batch(folder: Path, order: int, k: int) -> Scores:
-    """Make and leave in the scratch folder the moments of every layer of a batch, and score pairs within the batch."""
+def _batch(task: Task, k: int) -> list[LayerView]:
+    return [_views(task.folder)[i] for i in task.batches[k]]
+
+
+def moments_of_batch(folder: Path, k: int) -> dict[str, dict[str, Any]]:
+    """Make and leave in the scratch folder the moments of every layer of a batch, and say what each layer is like."""
     task = _task(folder)
-    what, views = task.what, task.batch(k, order)
-    means = _of_each(views, lambda view: Means.of(view, task.utterances, what.device))
-    products = cross_products(Side(views, means, DTYPE), None, len(views[0]), task.utterances)
-    layers = _of_each(views, partial(_layer_moments, what), means, [row[0] for row in products])
-    _save(layers, task.moments_file(k, order))
-    wanted = not order and (k, k) in task.pairs(diagonal=True)
-    return _scores(task, order, (k, layers), (k, layers), products) if wanted else Scores()
-
-
-def _layer_moments(what: Comparison, view: LayerView, means: Means, products: Products) -> LayerMoments:
-    """Return a layer's own moments with all that the measures need of it alone; an error if no neuron varies."""
-    marginal = moments.marginal(means, products, len(view), torch.finfo(DTYPE).eps)
-    marginal = replace(marginal, wide=0) if what.chance else marginal
-    every = [marginal, *(marginal.without(g) for g in range(len(what.blocks.members) if what.blocks else 0))]
-    for one in every:
-        one.check_varies()
-    norms: dict[bool, Tensor] = {}
-    for measure in (MEASURES[name] for name in what.measures):
-        if measure.norms and measure.standardize not in norms:
-            norms[measure.standardize] = moments.squared_norms(view, *every, standardize=measure.standardize)
-        if measure.prepare_layer:
-            for one in every:
-                measure.prepare_layer(one)
-    return LayerMoments(marginal, norms)
-
-
-def pair_of_batches(folder: Path, order: int, k: int, m: int) -> Scores:
-    """Score every layer of one batch with every layer of another."""
-    task = _task(folder)
-    # never the same objects on both sides: a layer with itself would be whitened by nothing
-    left, right = (pickle.loads(task.moments_file(*of).read_bytes()) for of in ((k, 0), (m, order)))
-    if order and task.utterances is None:
-        rows = task.rows[order]
-        right = [replace(one, norms={scaled: norms[:, rows] for scaled, norms in one.norms.items()}) for one in right]
-    side_x, side_y = (
-        Side(views, [layer.marginal.means for layer in layers], DTYPE)
-        for views, layers in ((task.batch(k), left), (task.batch(m, order), right))
-    )
-    products = cross_products(side_x, side_y, len(task.what.views[0]), task.utterances)
-    products = [row[a:] if k == m else row for a, row in enumerate(products)]
-    return _scores(task, order, (k, left), (m, right), products)
-
-
-def _scores(task: Task, order: int, x: Batch, y: Batch, products: list[list[Products]]) -> Scores:
-    """Score every pair of layers of two batches; of a batch with itself, every layer with those from itself on."""
-    what, (k, left), (m, right), scores = task.what, x, y, Scores()
-    pairs = {
-        (a, b): Moments(left[a].marginal, right[b].marginal, product.total, product.groups)
-        for a, row in enumerate(products)
-        for b, product in enumerate(row, a if k == m else 0)
+    what, views = task.what, _batch(task, k)
+    means = torch.cat(_of_each(views, mean)).to(what.device)
+    of = marginal(Side(views, means, DTYPE), 0 if task.run.chance else WIDE, alone=False)
+    for view, varies in zip(views, of.alive.any(-1).tolist(), strict=True):
+        if not varies:
+            _of_each([view], lambda view: moments(view, view).x.check_varies())
+    measures = {name: MEASURES[name] for name in what.measures}
+    for name in {name for measure in measures.values() for name in measure.needs}:
+        getattr(of, name)  # computed here, once, and kept
+    norms = {
+        scaled: torch.stack([squared_norms(v, _one(of, a), standardize=scaled) for a, v in enumerate(views)])
+        for scaled in {measure.standardize for measure in measures.values() if measure.norms}
     }
-    if torch.device(what.device).type != "cpu" and any(MEASURES[name].canonical for name in what.measures):
-        moments.decompose(list(pairs.values()))
-    while pairs:
-        a, b = next(iter(pairs))
-        pair, i, j = pairs.pop((a, b)), task.batches[k][a], task.batches[m][b]
-        norms = {scaled: (of_x, right[b].norms[scaled]) for scaled, of_x in left[a].norms.items()}
-        ways = [(i, j)] if i == j else [(i, j), (j, i)]
-        scored = score_pair(pair, norms, what, BASES_CHANCE if order else what.rotations, len(ways))
-        for way, (record, rotated) in zip(ways, scored, strict=True):
-            scores.pairs[way] = record
-            (model_x, _), (model_y, layer_y) = (what.views[n].label for n in way)
-            if what.partners and model_x != model_y:
-                neuron, r = best_partners(pair if way == (i, j) else pair.swapped)
-                best = Partners(np.full(len(neuron), layer_y), neuron, r, rotated)
-                scores.add(Scores(partners={(way[0], model_y): best}))
-    return scores
+    _save(LayerMoments(of, norms), folder / f"moments-{k}.pickle")
+    layers = np.array(task.batches[k])
+    constant = (layers, (of.mean.shape[-1] - of.count).long().cpu().numpy())
+    ranks = {name: (layers, m.ranks(of).cpu().numpy()) for name, m in measures.items() if m.ranks}
+    return {"constant": dict.fromkeys(what.measures, constant), "ranks": ranks}
 
 
-def sampled_pair(folder: Path, order: int, k: int, m: int) -> Scores:
-    """Score pairs of layers of two batches by measures of the sampled frames."""
-    task, scores = _task(folder), Scores()
-    views = task.batch(k), task.batch(m, order)
-    # another order of the frames leaves it as it is, and no table asks for it there
-    constant = [] if order else [[int((np.ptp(view[:], axis=0) == 0).sum()) for view in side] for side in views]
-    for name in task.what.measures:
-        prepare: Any = MEASURES[name].prepare
-        left = _of_each(views[0], partial(prepare, device=task.what.device))
-        right = left if k == m and not order else _of_each(views[1], partial(prepare, device=task.what.device))
-        for (a, i), (b, j) in itertools.product(enumerate(task.batches[k]), enumerate(task.batches[m])):
-            if i <= j:
-                value = {name: MEASURES[name].score(left[a], right[b])}
-                counts: list[dict[str, tuple[int, int]]] = [{}, {}]
-                if not order:
-                    counts = [{name: (constant[0][a], constant[1][b])}, {name: (constant[1][b], constant[0][a])}]
-                there, back = (PairScores(value, each) for each in counts)
-                scores.add(Scores({(i, j): there, (j, i): back}))
-    return scores
+def _one(of: Marginal, a: int) -> Marginal:
+    return Marginal(of.n, of.mean[a], of.scatter[a], of.eps)
 
 
-def _of_each(views: list[LayerView], function: Callable[..., Any], *more: list[Any]) -> list[Any]:
+def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
+    """Score layers of one batch with those of another, the frames of y in each order."""
+    task = _task(folder)
+    what, run = task.what, task.run
+    # never the same objects on both sides: each keeps the frames that it last read
+    x, y = (pickle.loads((folder / f"moments-{b}.pickle").read_bytes()) for b in (k, m))
+    side_x, side_y = (Side(_batch(task, b), of.marginal.mean.flatten(), DTYPE) for b, of in ((k, x), (m, y)))
+    parts = []
+    for number, order in enumerate(run.orders):
+        near = number >= run.everywhere
+        cells = task.cells(k, m, near=near)
+        if not cells:
+            parts.append(Part())
+            continue
+        a, b = torch.tensor(cells, device=what.device).T
+        cross = cross_products(side_x, side_y, cells if near else None, order)
+        pairs = (x.marginal, (y if order is None else _mismatched(y, side_y, order)), cross if near else cross[a, b])
+        parts.append(_part(task, (k, m), pairs, (x, a, b), order is None and not number))
+    return parts
+
+
+def _part(task: Task, batches: tuple[int, int], of: Any, places: Any, own: bool) -> Part:
+    """Score pairs; `own` says whether their frames stand in their own order."""
+    (first, second, cross), (x, a, b), what, run = of, places, task.what, task.run
+    i, j = (np.array(task.batches[k])[at.cpu().numpy()] for k, at in zip(batches, (a, b), strict=True))
+    same = torch.from_numpy(i == j).to(a.device) if own else None
+    pairs = Moments(first[a], second.marginal[b], cross, same=same)
+    norms: Norms = {scaled: (x.norms[scaled][a], second.norms[scaled][b]) for scaled in x.norms}
+    part = Part(i, j, score_pairs(pairs, norms, what))
+    if run.partners:
+        part.partners = partners_of(pairs, what, i, j, bases=own and not run.chance)
+    near = np.flatnonzero(what.near[i, j] | what.near[j, i])
+    if run.rotations and own and len(near):
+        some = torch.from_numpy(near).to(a.device)
+        few = Moments(first[a[some]], second.marginal[b[some]], cross[some])
+        for name, values in in_random_bases(few, what, run.rotations).items():
+            part.rotated[name] = np.full((2, len(i), run.rotations), np.nan)
+            part.rotated[name][:, near] = values
+    return part
+
+
+def _mismatched(of: LayerMoments, side: Side, order: NDArray[np.int64]) -> LayerMoments:
+    """Return moments of layers whose frames stand in another order."""
+    return LayerMoments(of.marginal, {scaled: norms[:, order] for scaled, norms in of.norms.items()})
+
+
+def frames_of_batches(folder: Path, k: int, m: int) -> list[Part]:
+    """Score layers of two batches by measures of the frames themselves, those of y in each order."""
+    task = _task(folder)
+    what, run, parts = task.what, task.run, [Part() for _ in task.run.orders]
+    for name in what.measures:
+        score = _of_utterances if MEASURES[name].utterances else _of_sample
+        for number, (order, part) in enumerate(zip(run.orders, parts, strict=True)):
+            cells = task.cells(k, m, near=number >= run.everywhere)
+            if cells:
+                scored = score(task, name, (k, m), cells, order)
+                i, j = (
+                    np.array(task.batches[of])[list(at)]
+                    for of, at in zip((k, m), zip(*cells, strict=True), strict=True)
+                )
+                part.x, part.y, part.value[name] = i, j, np.array(scored).T
+    return parts
+
+
+def _of_utterances(
+    task: Task, name: str, batches: tuple[int, int], cells: list[tuple[int, int]], order: NDArray[np.int64] | None
+) -> list[tuple[float, float]]:
+    """Score pairs of layers, both ways, by a measure of moments of groups of utterances."""
+    left, right = (_batch(task, k) for k in batches)
+    scored = []
+    for a, b in cells:
+        y = right[b][:] if order is None else right[b][order]
+        m = moments(left[a], y, utterances=task.run.lengths, device=task.what.device)
+        scored.append((float(MEASURES[name].score(m)), float(MEASURES[name].score(m.swapped))))
+    return scored
+
+
+def _of_sample(
+    task: Task, name: str, batches: tuple[int, int], cells: list[tuple[int, int]], order: NDArray[np.int64] | None
+) -> list[tuple[float, float]]:
+    """Score pairs of layers by a symmetric measure of sampled frames; what it needs of a layer is kept."""
+    rows = sample_of(task.run.lengths, task.what.sample)
+    left, right = (_prepared(task.folder, name, k) for k in batches)
+    if order is not None:  # the sample is at the same places of all utterances that are mismatched
+        turn = torch.from_numpy(np.searchsorted(rows, order[rows])).to(right[0].device)
+        reordered: Any = MEASURES[name].reordered
+        right = [reordered(one, turn) for one in right]
+    scores = [float(MEASURES[name].score(left[a], right[b])) for a, b in cells]
+    return [(score, score) for score in scores]
+
+
+def sample_of(lengths: Sequence[int], sample: int) -> NDArray[np.int64]:
+    """Numbers of at most so many frames, of utterances of these lengths, at the same positions of each."""
+    if sample < 2:
+        raise SslsimError(f"sample is {sample}; give at least 2 frames")
+    stride, starts = stride_for(lengths, sample), np.cumsum([0, *lengths[:-1]])
+    rows = [start + positions(n, stride) for start, n in zip(starts, lengths, strict=True)]
+    return np.concatenate(rows)
+
+
+@lru_cache(maxsize=4)
+def _prepared(folder: Path, name: str, k: int) -> list[Tensor]:
+    """Return what a measure of sampled frames compares of every layer of a batch."""
+    task = _task(folder)
+    rows, prepare = sample_of(task.run.lengths, task.what.sample), MEASURES[name].prepare
+    return _of_each(_batch(task, k), lambda view: prepare(view[rows], device=task.what.device))  # type: ignore[misc]
+
+
+def _of_each(views: list[LayerView], function: Callable[..., Any]) -> list[Any]:
     """Call a function on every layer; an error names the layer."""
     out = []
-    for view, *rest in zip(views, *more, strict=True):
+    for view in views:
         try:
-            out.append(function(view, *rest))
+            out.append(function(view))
         except SslsimError as error:
             raise SslsimError(f"{view.label[0]}, layer {view.label[1]}: {error}") from None
     return out

@@ -2,16 +2,24 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sslsim.activations.selection import LayerView, check_between, check_measures, check_stores, layer_views
+from sslsim.activations.selection import (
+    LayerView,
+    check_between,
+    check_measures,
+    check_stores,
+    layer_views,
+    utterances_of,
+)
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.engine import score_pairs
+from sslsim.comparison.engine import sample_of, score_runs
 from sslsim.comparison.heads import compare_attention, with_attention
-from sslsim.comparison.scores import Comparison, Scores
-from sslsim.comparison.tables import PAIR, SIDES, pair_columns, sides
+from sslsim.comparison.scores import Comparison, Run, Scores
+from sslsim.comparison.tables import PAIR, SIDES, near_layers, pair_columns, sides
 from sslsim.measures.neighbours import SAMPLE
 from sslsim.measures.registry import MEASURES, measure_named
 from sslsim.parallel import chosen_device
@@ -68,8 +76,9 @@ def compare(
     device = chosen_device(device)
     tables = []
     if wanted:
-        what = Comparison(layer_views(stores, frames), wanted, chosen, sample=sample, device=device)
-        tables.append(pair_columns(scores_table(what, score_pairs(what, executor)[0]), stores))
+        what = comparison(stores, wanted, chosen, frames, sample=sample, device=device)
+        run = Run("scores", lengths=utterances_of(what.views).lengths)
+        tables.append(pair_columns(scores_table(what, score_runs(what, [run], executor)[0][0]), stores))
     if heads:
         table = compare_attention(stores, heads, executor=executor, device=device)[0]
         kept = [frozenset(models) in chosen for models in zip(table.model_x, table.model_y, strict=True)]
@@ -99,24 +108,46 @@ def neuron_partners(
         trained_x, trained_y, value (signed correlation). Neurons that do not vary have no row.
     """
     check_stores(stores)
-    chosen = check_between(between, stores)
-    what = Comparison(layer_views(stores, frames), (), chosen, partners=True, device=chosen_device(device))
-    return pair_columns(partners_table(what.views, score_pairs(what, executor)[0]), stores)
+    what = comparison(stores, (), check_between(between, stores), frames, device=chosen_device(device))
+    return pair_columns(
+        partners_table(what.views, score_runs(what, [Run("partners", partners=True)], executor)[0][0]), stores
+    )
 
 
-def scores_table(what: Comparison, scores: Scores, added: Sequence[str] = ()) -> pd.DataFrame:
-    """One row a measure, those that random bases have added too, and ordered pair of layers."""
-    pairs = sorted(scores.pairs)
-    records = [scores.pairs[pair] for pair in pairs]
-    named = sides([view.label for view in what.views], ["model", "layer"], *np.array(pairs).T)
-    tables, n = [], len(what.views[0])
-    for name in (*what.measures, *added):
-        table = named.assign(value=[record.value[name] for record in records])
+def comparison(
+    stores: Sequence[ActivationStore],
+    measures: Sequence[str],
+    between: set[frozenset[str]],
+    frames: int | None,
+    **how: Any,
+) -> Comparison:
+    """Return what to compare of these stores."""
+    views = layer_views(stores, frames)
+    last = {store.name: store.n_layers - 1 for store in stores}
+    layers, deep = (np.array(side) for side in zip(*((view.layer, last[view.label[0]]) for view in views), strict=True))
+    near = near_layers(layers[:, None], deep[:, None], deep[None]) == layers[None]
+    return Comparison(views, tuple(measures), between, near, **how)
+
+
+def scores_table(what: Comparison, scores: Scores) -> pd.DataFrame:
+    """One row a measure and ordered pair of layers that was scored."""
+    names, tables = [view.label for view in what.views], []
+    for name in what.measures:
+        grid, frames = scores.value[name], len(what.views[0])
+        x, y = np.nonzero(np.isfinite(grid))
+        table = sides(names, ["model", "layer"], x, y).assign(value=grid[x, y])
         table.insert(0, "measure", name)
-        table["n_frames"] = min(what.sample, n) if name in MEASURES and MEASURES[name].prepare else n
-        ranks = [record.ranks.get(name, (pd.NA, pd.NA)) for record in records]
-        table["rank_x"], table["rank_y"] = (pd.array(side, dtype="Int64") for side in zip(*ranks, strict=True))
-        table["constant_x"], table["constant_y"] = zip(*(record.constant[name] for record in records), strict=True)
+        constant, ranks = scores.constant.get(name), scores.ranks.get(name)
+        if constant is None:
+            rows = slice(None)
+            if MEASURES[name].prepare:
+                rows = sample_of(utterances_of(what.views).lengths, what.sample)
+                frames = len(rows)
+            constant = np.array([(np.ptp(view[rows], axis=0) == 0).sum() for view in what.views])
+        table["n_frames"] = frames
+        for side, of in (("x", x), ("y", y)):
+            table[f"rank_{side}"] = pd.array(ranks[of] if ranks is not None else [pd.NA] * len(of), dtype="Int64")
+        table["constant_x"], table["constant_y"] = constant[x], constant[y]
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sslsim.activations.store import ActivationStore
 from sslsim.encoders.lineage import Lineage
@@ -32,6 +32,26 @@ def pair_columns(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.D
         columns[f"trained_{side}"] = np.array([trained[name] for name in table[f"model_{side}"]], dtype=bool)
     place = list(table).index("value")
     return table.assign(**columns)[[*table.columns[:place], *columns, *table.columns[place:]]]
+
+
+def same_depth(table: pd.DataFrame) -> pd.Series:
+    """Say which rows of a table are of layers at the same relative depth: each x with the nearest layer of y.
+
+    The last layer of a
+    model follows from any of its rows with a depth above 0; a model without one has a single layer, at any depth.
+    """
+    sides = [table[[f"{key}_{side}" for key in ("model", "layer", "depth")]] for side in "xy"]
+    layers = pd.concat([side.set_axis(["model", "layer", "depth"], axis=1) for side in sides]).drop_duplicates()
+    deep = layers[layers.depth > 0]
+    last = (deep.layer / deep.depth).round().groupby(deep.model).first()
+    last_x, last_y = (table[f"model_{side}"].map(last).fillna(0) for side in "xy")
+    return pd.Series(near_layers(table.layer_x, last_x, last_y) == table.layer_y, table.index)
+
+
+def near_layers(layer: ArrayLike, last: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
+    """Layers of a model with a last layer `other` that are nearest in relative depth to layers of one with `last`."""
+    nearest = np.floor(np.asarray(layer) * np.maximum(other, 1) / np.maximum(last, 1) + 0.5)
+    return np.minimum(nearest, np.asarray(other))
 
 
 def sides(labels: Sequence[tuple], names: list[str], x: np.ndarray, y: np.ndarray) -> pd.DataFrame:

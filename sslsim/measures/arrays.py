@@ -1,7 +1,8 @@
 """Layers as arrays that are read a run of frames at a time, and how they are multiplied."""
 
+import timeit
 from collections.abc import Iterator
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from sslsim.errors import SslsimError
 
 Array = Any  # (n_frames, n_neurons), read in runs of frames: numpy, torch, or a layer of a store
 CHUNK = 2048  # frames a product: float32 sums stay exact to 1e-6, buffers in reach of the cache
-LARGE = 2**23  # multiplications from which oneDNN is worth its call
+LARGE = 2**23  # multiplications from which it matters which library makes a product
 
 
 def block(x: Array, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Tensor:
@@ -59,15 +60,18 @@ def check_pair(x: Array, y: Array) -> torch.dtype:
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a @ b``; where it is large, in float32 and on a CPU, by oneDNN.
+    """Return ``a @ b``; a large product in float32 on a CPU by torch or by numpy, whichever is quicker here."""
+    large = a.dim() == b.dim() == 2 and a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
+    if large and a.dtype == b.dtype == torch.float32 and a.device.type == "cpu" and _by_numpy():
+        return torch.from_numpy(a.numpy() @ b.numpy())
+    return a @ b
 
-    MKL, behind ``torch.mm``, does not use the widest registers of processors that are not Intel's: half the speed on an
-    AMD EPYC. oneDNN is reached through the two products of a linear layer: one takes a transposed `a`, as products of
-    frames have, and the other a plain one, so that no large matrix is copied into another order first.
-    """
-    large = a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
-    if not (large and a.dtype == torch.float32 and a.device.type == "cpu" and torch.backends.mkldnn.is_available()):
-        return a @ b
-    if a.stride(0) == 1:  # the gradient of a layer's weights; the empty tensor is an argument that only a bias needs
-        return torch.mkldnn_linear_backward_weights(a.T.to_mkldnn(), b.to_mkldnn(), torch.empty(0), False)[0]
-    return torch.nn.functional.linear(a.to_mkldnn(), b.T).to_dense()
+
+@lru_cache(maxsize=1)
+def _by_numpy() -> bool:
+    """Whether numpy multiplies quicker than torch: their libraries differ in the processors that they know."""
+    a = torch.ones(768, 768)
+    by_torch, by_numpy = (
+        min(timeit.repeat(product, number=1, repeat=3)) for product in (lambda: a @ a, lambda: a.numpy() @ a.numpy())
+    )
+    return by_numpy < 0.8 * by_torch  # near a draw numbers should not depend on chance

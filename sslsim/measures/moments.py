@@ -1,39 +1,65 @@
 """First and second moments of layers: the one object behind most measures.
 
-Data are read once, in chunks (see `products`), and the moments of groups of utterances merge exactly. Sums, means,
-correlations and each layer's eigendecomposition are float64. What is whitened for a pair of wide layers (linreg, CCA,
-SVCCA, PWCCA) runs in the dtype of their products, float32 for stored ones: the rounding of each of many directions is
-small against what the products have left out, and evens out. Layers of few neurons, where it would not, stay float64.
+Data are read once, in chunks (see `products`). Sums, means and each layer's eigendecomposition are float64. What is
+computed for a pair of wide layers runs in the dtype of their products, float32 for stored ones: the rounding of each of
+many directions is small against what the products have left out, and evens out. Layers of few neurons, where it would
+not, stay float64.
+
+Moments may be of one pair of layers or of many at once: everything has the same leading dimensions (...), and scores
+are tensors (...). A neuron that does not vary has correlation 0 with all others and is left out of means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError
-from sslsim.measures.arrays import Array, block, check_pair, chunks, multiply
+from sslsim.measures.arrays import Array, block, check_pair, chunks, mean, multiply
 from sslsim.measures.components import Components, singular_vectors
-from sslsim.measures.products import Means, Products, Side, Utterances, cross_products
+from sslsim.measures.products import Side, Utterances, cross_products
 
-WIDE = 256  # varying neurons from which the dtype of the products is precise enough
+WIDE = 256  # neurons from which the dtype of the products is precise enough
 
 
-@dataclass(frozen=True)
+class _of_each_layer(cached_property):  # noqa: N801  a decorator
+    """A property that is computed for all layers once, and picked for some of them."""
+
+    def __init__(self, function: Callable[[Marginal], Any]) -> None:
+        def pick(marginal: Marginal) -> Any:
+            if marginal.source is None:
+                return function(marginal)
+            whole, index = marginal.source
+            return getattr(whole, function.__name__)[index]
+
+        super().__init__(pick)
+        self.__doc__ = function.__doc__
+
+
+@dataclass(frozen=True, eq=False)
 class Marginal:
-    """Moments of one layer."""
+    """Moments of one layer, or of several of one width."""
 
     n: int  # number of frames
-    mean: Tensor  # of every neuron, (n_neurons,), float64
-    scatter: Tensor  # sum_t (x_t - mean)(x_t - mean)', (n_neurons, n_neurons), float64
+    mean: Tensor  # of every neuron, (..., n_neurons), float64
+    scatter: Tensor  # sum_t (x_t - mean)(x_t - mean)', (..., n_neurons, n_neurons), float64
     eps: float = torch.finfo(torch.float64).eps  # of the products that made it: which directions count as empty
     groups: tuple[Marginal, ...] = ()  # of groups of utterances, which together are all frames, if any were given
-    wide: int = WIDE  # varying neurons from which what follows from components runs in the dtype of the products
+    # neurons from which what is computed for a pair runs in the dtype of the products; 0 where a chance level is wanted
+    wide: int = WIDE
+    source: tuple[Marginal, Any] | None = None  # the layers that these were picked from, and which
+
+    def __getitem__(self, index: Any) -> Marginal:
+        """Pick some of the layers; what was or will be computed is computed once for all of them."""
+        whole = self.source is None
+        assert whole, "pick from the whole"
+        return Marginal(self.n, self.mean[index], self.scatter, self.eps, (), self.wide, (self, index))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is quickly made again: moments are kept on disk between pieces of work."""
@@ -41,39 +67,75 @@ class Marginal:
         return {name: value for name, value in vars(self).items() if name not in quick}
 
     def check_varies(self) -> None:
-        """Raise if no neuron varies."""
-        if self.n_constant == len(self.alive):
-            raise SslsimError(f"none of {len(self.alive)} neurons varies over {self.n:,} frames; nothing to compare")
+        """Raise if no neuron of a layer varies."""
+        if not self.alive.any(-1).all():
+            many = self.mean.shape[-1]
+            raise SslsimError(f"none of {many} neurons varies over {self.n:,} frames; nothing to compare")
 
-    @cached_property
+    @_of_each_layer
     def alive(self) -> Tensor:
-        """Mask (n_neurons,) of neurons that vary: constant ones have no correlation and are left out everywhere."""
+        """Mask (..., n_neurons) of neurons that vary."""
         # a constant column leaves only the rounding of its float64 mean in the scatter
-        return self.scatter.diagonal() > self.n * (1e-12 * self.mean) ** 2
+        return self.scatter.diagonal(dim1=-2, dim2=-1) > self.n * (1e-12 * self.mean) ** 2
 
-    @cached_property
-    def n_constant(self) -> int:
-        """Number of neurons without variance."""
-        return int((~self.alive).sum())
-
-    @cached_property
-    def dtype(self) -> torch.dtype:
-        """What is computed from the components runs in it: float32 for a wide layer of float32 products."""
-        single = len(self.scale) >= self.wide and self.eps >= torch.finfo(torch.float32).eps
-        return torch.float32 if single else torch.float64
+    @_of_each_layer
+    def count(self) -> Tensor:
+        """Count of neurons that vary (...), float64."""
+        return self.alive.sum(-1, dtype=torch.float64)
 
     @property
-    def means(self) -> Means:
-        """What its layer's frames are centred with."""
-        return Means(self.mean, tuple(group.mean for group in self.groups) or (self.mean,))
+    def dtype(self) -> torch.dtype:
+        """What is computed for a pair runs in it: float32 for a wide layer of float32 products."""
+        single = self.mean.shape[-1] >= self.wide and self.eps >= torch.finfo(torch.float32).eps
+        return torch.float32 if single else torch.float64
+
+    @_of_each_layer
+    def scale(self) -> Tensor:
+        """Root sum of squared deviations of every neuron, (..., n_neurons); 0 for one that does not vary."""
+        self.check_varies()
+        return torch.where(self.alive, self.scatter.diagonal(dim1=-2, dim2=-1), 0.0).sqrt()
+
+    @_of_each_layer
+    def weight(self) -> Tensor:
+        """One over `scale`, which z-scores neurons up to the root of n; 0 for a neuron that does not vary."""
+        return torch.where(self.alive, 1 / self.scale, 0.0)
+
+    @_of_each_layer
+    def correlation(self) -> Tensor:
+        """Correlation matrix of the neurons, (..., n_neurons, n_neurons)."""
+        return self.scatter * self.weight[..., :, None] * self.weight[..., None, :]
+
+    @_of_each_layer
+    def covariance(self) -> Tensor:
+        """Scatter of the varying neurons in their own units, (..., n_neurons, n_neurons)."""
+        return self.scatter * self.alive[..., :, None] * self.alive[..., None, :]
+
+    @_of_each_layer
+    def correlation_norm(self) -> Tensor:
+        """Frobenius norm of `correlation` (...)."""
+        return torch.linalg.matrix_norm(self.correlation)
+
+    @_of_each_layer
+    def covariance_norm(self) -> Tensor:
+        """Frobenius norm of `covariance` (...)."""
+        return torch.linalg.matrix_norm(self.covariance)
+
+    @_of_each_layer
+    def components(self) -> Components:
+        """Principal components of the z-scored neurons."""
+        return Components.of(self.correlation, self.eps, self.count, self.dtype)
+
+    @_of_each_layer
+    def components_raw(self) -> Components:
+        """Principal components of the neurons in their own units."""
+        return Components.of(self.covariance, self.eps, self.count, self.dtype)
 
     @cached_property
-    def _kept(self) -> dict[Any, Any]:
-        """Merged moments by groups left out, components by scaling."""
+    def _kept(self) -> dict[tuple[int, ...], Marginal]:
         return {}
 
     def without(self, *left_out: int) -> Marginal:
-        """Moments of all groups but some; kept, with what is computed from them, for the next time."""
+        """Moments of all groups of utterances but some; kept, with what is computed from them, for the next time."""
         if left_out not in self._kept:
             kept = [group for g, group in enumerate(self.groups) if g not in left_out]
             n = sum(group.n for group in kept)
@@ -85,65 +147,41 @@ class Marginal:
             self._kept[left_out] = Marginal(n, mean, scatter, self.eps)
         return self._kept[left_out]
 
-    @cached_property
-    def scale(self) -> Tensor:
-        """Root sum of squared deviations of every varying neuron, shape (n_varying,)."""
-        self.check_varies()
-        return self.scatter.diagonal()[self.alive].sqrt()
 
-    @cached_property
-    def correlation(self) -> Tensor:
-        """Correlation matrix of the varying neurons, (n_varying, n_varying)."""
-        return self.covariance / torch.outer(self.scale, self.scale)
+_MIRROR = {"x_whitened": "y_whitened", "y_whitened": "x_whitened"}  # names of what is a transpose of one another
 
-    @cached_property
-    def covariance(self) -> Tensor:
-        """Scatter of the varying neurons in their own units, (n_varying, n_varying)."""
-        self.check_varies()
-        return _of_varying(self.scatter, self, self)
 
-    @cached_property
-    def correlation_norm(self) -> Tensor:
-        """Frobenius norm of `correlation`."""
-        return self.correlation.norm()
+class _of_either_way(cached_property):  # noqa: N801  a decorator
+    """A property that `Moments` take from those with the sides exchanged, where these have computed it."""
 
-    @cached_property
-    def covariance_norm(self) -> Tensor:
-        """Frobenius norm of `covariance`."""
-        return self.covariance.norm()
+    def __init__(self, function: Callable[[Moments], Any]) -> None:
+        def find(m: Moments) -> Any:
+            name = function.__name__
+            known = vars(vars(m)["swapped"]) if "swapped" in vars(m) else {}
+            value = known.get(_MIRROR.get(name, name))
+            if value is None:
+                return function(m)
+            return value[::-1] if isinstance(value, tuple) else value.mT
 
-    @cached_property
-    def random_bases(self) -> dict[tuple[int, int], Tensor]:
-        """What `sslsim.measures.random_basis` has computed of random bases of this layer."""
-        return {}
-
-    def components(self, standardize: bool = True) -> Components:
-        """Principal components of the z-scored neurons, or of those in their own units; kept for the next pair."""
-        if standardize not in self._kept:
-            matrix = self.correlation if standardize else self.covariance
-            self._kept[standardize] = Components.of(matrix, self.eps, self.dtype)
-        return self._kept[standardize]
+        super().__init__(find)
+        self.__doc__ = function.__doc__
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Moments of two layers on the same frames."""
+    """Moments of two layers on the same frames, or of many pairs."""
 
     x: Marginal
     y: Marginal
-    cross: Tensor  # sum_t (x_t - mean_x)(y_t - mean_y)', (n_neurons_x, n_neurons_y), float64
+    cross: Tensor  # sum_t (x_t - mean_x)(y_t - mean_y)', (..., n_neurons_x, n_neurons_y), float64
     groups: tuple[Tensor, ...] = ()  # the same of every group of utterances about the group's means
+    same: Tensor | None = None  # which pairs (...) are of a layer with itself: whitening leaves no rounding there
 
-    @property
+    @cached_property
     def swapped(self) -> Moments:
-        """The same moments with the two sides exchanged; what is already computed goes along."""
-        other = Moments(self.y, self.x, self.cross.T, tuple(group.T for group in self.groups))
-        known = vars(self)
-        for name, there in (("correlation",) * 2, ("x_whitened", "y_whitened"), ("y_whitened", "x_whitened")):
-            if name in known:
-                vars(other)[there] = known[name].T
-        if "canonical" in known:
-            vars(other)["canonical"] = self.canonical[::-1]
+        """The same moments with the two sides exchanged; what either computes the other need not."""
+        other = Moments(self.y, self.x, self.cross.mT, tuple(group.mT for group in self.groups), self.same)
+        vars(other)["swapped"] = self
         return other
 
     def without(self, *left_out: int) -> Moments:
@@ -155,69 +193,60 @@ class Moments:
                 cross.add_(group).addr_(a.mean - x.mean, b.mean - y.mean, alpha=a.n)
         return Moments(x, y, cross)
 
-    @cached_property
-    def covariance(self) -> Tensor:
-        """Cross products of the varying neurons in their own units, (n_varying_x, n_varying_y)."""
-        return _of_varying(self.cross, self.x, self.y)
-
-    @cached_property
-    def correlation(self) -> Tensor:
-        """Correlation of every varying neuron of x with every one of y, (n_varying_x, n_varying_y)."""
-        return self.covariance / torch.outer(self.x.scale, self.y.scale)
-
     @property
     def dtype(self) -> torch.dtype:
         """What is computed for this pair runs in it: float32 if both layers are wide and their products float32."""
         return torch.promote_types(self.x.dtype, self.y.dtype)
 
-    def _whitener(self, side: Marginal) -> Tensor:
-        return side.components().whitener.to(self.dtype)
+    @_of_either_way
+    def covariance(self) -> Tensor:
+        """Cross products of the varying neurons in their own units, (..., n_neurons_x, n_neurons_y), float64."""
+        return self.cross * self.x.alive[..., :, None] * self.y.alive[..., None, :]
 
-    @cached_property
+    @_of_either_way
+    def correlation(self) -> Tensor:
+        """Correlation of every neuron of x with every one of y, (..., n_neurons_x, n_neurons_y)."""
+        x, y = (side.weight.to(self.dtype) for side in (self.x, self.y))
+        return self.cross.to(self.dtype) * x[..., :, None] * y[..., None, :]
+
+    def whitener(self, side: Marginal) -> Tensor:
+        """Return what whitens the z-scored neurons of a side, (..., n_neurons, k)."""
+        return side.components.whitener.to(self.dtype)
+
+    @_of_either_way
     def x_whitened(self) -> Tensor:
-        """Correlation of the whitened components of x with every neuron of y, (k_x, n_varying_y)."""
-        return multiply(self._whitener(self.x).T, self.correlation.to(self.dtype))
+        """Correlation of the whitened components of x with every neuron of y, (..., k_x, n_neurons_y)."""
+        return multiply(self.whitener(self.x).mT, self.correlation)
 
-    @cached_property
+    @_of_either_way
     def y_whitened(self) -> Tensor:
-        """Correlation of every neuron of x with the whitened components of y, (n_varying_x, k_y)."""
-        return multiply(self.correlation.to(self.dtype), self._whitener(self.y))
+        """Correlation of every neuron of x with the whitened components of y, (..., n_neurons_x, k_y)."""
+        return multiply(self.correlation, self.whitener(self.y))
 
-    @cached_property
+    @_of_either_way
     def whitened(self) -> Tensor:
-        """Cross products of the principal components of z-scored x and y, each of length 1; (k_x, k_y)."""
-        if self.x is self.y:
-            return self._identity
-        if "y_whitened" in vars(self):
-            return multiply(self._whitener(self.x).T, self.y_whitened)
-        return multiply(self.x_whitened, self._whitener(self.y))
+        """Cross products of the principal components of z-scored x and y, each of length 1; (..., k_x, k_y)."""
+        if "x_whitened" in vars(self) or ("swapped" in vars(self) and "y_whitened" in vars(self.swapped)):
+            made = multiply(self.x_whitened, self.whitener(self.y))
+        else:
+            made = multiply(self.whitener(self.x).mT, self.y_whitened)
+        if self.same is None or not self.same.any():
+            return made
+        one = torch.eye(made.shape[-2], dtype=made.dtype, device=made.device)
+        rank = self.x.components.rank
+        one = one * (torch.arange(len(one), device=made.device) < rank[..., None])[..., None]
+        return torch.where(self.same[..., None, None], one, made)
 
-    @property
-    def _identity(self) -> Tensor:
-        """What whitening a layer against itself gives; a product would only add its rounding."""
-        return torch.eye(len(self.x.components().variance), dtype=self.dtype, device=self.cross.device)
-
-    @cached_property
+    @_of_either_way
     def canonical(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Canonical directions of x in its components (k_x, k), correlations (k,), directions of y (k_y, k)."""
-        if self.x is self.y:
-            return self._identity, self._identity.diagonal(), self._identity
-        ((left, rho, right),) = singular_vectors([self.whitened])
-        return left, rho.clamp(max=1.0), right
+        """Canonical directions of x in its components (..., k_x, k), correlations, directions of y (..., k_y, k).
 
-
-def decompose(pairs: Sequence[Moments]) -> None:
-    """Compute, and keep, `canonical` of many pairs in one go."""
-    two = [pair for pair in pairs if pair.x is not pair.y]
-    for pair, (left, rho, right) in zip(two, singular_vectors([pair.whitened for pair in two]), strict=True):
-        vars(pair)["canonical"] = left, rho.clamp(max=1.0), right
-
-
-def _of_varying(matrix: Tensor, x: Marginal, y: Marginal) -> Tensor:
-    """Rows and columns of the varying neurons of x and y; the matrix itself where all vary."""
-    if not x.n_constant and not y.n_constant:
-        return matrix
-    return matrix[x.alive][:, y.alive]
+        The correlations (..., k) are in float64, the largest first; those beyond the smaller rank are 0.
+        """
+        left, rho, right = singular_vectors(self.whitened, exact=self.x.wide > 0)
+        most = torch.minimum(self.x.components.rank, self.y.components.rank)
+        real = torch.arange(rho.shape[-1], device=rho.device) < most[..., None]
+        return left, torch.where(real, rho.double().clamp(max=1.0), 0.0), right
 
 
 def moments(
@@ -228,42 +257,44 @@ def moments(
     With `utterances`, the number of frames of each in order, those of groups of utterances are kept too. They stay on
     `device`. An error says which shapes do not fit, or which frame is not finite.
     """
-    dtype, known = check_pair(x, y), None
-    if utterances is not None:
-        known = Utterances(tuple(int(length) for length in utterances))
-        if min(known.lengths, default=-1) < 0 or sum(known.lengths) != len(x):
-            counts = f"utterances have {sum(known.lengths):,} frames together, x {len(x):,}"
-            raise SslsimError(f"{counts}; give the number of frames of each, in order")
-    means = [Means.of(side, known, device) for side in (x, y)]
-    (with_x, cross), (with_y,) = cross_products(Side([x, y], means, dtype), None, len(x), known)
-    eps = torch.finfo(dtype).eps
-    first, second = (marginal(means[i], products, len(x), eps) for i, products in enumerate((with_x, with_y)))
-    return Moments(first, second, cross.total, cross.groups)
-
-
-def marginal(means: Means, products: Products, n: int, eps: float) -> Marginal:
-    """Moments of one layer from its means and the products of its centred frames with themselves."""
-    # the two triangles of a product may differ in the last digit, so their mean is taken
-    groups = [
-        Marginal(size, middle, (product + product.T) / 2, eps)
-        for product, middle, size in zip(products.groups, means.groups, products.sizes, strict=False)
+    dtype = check_pair(x, y)
+    whole = _moments(x, y, dtype, device)
+    if utterances is None:
+        return whole
+    known = Utterances(tuple(int(length) for length in utterances))
+    if min(known.lengths, default=-1) < 0 or sum(known.lengths) != len(x):
+        counts = f"utterances have {sum(known.lengths):,} frames together, x {len(x):,}"
+        raise SslsimError(f"{counts}; give the number of frames of each, in order")
+    parts = [_moments(x[rows], y[rows], dtype, device) for rows in map(np.flatnonzero, known.masks)]
+    sides = [
+        Marginal(side.n, side.mean, side.scatter, side.eps, tuple(getattr(part, name) for part in parts))
+        for name, side in (("x", whole.x), ("y", whole.y))
     ]
-    return Marginal(n, means.whole, (products.total + products.total.T) / 2, eps, tuple(groups))
+    return Moments(sides[0], sides[1], whole.cross, tuple(part.cross for part in parts))
 
 
-def squared_norms(x: Array, *marginals: Marginal, standardize: bool) -> Tensor:
-    """Squared norms of every centred frame, (marginals, n_frames) float64: what debiased CKA needs beside the moments.
+def _moments(x: Array, y: Array, dtype: torch.dtype, device: str | torch.device) -> Moments:
+    left, right = (Side([side], mean(side).to(device), dtype) for side in (x, y))
+    return Moments(marginal(left), marginal(right), cross_products(left, right)[0, 0])
 
-    Each marginal, of all frames of x or of some, has the means and scales of one row of norms; `standardize` divides
-    every varying neuron by its root sum of squares, as in `Marginal.correlation`.
+
+def marginal(side: Side, wide: int = WIDE, alone: bool = True) -> Marginal:
+    """Moments of the layers of a side: of the one that there is, or unless `alone` (layers, ...) of all."""
+    places = range(len(side.columns))
+    scatter = cross_products(side, side, [(i, i) for i in places])
+    # the two triangles of a product may differ in the last digit, so their mean is taken
+    scatter = (scatter + scatter.mT) / 2
+    means = side.means.reshape(len(places), -1)
+    made = (means[0], scatter[0]) if alone else (means, scatter)
+    return Marginal(side.n, *made, torch.finfo(side.dtype).eps, wide=wide)
+
+
+def squared_norms(x: Array, layer: Marginal, *, standardize: bool) -> Tensor:
+    """Squared norms of every centred frame of a layer, (n_frames,) float64.
+
+    What debiased CKA needs beside the moments; `standardize` divides every varying neuron by its root sum of squares,
+    as in `Marginal.correlation`.
     """
-    origin = marginals[0].mean
-    weight = torch.zeros(len(origin), len(marginals), dtype=torch.float64, device=origin.device)
-    for one, column in zip(marginals, weight.T, strict=True):
-        column[one.alive] = one.scale.square().reciprocal() if standardize else 1.0
-    shift = torch.stack([one.mean - origin for one in marginals], 1)  # small: the means of nearly the same frames
-    parts = []
-    for rows in chunks(len(x)):
-        frames = block(x[rows], torch.float64, origin.device) - origin
-        parts.append(frames.square() @ weight - 2 * frames @ (weight * shift) + (weight * shift.square()).sum(0))
-    return torch.cat(parts).T.contiguous()
+    weight = layer.weight.square() if standardize else layer.alive.double()
+    parts = [block(x[rows], torch.float64, layer.mean.device) - layer.mean for rows in chunks(len(x))]
+    return torch.cat([frames.square_() @ weight for frames in parts])

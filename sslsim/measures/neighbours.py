@@ -37,6 +37,13 @@ def neighbours(frames: Array, *, standardize: bool = True, k: int = NEIGHBOURS, 
     return cosine.topk(k, dim=1).indices
 
 
+def neighbours_in(x: Tensor, order: Tensor) -> Tensor:
+    """Return the neighbours of frames that stand in another order: now frame t is what frame ``order[t]`` was."""
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return place[x[order]]
+
+
 def mutual_knn(x: Tensor, y: Tensor) -> float:
     """Share of the 10 nearest frames (cosine) in common, on at most 2,000 frames (Huh et al. 2024, arXiv 2405.07987).
 
@@ -67,6 +74,11 @@ def kernel(frames: Array, *, standardize: bool = True, bandwidth: float = 1.0, d
     gram = torch.exp(-distance / (2 * bandwidth**2 * median))
     gram = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
     return gram / gram.norm()
+
+
+def kernel_in(x: Tensor, order: Tensor) -> Tensor:
+    """Return the kernel of frames that stand in another order."""
+    return x[order][:, order]
 
 
 def rbf_cka(x: Tensor, y: Tensor) -> float:

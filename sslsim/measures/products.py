@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, pairwise
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sslsim.measures.arrays import Array, block, chunks, mean, multiply
+from sslsim.measures.arrays import Array, block, chunks, multiply
+
+WHOLE = 2**28  # bytes of centred frames that are kept, to be multiplied in several orders
 
 
 @dataclass(frozen=True)
@@ -48,26 +49,12 @@ class Utterances:
         return [some[a:b] for a, b in pairwise([*cuts, len(some)])] if some else []
 
     @cached_property
-    def groups(self) -> list[list[slice]]:
-        """Frames of every utterance, by group."""
-        ends = np.cumsum(self.lengths).tolist()
-        return [[slice(ends[u] - self.lengths[u], ends[u]) for u in group] for group in self.members]
-
-    @cached_property
-    def without(self) -> list[np.ndarray]:
-        """Masks (n_frames,) of what is left without each group."""
+    def masks(self) -> list[np.ndarray]:
+        """Which frames each group has, (n_frames,)."""
         group_of = np.full(len(self.lengths), -1)
         for g, group in enumerate(self.members):
             group_of[group] = g
-        return [np.repeat(group_of != g, self.lengths) for g in range(len(self.members))]
-
-    @property
-    def joined(self) -> Utterances:
-        """The same groups, with neighbours of one group as one utterance: longer runs are quicker to read."""
-        group_of = sorted((u, g) for g, group in enumerate(self.members) for u in group)
-        runs = [(g, sum(self.lengths[u] for u, _ in run)) for g, run in groupby(group_of, key=lambda member: member[1])]
-        labels, lengths = zip(*runs, strict=True)
-        return Utterances(lengths, labels=labels)
+        return [np.repeat(group_of == g, self.lengths) for g in range(len(self.members))]
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -75,125 +62,67 @@ class Utterances:
         return tuple(sum(self.lengths[u] for u in group) for group in self.members)
 
 
-@dataclass(frozen=True)
-class Means:
-    """Mean of every neuron over all frames, and over each group of utterances (all frames, where none were given)."""
-
-    whole: Tensor
-    groups: tuple[Tensor, ...]
-
-    @classmethod
-    def of(cls, x: Array, utterances: Utterances | None = None, device: str | torch.device = "cpu") -> Means:
-        """Read the layer once."""
-        if utterances is None:
-            whole = mean(x).to(device)
-            return cls(whole, (whole,))
-        sizes = torch.tensor(utterances.sizes, dtype=torch.float64)
-        groups = [
-            sum((run.stop - run.start) * mean(x, run) for run in group) / size
-            for group, size in zip(utterances.joined.groups, sizes, strict=True)
-        ]
-        whole = sizes @ torch.stack(groups) / len(x)
-        return cls(whole.to(device), tuple(group.to(device) for group in groups))
-
-
-@dataclass(frozen=True)
-class Products:
-    """Sums of products of two layers' centred frames, (n_neurons_x, n_neurons_y), float64."""
-
-    total: Tensor  # over all frames, about the means of all frames
-    groups: tuple[Tensor, ...] = ()  # over each group of utterances, if any were given, about the means of the group
-    sizes: tuple[int, ...] = ()  # frames of each group
-
-    def part(self, rows: slice, columns: slice) -> Products:
-        """Products of some neurons of x with some of y."""
-        return Products(self.total[rows, columns], tuple(group[rows, columns] for group in self.groups), self.sizes)
-
-
 class Side:
-    """Layers (n_frames, n_neurons) on the same frames, side by side, read a chunk of frames at a time into one buffer.
+    """Layers (n_frames, n_neurons) on the same frames, side by side, about their means, read a chunk at a time.
 
-    Their products run in `dtype`.
+    Their products run in `dtype`; `means` is of all neurons side by side, float64. Where all frames are few they are
+    kept, so that they are read once for many products.
     """
 
-    def __init__(self, layers: Sequence[Array], means: Sequence[Means], dtype: torch.dtype) -> None:
-        self.layers, self.dtype = layers, dtype
-        groups = zip(*(one.groups for one in means), strict=True)
-        self.means = Means(torch.cat([one.whole for one in means]), tuple(torch.cat(group) for group in groups))
+    def __init__(self, layers: Sequence[Array], means: Tensor, dtype: torch.dtype) -> None:
+        self.layers, self.means, self.dtype = layers, means, dtype
+        self.origin = means.to(dtype)
+        self.rest = means - self.origin.double()  # of the mean, by its rounding to the dtype
         ends = np.cumsum([0, *(layer.shape[1] for layer in layers)]).tolist()
         self.columns = [slice(a, b) for a, b in pairwise(ends)]
-        self._buffer = torch.empty(0, ends[-1], dtype=dtype, device=self.means.whole.device)
+        self.n = len(layers[0])
+        self._buffer = means.new_empty(0, ends[-1], dtype=dtype)
+        self._whole: Tensor | None = None
 
-    def near_zero(self, rows: slice, origin: Tensor) -> Tensor:
-        """Frames of `rows` less `origin`, (n_rows, n_neurons); the next call overwrites them."""
-        if len(self._buffer) < rows.stop - rows.start:
-            self._buffer = self._buffer.new_empty(rows.stop - rows.start, self._buffer.shape[1])
-        out = self._buffer[: rows.stop - rows.start]
+    def near_zero(self, rows: slice, order: np.ndarray | None = None) -> Tensor:
+        """Frames less their mean, (n_rows, n_neurons), those at `rows` of an order; the next call overwrites them."""
+        if self.n * self._buffer.shape[1] * self.origin.element_size() <= WHOLE:
+            if self._whole is None:
+                self._whole = self._read(slice(0, self.n))
+            return self._whole[rows] if order is None else self._whole[torch.from_numpy(order[rows])]
+        return self._read(rows if order is None else order[rows])
+
+    def _read(self, rows: slice | np.ndarray) -> Tensor:
+        n = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        if len(self._buffer) < n:
+            self._buffer = self._buffer.new_empty(n, self._buffer.shape[1])
+        out = self._buffer[:n]
         for layer, columns in zip(self.layers, self.columns, strict=True):
             part = layer[rows]
             if isinstance(part, np.ndarray) and out.device.type == "cpu":
-                np.subtract(part, origin[columns].numpy(), out=out[:, columns].numpy())  # straight from a memory map
+                np.subtract(part, self.origin[columns].numpy(), out=out[:, columns].numpy())  # straight from the map
             else:
-                out[:, columns].copy_(block(part, None)).sub_(origin[columns])
+                out[:, columns].copy_(block(part, None)).sub_(self.origin[columns])
         return out
 
 
 def cross_products(
-    left: Side, right: Side | None, n: int, utterances: Utterances | None = None
-) -> list[list[Products]]:
-    """Products over n frames of every layer of `left` with every one of `right`; with `utterances`, of groups too.
+    left: Side, right: Side, pairs: Sequence[tuple[int, int]] | None = None, order: np.ndarray | None = None
+) -> Tensor:
+    """Products of layers' frames about their means, summed over all frames, float64.
 
-    Right None is left itself, and then only layers from each one on are multiplied with it: entry [i][j] is layer i
-    with layer i + j. Frames of a group are taken about the mean of the group, so that a neuron that does not vary there
-    leaves nothing behind; sums about the means of all frames follow from the sums of frames.
+    Of every layer of `left` with every one of `right`, (layers_x, layers_y, n_neurons_x, n_neurons_y), or, given
+    `pairs` of their numbers, (pairs, n_neurons_x, n_neurons_y). In an `order` the frames of right stand in another one.
     """
-    other = right or left
-    strips = [(rows, slice(rows.start, None)) for rows in ([slice(None)] if right else left.columns)]
-    runs = utterances.groups if utterances else [[slice(0, n)]]
-    sums = [_of_group(left, other, strips, g, run) for g, run in enumerate(runs)]
-    sizes = utterances.sizes if utterances else ()
-    made = [
-        _assembled(left.means, other.means, strip, groups, sizes)
-        for strip, groups in zip(strips, zip(*sums, strict=True), strict=True)
-    ]
-    if right:
-        return [[made[0].part(rows, columns) for columns in right.columns] for rows in left.columns]
-    return [
-        [strip.part(slice(None), slice(c.start - first.start, c.stop - first.start)) for c in left.columns[i:]]
-        for i, (strip, first) in enumerate(zip(made, left.columns, strict=True))
-    ]
-
-
-def _of_group(left: Side, right: Side, strips: list[tuple[slice, slice]], g: int, run: list[slice]) -> list[Tensor]:
-    """Products over a group of utterances, about its means, of each pair of some columns of left and of right."""
-    origin_x, origin_y = (side.means.groups[g].to(side.dtype) for side in (left, right))
-    totals: list[Any] = [None] * len(strips)
-    for span in run:
-        sums: list[Any] = [None] * len(strips)
-        for part in chunks(span.stop - span.start):
-            rows = slice(span.start + part.start, span.start + part.stop)
-            a = left.near_zero(rows, origin_x)
-            b = a if right is left else right.near_zero(rows, origin_y)
-            sums = [_plus(some, multiply(a[:, i].T, b[:, j])) for some, (i, j) in zip(sums, strips, strict=True)]
-        totals = [_plus(total, some) for total, some in zip(totals, sums, strict=True)]
-    n = sum(span.stop - span.start for span in run)
-    rest_x = left.means.groups[g] - origin_x.double()  # of the mean, by its rounding to the dtype
-    rest_y = right.means.groups[g] - origin_y.double()
-    return [total.addr_(rest_x[i], rest_y[j], alpha=-n) for total, (i, j) in zip(totals, strips, strict=True)]
-
-
-def _assembled(
-    x: Means, y: Means, strip: tuple[slice, slice], groups: Sequence[Tensor], sizes: tuple[int, ...]
-) -> Products:
-    """Return sums over all frames from those of the groups; without sizes the one group is all frames."""
-    if not sizes:
-        return Products(groups[0])
-    total: Any = None
-    for group, mean_x, mean_y, n in zip(groups, x.groups, y.groups, sizes, strict=True):
-        total = _plus(total, group.addr((mean_x - x.whole)[strip[0]], (mean_y - y.whole)[strip[1]], alpha=n))
-    return Products(total, tuple(groups), sizes)
-
-
-def _plus(total: Tensor | None, more: Tensor) -> Tensor:
-    """Sum in float64, into `total` where there is one."""
-    return more.double() if total is None else total.add_(more)
+    total = None
+    for rows in chunks(left.n):
+        a = left.near_zero(rows)
+        b = a if right is left and order is None else right.near_zero(rows, order)
+        if pairs is None:
+            part = multiply(a.T, b)
+        else:
+            part = torch.stack([multiply(a[:, left.columns[i]].T, b[:, right.columns[j]]) for i, j in pairs])
+        total = part.double() if total is None else total.add_(part)
+    assert total is not None
+    if pairs is None:
+        total.addr_(left.rest, right.rest, alpha=-left.n)
+        sides = (len(left.columns), left.columns[0].stop, len(right.columns), right.columns[0].stop)
+        return total.reshape(sides).transpose(1, 2)
+    for part, (i, j) in zip(total, pairs, strict=True):
+        part.addr_(left.rest[left.columns[i]], right.rest[right.columns[j]], alpha=-left.n)
+    return total

@@ -1,16 +1,153 @@
 """Random bases of a layer: the control that tells neurons from the subspace that they span.
 
 Neuron measures look at a layer through its neurons, one axis each. A random basis (Haar) of the same z-scored neurons
-spans the same subspace; what a measure says of it is what the subspace alone brings about.
+spans the same subspace; what a measure says of it is what the subspace alone brings about. How well the best axis of a
+random basis matches a neuron follows from moments alone, so that neither score nor chance level needs any basis drawn.
 """
 
+from __future__ import annotations
+
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sslsim.measures.moments import Marginal, Moments
+from sslsim.measures.neurons import over_neurons
+
+POINTS, FURTHEST = 32, 10.0  # of the curve of each neuron, and how many deviations out it goes
+FALSE_SHARE = 0.1  # of the neurons that `neuron_count` counts, at most so many by chance
+
+
+class InBases(NamedTuple):
+    """What random bases of y have for each neuron of x, (..., n_neurons_x)."""
+
+    square: Tensor  # mean of the largest squared correlation with an axis
+    size: Tensor  # mean of the largest absolute correlation
+    curve: tuple[Tensor, Tensor]  # squared correlations, and by each the normal deviate that an axis exceeds so seldom
+
+    def p(self, square: Tensor, axes: Tensor) -> Tensor:
+        """Probability that the best of so many axes of a random basis has such a squared correlation."""
+        at, deviates = self.curve
+        square = square.to(at)
+        right = torch.searchsorted(at, square[..., None]).clamp(1, at.shape[-1] - 1)
+        low, high = (at.gather(-1, place) for place in (right - 1, right))
+        share = ((square[..., None] - low) / (high - low)).clamp(0.0, 1.0)
+        deviate = torch.lerp(deviates.gather(-1, right - 1), deviates.gather(-1, right), share)[..., 0]
+        return _of_best(deviate.double(), axes[..., None])
+
+
+def in_bases(m: Moments) -> InBases:
+    """Distribution of the largest correlation of every neuron of x with an axis of a random basis of y.
+
+    With u the correlations of a neuron with those of y and C the correlation matrix of y, a random axis q has the
+    squared correlation ``(u'q)^2 / q'Cq``. The probability that it exceeds t is that of a quadratic form of normal
+    variables, ``g'(uu' - tC)g > 0``, by the saddlepoint approximation (Kuonen 1999; r* of Barndorff-Nielsen). All t of
+    a neuron follow from saddlepoints that neurons of a layer can share, so that the whole costs less than one basis.
+    Axes count as independent, which holds but for layers of few neurons. A construction of this package.
+    """
+    if "_in_bases" not in vars(m):
+        vars(m)["_in_bases"] = _in_bases(m)
+    return vars(m)["_in_bases"]
+
+
+def _in_bases(m: Moments) -> InBases:
+    of = _saddlepoints(m.y, m.dtype)
+    squares = m.y_whitened.square() * m.y.components.variance.to(m.dtype)[..., None, :]  # of u along components of y
+    near, square, third = (squares @ part.mT for part in of.parts)
+    square = square.clamp(min=torch.finfo(m.dtype).tiny)  # of a neuron that has nothing to do with y
+    at = of.point * near + square / of.slope
+    first = (of.logarithm + (square / (of.slope * at)).log()).clamp(min=1e-12).sqrt()
+    bend = (of.curvature + of.slope.square() - 2 * third * of.slope / square) / 2
+    second = of.point * bend.clamp(min=torch.finfo(m.dtype).tiny).sqrt()
+    deviates = first + (second / first).log() / first
+    above = _of_best(deviates, m.y.count.to(m.dtype)[..., None, None])
+    zero, one = torch.zeros_like(at[..., :1]), torch.ones_like(at[..., :1])
+    along, above = torch.cat([zero, at], -1), torch.cat([one, above], -1)
+    square, size = (torch.trapezoid(above, of).double() for of in (along, along.sqrt()))
+    return InBases(square, size, (at.contiguous(), deviates))
+
+
+class _Saddlepoints(NamedTuple):
+    """Sums over the components of a layer at points that all neurons of another layer share, (..., 1, points)."""
+
+    point: Tensor
+    slope: Tensor
+    curvature: Tensor
+    logarithm: Tensor
+    parts: tuple[Tensor, Tensor, Tensor]  # by component, (..., points, k)
+
+
+def _saddlepoints(layer: Marginal, dtype: torch.dtype) -> _Saddlepoints:
+    """Choose `POINTS` saddlepoints at about even distances in deviations from the mean; kept by the layers."""
+    whole, index = layer.source or (layer, ...)
+    known = vars(whole).setdefault("random_bases", {})
+    if dtype not in known:
+        variance = whole.components.variance
+        wide = torch.logspace(-4, 9, 261, dtype=torch.float64, device=variance.device)
+        far = (wide[:, None] * variance[..., None, :]).log1p().sum(-1).sqrt()  # (..., 261), rising
+        steps = torch.arange(1, POINTS + 1, dtype=torch.float64, device=variance.device) * (FURTHEST / POINTS)
+        right = torch.searchsorted(far, steps.expand(*far.shape[:-1], -1).contiguous()).clamp(1, len(wide) - 1)
+        low, high = far.gather(-1, right - 1), far.gather(-1, right)
+        share = ((steps - low) / (high - low)).clamp(0.0, 1.0)
+        point = torch.lerp(wide[right - 1].log(), wide[right].log(), share).exp()[..., None]
+        d = 1 + point * variance[..., None, :]
+        ratio = variance[..., None, :] / d
+        sums = (ratio.sum(-1), ratio.square().sum(-1), d.log().sum(-1))
+        flat = [part.to(dtype)[..., None, :] for part in (point[..., 0], *sums)]
+        known[dtype] = *flat, *(part.to(dtype) for part in (1 / d, 1 / d**2, ratio / d**2))
+    *flat, one, two, three = (part[index] for part in known[dtype])
+    return _Saddlepoints(*flat, (one, two, three))
+
+
+def _of_best(deviate: Tensor, axes: Tensor) -> Tensor:
+    """Probability that one of so many independent normal variables exceeds a deviate."""
+    return -torch.expm1(axes * torch.log1p(-torch.special.ndtr(-deviate).clamp(max=1 - 1e-7)))
+
+
+def neuron_excess(m: Moments) -> Tensor:
+    """Mean over the neurons of x of the variance that the best neuron of y explains beyond a random basis.
+
+    ``mean_i (r_i^2 - b_i) / (1 - b_i)`` with r_i the best correlation of neuron i and b_i the mean square of its best
+    in random bases of y. Near 1 where every neuron has a counterpart, near 0 where both span one subspace in unrelated
+    axes. An excess of variance, not a share of neurons. A construction of this package.
+    """
+    return excess(m, m.correlation.abs().amax(-1))
+
+
+def excess(m: Moments, best: Tensor) -> Tensor:
+    """Excess of best absolute correlations (..., n_neurons_x)."""
+    base = in_bases(m).square
+    return over_neurons(m, (best.double().square() - base) / (1 - base).clamp(min=1e-6))
+
+
+def neuron_count(m: Moments) -> Tensor:
+    """Share of the neurons of x with a partner in y that random bases of y do not explain.
+
+    Neurons whose best correlation exceeds that of random bases, of which a tenth at most is so by chance (Benjamini &
+    Hochberg 1995 on the p of each). A construction of this package.
+    """
+    return count(m, m.correlation.abs().amax(-1))
+
+
+def count(m: Moments, best: Tensor) -> Tensor:
+    """Share of neurons with such best absolute correlations (..., n_neurons_x) that random bases do not explain."""
+    p = torch.where(m.x.alive, neuron_p(m, best), torch.inf).sort(-1).values
+    ranks = torch.arange(1, p.shape[-1] + 1, dtype=torch.float64, device=p.device)
+    found = p <= FALSE_SHARE * ranks / m.x.count[..., None]
+    return (found * ranks).amax(-1) / m.x.count
+
+
+def neuron_p(m: Moments, best: Tensor) -> Tensor:
+    """Probability of each best absolute correlation (..., n_neurons_x) in a random basis of y."""
+    return in_bases(m).p(best.double().square(), m.y.count)
+
+
+def max_corr_in_bases(m: Moments) -> Tensor:
+    """Mean over the neurons of x of the best absolute correlation with an axis of a random basis of y."""
+    return over_neurons(m, in_bases(m).size)
 
 
 @lru_cache(maxsize=64)
@@ -20,47 +157,10 @@ def haar(d: int, basis: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(q * np.sign(r.diagonal())).float()
 
 
-def rotated_correlation(m: Moments, side: str, basis: int, seed: int = 0) -> Tensor:
-    """Absolute correlations (n_varying_x, n_varying_y) with the z-scored neurons of side 'x' or 'y' in a random basis.
+def directions(layer: Marginal, basis: int, seed: int = 0) -> Tensor:
+    """Columns (..., d, d) that take z-scored neurons to the coordinates in a random basis, each of deviation 1.
 
     `basis` is its number, `seed` that of all bases; layers of one width share them.
     """
-    r = m.correlation.float()
-    return (_directions(m.x, basis, seed).T @ r if side == "x" else r @ _directions(m.y, basis, seed)).abs_()
-
-
-def _directions(layer: Marginal, basis: int, seed: int) -> Tensor:
-    """Columns that take z-scored neurons to the coordinates in the basis, each of deviation 1; kept by the layer."""
-    if (basis, seed) not in layer.random_bases:
-        q = haar(len(layer.scale), basis, seed).to(layer.mean.device)
-        deviation = (q * (layer.correlation.float() @ q)).sum(0).sqrt()
-        layer.random_bases[basis, seed] = q / deviation
-    return layer.random_bases[basis, seed]
-
-
-def shared(best: np.ndarray, rotated: np.ndarray) -> tuple[float, np.ndarray]:
-    """Variance that neurons share with single neurons of another layer, beyond what random bases of it explain.
-
-    ``mean_i (r_i^2 - b_i) / (1 - b_i)`` with r_i the `best` absolute correlation of neuron i in the other layer (NaN to
-    leave it out) and b_i the mean square of its best in random bases of that layer, `rotated` (bases, n_neurons). Near
-    1 where every neuron has a counterpart, near 0 where both span one subspace in unrelated axes, and near a tenth
-    where a tenth of the neurons are the same and the rest unrelated. A construction of this package.
-
-    Also returns what each basis would have in its place, (bases,), to be ranked with it: there the observed basis takes
-    part in the mean square, so that it differs from the others in nothing if it is one of them.
-    """
-    value = _share(best**2, (rotated**2).mean(0))
-    every = np.concatenate([best[None], rotated]) ** 2
-    shares = np.array([_share(one, every.mean(0)) for one in every])
-    return value, value + shares[1:] - shares[0]
-
-
-def shared_without(best: np.ndarray, rotated: np.ndarray, before: np.ndarray) -> float:
-    """Return the share from fewer utterances and bases; the mean over bases is carried over from all (`before`)."""
-    few = (rotated**2 - before[: len(rotated)] ** 2).mean(0)
-    return _share(best**2, (before**2).mean(0) + few)
-
-
-def _share(squares: np.ndarray, base: np.ndarray) -> float:
-    room = np.maximum(1 - base, 1e-6)  # a layer of one neuron has no other basis
-    return float(np.nanmean((squares - base) / room))
+    q = haar(layer.mean.shape[-1], basis, seed).to(layer.mean.device)
+    return q * (q * (layer.correlation.float() @ q)).sum(-2, keepdim=True).rsqrt()

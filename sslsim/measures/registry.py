@@ -13,16 +13,17 @@ import pandas as pd
 from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.measures import attention, layers, neighbours, neurons
+from sslsim.measures import attention, layers, neighbours, neurons, random_basis
 from sslsim.measures.arrays import Array, block, check_pair
-from sslsim.measures.moments import Marginal, moments, squared_norms
+from sslsim.measures.moments import Marginal, Moments, moments, squared_norms
 
 
 @dataclass(frozen=True)
 class Measure:
     """What one measure says, how it is computed and what it depends on.
 
-    ``score(moments, **options)``, or with `norms` ``score(moments, norms_x, norms_y, **options)``, or with `prepare`
+    ``score(moments, **options)``, of one pair of layers or of many, or with `norms`
+    ``score(moments, norms_x, norms_y, **options)``, or with `prepare`
     ``score(prepare(x_frames, **options), prepare(y_frames, **options))``; of attention, a function of two layers' maps.
     """
 
@@ -34,12 +35,17 @@ class Measure:
     symmetric: bool = True  # whether score(x, y) = score(y, x)
     standardize: bool = True  # whether neurons are z-scored first, and so which norms are needed
     norms: bool = False  # whether the squared norms of the frames are needed beside the moments
-    ranks: Callable[..., tuple[int, int]] | None = None  # of moments: how many components of x and y it is made of
-    canonical: bool = False  # whether the score is made of `Moments.canonical`
-    prepare_layer: Callable[[Marginal], Any] | None = None  # computes, and the marginal keeps, what a layer alone gives
+    ranks: Callable[[Marginal], Tensor] | None = None  # of a layer: how many components it is made of
+    needs: tuple[str, ...] = ()  # properties of each layer's `Marginal` that it uses
     utterances: bool = False  # whether the moments must keep sums of groups of utterances
     prepare: Callable[..., Tensor] | None = None  # of frames: what the score compares
-    matching: Callable[[Tensor], float] | None = None  # score of |r|, (p, q), where a random basis is its control
+    reordered: Callable[[Tensor, Tensor], Tensor] | None = None  # the same of the frames in another order
+    of_best: Callable[[Moments, Tensor], Tensor] | None = None  # score of best correlations, as in a random basis
+
+    @property
+    def of_frames(self) -> bool:
+        """Whether moments of all frames do not suffice."""
+        return self.utterances or self.prepare is not None
 
 
 def _of(level: str, title: str, score: Callable[..., Any], description: str = "", **facts: Any) -> Measure:
@@ -52,6 +58,7 @@ def _scaled(name: str, title: str, told: dict[str, Callable[..., Any]], **facts:
     one, entries = _of("layer", title, **(told | facts)), {}
     for suffix, standardize, scaling in (("", True, "standardised"), ("_raw", False, "raw")):
         bound: dict[str, Any] = {key: partial(function, standardize=standardize) for key, function in told.items()}
+        bound |= {"needs": ("components_raw",)} if "ranks" in told and not standardize else {}
         says = one.description if standardize else f"{name} of the neurons in their own units"
         entry = replace(one, title=f"{title}, {scaling}", description=says, standardize=standardize, **bound)
         entries[name + suffix] = entry
@@ -65,36 +72,48 @@ def _heads(name: str, title: str, description: str, value_range: str = "0 to 1")
 
 
 _neuron, _of_x = partial(_of, "neuron"), partial(_of, "neuron", symmetric=False)
-_pca: dict[str, Any] = {"prepare_layer": Marginal.components}
-_canonical = _pca | {"canonical": True}
+_pca: dict[str, Any] = {"needs": ("components",)}
+_below_0: dict[str, Any] = _pca | {"value_range": "at most 1"}
 _debiased: dict[str, Any] = {"value_range": "at most 1", "norms": True}
-_heldout: dict[str, Any] = {"value_range": "at most 1", "utterances": True, "prepare_layer": neurons.prepare_fits}
+_heldout: dict[str, Any] = {"value_range": "at most 1", "utterances": True}
 _svcca, _svcca_below = (
     {key: partial(function, below=below) for key, function in (("score", layers.svcca), ("ranks", layers.svcca_ranks))}
     for below in (False, True)
 )
 
 MEASURES: dict[str, Measure] = {
-    "max_corr": _of_x("max_corr: best single neuron", neurons.max_corr, matching=neurons.best_match),
-    "matched_corr": _neuron("matched_corr: one-to-one neurons", neurons.matched_corr, matching=neurons.one_to_one),
+    "max_corr": _of_x("max_corr: best single neuron", neurons.max_corr),
+    "matched_corr": _neuron("matched_corr: one-to-one neurons", neurons.matched_corr),
     "soft_matched_corr": _neuron("soft_matched_corr: shared partners", neurons.soft_matched_corr),
+    "max_corr_in_bases": _of_x("max_corr in random bases", random_basis.max_corr_in_bases, **_pca),
+    "neuron_excess": _of_x(
+        "neuron_excess: variance beyond random bases",
+        random_basis.neuron_excess,
+        of_best=random_basis.excess,
+        **_below_0,
+    ),
+    "neuron_count": _of_x(
+        "neuron_count: neurons with a partner", random_basis.neuron_count, of_best=random_basis.count, **_pca
+    ),
     "linreg": _of_x("linreg: all neurons, in-sample R", neurons.linreg, **_pca),
     "linreg_r2": _of_x("linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, **_pca),
     "linreg_heldout": _of_x("linreg_heldout: R2 on other utterances", neurons.linreg_heldout, **_heldout),
-    "cca": _of("layer", "cca: mean canonical correlation", layers.cca, ranks=layers.cca_ranks, **_canonical),
+    "cca": _of("layer", "cca: mean canonical correlation", layers.cca, ranks=layers.cca_ranks, **_pca),
     **_scaled(
         "svcca",
         "svcca: 99 % of variance",
-        _svcca | _pca,
+        _svcca,
+        **_pca,
         description="Mean canonical correlation of the fewest principal components that hold 99 % of the variance",
     ),
     **_scaled(
         "svcca_below",
         "svcca: below 99 %, as published",
-        _svcca_below | _pca,
+        _svcca_below,
+        **_pca,
         description="svcca of one component fewer, as the code of Wu et al. 2020 truncates",
     ),
-    **_scaled("pwcca", "pwcca: projection-weighted", {"score": layers.pwcca}, symmetric=False, **_canonical),
+    **_scaled("pwcca", "pwcca: projection-weighted", {"score": layers.pwcca}, symmetric=False, **_pca),
     **_scaled("linear_cka_biased", "linear CKA, biased", {"score": layers.linear_cka_biased}),
     "linear_cka_dropped": _of(
         "layer", "linear CKA, raw, 3 largest neurons dropped", layers.linear_cka_dropped, standardize=False
@@ -102,9 +121,15 @@ MEASURES: dict[str, Measure] = {
     **_scaled("linear_cka_debiased", "linear CKA, debiased", {"score": layers.linear_cka_debiased}, **_debiased),
     **_scaled("procrustes", "procrustes: after best rotation", {"score": layers.procrustes}),
     **_scaled(
-        "mutual_knn", "mutual_knn: shared neighbours", {"prepare": neighbours.neighbours}, score=neighbours.mutual_knn
+        "mutual_knn",
+        "mutual_knn: shared neighbours",
+        {"prepare": neighbours.neighbours},
+        score=neighbours.mutual_knn,
+        reordered=neighbours.neighbours_in,
     ),
-    **_scaled("rbf_cka", "RBF CKA", {"prepare": neighbours.kernel}, score=neighbours.rbf_cka),
+    **_scaled(
+        "rbf_cka", "RBF CKA", {"prepare": neighbours.kernel}, score=neighbours.rbf_cka, reordered=neighbours.kernel_in
+    ),
     **_heads("pearson", "pearson: rows of attention", "Mean correlation of the rows of two heads", "-1 to 1"),
     **_heads("js", "js: 1 - Jensen-Shannon", "1 - Jensen-Shannon divergence of the rows of two heads / ln 2"),
     **_heads("frobenius", "frobenius, bounded", "1 - Frobenius distance of the maps of two heads / sqrt(2 T)"),
@@ -116,14 +141,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "attention_cka": _of("attention", "attention_cka: all heads together", attention.attention_cka),
 }
-EXCESS = {  # beyond random bases, in evidence: chance is near 0
-    "neurons_shared": "neurons_shared: best neuron's variance, beyond random bases"
-} | {
-    f"{name}_excess_{side}": f"{name}_excess_{side}: {what}, beyond random bases of {side}"
-    for name, what in (("max_corr", "best neuron"), ("matched_corr", "one-to-one"))
-    for side in "xy"
-}
-TITLES = {name: measure.title for name, measure in MEASURES.items()} | EXCESS
+TITLES = {name: measure.title for name, measure in MEASURES.items()}
 
 
 def measure_named(name: str) -> Measure:
@@ -134,8 +152,8 @@ def measure_named(name: str) -> Measure:
 
 
 def level_of(name: str) -> str:
-    """Level at which a measure compares: 'neuron' (an excess over random bases too), 'layer' or 'attention'."""
-    return "neuron" if name in EXCESS else measure_named(name).level
+    """Level at which a measure compares: 'neuron', 'layer' or 'attention'."""
+    return measure_named(name).level
 
 
 def title_of(name: str) -> str:
@@ -185,13 +203,13 @@ def similarity(
             check_pair(x, y)
             rows: Any = neighbours.sample_frames(x, options.pop("sample", neighbours.SAMPLE))
             sampled = (block(side[rows], None) for side in (x, y))
-            return chosen.score(*(chosen.prepare(frames, device=device, **options) for frames in sampled))
+            return float(chosen.score(*(chosen.prepare(frames, device=device, **options) for frames in sampled)))
         if chosen.utterances and utterances is None:
             raise SslsimError(f"measure {measure!r} needs utterances=, the number of frames of each, in order")
         m = moments(x, y, utterances=utterances if chosen.utterances else None, device=device)
         sides = ((x, m.x), (y, m.y)) if chosen.norms else ()
-        norms = (squared_norms(frames, side, standardize=chosen.standardize)[0] for frames, side in sides)
-        return chosen.score(m, *norms, **options)
+        norms = (squared_norms(frames, side, standardize=chosen.standardize) for frames, side in sides)
+        return float(chosen.score(m, *norms, **options))
     except TypeError as error:
         if "unexpected keyword" in str(error):
             raise SslsimError(f"measure {measure!r}: {str(error).split('() ')[-1]}") from None

@@ -6,6 +6,7 @@ level and an interval of its own, because all that they are made from is kept.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,12 +30,14 @@ class Resampling:
     Attributes
     ----------
     permutations : int
-        Mismatches of utterances, the same for all layers. The smallest p is 1 / (permutations + 1). At most one less
-        than there are utterances are made.
+        Mismatches of utterances, the same for all layers, of pairs of layers at the same relative depth, on which
+        claims rest. The smallest p is 1 / (permutations + 1). At most one less than there are utterances are made.
+    elsewhere : int
+        How many of them all other pairs of layers get, for the chance level of a map.
     blocks : int
-        Blocks of utterances, left out one after another for the intervals.
+        Blocks of utterances, left out one after another for the intervals of pairs at the same depth.
     rotations : int
-        Random bases that measures of single neurons are held against.
+        Random bases into which layers at the same depth are turned, to see what is found where neurons are not shared.
     block_by : {'utterance', 'speaker'}
         What stays together in a block.
     seed : int
@@ -44,11 +47,12 @@ class Resampling:
     permutations: int = 20
     blocks: int = 10
     rotations: int = 20
+    elsewhere: int = 5
     block_by: str = "utterance"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("permutations", "rotations", "seed"):
+        for name in ("permutations", "rotations", "elsewhere", "seed"):
             if getattr(self, name) < 0:
                 raise SslsimError(f"{name} is {getattr(self, name)}; give 0 or more")
         if self.blocks < 0 or self.blocks == 1:
@@ -70,7 +74,8 @@ class Estimate:
     z: float = np.nan  # distance from chance in standard deviations of the mismatches
     p: float = np.nan  # of at least this value by chance
     calibrated: float = np.nan  # see `nulls.calibrated`
-    p_rotation: float = np.nan  # of at least this value in random bases; only of excesses over them
+    rotated: float = np.nan  # mean of the same number in random bases
+    p_rotation: float = np.nan  # of at least this value in random bases
     p_zero: float = np.nan  # of 0, two-sided, by the jackknife: for differences, of which mismatches say nothing
 
 
@@ -81,22 +86,22 @@ class Evidence:
     Attributes
     ----------
     pairs : DataFrame
-        One row a score, as from `sslsim.compare`. Beside a measure of single neurons stand the rows of its excess over
-        random bases of either side, ``max_corr_excess_x`` and ``max_corr_excess_y``, and those of ``neurons_shared``
-        (`sslsim.measures.random_basis.shared`).
+        One row a score, as from `sslsim.compare`.
     null : ndarray of shape (K, n_pairs)
-        The scores of every mismatch of utterances, which is the same for all pairs; NaN for excesses of matched_corr.
+        The scores of every mismatch of utterances, which is the same for all pairs. NaN where not computed: beyond
+        ``Resampling.elsewhere`` for layers at other depths.
     left_out : ndarray of shape (B, n_pairs)
-        The scores without every block of utterances.
+        The scores without every block of utterances; NaN for layers at other depths.
     sizes : tuple of int
         Frames of each block.
     rotated : ndarray of shape (R, n_pairs)
-        Of excesses: those of random bases themselves, so that 0 is their mean. NaN elsewhere.
+        Of neuron_excess and neuron_count of layers at the same depth: the scores with y in every random basis. NaN
+        elsewhere.
     partners : DataFrame, optional
         As from `sslsim.neuron_partners`, and for each neuron, where they were computed: chance, the mean over the
-        mismatches of its best correlation with any neuron of the other checkpoint; p, of its size by chance; rotated,
-        the mean of its best correlation when every layer of the other checkpoint is in a random basis, and
-        rotated_high, the largest of those.
+        mismatches of all layers of its best correlation with any neuron of the other checkpoint; p, of its size by
+        chance; rotated, the mean of its best correlation in random bases of the layer where it is largest; p_rotation,
+        of its size in random bases of any layer.
     """
 
     pairs: pd.DataFrame
@@ -114,11 +119,12 @@ class Evidence:
     def table(self, level: float = LEVEL) -> pd.DataFrame:
         """Pairs with ci_low, ci_high, chance, threshold, z, p, calibrated and p_rotation, where they were computed.
 
-        p is that of the pair alone: for the best of several pairs see `estimate` with a maximum.
+        mismatches is how many p was ranked among, so that it is never below 1 / (mismatches + 1). p is that of the pair alone: for the best of several pairs see `estimate` with a maximum.
         """
         worth = self._worth(lambda values: values, level)
         names = {name: {"low": "ci_low", "high": "ci_high"}.get(name, name) for name in worth}
-        return self.pairs.assign(**{names[name]: worth[name] for name in names if name not in ("error", "p_zero")})
+        table = self.pairs.assign(**{names[name]: worth[name] for name in names if name not in ("error", "p_zero")})
+        return table.assign(mismatches=np.isfinite(self.null).sum(0)) if len(self.null) else table
 
     def only(self, rows: NDArray[np.bool_] | pd.Series) -> Evidence:
         """Return the evidence of some of the pairs."""
@@ -152,23 +158,23 @@ class Evidence:
             out["low"], out["high"] = jackknife_interval(value, left_out, self.sizes, level)
             out["error"] = error = jackknife_error(value, left_out, self.sizes)
             out["p_zero"] = 2 * stats.t.sf(abs(value) / np.maximum(error, np.finfo(float).tiny), len(left_out) - 1)
-        if len(null):
-            with np.errstate(invalid="ignore", divide="ignore"):
-                z = (value - null.mean(0)) / (null.std(0, ddof=1) if len(null) > 1 else np.nan)
-            chance = {"chance": null.mean(0), "threshold": threshold(value, null), "z": z, "p": p_value(value, null)}
-            chance |= {"calibrated": calibrated(value, null)}
-            known = np.isfinite(null).all(0)  # excesses of matched_corr have no chance level
-            out |= {name: np.where(known, numbers, np.nan) for name, numbers in chance.items()}
-        if np.isfinite(rotated).any():
-            known = np.isfinite(rotated).all(0)
-            out["p_rotation"] = np.where(known, p_value(value, np.nan_to_num(rotated)), np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # what was not computed
+            if len(null):
+                spread = np.nanstd(null, axis=0, ddof=1) if len(null) > 1 else np.full(np.shape(value), np.nan)
+                out |= {"chance": np.nanmean(null, axis=0), "threshold": threshold(value, null)}
+                out |= {"z": (value - out["chance"]) / spread, "p": p_value(value, null)}
+                out["calibrated"] = calibrated(value, null)
+            if np.isfinite(rotated).any():
+                known = np.isfinite(rotated).any(0)
+                out["rotated"] = np.where(known, np.nanmean(rotated, axis=0), np.nan)
+                out["p_rotation"] = np.where(known, p_value(value, rotated), np.nan)
         return out
 
 
-def shifted(null: Sequence[Sequence[float]], value: pd.Series) -> NDArray[np.float64]:
+def shifted(null: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
     """Take what cropping does to the score off the mismatches, so that they can be held against that of all frames.
 
-    `null` is first the score on cropped utterances and then the mismatches of those; it may be empty.
+    `null` is first the score on cropped utterances and then the mismatches of those, (1 + K, n_pairs).
     """
-    scores = np.array(null, dtype=np.float64)
-    return scores[1:] + (value.to_numpy(np.float64) - scores[0]) if len(null) else np.empty((0, len(value)))
+    return null[1:] + (value - null[0])
