@@ -40,8 +40,8 @@ class LayerView:
     def __len__(self) -> int:
         return self.store.n_frames if self.frames is None else len(self.frames)
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        """Return activations of a run of the chosen frames, (n, n_neurons)."""
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Return activations of some of the chosen frames, (n, n_neurons)."""
         if self.frames is None:
             return self.store.layer(self.layer)[rows]
         if 4 * len(self.frames) * self.store.n_neurons > SMALL:

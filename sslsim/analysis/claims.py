@@ -24,42 +24,50 @@ Masks = dict[str, NDArray[np.bool_]]  # of pairs of layers, by name
 Row = dict[str, Any]
 CLAIM_COLUMNS = ["claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds"]
 TOO_FEW = "too few"
-FEW_NEURONS = 0.1  # share of neurons with partners of their own below which models have other neurons
+FEW_NEURONS = 0.1  # share of neurons with partners below which models have other neurons
 CLOSE = 0.1  # how far raw and standardised scores may lie apart and still say the same
 
 
 def neuron_claims(evidence: Evidence) -> pd.DataFrame:
     """Judge whether models trained apart share neurons, and whether they share the subspace that these span.
 
-    For each relation, over layers at the same relative depth, by evidence of max_corr and linreg_r2 with rotations:
+    For each relation, over layers at the same relative depth:
 
-    - the share of the variance of each neuron that lies in the subspace of the other layer, ``(R2 - c) / (1 - c)`` with
-      c the R2 of mismatched utterances;
-    - the share of neurons that have a partner of their own, beyond any random basis
-      (`sslsim.measures.random_basis.shared`), and beyond chance;
+    - linreg_r2: the share of the variance of each neuron that lies in the subspace of the other layer,
+      ``(R2 - c) / (1 - c)`` with c the R2 of mismatched utterances;
+    - neuron_excess: the variance that single neurons explain beyond random axes of the same subspace, judged against
+      mismatches and random bases;
+    - neuron_count: the share of neurons that have a partner which random bases do not explain, less chance, judged
+      alike;
     - the claim of the paper, the same subspace with other neurons: the subspace is shared, and the interval of the
       share of neurons lies below a tenth.
     """
     rows = []
     for relation, part in separate_at_same_depth(evidence):
         space = _above_chance("the subspace is shared", relation, "linreg_r2", measured(part, "linreg_r2"), best=1.0)
-        shared = measured(part, "neurons_shared")
-        height = measured(part, "max_corr").estimate().value - measured(part, "max_corr_excess_y").estimate().value
-        control = f"random bases, where max_corr is {height:.3f}"
-        # random bases are those of the layer looked in: taken together, the two directions of a pair would agree more
-        # than their bases do, and chance would be found significant too often
-        x, y = np.split(pd.factorize(pd.concat([shared.pairs.model_x, shared.pairs.model_y]))[0], 2)
-        whole = shared.estimate()
-        p = max(whole.p, *(shared.only(half).estimate().p_rotation for half in (x < y, x > y)))
-        single = _row("neurons have partners of their own", relation, "neurons_shared", whole, control, p=p)
-        single = _counted(single, permutations=len(part.null), rotations=len(part.rotated))
+        claim = "single neurons explain more than random axes"
+        more = _above_bases(claim, relation, "neuron_excess", measured(part, "neuron_excess"))
+        single = _above_bases("neurons have partners", relation, "neuron_count", measured(part, "neuron_count"))
         # judged is the size of the share of neurons: with enough speech the smallest is told from chance
         alone = space["holds"] == "yes" and single["ci_high"] < FEW_NEURONS
         holds = space["holds"] if space["holds"].startswith(TOO_FEW) else _yes_or_no(alone, single["ci_low"])
-        both = {"claim": "the same subspace, other neurons", "measure": "linreg_r2, neurons_shared", "p": np.nan}
-        both |= {"control": f"partners of their own: below {FEW_NEURONS:g}", "holds": holds}
-        rows += [space, single, single | both]
-    return _table(rows, "models trained apart, and max_corr and linreg_r2")
+        both = {"claim": "the same subspace, other neurons", "measure": "linreg_r2, neuron_count", "p": np.nan}
+        both |= {"control": f"neurons with partners: below {FEW_NEURONS:g}", "holds": holds}
+        rows += [space, more, single, single | both]
+    return _table(rows, "models trained apart, linreg_r2, neuron_excess and neuron_count")
+
+
+def _above_bases(claim: str, between: str, measure: str, evidence: Evidence) -> Row:
+    """Judge a score of single neurons against mismatches and random bases."""
+    whole = evidence.estimate()
+    # random bases are those of the layer looked in: taken together, the two directions of a pair would agree more
+    # than their bases do, and chance would be found significant too often
+    x, y = np.split(pd.factorize(pd.concat([evidence.pairs.model_x, evidence.pairs.model_y]))[0], 2)
+    p = max(whole.p, *(evidence.only(half).estimate().p_rotation for half in (x < y, x > y)))
+    row = _above_chance(claim, between, measure, evidence)
+    row |= {"control": f"{row['control']}, random bases: {whole.rotated:.3f}", "p": p}
+    row["holds"] = _yes_or_no(p <= ALPHA and row["ci_low"] > 0, row["ci_low"])
+    return _counted(row, permutations=len(evidence.null), rotations=len(evidence.rotated))
 
 
 def layer_claims(evidence: Evidence, measures: Sequence[str] = ("svcca", "linear_cka_debiased")) -> pd.DataFrame:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from sslsim.activations.selection import layer_views
 from sslsim.activations.store import ActivationStore
 from sslsim.analysis.layers import Pairs
-from sslsim.comparison.tables import same_depth
 from sslsim.analysis.preferences import PAIR
+from sslsim.comparison.tables import same_depth
 from sslsim.encoders.lineage import Lineage
-from sslsim.measures.registry import level_of
+from sslsim.measures.registry import BEYOND_BASES, level_of
 from sslsim.significance.evidence import Evidence
 
 
@@ -45,13 +45,13 @@ def distance_moved(evidences: Evidence | Sequence[Evidence], pairs: Pairs) -> pd
     The distance of two layers is one minus their similarity. Pretrained models without another seed have no rows. The
     evidence is between each pretrained model, its counterparts and other seeds; `pairs` are `Lineage.finetuned_pairs`.
 
-    Columns: measure (excesses over random bases are no similarities and left out), pretrained, finetuned, layer, depth,
-    distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the two seeds).
+    Columns: measure (neuron_excess and neuron_count are no similarities and left out), pretrained, finetuned, layer,
+    depth, distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the two seeds).
     """
     rows = []
     for evidence, pair in product([evidences] if isinstance(evidences, Evidence) else evidences, pairs):
         table = evidence.pairs
-        here = (table.layer_x == table.layer_y) & ~table.measure.str.contains("_excess_") & (table.model_x == pair[0])
+        here = (table.layer_x == table.layer_y) & ~table.measure.isin(BEYOND_BASES) & (table.model_x == pair[0])
         for (measure, layer), same in table[here].groupby(["measure", "layer_x"], sort=False):
             to, seeds = same.index[same.model_y == pair[1]], same.index[same.relation == "other seed"]
             if len(to) and len(seeds):

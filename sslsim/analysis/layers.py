@@ -17,7 +17,6 @@ from sslsim.encoders.lineage import RELATIONS, SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.measures.diagnostics import concentration
 from sslsim.measures.moments import moments
-from sslsim.measures.registry import EXCESS
 from sslsim.significance import run
 from sslsim.significance.evidence import Estimate, Evidence, Resampling
 
@@ -114,8 +113,7 @@ def measured(evidence: Evidence, measure: str) -> Evidence:
     some = evidence.only(evidence.pairs.measure == measure)
     if some.pairs.empty:
         known = ", ".join(dict.fromkeys(evidence.pairs.measure))
-        remedy = "it needs max_corr and rotations" if measure in EXCESS else "compute it too"
-        raise SslsimError(f"the evidence has no {measure}, only {known}; {remedy}")
+        raise SslsimError(f"the evidence has no {measure}, only {known}; compute it too")
     return some
 
 

@@ -40,7 +40,7 @@ def with_intervals(
     ends = []
     for pair in partners.to_dict("records"):
         x, y = (trace[rows] for trace in traces(pair, stores))
-        without = [np.corrcoef(x[kept], y[kept])[0, 1] for kept in left.without]
+        without = [np.corrcoef(x[~mask], y[~mask])[0, 1] for mask in left.masks]
         z = np.arctanh(np.clip([np.corrcoef(x, y)[0, 1], *without], -1 + 1e-12, 1 - 1e-12))
         ends.append(np.tanh(jackknife_interval(z[0], z[1:], left.sizes)))
     low, high = np.reshape(ends, (-1, 2)).T
@@ -68,8 +68,8 @@ def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames:
 
     Columns: relation, frames, effective_frames (median over neurons and layers, from the correlation of each neuron
     with itself in time), extreme_value (what a maximum over independent neurons reaches on so many), mismatched (mean
-    over the mismatches), rotated (in random bases of the same subspace), value. The evidence is of max_corr, with
-    rotations, and made from these stores and frames.
+    over the mismatches), rotated (in random bases of the same subspace), value. The evidence is of max_corr and
+    max_corr_in_bases, and made from these stores and frames.
     """
     views = layer_views(stores, frames)
     layers, lengths, n = {view.label: view for view in views}, utterances_of(views).lengths, len(views[0])
@@ -77,7 +77,7 @@ def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames:
     auto = cache(lambda label: autocorrelation(layers[label], lengths, lags))  # of layers that take part
     rows = []
     for relation, part in separate_at_same_depth(evidence):
-        scored, excess = measured(part, "max_corr"), measured(part, "max_corr_excess_y").estimate()
+        scored, rotated = measured(part, "max_corr"), measured(part, "max_corr_in_bases").estimate()
         whole, effective, floors = scored.estimate(), [], []
         for pair in scored.pairs.itertuples():
             x, y = auto((pair.model_x, pair.layer_x)), auto((pair.model_y, pair.layer_y))
@@ -86,7 +86,7 @@ def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames:
             floors.append(chance_max_corr(per_neuron, y.shape[1]).mean())
         row = {"relation": relation, "frames": n, "effective_frames": float(np.median(effective))}
         row |= {"extreme_value": float(np.mean(floors)), "mismatched": whole.chance}
-        rows.append(row | {"rotated": whole.value - excess.value, "value": whole.value})
+        rows.append(row | {"rotated": rotated.value, "value": whole.value})
     return pd.DataFrame(rows)
 
 

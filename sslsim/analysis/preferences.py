@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from sslsim.activations.store import ActivationStore, StoredLayer
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
-from sslsim.significance.nulls import Mismatches, p_value
+from sslsim.significance.nulls import ALPHA, Mismatches, p_value
 from sslsim.speech.alignments import centres, held
 from sslsim.speech.corpus import Utterance, read_corpus
 from sslsim.speech.recording import Recording
@@ -140,7 +140,7 @@ def same_label(partners: pd.DataFrame, stores: Sequence[ActivationStore], labels
     anticorrelate. Partners come from `sslsim.evidence`, with rotations.
 
     Columns: relation, pairs, same (share that agrees), shuffled (share expected if the partners of each two models were
-    dealt anew: exact), beyond (pairs that correlate more than in the random bases, by rotated_high), same_beyond and
+    dealt anew: exact), beyond (pairs whose p_rotation is 0.05 at most), same_beyond and
     shuffled_beyond (the shares of those).
     """
     pairs = partners[partners.relation.isin(SEPARATE)]
@@ -152,7 +152,7 @@ def same_label(partners: pd.DataFrame, stores: Sequence[ActivationStore], labels
         pairs = pairs.merge(preferred.add_suffix(f"_{side}"), on=[f"{key}_{side}" for key in KEYS])
         up = pairs[f"mean_z_{side}"] * (1.0 if side == "x" else np.sign(pairs.value)) > 0
         pairs[f"likes_{side}"] = np.where(up, "+", "-") + pairs[f"label_{side}"].astype(object)
-    beyond = pairs[pairs.value.abs() > pairs.rotated_high]
+    beyond = pairs[pairs.p_rotation <= ALPHA]
     known = [relation for relation in SEPARATE if relation in set(pairs.relation)]
     rows = [(r, *_agreement(pairs[pairs.relation == r]), *_agreement(beyond[beyond.relation == r])) for r in known]
     return pd.DataFrame(rows, columns=columns)
@@ -192,7 +192,7 @@ def selectivity(
         x = np.array([pair[number] for pair in activations]).reshape(len(out), len(kept)).T
         best, mean_z, auroc = _preference(*_scored(x), codes, n_labels)
         label = np.where(mean_z > 0, "+", "-") + np.array(labels.names, dtype=object)[best]
-        chance, p = _chance(x, codes, n_labels, wrong, ends)
+        chance, p = _chance(x, codes, n_labels, wrong)
         columns = {"label": label, "auroc": auroc, "chance": chance, "p": p}
         out = out.assign(**{f"{name}_{side}": column for name, column in columns.items()})
     same_sign = (out.label_x.str[0] == out.label_y.str[0]) == (out.value > 0)
@@ -210,16 +210,10 @@ def _preference(z: Floats, ranks: Floats, codes: Ints, n_labels: int) -> tuple[I
     return best, mean_z, np.where(mean_z > 0, auroc, 1 - auroc)
 
 
-def _chance(x: Floats, codes: Ints, n_labels: int, wrong: Mismatches, ends: Ints) -> tuple[Floats, Floats]:
+def _chance(x: Floats, codes: Ints, n_labels: int, wrong: Mismatches) -> tuple[Floats, Floats]:
     """Return the mean AUROC of the preferred labels of mismatched utterances, and p."""
-    starts = np.concatenate([[0], ends[:-1]])
-
-    def cropped(partner: Ints) -> Ints:
-        return np.concatenate([starts[v] + np.arange(wrong.lengths[v]) for v in partner])
-
-    itself = np.arange(len(starts))
-    z, ranks = _scored(x[cropped(itself)])
-    scores = [_preference(z, ranks, codes[cropped(partner)], n_labels)[2] for partner in [itself, *wrong.partners]]
+    z, ranks = _scored(x[wrong.frames()])
+    scores = [_preference(z, ranks, codes[wrong.frames(of)], n_labels)[2] for of in [None, *wrong.partners]]
     return np.mean(scores[1:], axis=0), p_value(scores[0], np.array(scores[1:]))
 
 

@@ -139,7 +139,7 @@ def scores_table(what: Comparison, scores: Scores) -> pd.DataFrame:
         table.insert(0, "measure", name)
         constant, ranks = scores.constant.get(name), scores.ranks.get(name)
         if constant is None:
-            rows = slice(None)
+            rows: Any = slice(None)
             if MEASURES[name].prepare:
                 rows = sample_of(utterances_of(what.views).lengths, what.sample)
                 frames = len(rows)

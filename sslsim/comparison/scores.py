@@ -64,9 +64,9 @@ class Partners:
     def __or__(self, other: Partners) -> Partners:
         """Keep the better of two partners, and of two as good the first."""
         better = np.abs(other.r) > np.abs(self.r)
-        chosen = (np.where(better, getattr(other, k), getattr(self, k)) for k in ("layer", "neuron", "r"))
+        chosen = {k: np.where(better, getattr(other, k), getattr(self, k)) for k in ("layer", "neuron", "r")}
         rotated, p = np.fmax(self.rotated, other.rotated), np.fmin(self.p, other.p)
-        return Partners(*chosen, rotated, p, self.layers + other.layers)
+        return Partners(**chosen, rotated=rotated, p=p, layers=self.layers + other.layers)
 
 
 @dataclass

@@ -55,11 +55,11 @@ def finetuning_lines(by_layer: pd.DataFrame, measures: Sequence[str]) -> Figure:
 def along_depth(deep: pd.DataFrame, measures: str | Sequence[str]) -> Figure:
     """Draw similarity at equal relative depth: a panel a measure, a line a relation with its interval, chance dotted.
 
-    The similarity axis is fixed, but for an excess over random bases, whose values are small. `deep` comes from
+    The similarity axis is fixed, but for measures that are near 0 where neurons are not shared. `deep` comes from
     `sslsim.analysis.along_depth`: measure, relation, depth (0 the first layer, 1 the last), value, ci_low, ci_high,
     chance.
     """
-    from sslsim.measures.registry import EXCESS  # not above: it imports torch
+    from sslsim.measures.registry import BEYOND_BASES  # not above: it imports torch
 
     need(deep, ["relation", "depth", "value", "ci_low", "ci_high", "chance"], "from sslsim.analysis.along_depth")
     rows = rows_of(deep, measures)
@@ -70,9 +70,9 @@ def along_depth(deep: pd.DataFrame, measures: str | Sequence[str]) -> Figure:
     figure = _finished(grid, DEPTH, "similarity", "band: 95 % interval; dotted: chance")
     for measure, ax in grid.axes_dict.items():
         ax.set_xlim(-0.03, 1.03)
-        if measure in EXCESS:  # chance is near 0, and values are small
+        if measure in BEYOND_BASES:  # chance is near 0, and values are small
             ax.axhline(0, color="0.7", linewidth=1.0, zorder=0)
-            ax.set_ylabel("excess over random bases")
+            ax.set_ylabel("share")
         else:
             ax.set_ylim(unit_limits(rows_of(rows, measure)[["value", "chance"]]))
     return figure

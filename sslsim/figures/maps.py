@@ -35,32 +35,23 @@ def above_chance(table: pd.DataFrame, measure: str, *, ax: Axes | None = None) -
     """Draw what of a `heatmap` is above chance, and strike through every cell that chance explains.
 
     The colours are those of `heatmap` for similarity less chance, from 0 to 1; what is below chance has the colour of
-    0. A cell is struck through unless its value is above its threshold. A measure that is an excess over random bases
-    is shown as it is, on a scale that ends above 95 % of the cells of two models; its cells are struck through unless
-    p and p_rotation are 0.05 at most (of matched_corr p_rotation alone, whose p is not computed). Pairs that were not
-    computed are grey. `table` is the ``table()`` of an evidence, with chance and threshold; of an excess with p and
-    p_rotation.
+    0. A cell is struck through where its few mismatches explain its score, by a t test (p_t above 0.05). Measures that
+    are near 0 where neurons are not shared have a scale that ends above 95 % of the cells of two models. Pairs that
+    were not computed are grey. `table` is the ``table()`` of an evidence, with chance and p_t.
     """
-    from sslsim.measures.registry import EXCESS  # not above: it imports torch
+    from sslsim.measures.registry import BEYOND_BASES  # not above: it imports torch
     from sslsim.significance.nulls import ALPHA
 
-    excess = measure in EXCESS
-    columns = ["p", "p_rotation"] if excess else ["chance", "threshold"]
-    need(table, columns, "from sslsim.evidence, with permutations above 0")
-    rows = rows_of(table, measure)
-    if excess:
-        above, holds = rows.value, rows[columns].max(axis=1) <= ALPHA
-        against = "them or chance" if rows.p.notna().any() else "them"
-        label = f"excess over random bases\nstruck through: p > {ALPHA} against {against}"
-    else:
-        above, holds = rows.value - rows.chance, rows.value > rows.threshold
-        label = f"similarity above chance\nstruck through: chance explains it (p > {ALPHA})"
+    need(table, ["chance", "p_t"], "from sslsim.evidence, with permutations above 0")
+    rows, small = rows_of(table, measure), measure in BEYOND_BASES
+    above, holds = rows.value - rows.chance, rows.p_t <= ALPHA
+    label = f"{'share' if small else 'similarity'} above chance\nstruck through: chance explains it (p > {ALPHA})"
     grid = _wide(rows.assign(value=above), "value")
     struck = _wide(rows.assign(struck=(above.notna() & ~holds).astype(float)), "struck").to_numpy() == 1
-    scale = (0.0, _round_top(grid) if excess else 1.0)
+    scale = (0.0, _round_top(grid) if small else 1.0)
     ax = _mesh(ax, grid, scale, title(measure), label, open_ends=True)
     _strike(ax, struck, grid.to_numpy() > 0.6 * scale[1])
-    _tell(ax, rows, "excess" if excess else "similarity")
+    _tell(ax, rows, "share" if small else "similarity")
     return ax
 
 

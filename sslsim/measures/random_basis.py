@@ -77,7 +77,7 @@ class _Saddlepoints(NamedTuple):
     slope: Tensor
     curvature: Tensor
     logarithm: Tensor
-    parts: tuple[Tensor, Tensor, Tensor]  # by component, (..., points, k)
+    parts: list[Tensor]  # by component, (..., points, k)
 
 
 def _saddlepoints(layer: Marginal, dtype: torch.dtype) -> _Saddlepoints:
@@ -98,8 +98,8 @@ def _saddlepoints(layer: Marginal, dtype: torch.dtype) -> _Saddlepoints:
         sums = (ratio.sum(-1), ratio.square().sum(-1), d.log().sum(-1))
         flat = [part.to(dtype)[..., None, :] for part in (point[..., 0], *sums)]
         known[dtype] = *flat, *(part.to(dtype) for part in (1 / d, 1 / d**2, ratio / d**2))
-    *flat, one, two, three = (part[index] for part in known[dtype])
-    return _Saddlepoints(*flat, (one, two, three))
+    point, slope, curvature, logarithm, *parts = (part[index] for part in known[dtype])
+    return _Saddlepoints(point, slope, curvature, logarithm, parts)
 
 
 def _of_best(deviate: Tensor, axes: Tensor) -> Tensor:

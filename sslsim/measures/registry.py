@@ -4,7 +4,7 @@ A measure that depends on the units of the neurons stands here twice: NAME z-sco
 neurons in their own units.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -53,9 +53,9 @@ def _of(level: str, title: str, score: Callable[..., Any], description: str = ""
     return Measure(level, title, score, description or (score.__doc__ or "").split("\n")[0].rstrip("."), **facts)
 
 
-def _scaled(name: str, title: str, told: dict[str, Callable[..., Any]], **facts: Any) -> dict[str, Measure]:
+def _scaled(name: str, title: str, told: Mapping[str, Callable[..., Any]], **facts: Any) -> dict[str, Measure]:
     """Return both entries of a layer measure, whose functions in `told` take ``standardize=``."""
-    one, entries = _of("layer", title, **(told | facts)), {}
+    one, entries = _of("layer", title, **(dict(told) | facts)), {}
     for suffix, standardize, scaling in (("", True, "standardised"), ("_raw", False, "raw")):
         bound: dict[str, Any] = {key: partial(function, standardize=standardize) for key, function in told.items()}
         bound |= {"needs": ("components_raw",)} if "ranks" in told and not standardize else {}
@@ -141,6 +141,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "attention_cka": _of("attention", "attention_cka: all heads together", attention.attention_cka),
 }
+BEYOND_BASES = ("neuron_excess", "neuron_count")  # near 0 where neurons are not shared
 TITLES = {name: measure.title for name, measure in MEASURES.items()}
 
 

@@ -7,7 +7,7 @@ level and an interval of its own, because all that they are made from is kept.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,6 +73,7 @@ class Estimate:
     threshold: float = np.nan  # what chance exceeds once in twenty times (`nulls.threshold`)
     z: float = np.nan  # distance from chance in standard deviations of the mismatches
     p: float = np.nan  # of at least this value by chance
+    p_t: float = np.nan  # the same by a t test, which a few mismatches suffice for
     calibrated: float = np.nan  # see `nulls.calibrated`
     rotated: float = np.nan  # mean of the same number in random bases
     p_rotation: float = np.nan  # of at least this value in random bases
@@ -117,9 +118,10 @@ class Evidence:
                 raise SslsimError(f"{name} has shape {getattr(self, name).shape} for {len(self.pairs)} pairs")
 
     def table(self, level: float = LEVEL) -> pd.DataFrame:
-        """Pairs with ci_low, ci_high, chance, threshold, z, p, calibrated and p_rotation, where they were computed.
+        """Pairs with ci_low, ci_high, chance, threshold, z, p, p_t, calibrated, rotated and p_rotation.
 
-        mismatches is how many p was ranked among, so that it is never below 1 / (mismatches + 1). p is that of the pair alone: for the best of several pairs see `estimate` with a maximum.
+        What was not computed is NaN. mismatches is how many p was ranked among, so that it is never below
+        1 / (mismatches + 1). p is that of the pair alone: for the best of several pairs see `estimate` with a maximum.
         """
         worth = self._worth(lambda values: values, level)
         names = {name: {"low": "ci_low", "high": "ci_high"}.get(name, name) for name in worth}
@@ -162,8 +164,10 @@ class Evidence:
             warnings.simplefilter("ignore", RuntimeWarning)  # what was not computed
             if len(null):
                 spread = np.nanstd(null, axis=0, ddof=1) if len(null) > 1 else np.full(np.shape(value), np.nan)
+                known = np.maximum(np.isfinite(null).sum(0), 1)
                 out |= {"chance": np.nanmean(null, axis=0), "threshold": threshold(value, null)}
                 out |= {"z": (value - out["chance"]) / spread, "p": p_value(value, null)}
+                out["p_t"] = stats.t.sf(out["z"] / np.sqrt(1 + 1 / known), known - 1)
                 out["calibrated"] = calibrated(value, null)
             if np.isfinite(rotated).any():
                 known = np.isfinite(rotated).any(0)
