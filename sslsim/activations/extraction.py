@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sslsim import __version__
@@ -36,7 +37,7 @@ from sslsim.activations.store import RULES, ActivationStore, Stores, keeping, op
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
 from sslsim.encoders.files import checkpoint_fingerprint
-from sslsim.encoders.lineup import Checkpoint
+from sslsim.encoders.lineup import Checkpoint, problem
 from sslsim.errors import SslsimError
 from sslsim.parallel import chosen_device, chosen_executor, results, workers_on
 from sslsim.resources import write_text
@@ -203,6 +204,21 @@ def _encoder(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) 
 def _loaded(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) -> Encoder | LogMel:
     with _LOADING:
         return _encoder(checkpoint, fingerprint, device, dtype)
+
+
+def encoded_again(
+    store: ActivationStore, waveforms: Mapping[int, NDArray[np.float32]], device: str = "auto"
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield hidden states on all frames of utterances, (layers, T, n_neurons) with their numbers, whatever is kept.
+
+    The encoder runs again; it is an error if it is not there any more, or another one.
+    """
+    if waveforms:
+        if checkpoint_fingerprint(store.checkpoint) != store.fingerprint:
+            raise problem(store.checkpoint, "its files have changed since it was extracted")
+        encoder = _loaded(store.checkpoint, store.fingerprint, chosen_device(device), store.dtype)
+        for u, waveform in waveforms.items():
+            yield u, encoder.encode(waveform, ()).hidden
 
 
 def _anatomy(*call: Any) -> Anatomy:

@@ -92,6 +92,25 @@ def test_a_clip_has_the_samples_around_its_moment(speech, monkeypatch):
         assert (clip.z[at], clip.z_other[at]) == (clip.moment["z"], clip.moment["z_other"])
 
 
+def test_frames_that_were_not_kept_are_computed_again_for_a_clip(speech, monkeypatch, capsys):
+    whole, some = spectrogram(speech), spectrogram(speech, frames=60)
+    moments = strongest_moments(CHOSEN, [some])
+    marks = alignments_of(speech)
+    for clip in cut_clips(CHOSEN, moments, [some], speech, marks):
+        u = some.index.utterance.tolist().index(clip.moment["utterance"])
+        frames = np.rint((clip.times + clip.moment["seconds"] - 0.0125) / 0.02).astype(int)
+        assert len(frames) > 20
+        assert (np.diff(frames) == 1).all()
+        x = some.layer(0)[:, 3 if clip.moment["side"] == "x" else 50]
+        expected = whole.layer(0)[whole.index.start[u] + frames, 3 if clip.moment["side"] == "x" else 50]
+        np.testing.assert_allclose(clip.z, (expected - x.mean()) / x.std(), atol=1e-4)
+        assert clip.z[np.abs(clip.times).argmin()] == pytest.approx(clip.moment["z"], abs=1e-5)
+    gone = replace(some, checkpoint=replace(some.checkpoint, source="/gone"))
+    clips = cut_clips(CHOSEN, moments, [gone], speech, marks)
+    assert all(0 < len(clip.times) < 20 for clip in clips)
+    assert "clips show the stored frames of mel, one in 3.2: checkpoint 'mel': no folder" in capsys.readouterr().out
+
+
 def test_a_sound_that_changed_is_not_played(speech):
     store = spectrogram(speech)
     moments = strongest_moments(CHOSEN, [store])
