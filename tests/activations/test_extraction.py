@@ -4,11 +4,13 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,6 +223,24 @@ def test_a_changed_file_is_extracted_anew(checkpoints, corpus, tmp_path):
     assert third.corpus_fingerprint != second.corpus_fingerprint
     with pytest.raises(SslsimError, match="were given other audio"):
         check_pairable(second, third)
+
+
+def test_a_run_says_first_what_it_takes_and_whether_it_fits(study, tmp_path, monkeypatch, capsys):
+    made = study.extract(tmp_path / "out", device="cpu")
+    told = capsys.readouterr().out.splitlines()[0]
+    found = re.fullmatch(
+        r"to extract on cpu: 1 minutes of audio by 2 of 2 checkpoints, (\d+) of \1 "
+        r"frames to be kept; this takes about ([\d,.]+) kB in '.*/out', where .*B are free",
+        told,
+    )
+    size = sum(file.stat().st_size for store in made for file in store.root.glob("*.bin")) / 1000
+    assert float(found[2].replace(",", "")) == pytest.approx(size, rel=0.25)
+    monkeypatch.setattr(drafts.shutil, "disk_usage", lambda _path: SimpleNamespace(free=2_000))
+    monkeypatch.setattr(extraction, "_anatomy", lambda *_call: pytest.fail("loaded"))
+    with pytest.raises(
+        SslsimError, match=r"^to extract on cpu: .*: needs .* kB in .*, where 2 kB are free; use another"
+    ):
+        study.extract(tmp_path / "full", device="cpu")
 
 
 def test_audio_is_decoded_once_and_not_again_to_look(stores, study, one, mel, tmp_path, monkeypatch):
