@@ -45,6 +45,15 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
+def size_told(size: float) -> str:
+    """Return a number of bytes in a unit that suits it, such as 340 kB or 1.2 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, "TB"
+    return f"{size:.2g} {unit}" if 0 < size < 9.95 else f"{size:,.0f} {unit}"
+
+
 def checked_name(name: str, what: str) -> str:
     """Return `name` if it can be part of file names and links: letters and digits, joined by single ``-`` or ``_``.
 

@@ -10,7 +10,7 @@ workers, since the cut into shards belongs to the store.
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from sslsim.activations.shards import ShardFile, shard_file, write_shard
 from sslsim.activations.store import STORE_FILE, ActivationStore, described
 from sslsim.encoders.encoder import Encoded
 from sslsim.errors import SslsimError
+from sslsim.resources import size_told
 
 _POLL = 0.2  # seconds between two looks whether another process is through
 
@@ -88,13 +89,7 @@ class Draft:
                 ShardFile(path, layout, afresh=True).verify()
             except (OSError, ValueError):
                 path.unlink(missing_ok=True)
-        needed = sum(layout.size for layout in self.store.layouts)
-        needed -= sum(file.stat().st_size for file in self.folder.glob("shard_*.bin"))
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            fault = f"needs {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free"
-            advice = "use another disk, or fewer frames, queries or utterances"
-            raise SslsimError(f"store in {str(self.store.root.parent)!r}: {fault}; {advice}")
+        check_room({self.store.root: sum(layout.size for layout in self.store.layouts)}, f"store {self.store.name!r}")
         for name, content in files.items():  # the description last: without it, what is there is begun anew
             file = self.folder / name
             if not file.is_file() or file.read_bytes() != content:
@@ -112,6 +107,25 @@ class Draft:
         _sync(self.store.root.parent)
 
 
+def check_room(sizes: Mapping[Path, int], what: str) -> str:
+    """Return how much disk stores of these bytes need beyond what is there, and how much is free; raise if too little.
+
+    They are given by where they will be, all in one folder.
+    """
+    parts = [file for root in sizes for file in _folder_of(root).glob("shard_*.bin")]
+    needed, (beside, *_) = sum(sizes.values()) - sum(file.stat().st_size for file in parts), (r.parent for r in sizes)
+    free = shutil.disk_usage(beside).free
+    told = f"{size_told(needed)} in {str(beside)!r}, where {size_told(free)} are free"
+    if free < needed:
+        raise SslsimError(f"{what}: needs {told}; use another disk, or fewer frames, queries or utterances")
+    return told
+
+
+def _folder_of(root: Path) -> Path:
+    """Return where the draft of a store lies."""
+    return root.parent / f".{root.name}.partial"
+
+
 @contextmanager
 def drafting(root: Path, plan: Callable[[], ActivationStore]) -> Iterator[Draft | None]:
     """Yield the draft of the store that belongs at `root`, begun or begun again, or None if the store is there.
@@ -119,7 +133,7 @@ def drafting(root: Path, plan: Callable[[], ActivationStore]) -> Iterator[Draft 
     `plan` returns the store as it will be. One process at a time has the draft; others wait, and go on from where it
     stopped if it was killed. It stays on any exception, to be resumed, unless no shard of it is complete.
     """
-    folder, made = root.parent / f".{root.name}.partial", False
+    folder, made = _folder_of(root), False
     try:
         with _locked(root) as ours:
             if ours:

@@ -25,22 +25,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sslsim import __version__
-from sslsim.activations.draft import Task, drafting, remove_stale
+from sslsim.activations.draft import Task, check_room, drafting, remove_stale
 from sslsim.activations.shards import cut
-from sslsim.activations.store import RULES, ActivationStore, Stores, frame_key, open_store, sampled, signed
+from sslsim.activations.store import RULES, ActivationStore, Stores, keeping, open_store, signed
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
-from sslsim.encoders.files import checkpoint_fingerprint
-from sslsim.encoders.lineup import Checkpoint
+from sslsim.encoders.files import checkpoint_fingerprint, expected_shape
+from sslsim.encoders.lineup import Checkpoint, problem
 from sslsim.errors import SslsimError
 from sslsim.parallel import chosen_device, chosen_executor, results, workers_on
 from sslsim.resources import write_text
 from sslsim.speech.corpus import Utterance, corpus_fingerprint
 from sslsim.speech.index import Reader, index_of
+from sslsim.speech.positions import positions
 from sslsim.speech.recording import SAMPLE_RATE, n_frames
 
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ def extract_all(study: Study, out: Path, executor: Executor | None, device: str)
     audio = corpus_fingerprint(utterances)
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
     heard = audio, *(float(seconds) for seconds in vars(study.segmentation).values())
-    kept = *RULES, *heard, study.frames_per_utterance, study.queries, study.dtype
+    kept = *RULES, *heard, study.frames, study.queries, study.dtype
     roots = {each: out / f"{each.name}-{_key(*kept, prints[each])}" for each in chosen}
     missing = [checkpoint for checkpoint in chosen if not roots[checkpoint].exists()]
     if missing:
@@ -67,11 +70,14 @@ def extract_all(study: Study, out: Path, executor: Executor | None, device: str)
             file = out / f"speech-{_key(*heard, version('soundfile'), version('soxr'))}.json"
             index, skipped = _index(study, utterances, file, keep, executor)
             _check_skipped(skipped, index.empty, study.strict)
+            index = index.assign(length=[n_frames(n) for n in index["n_samples"]])
             plan = Plan(study, utterances, audio, prints, roots, index, skipped, chosen_device(device), keep, executor)
+            _announce(missing, plan)
             try:  # in threads one checkpoint after another, so that one is in memory at a time
                 threads = executor is None or isinstance(executor, ThreadPoolExecutor)
-                for together in [[checkpoint] for checkpoint in missing] if threads else [missing]:
-                    _extract(together, plan, threads)
+                for i, together in enumerate([[checkpoint] for checkpoint in missing] if threads else [missing], 1):
+                    title = together[0].name + (f" ({i} of {len(missing)})" if len(missing) > 1 else "")
+                    _extract(together, plan, title if threads else f"{len(missing)} checkpoints", threads)
             finally:
                 _encoder.cache_clear()
     # names and notes as the lineup has them now: they may have changed since, the content has not
@@ -128,7 +134,9 @@ def _index(
         content = json.loads(file.read_text(encoding="utf-8"))
         if content == signed(content):
             return pd.DataFrame(content["index"]), pd.DataFrame(content["skipped"])
-    with tqdm(total=len(utterances), desc="reading audio", file=sys.stdout, mininterval=1, delay=2) as bar:
+    with tqdm(
+        total=len(utterances), desc="reading audio", unit=" utterances", file=sys.stdout, mininterval=1, delay=2
+    ) as bar:
         index, skipped = index_of(utterances, study.segmentation, keep=keep, executor=executor, done=bar.update)
     if not index.empty:
         content = {"index": index.to_dict("list"), "skipped": skipped.to_dict("list")}
@@ -148,9 +156,22 @@ def _check_skipped(skipped: pd.DataFrame, none_left: bool, strict: bool) -> None
     print(f"left out {len(skipped):,} that cannot be used (skipped.csv in each store): {told}", flush=True)
 
 
-def _extract(checkpoints: list[Checkpoint], plan: Plan, threads: bool) -> None:
+def _announce(missing: list[Checkpoint], plan: Plan) -> None:
+    """Say what is about to be extracted and about how much disk that takes; raise if there is too little."""
+    kept = keeping(plan.index, plan.study.frames, plan.study.queries, heads=True)
+    cells, sizes = int((kept["index"]["n_rows"] * kept["index"]["length"]).sum()), {}
+    for checkpoint in missing:
+        layers, neurons, heads = expected_shape(checkpoint)
+        sizes[plan.roots[checkpoint]] = 4 * (layers * kept["n_frames"] * (neurons + 1) + (layers - 1) * heads * cells)
+    seconds = plan.index["n_samples"].sum() / SAMPLE_RATE
+    audio = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{-(-seconds // 60):.0f} minutes"
+    what = f"to extract on {plan.device}: {audio} of audio by {len(missing)} of {len(plan.roots)} checkpoints"
+    what = f"{what}, {kept['n_frames']:,} of {plan.index['length'].sum():,} frames to be kept"
+    print(f"{what}; this takes about {check_room(sizes, what)}", flush=True)
+
+
+def _extract(checkpoints: list[Checkpoint], plan: Plan, title: str, threads: bool) -> None:
     """Make some stores, their shards in one row; `threads` of this process or others do it."""
-    title = checkpoints[0].name if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
     total = int(plan.index["n_samples"].sum()) * len(checkpoints)  # whole numbers, whose sum is the total
     options: dict[str, Any] = {"bar_format": _BAR, "unit_scale": 1 / SAMPLE_RATE, "file": sys.stdout, "mininterval": 1}
     where: dict[str, Any] = {"executor": plan.executor, "workers": workers_on(plan.device)}
@@ -177,26 +198,17 @@ def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
     study = plan.study
     call = (checkpoint, plan.prints[checkpoint], plan.device, study.dtype)
     (anatomy,) = results(_anatomy, [call], executor=plan.executor)
-    lengths = [n_frames(n) for n in plan.index["n_samples"]]
-    index = plan.index.assign(length=lengths)
-    index["n_frames"] = [len(sampled(n, study.frames_per_utterance)) for n in lengths]
-    index["start"] = index["n_frames"].cumsum() - index["n_frames"]
-    index["n_rows"] = [len(sampled(n, study.queries)) if anatomy.n_heads else 0 for n in lengths]
     versions = {"sslsim": __version__} | {name: version(name) for name in _LIBRARIES}
     return ActivationStore(
         root=Path(),
         checkpoint=checkpoint,
         **vars(anatomy),
-        n_frames=int(index["n_frames"].sum()),
         fingerprint=plan.prints[checkpoint],
         corpus_fingerprint=plan.audio,
         dtype=study.dtype,
-        frames_per_utterance=study.frames_per_utterance,
-        queries=study.queries,
-        frame_key=frame_key(index, study.frames_per_utterance, study.queries),
+        **keeping(plan.index, study.frames, study.queries, heads=anatomy.n_heads > 0),
         versions=versions | {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"},
-        shards=cut((index["n_samples"] / SAMPLE_RATE).tolist()),
-        index=index,
+        shards=cut((plan.index["n_samples"] / SAMPLE_RATE).tolist()),
         skipped=plan.skipped,
     )
 
@@ -209,6 +221,21 @@ def _encoder(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) 
 def _loaded(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) -> Encoder | LogMel:
     with _LOADING:
         return _encoder(checkpoint, fingerprint, device, dtype)
+
+
+def encoded_again(
+    store: ActivationStore, waveforms: Mapping[int, NDArray[np.float32]], device: str = "auto"
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield hidden states on all frames of utterances, (layers, T, n_neurons) with their numbers, whatever is kept.
+
+    The encoder runs again; it is an error if it is not there any more, or another one.
+    """
+    if waveforms:
+        if checkpoint_fingerprint(store.checkpoint) != store.fingerprint:
+            raise problem(store.checkpoint, "its files have changed since it was extracted")
+        encoder = _loaded(store.checkpoint, store.fingerprint, chosen_device(device), store.dtype)
+        for u, waveform in waveforms.items():
+            yield u, encoder.encode(waveform, ()).hidden
 
 
 def _anatomy(*call: Any) -> Anatomy:
@@ -232,9 +259,12 @@ def _make(
         def arrays(row: Any) -> Encoded:
             if stop and stop.is_set():
                 raise CancelledError
-            kept = sampled(row.length, store.queries), sampled(row.length, store.frames_per_utterance)
+            kept = [positions(row.length, stride) for stride in (store.query_stride, store.frame_stride)]
             encoded = encoder.encode(reader.read(row), *kept)
             tick(int(row.n_samples))
+            if store.attention_layers and not row.n_rows:  # too short for a row
+                none = np.zeros((store.attention_layers, store.n_heads, 0, row.length), "f4")
+                return replace(encoded, attention=none)
             return encoded
 
         task.write(arrays)

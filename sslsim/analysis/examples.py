@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sslsim.activations.extraction import encoded_again
 from sslsim.activations.store import ActivationStore
 from sslsim.analysis.preferences import KEYS, PAIR, origins, rows_of, traces
 from sslsim.encoders.lineage import SEPARATE
@@ -57,22 +59,39 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
     for number, pair in enumerate(chosen.to_dict("records")):
         scores = _scores(pair, stores)
         for side, other in ("xy", "yx"):
-            neuron, z = [pair[f"{key}_{side}"] for key in KEYS], scores[other]
-            peaks = pd.Series(scores[side]).groupby(utterances).idxmax().to_numpy()
-            for at in peaks[np.argsort(-scores[side][peaks], kind="stable")[:n]]:
+            neuron, z, here = [pair[f"{key}_{side}"] for key in KEYS], scores[other].z, scores[side].z
+            peaks = pd.Series(here).groupby(utterances).idxmax().to_numpy()
+            for at in peaks[np.argsort(-here[peaks], kind="stable")[:n]]:
                 u = int(utterances[at])
                 frame = int(store.frame_rows(u)[at - int(store.index.start.iat[u])])
                 seconds = float(centres(np.array([frame]))[0])
-                moment = (store.index.utterance.iat[u], frame, seconds, scores[side][at])
+                moment = (store.index.utterance.iat[u], frame, seconds, here[at])
                 rows.append((number, pair["kind"], side, *neuron, *moment, z[at], float((z < z[at]).mean())))
     columns = ["pair", "kind", "side", *KEYS, "utterance", "frame", "seconds", "z", "z_other", "above_other"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _scores(pair: dict[str, Any], stores: Sequence[ActivationStore]) -> dict[str, NDArray[np.float64]]:
-    """Return the z-scores of a neuron and its partner over all stored frames, the partner's in the neuron's sense."""
-    traced = zip("xy", (1.0, float(np.sign(pair["value"]))), traces(pair, stores), strict=True)
-    return {side: sign * (x - x.mean()) / (x.std() or 1.0) for side, sign, x in traced}
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """A neuron on all stored frames; `sign` turns a partner that anticorrelates around."""
+
+    stored: NDArray[np.float64]
+    sign: float
+
+    def of(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return z-scores of activations, by mean and deviation over all stored frames."""
+        return self.sign * (x - self.stored.mean()) / (self.stored.std() or 1.0)
+
+    @cached_property
+    def z(self) -> NDArray[np.float64]:
+        """Of the stored frames."""
+        return self.of(self.stored)
+
+
+def _scores(pair: dict[str, Any], stores: Sequence[ActivationStore]) -> dict[str, _Scores]:
+    """Return a neuron and its partner."""
+    x, y = traces(pair, stores)
+    return {"x": _Scores(x, 1.0), "y": _Scores(y, float(np.sign(pair["value"])))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,31 +118,66 @@ class Clip:
 
 
 def cut_clips(
-    chosen: pd.DataFrame, moments: pd.DataFrame, stores: Sequence[ActivationStore], corpus: Any, marks: pd.DataFrame
+    chosen: pd.DataFrame,
+    moments: pd.DataFrame,
+    stores: Sequence[ActivationStore],
+    corpus: Any,
+    marks: pd.DataFrame,
+    device: str = "auto",
 ) -> list[Clip]:
     """Cut the sound around moments out of the corpus, each moment in the middle of `SECONDS`.
 
     The neurons and moments come from `extremes` and `strongest_moments`, the stores were made of the corpus (as for
     `sslsim.speech.corpus.read_corpus`), whose marks are read by `sslsim.speech.alignments`. It is an error if the
-    corpus has no such utterance, or another sound under its name.
+    corpus has no such utterance, or another sound under its name. Where stores keep some frames of it alone, their
+    encoders run on it again, on `device`.
     """
-    scores = [_scores(pair, stores) for pair in chosen.to_dict("records")]
-    store, half = stores[0], round(SECONDS * SAMPLE_RATE / 2)
-    places, clips = list(origins(store.index, corpus)), []
-    for moment in moments.to_dict("records"):
-        u = int((store.index.utterance == moment["utterance"]).to_numpy().argmax())
-        waveform, said = _sound(store.index.iloc[u], *places[u], marks)
+    pairs = chosen.to_dict("records")
+    scores, index = [_scores(pair, stores) for pair in pairs], stores[0].index
+    places, half = list(origins(index, corpus)), round(SECONDS * SAMPLE_RATE / 2)
+    numbers: list[int] = pd.Index(index.utterance).get_indexer(moments.utterance).tolist()
+    sounds = {u: _sound(index.iloc[u], *places[u], marks) for u in dict.fromkeys(numbers)}
+    wanted = [(pairs[p], u) for p, u in zip(moments.pair, numbers, strict=True) if index.n_frames[u] < index.length[u]]
+    whole, clips = _again(wanted, stores, {u: waveform for u, (waveform, _) in sounds.items()}, device), []
+    for u, moment in zip(numbers, moments.to_dict("records"), strict=True):
+        waveform, said = sounds[u]
         middle = HOP * moment["frame"] + WINDOW // 2
         first, last = max(0, middle - half), min(len(waveform), middle + half)
         begin, end = ((at - middle) / SAMPLE_RATE for at in (first, last))
-        times = centres(store.frame_rows(u)) - moment["seconds"]
+        neurons = {side: tuple(pairs[moment["pair"]][f"{key}_{side}"] for key in KEYS) for side in "xy"}
+        both = all((u, *neuron) in whole for neuron in neurons.values())
+        times = centres(np.arange(index.length[u]) if both else stores[0].frame_rows(u)) - moment["seconds"]
         inside = (times >= begin) & (times < end)
-        sides = "xy" if moment["side"] == "x" else "yx"
-        this, other = (scores[moment["pair"]][side][rows_of(store, u)][inside] for side in sides)
+        this, other = (
+            (each.of(whole[u, *neurons[side]]) if both else each.z[rows_of(stores[0], u)])[inside]
+            for side, each in sorted(scores[moment["pair"]].items(), reverse=moment["side"] == "y")
+        )
         said = said.assign(start=said.start - moment["seconds"], end=said.end - moment["seconds"])
         said = said[(said.start < end) & (said.end > begin)].reset_index(drop=True)
         clips.append(Clip(moment, waveform[first:last], begin, times[inside], this, other, said))
     return clips
+
+
+def _again(
+    wanted: list[tuple[dict[str, Any], int]],
+    stores: Sequence[ActivationStore],
+    waveforms: dict[int, NDArray[np.float32]],
+    device: str,
+) -> dict[tuple, NDArray[np.float32]]:
+    """Return neurons of pairs on all frames of utterances, by (u, model, layer, neuron), from encoders that run again.
+
+    Those that cannot are left out, and said.
+    """
+    neurons = sorted({(u, *(pair[f"{key}_{side}"] for key in KEYS)) for pair, u in wanted for side in "xy"})
+    found: dict[tuple, NDArray[np.float32]] = {}
+    for store in stores:
+        mine = [neuron for neuron in neurons if neuron[1] == store.name]
+        try:
+            for u, hidden in encoded_again(store, {u: waveforms[u] for u, *_ in mine}, device):
+                found |= {key: hidden[key[2]][:, key[3]] for key in mine if key[0] == u}
+        except SslsimError as error:
+            print(f"clips show the stored frames of {store.name}, one in {store.frame_stride:.1f}: {error}")
+    return found
 
 
 def _sound(row: Any, utterance: Utterance, begin: float, marks: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:

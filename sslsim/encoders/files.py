@@ -1,10 +1,12 @@
 """A checkpoint's files: found in a folder or fetched from the hub, and hashed; none is loaded."""
 
 import hashlib
+import json
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from sslsim.encoders.encoder import RECIPE
+from sslsim.encoders.encoder import BANDS, RECIPE
 from sslsim.encoders.lineup import HUB_ID, LOG_MEL, Checkpoint, problem
 from sslsim.speech.recording import content_fingerprint
 
@@ -30,6 +32,16 @@ def locate(checkpoint: Checkpoint) -> Path:
     if trained and not _weight_files(folder):
         raise problem(checkpoint, f"no weights in {str(folder)!r} ({' or '.join(_WEIGHTS)})")
     return folder
+
+
+def expected_shape(checkpoint: Checkpoint) -> tuple[int, int, int]:
+    """Return the layers, neurons and heads that a checkpoint's settings promise; 0 if they do not say."""
+    if checkpoint.source == LOG_MEL:
+        return 1, BANDS, 0
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        config = json.loads((locate(checkpoint) / "config.json").read_text(encoding="utf-8"))
+        return int(config["num_hidden_layers"]) + 1, int(config["hidden_size"]), int(config["num_attention_heads"])
+    return 0, 0, 0
 
 
 def _fetch(checkpoint: Checkpoint, patterns: list[str]) -> Path:

@@ -4,11 +4,13 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -223,6 +225,24 @@ def test_a_changed_file_is_extracted_anew(checkpoints, corpus, tmp_path):
         check_pairable(second, third)
 
 
+def test_a_run_says_first_what_it_takes_and_whether_it_fits(study, tmp_path, monkeypatch, capsys):
+    made = study.extract(tmp_path / "out", device="cpu")
+    told = capsys.readouterr().out.splitlines()[0]
+    found = re.fullmatch(
+        r"to extract on cpu: 1 minutes of audio by 2 of 2 checkpoints, (\d+) of \1 "
+        r"frames to be kept; this takes about ([\d,.]+) kB in '.*/out', where .*B are free",
+        told,
+    )
+    size = sum(file.stat().st_size for store in made for file in store.root.glob("*.bin")) / 1000
+    assert float(found[2].replace(",", "")) == pytest.approx(size, rel=0.25)
+    monkeypatch.setattr(drafts.shutil, "disk_usage", lambda _path: SimpleNamespace(free=2_000))
+    monkeypatch.setattr(extraction, "_anatomy", lambda *_call: pytest.fail("loaded"))
+    with pytest.raises(
+        SslsimError, match=r"^to extract on cpu: .*: needs .* kB in .*, where 2 kB are free; use another"
+    ):
+        study.extract(tmp_path / "full", device="cpu")
+
+
 def test_audio_is_decoded_once_and_not_again_to_look(stores, study, one, mel, tmp_path, monkeypatch):
     """Once for all checkpoints of a run; for a new one, by the reader alone."""
     real, decoded = Recording.mono, []
@@ -237,7 +257,7 @@ def test_audio_is_decoded_once_and_not_again_to_look(stores, study, one, mel, tm
     (index,) = tmp_path.glob("speech-*.json")
     index.write_text(index.read_text().replace("bob", "bib"))  # damaged: it is not believed
     with pytest.raises(pytest.fail.Exception, match="looked at"):
-        replace(mel, frames_per_utterance=3).extract(tmp_path)
+        replace(mel, frames=3).extract(tmp_path)
 
 
 def test_without_room_for_waveforms_they_are_decoded_again(mel, tmp_path, monkeypatch):
@@ -362,12 +382,12 @@ def test_an_utterance_has_its_numbers_whatever_else_is_there(stores, study, corp
 
 
 def test_frames_of_each_utterance_are_those_of_all(stores, study, tmp_path):
-    whole, some = stores[1], replace(study, frames_per_utterance=5).extract(tmp_path, device="cpu")[1]
-    assert some.n_frames == 20
-    for u in range(4):
-        rows = whole.index.start[u] + some.frame_rows(u)
-        np.testing.assert_array_equal(some.layer(2)[5 * u : 5 * u + 5], whole.layer(2)[rows])
-        np.testing.assert_array_equal(some.final()[5 * u : 5 * u + 5], whole.final()[rows])
+    whole, some = stores[1], replace(study, frames=20).extract(tmp_path, device="cpu")[1]
+    assert 12 < some.n_frames <= 20
+    for u, begin in enumerate(some.index.start):
+        rows, here = whole.index.start[u] + some.frame_rows(u), slice(begin, begin + some.index.n_frames[u])
+        np.testing.assert_array_equal(some.layer(2)[here], whole.layer(2)[rows])
+        np.testing.assert_array_equal(some.final()[here], whole.final()[rows])
         np.testing.assert_array_equal(some.attention(3, u), whole.attention(3, u))
 
 

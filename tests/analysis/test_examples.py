@@ -63,7 +63,7 @@ def test_moments_are_the_maxima_of_distinct_utterances_and_partners_count_by_sig
 
 
 def test_a_frame_that_was_kept_is_told_by_its_number_in_the_utterance(make_store):
-    store = make_store(frames=(40, 50), frames_per_utterance=5)
+    store = make_store(frames=(40, 50), kept=10)
     chosen = pair_table([(("model", 1, 0), ("model", 1, 1))], value=1, kind="most shared")
     for row in strongest_moments(chosen, [store]).itertuples():
         assert row.frame in store.frame_rows(int(row.utterance[1:]))
@@ -90,6 +90,25 @@ def test_a_clip_has_the_samples_around_its_moment(speech, monkeypatch):
         at = np.abs(clip.times).argmin()
         assert clip.times[at] == pytest.approx(0)
         assert (clip.z[at], clip.z_other[at]) == (clip.moment["z"], clip.moment["z_other"])
+
+
+def test_frames_that_were_not_kept_are_computed_again_for_a_clip(speech, monkeypatch, capsys):
+    whole, some = spectrogram(speech), spectrogram(speech, frames=60)
+    moments = strongest_moments(CHOSEN, [some])
+    marks = alignments_of(speech)
+    for clip in cut_clips(CHOSEN, moments, [some], speech, marks):
+        u = some.index.utterance.tolist().index(clip.moment["utterance"])
+        frames = np.rint((clip.times + clip.moment["seconds"] - 0.0125) / 0.02).astype(int)
+        assert len(frames) > 20
+        assert (np.diff(frames) == 1).all()
+        x = some.layer(0)[:, 3 if clip.moment["side"] == "x" else 50]
+        expected = whole.layer(0)[whole.index.start[u] + frames, 3 if clip.moment["side"] == "x" else 50]
+        np.testing.assert_allclose(clip.z, (expected - x.mean()) / x.std(), atol=1e-4)
+        assert clip.z[np.abs(clip.times).argmin()] == pytest.approx(clip.moment["z"], abs=1e-5)
+    gone = replace(some, checkpoint=replace(some.checkpoint, source="/gone"))
+    clips = cut_clips(CHOSEN, moments, [gone], speech, marks)
+    assert all(0 < len(clip.times) < 20 for clip in clips)
+    assert "clips show the stored frames of mel, one in 3.2: checkpoint 'mel': no folder" in capsys.readouterr().out
 
 
 def test_a_sound_that_changed_is_not_played(speech):
