@@ -14,6 +14,7 @@ from typing import Any
 
 from sslsim import __version__
 from sslsim.errors import SslsimError
+from sslsim.parallel import left_behind
 from sslsim.reports.jobs import EMBEDDED, FIELDS, study_of
 from sslsim.resources import DATA, NOTEBOOKS
 
@@ -45,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.command(arguments)
     except KeyboardInterrupt:
-        print("sslsim: interrupted", file=sys.stderr)
+        print("sslsim: interrupted", file=sys.stderr, flush=True)
+        if left_behind():
+            sys.stdout.flush()
+            os._exit(130)
         return 130
     except (SslsimError, OSError) as error:
         if os.environ.get("SSLSIM_DEBUG"):
