@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if address := vars(arguments).get("scheduler"):
         os.environ["SSLSIM_SCHEDULER"] = address  # all that computes finds it, notebooks' kernels too
+    if vars(arguments).get("fresh"):
+        os.environ["SSLSIM_FRESH"] = str(time.time())
     # like Ctrl-C, so that kernels are ended and temporary files removed
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -103,6 +106,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "OUT such as frames-5000_seed-0, with one index and one store. A file has [[run]] tables: name, notebooks, and "
         "names with a value or a list of values. What is done already is not run again",
     )  # fmt: skip
+    parser.add_argument("--fresh", action="store_true", help="compute anew what is kept beside the stores")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time; default one a processor")
     _add_study(parser)
     parser.set_defaults(command=_run)

@@ -19,7 +19,7 @@ from sslsim.errors import SslsimError
 Result = TypeVar("Result")
 GPU_WORKERS = 2  # one reads while the other computes
 CONNECT = 20  # seconds to wait for a scheduler
-GRACE = 1.0  # seconds that calls which have begun get to end in, once nobody wants their results
+GRACE = 0.5  # seconds that calls which have begun get to end in, once nobody wants their results
 _left: list[Future[Any]] = []  # calls that did not end in them
 
 
