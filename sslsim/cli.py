@@ -8,12 +8,14 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sslsim import __version__
 from sslsim.errors import SslsimError
+from sslsim.parallel import left_behind
 from sslsim.reports.jobs import EMBEDDED, FIELDS, study_of
 from sslsim.resources import DATA, NOTEBOOKS
 
@@ -40,12 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if address := vars(arguments).get("scheduler"):
         os.environ["SSLSIM_SCHEDULER"] = address  # all that computes finds it, notebooks' kernels too
+    if vars(arguments).get("fresh"):
+        os.environ["SSLSIM_FRESH"] = str(time.time())
     # like Ctrl-C, so that kernels are ended and temporary files removed
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return arguments.command(arguments)
     except KeyboardInterrupt:
-        print("sslsim: interrupted", file=sys.stderr)
+        print("sslsim: interrupted", file=sys.stderr, flush=True)
+        if left_behind():
+            sys.stdout.flush()
+            os._exit(130)
         return 130
     except (SslsimError, OSError) as error:
         if os.environ.get("SSLSIM_DEBUG"):
@@ -99,6 +106,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "OUT such as frames-5000_seed-0, with one index and one store. A file has [[run]] tables: name, notebooks, and "
         "names with a value or a list of values. What is done already is not run again",
     )  # fmt: skip
+    parser.add_argument("--fresh", action="store_true", help="compute anew what is kept beside the stores")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time; default one a processor")
     _add_study(parser)
     parser.set_defaults(command=_run)

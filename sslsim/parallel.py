@@ -4,12 +4,12 @@ Every call computes with one thread of torch, and results come back in the order
 the numbers do not depend on how many workers there are or on which was first.
 """
 
+import ctypes
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
 from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -19,6 +19,8 @@ from sslsim.errors import SslsimError
 Result = TypeVar("Result")
 GPU_WORKERS = 2  # one reads while the other computes
 CONNECT = 20  # seconds to wait for a scheduler
+GRACE = 0.5  # seconds that calls which have begun get to end in, once nobody wants their results
+_left: list[Future[Any]] = []  # calls that did not end in them
 
 
 def results(
@@ -33,7 +35,9 @@ def results(
 ) -> Iterator[Result]:
     """Yield ``function(*call)`` for each of `calls`, in their order; the next ones are computed meanwhile.
 
-    What the first call in order that failed raised is raised, after calls that had not begun were cancelled.
+    What the first call in order that failed raised is raised, after calls that had not begun were cancelled. On Ctrl-C,
+    and when no more results are taken, calls that have begun are broken off too: in our threads at their next line of
+    Python. What computes in native code for longer than `GRACE` is left behind, and nobody waits for it.
 
     They run in `executor`, see `chosen_executor`, at most `workers` at a time: by default as many as it takes, or in
     threads as many as torch uses. At most `ahead` results that were not yet taken are computed. `done` is told the
@@ -43,31 +47,66 @@ def results(
     import torch  # takes seconds: a store that is only reopened must not wait for it
 
     threads, executor = torch.get_num_threads(), chosen_executor(executor)
-    own = ThreadPoolExecutor(workers or threads, thread_name_prefix="sslsim") if executor is None else nullcontext()
+    own = None if executor else ThreadPoolExecutor(workers or threads, thread_name_prefix="sslsim")
+    pool: Executor = executor or own  # type: ignore[assignment]
     most = workers if executor and workers else len(calls)
-    with own as threads_of_ours:
-        pool: Executor = executor or threads_of_ours  # type: ignore[assignment]
-        waiting: deque[Future[Result]] = deque()
-        numbered = enumerate(calls)
+    waiting: deque[Future[Result]] = deque()
+    numbered, begun = enumerate(calls), _Begun()
+    wanted = True
+    try:
+        while True:
+            running = {future for future in waiting if not future.done()} if most < len(calls) else set()
+            room = min(most - len(running), len(calls) if ahead is None else ahead - len(waiting))
+            for i, call in islice(numbered, max(room, 0)):
+                waiting.append(pool.submit(begun.run if own else _alone, function, call))
+                waiting[-1].add_done_callback(partial(_tell, done, i))
+                running.add(waiting[-1])
+            if not waiting:
+                break
+            if most < len(calls) and not waiting[0].done():  # whichever ends first makes room for the next
+                wait(running, return_when=FIRST_COMPLETED)
+                continue
+            yield waiting.popleft().result()
+    except (KeyboardInterrupt, GeneratorExit):
+        wanted = False
+        raise
+    finally:
+        if stop:
+            stop.set()
+        rest = [future for future in waiting if not future.cancel()]  # they still use the caller's files
+        if not wanted:
+            begun.interrupt()
+        _left.extend(wait(rest, timeout=None if wanted else GRACE).not_done)
+        if own:
+            own.shutdown(wait=wanted)
+        torch.set_num_threads(threads)  # what a thread of ours set would hold for threads begun later
+
+
+def left_behind() -> bool:
+    """Whether calls still run that nobody waits for: a process that ends now would wait for them."""
+    return not all(future.done() for future in _left)
+
+
+class _Begun:
+    """Calls that run in threads of ours, and can be broken off."""
+
+    def __init__(self) -> None:
+        self.lock, self.threads = threading.Lock(), set[int]()
+
+    def run(self, function: Callable[..., Result], call: tuple[Any, ...]) -> Result:
+        with self.lock:
+            self.threads.add(threading.get_ident())
         try:
-            while True:
-                running = {future for future in waiting if not future.done()} if most < len(calls) else set()
-                room = min(most - len(running), len(calls) if ahead is None else ahead - len(waiting))
-                for i, call in islice(numbered, max(room, 0)):
-                    waiting.append(pool.submit(_alone, function, call))
-                    waiting[-1].add_done_callback(partial(_tell, done, i))
-                    running.add(waiting[-1])
-                if not waiting:
-                    break
-                if most < len(calls) and not waiting[0].done():  # whichever ends first makes room for the next
-                    wait(running, return_when=FIRST_COMPLETED)
-                    continue
-                yield waiting.popleft().result()
+            return _alone(function, call)
         finally:
-            if stop:
-                stop.set()
-            wait([future for future in waiting if not future.cancel()])  # what has begun still uses the caller's files
-            torch.set_num_threads(threads)  # what a thread of ours set would hold for threads begun later
+            with self.lock:  # an interrupt that was sent is met here at the latest
+                self.threads.discard(threading.get_ident())
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in each thread that runs a call."""
+        with self.lock:
+            for thread in self.threads:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
 
 
 @lru_cache

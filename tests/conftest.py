@@ -11,6 +11,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the hub's client is imported: no test asks the network
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("SSLSIM_FRESH", "1")  # what a test computes is computed
 
 import numpy as np
 import pandas as pd

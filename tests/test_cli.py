@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,16 @@ def test_extraction_and_notebooks_see_one_study(checkpoints: Path, corpus: Path,
     assert [row["name"] for row in run["checkpoints"]] == ["hubert-pre", "hubert-post"]
     assert run["corpus"]["utterances"] == 4
     assert run["notebooks"]["a"]["keys"] == {"stores": ["model"]}
+
+
+def test_to_compute_anew_is_told_to_all_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setenv("SSLSIM_FRESH", "")
+    monkeypatch.setattr(runner, "run", lambda _: told.append(cli.os.environ["SSLSIM_FRESH"]) or 0)
+    before = time.time()
+    assert [cli.main(["run"]), cli.main(["run", "--fresh"])] == [0, 0]
+    assert told[0] == ""
+    assert before <= float(told[1]) <= time.time()
 
 
 def test_a_scheduler_is_told_to_all_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
 """Calls spread over workers: in order, all accounted for, and failures not hidden."""
 
+import os
 import pickle
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -138,3 +141,63 @@ def test_errors_come_back_whole_from_another_process(error):
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert str(again) == str(error)
+
+
+@pytest.mark.parametrize("stopped_by", ["Ctrl-C", "no more taken"])
+def test_calls_that_have_begun_are_broken_off(stopped_by):
+    """In the cell of a notebook, whose process goes on."""
+    steps, ended, stop = [], [], threading.Event()
+
+    def call(i):
+        try:
+            for _ in range(3000):
+                time.sleep(0.01)
+                steps.append(i)
+        finally:
+            ended.append(i)
+
+    found = results(call, [(i,) for i in range(50)], workers=2, stop=stop)
+    if stopped_by == "Ctrl-C":
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        clock = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            next(found)
+        assert time.monotonic() - clock < 2
+    else:
+        found = results(lambda i: i if i == 0 else call(i), [(i,) for i in range(50)], workers=2)
+        assert next(found) == 0
+        time.sleep(0.2)
+        found.close()
+    taken = len(steps)
+    time.sleep(0.1)
+    assert len(steps) == taken
+    assert sorted(ended) == ([0, 1] if stopped_by == "Ctrl-C" else [1, 2])
+    assert stop.is_set() == (stopped_by == "Ctrl-C")
+    assert list(results(abs, [(-1,)])) == [1]
+
+
+LONG = """
+import signal, time
+import torch
+from sslsim import cli
+from sslsim.parallel import results
+def measures(_):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job that a shell put aside ignores Ctrl-C
+    print("begun", flush=True)
+    list(results(time.sleep, [(60,)] * 4, workers=2))
+cli._measures = measures
+raise SystemExit(cli.main(["measures"]))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_ends_within_two_seconds_whatever_its_calls_do(how):
+    """Calls in native code hear no signal."""
+    process = subprocess.Popen([sys.executable, "-c", LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.5)
+    clock = time.monotonic()
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - clock < 2
+    assert (process.returncode, errors) == (130, "sslsim: interrupted\n")

@@ -142,6 +142,11 @@ def convergence(settled: pd.DataFrame, measures: Sequence[str]) -> Figure:
     return _finished(grid, "frames", "similarity", legend)
 
 
+class _Grid(sns.FacetGrid):
+    def tight_layout(self, *_: Any, **__: Any) -> None:
+        """Leave it to `_finished`: each would draw the whole figure, to no effect."""
+
+
 def _panels(
     rows: pd.DataFrame, col: str, order: Sequence[str], hue: str, x: str, *, sharey: bool = False
 ) -> sns.FacetGrid:
@@ -152,7 +157,7 @@ def _panels(
     of_panels = {"col": col, "col_order": order, "col_wrap": min(COLUMNS, len(order)), "sharey": sharey}
     of_lines = {"hue": hue, "hue_order": list(named), "palette": colours, "hue_kws": {"marker": markers}}
     rows = rows.sort_values(x, kind="stable")
-    grid = sns.FacetGrid(rows, **of_panels, **of_lines, height=height, aspect=width / height).set_titles("{col_name}")
+    grid = _Grid(rows, **of_panels, **of_lines, height=height, aspect=width / height).set_titles("{col_name}")
     for name, ax in grid.axes_dict.items() if col == "measure" else ():
         ax.set_title(style.title(name, TITLE_WIDTH))
     return grid

@@ -118,7 +118,7 @@ def _mesh(
     ax.invert_yaxis()
     ax.spines[:].set_visible(False)
     _label_blocks(ax, grid)
-    ax.set_title(title)
+    ax.set_title(title, y=1.0)
     return ax
 
 
@@ -179,6 +179,8 @@ def _label_blocks(ax: Axes, grid: pd.DataFrame) -> None:
         look |= {"xycoords": ax.get_yaxis_transform(), "xytext": (-12, 0), "va": "center", "rotation": 0}
         ax.annotate(model, (0, (start + stop) / 2), **look)
     ax.set(xlabel="", ylabel="")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_label_coords(0, 0)  # else every drawing looks for room beside the numbers
 
 
 def _blocks(index: pd.Index) -> Iterator[tuple[str, int, int]]:

@@ -64,7 +64,7 @@ def listed(measures: str | Sequence[str]) -> list[str]:
 
 def rows_of(table: pd.DataFrame, measures: str | Sequence[str]) -> pd.DataFrame:
     """Return the rows of one or more measures; one without rows is an error."""
-    names, known = listed(measures), sorted(set(table.measure))
+    names, known = listed(measures), sorted(table.measure.unique())
     for name in names:
         if name not in known:
             raise SslsimError(f"the table has no rows of {name}{close_match(name, known)}")
@@ -73,12 +73,12 @@ def rows_of(table: pd.DataFrame, measures: str | Sequence[str]) -> pd.DataFrame:
 
 def relations_of(table: pd.DataFrame) -> list[str]:
     """Return the relations of a table in their order; none, or one that is unknown, is an error."""
-    for name in dict.fromkeys(table.relation):
+    for name in table.relation.unique():
         if name not in RELATIONS:
             raise SslsimError(f"unknown relation {name!r}{close_match(name, RELATIONS)}")
     if table.empty:
         raise SslsimError("no relations to draw; the table is empty")
-    return [relation for relation in RELATIONS if relation in set(table.relation)]
+    return [relation for relation in RELATIONS if relation in set(table.relation.unique())]
 
 
 def need(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
@@ -32,15 +33,15 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 class Kernels:
     """The kernels of notebooks that run in other threads, so that all can be ended."""
 
-    running: set[AsyncKernelManager] = field(default_factory=set)
+    running: set["_LiveClient"] = field(default_factory=set)
     ended: bool = False
 
     def end(self) -> None:
         """Kill them all, and those that are only starting with their first cell."""
         self.ended = True
-        for manager in list(self.running):
+        for client in list(self.running):
             with suppress(ProcessLookupError):  # it has ended
-                if pid := getattr(manager.provisioner, "pid", None):
+                if pid := getattr(client.km.provisioner, "pid", None):
                     os.kill(pid, signal.SIGKILL)
 
 
@@ -91,14 +92,19 @@ class _LiveClient(PapermillNotebookClient):
     label: str
     kernels: Kernels
     heading = ""
-    loop: asyncio.AbstractEventLoop | None = None
+    begun = False
+
+    async def _async_poll_kernel_alive(self) -> None:  # five times a second, not once: nobody waits for an ended one
+        while await self.km.is_alive():
+            await asyncio.sleep(0.2)
+        self.task_poll_for_reply.cancel()
 
     def say(self, text: str) -> None:
         print(f"{self.label}  {text}\n", end="", flush=True)  # one write: other threads print as well
 
     def cell_starts(self, cell: NotebookNode, cell_index: int) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.kernels.running.add(self.km)
+        self.begun = True
+        self.kernels.running.add(self)
         if self.kernels.ended:
             self.kernels.end()
         if cell.cell_type == "markdown":
@@ -118,23 +124,34 @@ class _LiveClient(PapermillNotebookClient):
 class _LiveEngine(Engine):
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> None:
-        manager = AsyncKernelManager(
-            kernel_name="python3",
-            # no kernel folders: a user's own "python3" may be another interpreter, ipykernel's is this one
-            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
-            # ipykernel 7.3 and later warns at each start when its TCP ports are not encrypted
-            config=Config({"AsyncKernelManager": {"transport_encryption": "auto"}}),
-        )
-        # all that a notebook makes is written when it ends; a busy kernel would take seconds to obey
-        ends = {"timeout": None, "startup_timeout": 180, "shutdown_kernel": "immediate"}
-        client = _LiveClient(nb_man, km=manager, coalesce_streams=True, **ends)
-        client.label, client.kernels = options["label"], options["kernels"]
-        client.on_cell_start = client.cell_starts
+        path = options["path"]
         environment = dict.fromkeys(_THREAD_VARIABLES, str(options["threads"])) | os.environ
-        try:
-            path = options["path"]
-            client.execute(cwd=str(path.parent), env=environment | {"JPY_SESSION_NAME": str(path)}, cleanup_kc=True)
-        finally:
-            client.kernels.running.discard(manager)
-            if client.loop:
-                client.loop.close()  # it was made for this thread
+        environment |= {"JPY_SESSION_NAME": str(path)}
+        with closing(ensure_event_loop()):  # that of this thread
+            for again in (False, True):
+                client = _LiveClient(nb_man, km=_manager(), **_ENDS)
+                client.label, client.kernels = options["label"], options["kernels"]
+                client.on_cell_start = client.cell_starts
+                try:
+                    client.execute(cwd=str(path.parent), env=environment, cleanup_kc=True)
+                    break
+                except RuntimeError as error:
+                    if again or client.begun:
+                        raise
+                    client.say(f"the kernel did not start, once more: {error}")  # the processor was too busy
+                finally:
+                    client.kernels.running.discard(client)
+
+
+# all that a notebook makes is written when it ends; a busy kernel would take seconds to obey
+_ENDS = {"coalesce_streams": True, "timeout": None, "startup_timeout": 180, "shutdown_kernel": "immediate"}
+
+
+def _manager() -> AsyncKernelManager:
+    return AsyncKernelManager(
+        kernel_name="python3",
+        # no kernel folders: a user's own "python3" may be another interpreter, ipykernel's is this one
+        kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+        # ipykernel 7.3 and later warns at each start when its TCP ports are not encrypted
+        config=Config({"AsyncKernelManager": {"transport_encryption": "auto"}}),
+    )

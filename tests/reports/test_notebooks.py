@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 from pathlib import Path
 
 import nbformat
@@ -10,8 +11,10 @@ import pytest
 from nbclient import NotebookClient
 
 from sslsim.activations import Study
-from sslsim.reports import sweep
+from sslsim.reports import record, sweep
+from sslsim.reports.diff import claims_that_differ
 from sslsim.reports.jobs import ORDER, Request
+from sslsim.reports.runner import run
 from sslsim.resources import DATA, NOTEBOOKS
 
 SHARED = ["study", "checkpoints", "measures", "permutations", "blocks", "block_by", "null_seed", "device"]
@@ -153,3 +156,31 @@ def test_runs_as_in_jupyterlab(path, tmp_path, monkeypatch):
     for folder in ("tables", "figures"):
         assert list((tmp_path / "reports" / folder).glob(f"{path.stem}-*"))
     assert Path(tmp_path / "reports/store").is_dir()
+
+
+ON_A_GPU = """
+import pretend, sslsim.parallel
+sslsim.parallel.chosen_executor = lambda given: pretend.Here()  # what is pretended holds in one thread
+pretended = pretend.pretend_cuda()
+pretended.__enter__()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_on_a_gpu_says_what_one_on_a_cpu_says(tmp_path, monkeypatch):
+    """All four notebooks, to the last product: tensors of two devices do not meet, nor does numpy those of the GPU."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(ON_A_GPU)
+    names = ("w2v2-small", "w2v2-small-b", "hubert-small", "w2v2-small-ctc")
+    Study(checkpoints=names).extract(tmp_path / "store", device="cpu")
+    few = {"permutations": 2, "rotations": 2, "frames": 500, "blocks": 2, "rows": 2}
+    runs = {}
+    for device in ("cpu", "cuda"):
+        here = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), str(tmp_path / "site")]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(here[: 2 + (device == "cuda")]))
+        options = {"fields": {"checkpoints": ",".join(names)}, "parameters": few, "device": device}
+        assert run(Request(tmp_path / device, store=tmp_path / "store", **options)) == 0
+        runs[device] = record.read(tmp_path / device / "run.json")
+    assert runs["cuda"]["settings"]["device"] == "cuda"
+    assert claims_that_differ(runs["cpu"], runs["cuda"], tolerance=1e-4) == []
+    assert all(each["claims"] for each in runs["cuda"]["notebooks"].values())

@@ -21,7 +21,7 @@ from toys import BAD, DEAD, GOOD, write_notebook
 from sslsim.activations import Study
 from sslsim.errors import SslsimError
 from sslsim.reports import jobs as planning
-from sslsim.reports import record, runner
+from sslsim.reports import kernel, record, runner
 from sslsim.reports.jobs import Request, plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,14 +225,36 @@ def test_an_interrupted_run_leaves_nothing_half_written(tmp_path: Path) -> None:
     while not (pid := (tmp_path / "kernel").read_text() if (tmp_path / "kernel").exists() else ""):
         assert time.monotonic() < end
         time.sleep(0.1)
-    kernel = Path("/proc") / pid  # busy for ten minutes
-    assert kernel.exists()
+    busy = Path("/proc") / pid  # for ten minutes
+    assert busy.exists()
+    clock = time.monotonic()
     process.terminate()  # Ctrl-C is tried on a sweep
     printed, errors = process.communicate(timeout=30)
+    assert time.monotonic() - clock < 2
     assert (process.returncode, errors.strip()) == (130, "sslsim: interrupted")
     assert "good: ok" not in printed
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["study.toml"]
-    assert not kernel.exists()
+    assert not busy.exists()
+
+
+def test_a_kernel_that_does_not_start_is_started_once_more(finished, tmp_path, monkeypatch, capsys):
+    write_notebook(tmp_path / "notebooks/good.ipynb", GOOD)
+    sound, begun = kernel._manager, []
+
+    def manager(most):
+        begun.append(made := sound())
+        if len(begun) <= most:
+            made.kernel_spec.argv[:] = ["/bin/false"]
+        return made
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(kernel, "_manager", lambda: manager(1))
+    assert run(tmp_path, ["good"]) == 0
+    assert "good  the kernel did not start, once more: Kernel died before replying" in capsys.readouterr().out
+    monkeypatch.setattr(kernel, "_manager", lambda: manager(4))
+    assert run(tmp_path, ["good"]) == 1
+    assert len(begun) == 4
+    assert "FAILED" in capsys.readouterr().out
 
 
 @pytest.fixture
