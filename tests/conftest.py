@@ -19,7 +19,7 @@ import soundfile
 
 from sslsim.activations.draft import drafting
 from sslsim.activations.shards import ShardFile, shard_file, write_shard
-from sslsim.activations.store import ActivationStore, frame_key, open_store, sampled
+from sslsim.activations.store import ActivationStore, keeping, open_store
 from sslsim.encoders.lineup import Checkpoint
 
 TINY = {
@@ -98,18 +98,15 @@ def make_store(tmp_path):
         n_neurons: int = 6,
         n_heads: int = 2,
         final_norm: bool = True,
-        frames_per_utterance: int | None = None,
+        kept: int | None = None,
         seed: int = 0,
         audio: str = "",
         **lineage: Any,
     ) -> ActivationStore:
-        """`lineage`: fields of its checkpoint, such as family, size, finetuned_from, seed_of, untrained_seed."""
+        """`kept` frames in all; `lineage`: fields of its checkpoint, such as family, finetuned_from, untrained_seed."""
         utterances = [f"u{u}" for u in range(len(frames))]
         index = pd.DataFrame({"utterance": utterances, "speaker": "s", "length": frames})
-        index["n_frames"] = [len(sampled(n, frames_per_utterance)) for n in frames]
         index["n_samples"] = 320 * index["length"] + 80
-        index["start"] = index["n_frames"].cumsum() - index["n_frames"]
-        index["n_rows"] = [len(sampled(n, queries)) for n in frames]
         index["waveform"] = [f"{audio}{u}" for u in utterances]
         rng = np.random.default_rng(seed)
         store = ActivationStore(
@@ -118,7 +115,6 @@ def make_store(tmp_path):
             n_layers=n_layers,
             n_neurons=n_neurons,
             n_heads=n_heads,
-            n_frames=int(index["n_frames"].sum()),
             fingerprint="f" * 64,
             corpus_fingerprint="c" * 64,
             normed=not final_norm,
@@ -127,12 +123,9 @@ def make_store(tmp_path):
             input={"normalised": True, "mask": False, "features": "group"},
             parameters=99,
             dtype="float32",
-            frames_per_utterance=frames_per_utterance,
-            queries=queries,
-            frame_key=frame_key(index, frames_per_utterance, queries),
+            **keeping(index, kept, queries, heads=n_heads > 0),
             versions={},
             shards=[0, 1] if len(frames) > 1 else [0],  # so that most readings meet the end of a file
-            index=index,
             skipped=pd.DataFrame(columns=["utterance", "path", "reason"]),
         )
         with drafting(tmp_path / name, lambda: store) as draft:

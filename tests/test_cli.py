@@ -116,7 +116,7 @@ def test_flags_have_the_defaults_of_a_study_and_each_reaches_its_field(tmp_path:
         name: FIELDS[name].default for name in ("lineup", "corpus")
     }
     values = {"lineup": "paper", "corpus": str(tmp_path), "checkpoints": "a,b", "max_utterances": "9", "seed": "4"}
-    values |= {"max_seconds": "60.5", "per_speaker": "3", "frames_per_utterance": "7", "queries": "none"}
+    values |= {"max_seconds": "60.5", "per_speaker": "3", "frames": "7", "queries": "none"}
     values |= {"piece_seconds": "20", "longest_seconds": "99", "dtype": "bfloat16", "strict": True}
     study = jobs.study_of(given=values)
     study.write(tmp_path / "study.toml")
@@ -129,7 +129,7 @@ def test_flags_have_the_defaults_of_a_study_and_each_reaches_its_field(tmp_path:
         "max_seconds": 60.5,
         "per_speaker": 3,
         "seed": 4,
-        "frames_per_utterance": 7,
+        "frames": 7,
         "queries": None,
         "piece_seconds": 20.0,
         "longest_seconds": 99.0,

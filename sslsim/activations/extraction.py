@@ -25,13 +25,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from sslsim import __version__
 from sslsim.activations.draft import Task, drafting, remove_stale
 from sslsim.activations.shards import cut
-from sslsim.activations.store import RULES, ActivationStore, Stores, frame_key, open_store, sampled, signed
+from sslsim.activations.store import RULES, ActivationStore, Stores, keeping, open_store, signed
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
 from sslsim.encoders.files import checkpoint_fingerprint
@@ -41,6 +42,7 @@ from sslsim.parallel import chosen_device, chosen_executor, results, workers_on
 from sslsim.resources import write_text
 from sslsim.speech.corpus import Utterance, corpus_fingerprint
 from sslsim.speech.index import Reader, index_of
+from sslsim.speech.positions import positions
 from sslsim.speech.recording import SAMPLE_RATE, n_frames
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def extract_all(study: Study, out: Path, executor: Executor | None, device: str)
     audio = corpus_fingerprint(utterances)
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
     heard = audio, *(float(seconds) for seconds in vars(study.segmentation).values())
-    kept = *RULES, *heard, study.frames_per_utterance, study.queries, study.dtype
+    kept = *RULES, *heard, study.frames, study.queries, study.dtype
     roots = {each: out / f"{each.name}-{_key(*kept, prints[each])}" for each in chosen}
     missing = [checkpoint for checkpoint in chosen if not roots[checkpoint].exists()]
     if missing:
@@ -177,26 +179,18 @@ def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
     study = plan.study
     call = (checkpoint, plan.prints[checkpoint], plan.device, study.dtype)
     (anatomy,) = results(_anatomy, [call], executor=plan.executor)
-    lengths = [n_frames(n) for n in plan.index["n_samples"]]
-    index = plan.index.assign(length=lengths)
-    index["n_frames"] = [len(sampled(n, study.frames_per_utterance)) for n in lengths]
-    index["start"] = index["n_frames"].cumsum() - index["n_frames"]
-    index["n_rows"] = [len(sampled(n, study.queries)) if anatomy.n_heads else 0 for n in lengths]
+    index = plan.index.assign(length=[n_frames(n) for n in plan.index["n_samples"]])
     versions = {"sslsim": __version__} | {name: version(name) for name in _LIBRARIES}
     return ActivationStore(
         root=Path(),
         checkpoint=checkpoint,
         **vars(anatomy),
-        n_frames=int(index["n_frames"].sum()),
         fingerprint=plan.prints[checkpoint],
         corpus_fingerprint=plan.audio,
         dtype=study.dtype,
-        frames_per_utterance=study.frames_per_utterance,
-        queries=study.queries,
-        frame_key=frame_key(index, study.frames_per_utterance, study.queries),
+        **keeping(index, study.frames, study.queries, heads=anatomy.n_heads > 0),
         versions=versions | {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"},
         shards=cut((index["n_samples"] / SAMPLE_RATE).tolist()),
-        index=index,
         skipped=plan.skipped,
     )
 
@@ -232,9 +226,12 @@ def _make(
         def arrays(row: Any) -> Encoded:
             if stop and stop.is_set():
                 raise CancelledError
-            kept = sampled(row.length, store.queries), sampled(row.length, store.frames_per_utterance)
+            kept = [positions(row.length, stride) for stride in (store.query_stride, store.frame_stride)]
             encoded = encoder.encode(reader.read(row), *kept)
             tick(int(row.n_samples))
+            if store.attention_layers and not row.n_rows:  # too short for a row
+                none = np.zeros((store.attention_layers, store.n_heads, 0, row.length), "f4")
+                return replace(encoded, attention=none)
             return encoded
 
         task.write(arrays)

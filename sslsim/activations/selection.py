@@ -12,6 +12,7 @@ import numpy as np
 
 from sslsim.activations.store import ActivationStore
 from sslsim.errors import SslsimError, close_match
+from sslsim.speech.positions import positions, stride_for
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from sslsim.measures.products import Utterances
@@ -67,15 +68,14 @@ def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
     if a.frame_key == b.frame_key:
         return
     both, corpus = f"{a.name} and {b.name}", "extract both from the same corpus"
-    if a.frames_per_utterance != b.frames_per_utterance:
-        n, m = ("all" if n is None else f"{n:,}" for n in (a.frames_per_utterance, b.frames_per_utterance))
-        what = f"{a.name} keeps {n} frames an utterance, {b.name} {m}; extract both with the same frames"
-    elif a.n_frames != b.n_frames:
-        what = f"{a.name} has {a.n_frames:,} frames, {b.name} {b.n_frames:,}; {corpus}"
-    elif a.index.utterance.tolist() != b.index.utterance.tolist():
+    if a.index.utterance.tolist() != b.index.utterance.tolist():
         what = f"{both} hold other utterances; {corpus}"
+    elif a.index.length.tolist() != b.index.length.tolist():
+        what = f"{both} hold utterances of other lengths; {corpus}"
     elif a.index.waveform.tolist() != b.index.waveform.tolist():
         what = f"{both} were given other audio; {corpus}"
+    elif a.frame_stride != b.frame_stride:
+        what = f"{a.name} keeps {a.n_frames:,} frames, {b.name} {b.n_frames:,}; extract both with the same frames"
     else:
         n, m = ("all" if n is None else f"{n:,}" for n in (a.queries, b.queries))
         what = f"{a.name} keeps {n} query rows of an attention map, {b.name} {m}; extract both with the same"
@@ -101,12 +101,15 @@ def check_stores(stores: Sequence[ActivationStore]) -> None:
 
 
 def layer_views(stores: Sequence[ActivationStore], frames: int | None) -> list[LayerView]:
-    """All layers of all stores, on all frames (None) or on that many evenly spaced ones at most."""
-    total, chosen = stores[0].n_frames, None
-    if frames is not None and frames < 2:
-        raise SslsimError(f"frames is {frames}; give at least 2 of the {total:,} stored frames, or None for all")
-    if frames is not None and frames < total:
-        chosen = (np.arange(frames) * total + total // 2) // frames
+    """All layers of all stores, on all frames (None), or at common positions of all utterances on so many at most."""
+    index, chosen = stores[0].index, None
+    if frames is not None and frames < index.n_frames.sum():
+        stride = stride_for(index.n_frames, frames)
+        parts = [start + positions(n, stride) for start, n in zip(index.start, index.n_frames, strict=True)]
+        chosen = np.concatenate(parts)
+        if len(chosen) < 2:
+            told = f"at common positions of {len(index):,} utterances that is {len(chosen)}"
+            raise SslsimError(f"frames is {frames}; {told}; give more of the {stores[0].n_frames:,}, or None for all")
     return [LayerView(store, layer, chosen) for store in stores for layer in range(store.n_layers)]
 
 

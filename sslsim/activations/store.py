@@ -24,13 +24,12 @@ from sslsim.activations.shards import Shard, ShardFile, shard_file
 from sslsim.encoders.lineage import Lineage
 from sslsim.encoders.lineup import ByName, Checkpoint
 from sslsim.errors import SslsimError
-from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, spread
+from sslsim.speech.positions import RULE, positions, stride_for
+from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
 
-STORE_VERSION = 3  # raised by one whenever the layout or the meaning of a file changes
+STORE_VERSION = 4  # raised by one whenever the layout or the meaning of a file changes
 FRAME_RULE = f"frame i covers samples [{HOP} i, {HOP} i + {WINDOW}) at {SAMPLE_RATE} Hz"
-SAMPLE_RULE = "all T frames of an utterance where T <= N, else frames floor((2 i + 1) T / (2 N)), i = 0..N-1"
-"""How both the frames kept (N = frames_per_utterance) and the attention query rows (N = queries) are chosen."""
-RULES = (STORE_VERSION, FRAME_RULE, SAMPLE_RULE)
+RULES = (STORE_VERSION, FRAME_RULE, RULE)
 STORE_FILE = "store.json"
 TABLES = {"index": "index.csv", "skipped": "skipped.csv"}
 AGAIN = "delete this folder and extract again"
@@ -61,9 +60,11 @@ class ActivationStore:
     input: dict[str, Any]
     parameters: int
     dtype: str  # what the encoder computed in; stored are float32 numbers
-    frames_per_utterance: int | None  # most frames kept of an utterance; None: all
-    queries: int | None  # and most rows of its attention
-    frame_key: str  # hash of utterance ids, waveforms, frame and row rule: two stores can be paired iff it is equal
+    frames: int | None  # most frames that were to be kept in all; None: all
+    queries: int | None  # and rows of attention for each utterance, on average
+    frame_stride: float  # one frame in so many is kept, at the positions of `speech.positions`
+    query_stride: float  # and one row of attention in so many
+    frame_key: str  # hash of utterances and of what is kept of them: two stores can be paired iff it is equal
     versions: dict[str, str]  # of the libraries, and the kind of processor, that made it
     shards: list[int] = field(repr=False)  # the first utterance of each file
     index: pd.DataFrame = field(repr=False)
@@ -106,12 +107,12 @@ class ActivationStore:
     def query_rows(self, u: int) -> NDArray[np.int64]:
         """Return the frame numbers, within utterance ``u``, of the attention rows kept."""
         self._check(u, "utterance", 0, len(self.index) - 1)
-        return sampled(int(self._lengths[u]), self.queries)
+        return positions(int(self._lengths[u]), self.query_stride)
 
     def frame_rows(self, u: int) -> NDArray[np.int64]:
         """Return the frame numbers, within utterance ``u``, of the frames kept."""
         self._check(u, "utterance", 0, len(self.index) - 1)
-        return sampled(int(self._lengths[u]), self.frames_per_utterance)
+        return positions(int(self._lengths[u]), self.frame_stride)
 
     def verify(self) -> None:
         """Read every byte and raise if one is not what was written."""
@@ -215,11 +216,6 @@ class Stores(ByName[ActivationStore]):
         return pd.DataFrame(said).to_html(index=False)
 
 
-def sampled(length: int, wanted: int | None) -> NDArray[np.int64]:
-    """Return which frames or query rows of an utterance of ``length`` frames are kept (``SAMPLE_RULE``)."""
-    return spread(length, length if wanted is None else wanted)
-
-
 def _ends(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return where each of some parts begins, one after another, and last their whole size."""
     return np.concatenate([[0], np.cumsum(sizes)])
@@ -233,7 +229,7 @@ def described(store: ActivationStore) -> dict[str, bytes]:
         **{name: getattr(store, name) for name in _PLAIN},
         "checkpoint": asdict(store.checkpoint),
         "frame_rule": FRAME_RULE,
-        "sample_rule": SAMPLE_RULE,
+        "position_rule": RULE,
         "hashes": {file: hashlib.sha256(table).hexdigest() for file, table in tables.items()},
     }
     return tables | {STORE_FILE: (json.dumps(signed(content), indent=2) + "\n").encode()}
@@ -288,8 +284,14 @@ def _read_description(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
     raise SslsimError(f"store {str(root)!r}: {fault}; {AGAIN}")
 
 
-def frame_key(index: pd.DataFrame, frames_per_utterance: int | None, queries: int | None) -> str:
-    """Return the hash that is equal iff two stores hold the same frames and the same query rows."""
-    parts = [FRAME_RULE, SAMPLE_RULE, str(frames_per_utterance), str(queries)]
+def keeping(index: pd.DataFrame, frames: int | None, queries: int | None, *, heads: bool) -> dict[str, Any]:
+    """Return what a store says of its frames, given its index without them, and how many are to be kept."""
+    lengths = index["length"].tolist()
+    strides = stride_for(lengths, frames), stride_for(lengths, None if queries is None else queries * len(lengths))
+    kept, rows = ([len(positions(n, stride)) for n in lengths] for stride in strides)
+    index = index.assign(n_frames=kept, start=np.cumsum(kept) - kept, n_rows=rows if heads else 0)
+    parts = [FRAME_RULE, RULE, *map(str, strides)]
     parts += [f"{r.utterance}\0{r.waveform}\0{r.length}" for r in index.itertuples()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    asked = {"frames": frames, "queries": queries, "frame_stride": strides[0], "query_stride": strides[1]}
+    return asked | {"n_frames": sum(kept), "frame_key": key, "index": index}

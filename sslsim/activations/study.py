@@ -28,11 +28,11 @@ _NONE = "none"  # TOML has no null
 class Study:
     """What is extracted; the default is the data that come with sslsim.
 
-    At most `frames_per_utterance` frames of each utterance are kept, and `queries` query rows of each of its attention
-    maps, evenly spread; None keeps all, 0 queries no attention. The encoders compute in `dtype`: float32, or bfloat16
-    or float16, which are quicker on a GPU and wrong by about a hundredth; what is stored is float32. Utterances that
-    cannot be used (unreadable, cut off, NaN, silent, shorter than a frame, too long) are left out and listed in
-    ``store.skipped``, or an error if `strict`.
+    At most `frames` frames are kept in all, and `queries` query rows of each attention map on average, at the same
+    positions of all utterances (`sslsim.speech.positions`); None keeps all, 0 queries no attention. The encoders
+    compute in `dtype`: float32, or bfloat16 or float16, which are quicker on a GPU and wrong by about a hundredth; what
+    is stored is float32. Utterances that cannot be used (unreadable, cut off, NaN, silent, shorter than a frame, too
+    long) are left out and listed in ``store.skipped``, or an error if `strict`.
     """
 
     lineup: str | Path | Sequence[Checkpoint] = DATA / "lineup.toml"  # of `read_lineup`, or its checkpoints
@@ -40,7 +40,7 @@ class Study:
     checkpoints: tuple[str, ...] = ()  # which of the lineup, see `select`; empty takes all
     subset: Subset = Subset()
     segmentation: Segmentation = Segmentation()
-    frames_per_utterance: int | None = None
+    frames: int | None = 25_000
     queries: int | None = 16
     dtype: str = "float32"
     strict: bool = False
@@ -49,7 +49,7 @@ class Study:
         if isinstance(self.checkpoints, str):
             raise SslsimError(f"checkpoints is {self.checkpoints!r}; give a list of names")
         object.__setattr__(self, "checkpoints", tuple(self.checkpoints))
-        for name, least in (("frames_per_utterance", 1), ("queries", 0)):
+        for name, least in (("frames", 2), ("queries", 0)):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
                 raise SslsimError(f"{name} is {value!r}; it must be a whole number, {least} or more, or None for all")

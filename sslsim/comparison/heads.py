@@ -18,7 +18,7 @@ from sslsim.comparison.tables import pair_columns, square_table
 from sslsim.errors import SslsimError
 from sslsim.measures import attention
 from sslsim.parallel import chosen_device, results, workers_on
-from sslsim.speech.recording import spread
+from sslsim.speech.positions import positions, stride_for
 
 UTTERANCES = 4  # of one piece
 AHEAD = 64  # pieces that may wait: two matrices of heads by heads a measure each
@@ -236,11 +236,12 @@ class Crop:
 
 
 def kept_rows(stores: Sequence[ActivationStore], rows: int | None = None) -> list[Crop]:
-    """Return the stored query rows of each utterance to compare: all, or so many at most, evenly spaced."""
+    """Return the stored query rows of each utterance to compare: all, or so many on average, at common positions."""
     index = with_attention(stores)[0].index
     if rows is not None and rows < 1:
         raise SslsimError(f"rows is {rows}; give at least 1 query row of each utterance, or None for all stored")
-    return [Crop(spread(stored, stored if rows is None else rows)) for stored in index.n_rows.tolist()]
+    stride = stride_for(index.n_rows, None if rows is None else rows * len(index))
+    return [Crop(positions(stored, stride)) for stored in index.n_rows.tolist()]
 
 
 def cropped_rows(stores: Sequence[ActivationStore], crops: list[Crop], strata: Sequence[np.ndarray]) -> list[Crop]:
@@ -251,7 +252,8 @@ def cropped_rows(stores: Sequence[ActivationStore], crops: list[Crop], strata: S
     store, out = with_attention(stores)[0], list(crops)
     for stratum in strata:
         count = min(len(crops[u].rows) for u in stratum)
-        kept = {int(u): crops[u].rows[spread(len(crops[u].rows), count)] for u in stratum}
+        half = count // 2
+        kept = {int(u): np.delete(rows := crops[u].rows, np.s_[count - half : len(rows) - half]) for u in stratum}
         query = {u: store.query_rows(u)[some] for u, some in kept.items()}
         left = np.min([query[u] for u in kept], axis=0)
         right = np.min([int(store.index["length"].iloc[u]) - query[u] for u in kept], axis=0)

@@ -52,13 +52,6 @@ def n_frames(n_samples: int) -> int:
     return max(0, (n_samples - WINDOW) // HOP + 1)
 
 
-def spread(n_items: int, n_wanted: int) -> NDArray[np.int64]:
-    """Return ``n_wanted`` of ``range(n_items)``: the centres of equal bins, or all if there are no more."""
-    if n_items <= n_wanted:
-        return np.arange(n_items)
-    return (2 * np.arange(n_wanted) + 1) * n_items // (2 * n_wanted)
-
-
 class _Stream(soundfile.SoundFile):
     """Only read on, as soundfile does not, which seeks after every read: in an mp3 that changes what comes next."""
 

@@ -280,8 +280,8 @@ CALLS = [
     ),
     (
         "frames 0",
-        options(frames_per_utterance=0),
-        "^frames_per_utterance is 0; it must be a whole number, 1 or more, or",
+        options(frames=1),
+        "^frames is 1; it must be a whole number, 2 or more, or",
     ),
     (
         "queries in words",

@@ -52,7 +52,7 @@ from pathlib import Path
 from sslsim.activations import Study
 from sslsim.speech import Segmentation
 study = Study(sys.argv[1], sys.argv[2], ("hubert-post",), segmentation=Segmentation(10.0),
-    frames_per_utterance=8, queries=2)
+    frames=8 * 360, queries=2)
 study.extract(sys.argv[3], device="cpu")
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))
 """

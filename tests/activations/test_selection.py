@@ -10,14 +10,14 @@ from sslsim.activations.selection import check_between, check_measures, check_st
 from sslsim.errors import SslsimError
 
 
-def test_frames_are_spread_over_all_of_the_corpus(make_store):
+def test_frames_are_at_common_positions_of_all_utterances(make_store):
     store = make_store(frames=(5, 40, 12))
-    for frames, expected in ((None, None), (57, None), (99, None), (4, [7, 21, 35, 49]), (2, [14, 42])):
+    for frames, expected in ((None, None), (57, None), (99, None), (8, [8, 14, 20, 29, 35, 41, 48, 53]), (2, [11, 38])):
         first, *_ = views = layer_views([store], frames)
         assert [view.label for view in views] == [("model", 0), ("model", 1), ("model", 2)]
         assert first.frames is None if expected is None else first.frames.tolist() == expected
         assert first.shape == (57 if expected is None else len(expected), 6)
-        counts = {None: (5, 40, 12), 4: (0, 3, 1), 2: (0, 2, 0)}[None if expected is None else frames]
+        counts = {None: (5, 40, 12), 8: (0, 6, 2), 2: (0, 2, 0)}[None if expected is None else frames]
         assert utterances_of(views).lengths == counts
 
 
@@ -39,8 +39,11 @@ def test_what_cannot_be_compared_is_refused(make_store):
     for ask, message in (
         (lambda: check_stores([]), "nothing to compare: no store given; extract at least one checkpoint"),
         (lambda: check_stores([a, b, a]), "two stores have the name 'A'; give each checkpoint its own name"),
-        (lambda: check_stores([a, short]), "layers cannot be paired: A has 57 frames, C 5"),
-        (lambda: layer_views([a], 1), "frames is 1; give at least 2 of the 57 stored frames, or None for all"),
+        (lambda: check_stores([a, short]), "layers cannot be paired: A and C hold other utterances"),
+        (
+            lambda: layer_views([a], 1),
+            "frames is 1; at common positions of 3 utterances that is 0; give more of the 57",
+        ),
         (lambda: check_measures("svcca"), "measures is 'svcca'; give a list of at least one name"),
         (lambda: check_measures([]), r"measures is \[\]; give a list of at least one name"),
         (lambda: check_between(["AB"], [a, b]), "between holds 'AB'; each item must be two names of checkpoints"),

@@ -21,7 +21,7 @@ def test_what_is_written_is_read_back(make_store):
     assert (store.n_layers, store.n_neurons, store.n_heads, store.n_frames) == (3, 6, 2, 57)
     assert store.attention_layers == 2
     assert store.index["start"].tolist() == [0, 5, 45]
-    assert store.index["n_rows"].tolist() == [5, 8, 8]
+    assert store.index["n_rows"].tolist() == [2, 16, 6]
     rng = np.random.default_rng(0)
     for u, (n, start) in enumerate(zip((5, 40, 12), (0, 5, 45), strict=True)):
         maps = rng.random((2, 2, min(8, n), n), dtype="f4")
@@ -51,22 +51,25 @@ def test_a_layer_is_indexed_like_an_array(make_store):
         layer[[1, 2], [3, 4]]
 
 
-def test_query_rows_are_all_or_evenly_spread(make_store):
+def test_query_rows_are_all_or_at_common_positions_as_many_as_asked_for_on_average(make_store):
     store = make_store(frames=(5, 40), queries=8)
-    assert store.query_rows(0).tolist() == [0, 1, 2, 3, 4]
-    assert store.query_rows(1).tolist() == [2, 7, 12, 17, 22, 27, 32, 37]
+    rows = store.query_rows(1)
+    assert rows.tolist() == [1, 4, 6, 9, 12, 14, 17, 22, 25, 27, 30, 33, 35, 38]
+    assert store.query_rows(0).tolist() == [1, 3]
+    assert store.attention(2, 1).shape == (2, 14, 40)
     every = make_store("all", frames=(5, 40), queries=None)
     assert every.query_rows(1).tolist() == list(range(40))
     assert every.attention(2, 1).shape == (2, 40, 40)
 
 
-def test_frames_are_kept_evenly_and_pair_only_with_the_same(make_store):
-    store, whole = make_store("some", frames_per_utterance=8, queries=0), make_store("whole", queries=0)
-    assert store.frame_rows(1).tolist() == [2, 7, 12, 17, 22, 27, 32, 37]
-    assert store.index.n_frames.tolist() == [5, 8, 8]
-    assert store.layer(1).shape == (21, 6)
-    with pytest.raises(SslsimError, match="some keeps 8 frames an utterance, whole all; extract both with the same"):
+def test_frames_are_kept_at_common_positions_and_pair_only_with_the_same(make_store):
+    store, whole = make_store("some", kept=24, queries=0), make_store("whole", queries=0)
+    assert store.index.n_frames.tolist() == [2, 16, 6]
+    assert store.frame_rows(1)[:2].tolist() == store.frame_rows(2)[:2].tolist() == [1, 3]
+    assert store.layer(1).shape == (24, 6)
+    with pytest.raises(SslsimError, match="some keeps 24 frames, whole 57; extract both with the same frames"):
         check_pairable(store, whole)
+    check_pairable(whole, make_store("ample", kept=57, queries=0))
 
 
 def test_a_store_without_attention_says_why(make_store):
@@ -221,9 +224,9 @@ def test_damaged_stores_are_refused_by_name(make_store):
         store.layer(0)[20]
     for version in (1, 2, 99):
         redescribe(store, version=version)
-        with pytest.raises(SslsimError, match=rf"store '.*model': version {version}, this sslsim reads 3; delete this"):
+        with pytest.raises(SslsimError, match=rf"store '.*model': version {version}, this sslsim reads 4; delete this"):
             open_store(store.root)
-    for text in ("{", "[]", "{}", '{"version": 3}'):
+    for text in ("{", "[]", "{}", '{"version": 4}'):
         (store.root / "store.json").write_text(text)
         with pytest.raises(SslsimError, match="store.json is (damaged|not as it was written); delete this folder"):
             open_store(store.root)
@@ -240,11 +243,11 @@ def test_what_is_no_store_is_refused_with_a_hint(make_store, tmp_path):
 
 def test_the_description_tells_rules_and_fields(make_store):
     content = json.loads((make_store().root / "store.json").read_text())
-    assert content["version"] == 3
+    assert content["version"] == 4
     assert content["frame_rule"] == "frame i covers samples [320 i, 320 i + 400) at 16000 Hz"
-    assert re.match("all T frames of an utterance where T <= N", content["sample_rule"])
+    assert re.match(r"floor\(\(k \+ 1/2\) stride\)", content["position_rule"])
     assert content["checkpoint"]["name"] == "model"
-    assert content["frames_per_utterance"] is None
+    assert (content["frames"], content["frame_stride"]) == (None, 1.0)
 
 
 def test_stores_pair_iff_they_hold_the_same_frames_and_rows(make_store):
@@ -252,7 +255,7 @@ def test_stores_pair_iff_they_hold_the_same_frames_and_rows(make_store):
     check_pairable(a, make_store("B", seed=1, n_layers=5, n_neurons=3, final_norm=False))
     for number, (other, message) in enumerate(
         (
-            ({"frames": (5, 40, 1_300)}, "A has 57 frames, B0 1,345; extract both from the same corpus"),
+            ({"frames": (5, 40, 1_300)}, "A and B0 hold utterances of other lengths; extract both"),
             ({"audio": "x"}, "A and B1 were given other audio; extract both from the same corpus"),
             ({"frames": (5, 52)}, "A and B2 hold other utterances; extract both from the same corpus"),
             ({"queries": None}, "A keeps 8 query rows of an attention map, B3 all; extract both with the same"),

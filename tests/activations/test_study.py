@@ -31,7 +31,7 @@ def test_a_study_is_read_from_a_file_beside_its_lineup_and_corpus(tmp_path):
         lineup = "my.toml"
         corpus = "speech"
         checkpoints = ["b", "a"]
-        frames_per_utterance = 9
+        frames = 9
         queries = "none"
         dtype = "bfloat16"
         strict = true
@@ -49,7 +49,7 @@ def test_a_study_is_read_from_a_file_beside_its_lineup_and_corpus(tmp_path):
         ("b", "a"),
         Subset(max_utterances=3, seed=7),
         Segmentation(piece_seconds=10),
-        frames_per_utterance=9,
+        frames=9,
         queries=None,
         dtype="bfloat16",
         strict=True,
@@ -64,7 +64,7 @@ def test_a_study_is_read_from_a_file_beside_its_lineup_and_corpus(tmp_path):
     [
         {},
         {"checkpoints": ("ä",), "queries": None, "strict": True, "dtype": "float16"},
-        {"subset": Subset(5, 1.5, None, 3), "frames_per_utterance": 4, "segmentation": Segmentation(10.0, 20.0)},
+        {"subset": Subset(5, 1.5, None, 3), "frames": 4, "segmentation": Segmentation(10.0, 20.0)},
         {"lineup": "paper"},
     ],
 )
@@ -92,8 +92,8 @@ def test_what_is_written_is_read_back_from_any_folder(tmp_path, monkeypatch, cha
         ("lineup = 3", "lineup is 3; it must be a path$"),
         ('checkpoints = "a,b"', "checkpoints is 'a,b'; give a list of names$"),
         (
-            "frames_per_utterance = 0",
-            "frames_per_utterance is 0; it must be a whole number, 1 or more, or None for all$",
+            "frames = 1",
+            "frames is 1; it must be a whole number, 2 or more, or None for all$",
         ),
         ("queries = true", "queries is True; it must be a whole number, 0 or more"),
         ('dtype = "int8"', "dtype is 'int8'; known: float32, bfloat16, float16$"),

@@ -63,7 +63,7 @@ def test_moments_are_the_maxima_of_distinct_utterances_and_partners_count_by_sig
 
 
 def test_a_frame_that_was_kept_is_told_by_its_number_in_the_utterance(make_store):
-    store = make_store(frames=(40, 50), frames_per_utterance=5)
+    store = make_store(frames=(40, 50), kept=10)
     chosen = pair_table([(("model", 1, 0), ("model", 1, 1))], value=1, kind="most shared")
     for row in strongest_moments(chosen, [store]).itertuples():
         assert row.frame in store.frame_rows(int(row.utterance[1:]))

@@ -46,9 +46,9 @@ def test_times_count_from_the_beginning_of_a_recording_that_was_cut(speech):
 
 
 def test_kept_frames_have_the_labels_of_their_times(speech):
-    store = spectrogram(speech, frames_per_utterance=10)
+    store = spectrogram(speech, frames=30)
     labels = labels_if_any(alignments_of(speech), store, speech)
-    assert labels.codes[:10].tolist() == expected(TIMES[store.frame_rows(0)])
+    assert labels.codes[: store.index.n_frames[0]].tolist() == expected(TIMES[store.frame_rows(0)])
 
 
 def test_rare_labels_cannot_be_preferred_and_utterances_without_marks_are_told_apart(speech, least):

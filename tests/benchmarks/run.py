@@ -312,7 +312,7 @@ def hour(checkpoint: Checkpoint, few: int = 6, many: int = 360) -> Rows:
         found = []
         for count in (few, many):
             made.sounds(Path(folder) / str(count), count)
-            found.append(alone("extract", checkpoint.source, f"{folder}/{count}", "8", "2"))
+            found.append(alone("extract", checkpoint.source, f"{folder}/{count}", str(8 * count), "2"))
     short, long = found
     minutes = [f"{count * made.SOUND / 60:g} min" for count in (few, many)]
     row = {"what": f"{checkpoint.name}, 8 frames and 2 rows an utterance: peak memory of {minutes[1]} of audio"}
@@ -323,7 +323,7 @@ def hour(checkpoint: Checkpoint, few: int = 6, many: int = 360) -> Rows:
 
 def extract_alone(source: str, sounds: str, frames: str, queries: str) -> dict[str, float]:
     checkpoint = Checkpoint(Path(source).name, source)
-    kept = {"frames_per_utterance": None if frames == "none" else int(frames), "queries": int(queries)}
+    kept = {"frames": None if frames == "none" else int(frames), "queries": int(queries)}
     once = loading(checkpoint)
     with tempfile.TemporaryDirectory() as out:
         taken = seconds(lambda: extract(checkpoint, Path(sounds), Path(out), **kept))

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from conftest import edited
 
+from sslsim.activations.selection import layer_views
 from sslsim.comparison import engine
 from sslsim.comparison.layers import COLUMNS, compare, neuron_partners
 from sslsim.comparison.tables import SIDES
@@ -77,16 +78,15 @@ def test_sampled_measures_in_batches_of_any_size_on_the_frames_asked_for(stores,
     monkeypatch.setattr(engine, "BATCH_LAYERS", layers)
     table = quiet(stores, ["rbf_cka", "max_corr", "mutual_knn"], frames=60, sample=40, between=[("a", "b"), ("b", "b")])
     counts = table.groupby("measure").n_frames.unique().map(list).to_dict()
-    assert counts == {"rbf_cka": [40], "mutual_knn": [40], "max_corr": [60]}
-    rows = ((np.arange(60) * 121 + 60) // 60)[(np.arange(40) * 60 + 30) // 40]
+    assert counts == {"rbf_cka": [40], "mutual_knn": [40], "max_corr": [59]}
+    rows = layer_views(stores, 60)[0].frames[(np.arange(40) * 59 + 29) // 40]
     assert set(table.model_x + table.model_y) == {"ab", "ba", "bb"}
     for row in table[table.measure != "max_corr"].itertuples():
         assert row.value == pytest.approx(similarity(row.measure, *layers_of(stores, row, rows)), abs=1e-6)
 
 
-def test_frames_are_evenly_spaced_and_counted(stores):
-    rows = (np.arange(11) * 121 + 60) // 11
-    assert rows.tolist() == list(range(5, 121, 11))
+def test_frames_are_those_of_the_views_and_counted(stores):
+    rows = layer_views(stores, 11)[0].frames
     table = quiet(stores, ["max_corr"], frames=11, between=[("a", "b")])
     assert set(table.n_frames) == {11}
     for row in table.itertuples():
@@ -167,7 +167,7 @@ def test_what_cannot_work_is_said_before_anything_is_computed(stores, make_store
         (["neurons_shared"], {}, "unknown measure 'neurons_shared'"),
         ([], {}, r"measures is \[\]; give a list of at least one name"),
         ("cca", {}, "measures is 'cca'; give a list of at least one name"),
-        (["cca"], {"frames": 1}, "frames is 1; give at least 2 of the 121 stored frames, or None for all"),
+        (["cca"], {"frames": 1}, "frames is 1; at common positions of 3 utterances that is 1; give more of the"),
         (["mutual_knn"], {"sample": 8}, "a, layer 0: k is 10 with 8 frames"),
         (["cca"], {"between": ["ab"]}, "between holds 'ab'; each item must be two names of checkpoints"),
         (["cca"], {"between": [("a", "aa")]}, "between names 'aa', which is not among the stores; did you mean 'a'"),
@@ -184,7 +184,7 @@ def test_stores_that_cannot_be_compared_are_refused(stores, make_store):
         quiet([stores[0], stores[0]], ["cca"])
     with pytest.raises(SslsimError, match="nothing to compare: no store given"):
         quiet([], ["cca"])
-    with pytest.raises(SslsimError, match="a has 121 frames, d 80; extract both from the same corpus"):
+    with pytest.raises(SslsimError, match="a and d hold other utterances; extract both from the same"):
         quiet([stores[0], make_store("d", frames=(50, 30))], ["cca"])
 
 

@@ -21,7 +21,6 @@ from sslsim.speech.recording import (
     content_fingerprint,
     is_silent,
     n_frames,
-    spread,
     waveform_fingerprint,
 )
 
@@ -39,19 +38,6 @@ def conv_frames(n: int) -> int:
 
 def test_n_frames_is_what_the_convolutions_leave():
     assert all(n_frames(n) == conv_frames(n) for n in range(3_000))
-
-
-def test_spread_takes_the_centres_of_equal_bins():
-    assert spread(5, 8).tolist() == [0, 1, 2, 3, 4]
-    assert spread(10, 2).tolist() == [2, 7]
-    assert spread(10, 0).tolist() == []
-    for n in range(1, 60):
-        for wanted in range(1, n + 1):
-            kept = spread(n, wanted)
-            assert len(set(kept)) == wanted
-            assert (kept >= 0).all()
-            assert (kept < n).all()
-            assert (kept + kept[::-1] - (n - 1) <= 1).all()  # as far from the end as from the start
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100])
