@@ -1,8 +1,9 @@
 """What encoders made of a corpus: extracted once, kept in a store, read memory-mapped."""
 
+from sslsim.activations.arrays import from_arrays
 from sslsim.activations.selection import LayerView, check_pairable, layer_views
 from sslsim.activations.store import ActivationStore, StoredLayer, Stores, open_store
 from sslsim.activations.study import Study, extract
 
 __all__ = ["ActivationStore", "LayerView", "StoredLayer", "Stores", "Study", "check_pairable", "extract"]
-__all__ += ["layer_views", "open_store"]
+__all__ += ["from_arrays", "layer_views", "open_store"]

@@ -137,7 +137,7 @@ class ShardFile:
 
 def row_sums(values: NDArray[np.float32], rows: Iterable[int]) -> NDArray[np.uint32]:
     """Return the CRC-32 of some rows of an array."""
-    content, width = values.reshape(-1).view("u1"), values.shape[1] * 4
+    content, width = values.reshape(-1).view("u1").data, values.shape[1] * 4
     return np.array([zlib.crc32(content[row * width : (row + 1) * width]) for row in rows], np.uint32)
 
 
@@ -164,7 +164,7 @@ def write_shard(path: Path, shard: Shard, utterances: Iterable[Encoded]) -> None
 
 def _write_at(file: int, values: NDArray[Any], place: int) -> None:
     """Write numbers of 4 bytes: plain writes, not a memory map, where a full disk would kill the process."""
-    content, place = values.reshape(-1).view("u1"), 4 * place
-    while len(content):
+    content, place = values.reshape(-1).view("u1").data, 4 * place
+    while content:
         written = os.pwrite(file, content, place)
         content, place = content[written:], place + written

@@ -113,8 +113,8 @@ def _check_relatives(where: str, parents: Mapping[str, str | None], words: str) 
             chain.append(parent)
 
 
-def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
-    where = f"lineup {str(path)!r}, checkpoint {number}"
+def checked(where: str, table: Any) -> Checkpoint:
+    """Return the checkpoint that a table describes, its source as it is; raise if it is incomplete or misspelt."""
     if not isinstance(table, dict):
         raise SslsimError(f"{where}: {table!r} is not a table")
     known = [field.name for field in fields(Checkpoint)]
@@ -131,10 +131,14 @@ def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
             raise SslsimError(f"{where}: no {key}")
     if not re.fullmatch(r"\w[\w.+-]*", table["name"]):
         raise SslsimError(f"{where}: name {table['name']!r} may hold only letters, digits and ._+- (it names a folder)")
-    source, base = table["source"], path.parent
-    folder = base / Path(source).expanduser()
+    return Checkpoint(**table)
+
+
+def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
+    checkpoint, base = checked(f"lineup {str(path)!r}, checkpoint {number}", table), path.parent
+    source, folder = checkpoint.source, base / Path(checkpoint.source).expanduser()
     hub_id = HUB_ID.fullmatch(source) and not folder.exists() and not (base / source.split("/")[0]).exists()
-    return Checkpoint(**{**table, "source": source if source == LOG_MEL or hub_id else str(folder.resolve())})
+    return checkpoint if source == LOG_MEL or hub_id else replace(checkpoint, source=str(folder.resolve()))
 
 
 def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoint]:

@@ -24,7 +24,7 @@ def test_what_is_written_is_read_back(make_store):
     assert store.index["n_rows"].tolist() == [2, 16, 6]
     rng = np.random.default_rng(0)
     for u, (n, start) in enumerate(zip((5, 40, 12), (0, 5, 45), strict=True)):
-        maps = rng.random((2, 2, min(8, n), n), dtype="f4")
+        maps = rng.random((2, 2, store.index.n_rows[u], n), dtype="f4")
         hidden, final = rng.standard_normal((3, n, 6), dtype="f4"), rng.standard_normal((n, 6), dtype="f4")
         maps /= maps.sum(axis=-1, keepdims=True)
         for layer in range(3):

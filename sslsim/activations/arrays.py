@@ -1,0 +1,100 @@
+"""Activations that no encoder of sslsim made, such as made ones with known answers, as a store like any other."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sslsim import __version__
+from sslsim.activations.draft import drafting
+from sslsim.activations.shards import cut
+from sslsim.activations.store import RULES, ActivationStore, keeping, open_store
+from sslsim.encoders.encoder import Encoded
+from sslsim.encoders.lineup import checked
+from sslsim.errors import SslsimError, close_match
+from sslsim.speech.recording import HOP, SAMPLE_RATE
+
+MADE = "arrays"  # source of such a checkpoint
+
+
+def from_arrays(
+    name: str,
+    arrays: Mapping[str, Any],
+    folder: str | Path,
+    *,
+    speakers: Mapping[str, str] | None = None,
+    **facts: Any,
+) -> ActivationStore:
+    """Keep arrays as a store of a checkpoint called `name`, or open the store in `folder` that has them already.
+
+    `arrays` has one (layers, frames, neurons) for each utterance, with one number of layers and neurons, kept in
+    float32; frames are taken for those of 20 ms. `speakers` says who speaks where that is known, `facts` what the
+    checkpoint is: family, size, finetuned_from, seed_of, untrained_seed. Such stores can be compared with each other if
+    their utterances have the same names and lengths. The folder is ``<folder>/<name>-<hash of the content>``.
+    """
+    where, said = f"store {name!r}", dict(speakers or {})
+    checkpoint = checked(where, {"name": name, "source": MADE, **{k: v for k, v in facts.items() if v is not None}})
+    for stray in said.keys() - arrays.keys():
+        raise SslsimError(f"{where}: speakers has {stray!r}, arrays has not{close_match(stray, arrays)}")
+    shapes, key = _looked_at(where, arrays, said)
+    lengths = [frames for _, frames, _ in shapes]
+    index = pd.DataFrame({"utterance": list(arrays), "speaker": [said.get(each, "") for each in arrays]})
+    index = index.assign(recording=range(len(index)), begin=0, end=0, n_samples=0, waveform="", length=lengths)
+    store = ActivationStore(
+        root=Path(folder).absolute() / f"{name}-{key[:12]}",
+        checkpoint=checkpoint,
+        n_layers=shapes[0][0],
+        n_neurons=shapes[0][2],
+        n_heads=0,
+        fingerprint=key,
+        corpus_fingerprint="",
+        normed=False,
+        input_normed=False,
+        final_norm=False,
+        input={"normalised": False, "mask": False, "features": MADE},
+        parameters=0,
+        dtype="float32",
+        **keeping(index, None, None, heads=False),
+        versions={"sslsim": __version__, "numpy": np.__version__},
+        shards=cut([HOP * length / SAMPLE_RATE for length in lengths]),
+        skipped=pd.DataFrame(columns=["utterance", "path", "reason"]),
+    )
+    with drafting(store.root, lambda: store) as draft:
+        for task in draft.tasks() if draft else ():
+            task.write(lambda row: Encoded(_float32(arrays[row.utterance]), None, np.zeros((0, 0, 0, 0), "f4")))
+    return replace(open_store(store.root), checkpoint=checkpoint)
+
+
+def _float32(values: Any) -> NDArray[np.float32]:
+    return np.ascontiguousarray(values, "<f4")
+
+
+def _looked_at(where: str, arrays: Mapping[str, Any], said: Mapping[str, str]) -> tuple[list[tuple[int, ...]], str]:
+    """Return the shapes of arrays and a hash of what is kept of them; raise if they are not what they should be."""
+    shapes: list[tuple[int, ...]] = []
+    content = hashlib.sha256(repr((RULES, sorted(said.items()))).encode())
+    for utterance, given in arrays.items():
+        what = f"{where}: array of utterance {utterance!r}"
+        try:
+            with np.errstate(over="ignore"):
+                values = _float32(given)
+        except (TypeError, ValueError) as error:
+            raise SslsimError(f"{what} is no array of numbers: {error}") from error
+        shapes.append(values.shape)
+        if values.ndim != 3 or not values.size:
+            raise SslsimError(f"{what} has the shape {values.shape}; give (layers, frames, neurons), none of them 0")
+        if shapes[-1][::2] != shapes[0][::2]:
+            n = "{} layers of {} neurons"
+            raise SslsimError(f"{what} has {n.format(*shapes[-1][::2])}, the first {n.format(*shapes[0][::2])}")
+        if not np.isfinite(values).all():
+            raise SslsimError(f"{what} is NaN or infinite in float32")
+        content.update(f"{utterance}\0{values.shape}".encode())
+        content.update(values.data)
+    if not shapes:
+        raise SslsimError(f"{where}: no arrays; give at least one utterance")
+    return shapes, content.hexdigest()

@@ -1,0 +1,74 @@
+"""A store of arrays is a store like any other."""
+
+import numpy as np
+import pytest
+
+import sslsim
+from sslsim.activations.selection import check_pairable
+from sslsim.errors import SslsimError
+
+LENGTHS = {"a": 30, "b": 41, "c": 25, "d": 33}
+
+
+def made(seed=0, layers=2, neurons=5, lengths=LENGTHS):
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal((layers, n, neurons)) for name, n in lengths.items()}
+
+
+def test_what_is_given_is_kept_and_opened_again(tmp_path):
+    arrays = made()
+    store = sslsim.from_arrays("mine", arrays, tmp_path, speakers={"b": "s1"}, family="f", untrained_seed=3)
+    assert (store.n_layers, store.n_neurons, store.n_frames, store.attention_layers) == (2, 5, 129, 0)
+    assert store.index.speaker.tolist() == ["", "s1", "", ""]
+    assert (store.checkpoint.family, store.checkpoint.weights) == ("f", "random, seed 3")
+    for i in range(2):
+        np.testing.assert_array_equal(store.layer(i), np.concatenate([x[i] for x in arrays.values()]).astype("f4"))
+    store.verify()
+    again = sslsim.open(store.root)
+    assert again.checkpoint == store.checkpoint
+    times = [file.stat().st_mtime_ns for file in store.root.iterdir()]
+    same = sslsim.from_arrays("mine", arrays, tmp_path, speakers={"b": "s1"}, family="g", finetuned_from=None)
+    assert (same.root, same.checkpoint.family) == (store.root, "g")
+    assert [file.stat().st_mtime_ns for file in store.root.iterdir()] == times
+    arrays["a"][0, 0, 0] += 1
+    assert sslsim.from_arrays("mine", arrays, tmp_path).root != store.root
+    assert sslsim.from_arrays("mine", made(), tmp_path).root != store.root  # other speakers
+
+
+def test_stores_of_the_same_utterances_can_be_compared(tmp_path):
+    a = sslsim.from_arrays("a", made(0), tmp_path, family="one")
+    b = sslsim.from_arrays("b", made(1, 3, 8), tmp_path, family="two")
+    check_pairable(a, b)
+    assert set(sslsim.compare([a, b], ["svcca"], frames=90, device="cpu").n_frames) <= set(range(80, 91))
+    how = sslsim.Resampling(permutations=2, blocks=2)
+    found = sslsim.evidence([a, b], ["max_corr", "linear_cka_debiased"], resampling=how, device="cpu")
+    assert np.isfinite(found.pairs.value).all()
+    for lengths, told in (({**LENGTHS, "b": 42}, "utterances of other lengths"), ({"a": 30}, "other utterances")):
+        with pytest.raises(SslsimError, match=f"a and c hold {told}"):
+            check_pairable(a, sslsim.from_arrays("c", made(lengths=lengths), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "message"),
+    [
+        ({}, {}, "store 'm': no arrays; give at least one utterance"),
+        (
+            {"u": np.ones((3, 4))},
+            {},
+            r"array of utterance 'u' has the shape \(3, 4\); give \(layers, frames, neurons\)",
+        ),
+        ({"u": np.ones((1, 0, 4))}, {}, r"has the shape \(1, 0, 4\)"),
+        ({"u": "x"}, {}, "array of utterance 'u' is no array of numbers: could not convert"),
+        ({"u": np.full((1, 2, 3), np.nan)}, {}, "array of utterance 'u' is NaN or infinite in float32"),
+        ({"u": np.full((1, 2, 3), 1e99)}, {}, "is NaN or infinite in float32"),
+        (made() | {"e": np.ones((3, 4, 5))}, {}, "of utterance 'e' has 3 layers of 5 neurons, the first 2 layers of 5"),
+        (made(), {"familiy": "x"}, "store 'm': unknown key 'familiy'; did you mean 'family'"),
+        (made(), {"untrained_seed": "x"}, "untrained_seed is 'x'; it must be a whole number"),
+        (made(), {"speakers": {"z": "s"}}, "store 'm': speakers has 'z', arrays has not; known: a, b, c, d"),
+        (made(), {"name": "a/b"}, "name 'a/b' may hold only letters, digits"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_before_anything_is_written(tmp_path, arrays, options, message):
+    with pytest.raises(SslsimError, match=message):
+        sslsim.from_arrays(**{"name": "m", "arrays": arrays, "folder": tmp_path / "new", **options})
+    assert not (tmp_path / "new").exists()
