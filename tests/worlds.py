@@ -164,6 +164,11 @@ class World:
         """Frames of each utterance."""
         return self._rng(0).integers(4 * self.frames // 5, 6 * self.frames // 5 + 1, self.utterances)
 
+    @property
+    def starts(self) -> np.ndarray:
+        """First frame of each utterance."""
+        return np.cumsum(self.lengths) - self.lengths
+
     @cached_property
     def speeds(self) -> list[np.ndarray]:
         """Of every layer, correlation of each factor with itself a frame later: shared ones first, loudness last."""
@@ -210,8 +215,7 @@ class World:
     def models(self, folder: Path) -> list[Model]:
         """Make the two models, as arrays in memory that a test can change."""
         index = pd.DataFrame({"utterance": self.utterance_names, "n_frames": self.lengths, "speaker": self.said_by})
-        index["start"] = index.n_frames.cumsum() - index.n_frames
-        index["length"] = index.n_frames
+        index = index.assign(start=self.starts, length=index.n_frames)
         return [
             Model(Checkpoint(name, "made", family=FAMILIES[name]), list(side), index, folder / name)
             for name, side in zip(FAMILIES, zip(*self.activations(), strict=True), strict=True)
@@ -219,7 +223,7 @@ class World:
 
     def stores(self, folder: Path) -> list[ActivationStore]:
         """Make the two models, as stores of two families."""
-        cuts, speakers = np.cumsum(self.lengths)[:-1], dict(zip(self.utterance_names, self.said_by, strict=True))
+        cuts, speakers = self.starts[1:], dict(zip(self.utterance_names, self.said_by, strict=True))
         made = []
         for name, side in zip(FAMILIES, zip(*self.activations(), strict=True), strict=True):
             each = np.split(np.stack(side), cuts, axis=1)

@@ -1,6 +1,6 @@
 """Claims and intervals on made worlds, whose truth is known: how often they are right, and how much speech they need.
 
-python tests/benchmarks/worlds.py              100 worlds a kind, 200 where nothing is shared, to worlds.md
+python tests/benchmarks/worlds.py              50 worlds a kind, 100 where nothing is shared, to worlds.md
 python tests/benchmarks/worlds.py --power      how much speech a weak effect needs, to power.csv and power.png
 
 What is done is kept in worlds.jsonl beside them: started again, it goes on from there.
@@ -19,7 +19,6 @@ from datetime import date
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,17 +30,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from worlds import FAST, FASTEST, LOUD, MEASURED, OUTLIER, SLOW, SLOWEST, World, evidence_of
 
-import sslsim
 from sslsim.analysis import best_layers, layer_claims, neuron_claims
+from sslsim.measures.registry import similarity
 from sslsim.significance.evidence import Resampling
 from sslsim.significance.jackknife import LEVEL
 from sslsim.significance.nulls import ALPHA
+from sslsim.speech.positions import positions, stride_for
 
 FOLDER = Path(__file__).parent
 RATES = ("all", "a tenth")  # of the frames
 SIZE = {"frames": 120}  # of an utterance, so that a tenth is still 500 of 30 neurons
-NAMES = [*MEASURED, "svcca_raw", "linear_cka_debiased_raw"]
-SCORES = [name for name in NAMES if name not in ("neuron_excess", "neuron_count")]
+SCORES = [name for name in MEASURED if name != "neuron_count"]  # a count is of the speech at hand
 KNOWN = ("linreg_r2", "neuron_excess", "neuron_count")  # measures of claims whose truth is known
 NOTHING = "nothing"
 # name: what the world is, what should be found
@@ -74,8 +73,8 @@ WORLDS: dict[str, tuple[dict[str, Any], str]] = {
 }
 GIVEN = {f"{name}; position given": name for name in ("onset: first 8 frames", "trend in t/T", "parabola in t/T")}
 HELD = ("half of the subspace", "a tenth of the neurons", "half of the subspace, slow; the rest fast")
-MIXTURES = 10  # models among which the worlds of a kind are divided where scores are held against other speech
-OTHER_SPEECH = 100  # times that other speech is made for each, whose mean score is the truth
+MIXTURES = 5  # models among which the worlds of a kind are divided where scores are held against other speech
+OTHER_SPEECH = 50  # times that other speech is made for each, whose mean score is the truth
 ROUNDING = 1e-6  # an interval of a score of 1 has no width
 AMOUNTS = {60: (10, 20, 40, 80, 160), 250: (10, 20, 40, 80)}  # frames of an utterance: utterances
 FAINT = 0.3  # correlation of what is shared
@@ -142,7 +141,7 @@ def frames_of(world: World, at: str) -> int | None:
 def claimed(name: str, at: str, seed: int) -> Rows:
     """Return what is claimed of a world, and the best layers, with the truth where it is known."""
     world = World(seed=seed, **SIZE, **WORLDS[GIVEN.get(name, name)][0])
-    evidence = evidence_of(world, NAMES, frames_of(world, at), given=world.positions if name in GIVEN else None)
+    evidence = evidence_of(world, MEASURED, frames_of(world, at), given=world.positions if name in GIVEN else None)
     truth = {} if world.offset else {measure: world.true_mean(measure) for measure in KNOWN}
     rows: Rows = []
     for row in pd.concat([neuron_claims(evidence), layer_claims(evidence)]).itertuples():
@@ -183,18 +182,20 @@ def numbers(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"pair": same[(same.layer_x == 0) & (same.model_x == "x")], "mean": same}
 
 
-def of_other_speech(name: str, at: str, seed: int, draws: Sequence[int]) -> Rows:
-    """Return the scores of the same models on other speech."""
+def of_other_speech(name: str, at: str, seed: int) -> Rows:
+    """Return the mean scores of the same models on other speech."""
     rows: Rows = []
-    for draw in draws:
+    for draw in range(10_000, 10_000 + OTHER_SPEECH):
         world = World(seed=seed, draw=draw, **SIZE, **WORLDS[name][0])
-        with TemporaryDirectory() as folder:
-            stores = world.stores(Path(folder))
-            table = sslsim.compare(stores, SCORES, frames=frames_of(world, at), between=[("x", "y")], device="cpu")
-        for of, some in numbers(table).items():
-            values = some.groupby("measure", sort=False).value.mean()
-            rows += [{"measure": measure, "of": of, "value": value} for measure, value in values.items()]
-    return [{"world": name, "at": at, "seed": seed} | row for row in rows]
+        places = [positions(n, stride_for(world.lengths, frames_of(world, at))) for n in world.lengths.tolist()]
+        frames = np.concatenate([start + place for start, place in zip(world.starts, places, strict=True)])
+        for layer, (x, y) in enumerate(world.activations()):
+            for model, a, b in (("x", x, y), ("y", y, x)):
+                row = {"layer_x": layer, "layer_y": layer, "model_x": model}
+                rows += [row | {"measure": m, "value": similarity(m, a[frames], b[frames])} for m in SCORES]
+    means = ((of, some.groupby("measure").value.mean()) for of, some in numbers(pd.DataFrame(rows)).items())
+    key = {"world": name, "at": at, "seed": seed}
+    return [key | {"measure": m, "of": of, "truth": value} for of, some in means for m, value in some.items()]
 
 
 def intervals(name: str, at: str, seed: int, draw: int) -> Rows:
@@ -292,16 +293,10 @@ def calibration(count: int, workers: int, out: Path) -> None:
         claimed, [(n, at, s) for s in range(2 * count) for n in names if s < names[n] for at in RATES], workers, out
     )
     claims = claims.sort_values("world", key=lambda world: world.map(list(names).index), kind="stable")
-    mixtures = min(MIXTURES, count)
-    half = OTHER_SPEECH // 2
-    other = [tuple(range(first, first + half)) for first in (10_000, 10_000 + half)]
-    calls: list[Any] = [(n, at, s, draws) for n in HELD for at in RATES for s in range(mixtures) for draws in other]
-    keys = ["world", "at", "seed", "measure", "of"]
-    truth = over_all(of_other_speech, calls, workers, out).groupby(keys).value.mean().rename("truth")
-    calls = [
-        (n, at, s, draw) for n in HELD for at in RATES for s in range(mixtures) for draw in range(count // mixtures)
-    ]
-    ends = over_all(intervals, calls, workers, out).join(truth, on=keys)
+    models = [(name, at, seed) for name in HELD for at in RATES for seed in range(MIXTURES)]
+    truth = over_all(of_other_speech, models, workers, out).set_index(["world", "at", "seed", "measure", "of"]).truth
+    draws = [(*model, draw) for model in models for draw in range(max(1, 2 * count // MIXTURES))]
+    ends = over_all(intervals, draws, workers, out).join(truth, on=truth.index.names)
     text = report(count, claims, ends)
     (out / "worlds.md").write_text(text, encoding="utf-8")
     print(text)
@@ -339,13 +334,13 @@ made {OTHER_SPEECH} times for each truth).
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=None, help="of each kind; 100, and 60 for the power")
+    parser.add_argument("--worlds", type=int, default=None, help="of each kind; 50, and 60 for the power")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for tables, figure and worlds.jsonl")
     parser.add_argument("--power", action="store_true", help="how much speech a weak effect needs")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    (power if asked.power else calibration)(asked.worlds or (60 if asked.power else 100), asked.workers, asked.out)
+    (power if asked.power else calibration)(asked.worlds or (60 if asked.power else 50), asked.workers, asked.out)
 
 
 if __name__ == "__main__":
