@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,10 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
+from scipy.signal import lfilter
 
+import sslsim
+from sslsim.activations.store import ActivationStore
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.speech.recording import SAMPLE_RATE
 
@@ -54,19 +57,46 @@ class Model:
         return np.memmap(self.root / str(i), "f4", "r", shape=(self.n_frames, self.n_neurons))
 
 
-def write(model: Model, seed: int) -> Model:
-    """Write the layers of a model: a latent code they share, noise that grows with depth, each in its own basis."""
-    n, width = model.n_frames, model.n_neurons
-    generator = torch.Generator().manual_seed(seed)
-    spread = torch.arange(1.0, width + 1) ** -DECAY
-    latent = torch.randn(n, width, generator=generator) * spread
-    model.root.mkdir()
-    for i in range(model.n_layers):
+def layers(code: torch.Tensor, count: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Yield layers of a code (n, width): noise that grows with depth is added, each in a basis of its own."""
+    n, width = code.shape
+    scale = torch.arange(1.0, width + 1) ** -DECAY
+    for i in range(count):
         basis = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
-        noise = torch.randn(n, width, generator=generator) * spread
-        layer = (latent + (0.3 + 0.1 * i) * noise) @ basis + torch.randn(width, generator=generator)
+        noise = torch.randn(n, width, generator=generator)
+        yield ((code + (0.3 + 0.1 * i) * noise) * scale) @ basis + torch.randn(width, generator=generator)
+
+
+def write(model: Model, seed: int) -> Model:
+    """Write the layers of a model."""
+    generator = torch.Generator().manual_seed(seed)
+    code = torch.randn(model.n_frames, model.n_neurons, generator=generator)
+    model.root.mkdir()
+    for i, layer in enumerate(layers(code, model.n_layers, generator)):
         layer.numpy().tofile(model.root / str(i))
     return model
+
+
+def stores(folder: Path, n: int, sizes: Sequence[tuple[str, int, int]]) -> list[ActivationStore]:
+    """Make stores of (name, width, layers) on 40 utterances, n frames in all.
+
+    Half of the variance of a code is of one that all checkpoints share, the rest of the checkpoint's own; each frame of
+    a code goes on from the last.
+    """
+    rng = np.random.default_rng(0)
+    ends = np.linspace(0, n, 41).astype(int)[1:-1] + rng.integers(-n // 400, n // 400 + 1, 39)
+    kept = []
+
+    def code(seed: int, width: int) -> torch.Tensor:
+        noise = torch.randn(n, width, generator=torch.Generator().manual_seed(seed)).numpy()
+        return torch.from_numpy(lfilter([0.6], [1, -0.8], noise, axis=0).astype("f4"))
+
+    for seed, (name, width, count) in enumerate(sizes, 1):
+        mixed = (code(0, max(size for _, size, _ in sizes))[:, :width] + code(seed, width)) / 2**0.5
+        every = torch.stack(list(layers(mixed, count, torch.Generator().manual_seed(seed)))).numpy()
+        arrays = {f"u{u:02d}": each for u, each in enumerate(np.split(every, ends, axis=1))}
+        kept.append(sslsim.from_arrays(name, arrays, folder, family=name))
+    return kept
 
 
 @contextmanager

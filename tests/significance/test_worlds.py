@@ -12,30 +12,31 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import binom
-from worlds import MEASURED, World, evidence_of
+from worlds import FAST, MEASURED, SLOW, World, evidence_of
 
 from sslsim.measures.registry import similarity
 from sslsim.significance.nulls import ALPHA, p_value
 
-SUBSPACE, PARTNERS = "linreg_r2", "neurons_shared"
+SUBSPACE, PARTNERS, COUNT = "linreg_r2", "neuron_excess", "neuron_count"
 COUNTS = {"independent": 20, "permuted": 4, "rotated": 16, "half": 10, "tenth": 10}
 SMALL = {"neurons": 20, "layers": 1}
 
 
 def judge(world: World) -> pd.DataFrame:
     """Effect, interval, p and truth of the shared subspace and of neurons with partners, of layers at one depth."""
-    evidence = evidence_of(world, MEASURED if world.layers > 1 else MEASURED[:2])
+    evidence = evidence_of(world, MEASURED if world.layers > 1 else MEASURED[:4])
     here = evidence.pairs.layer_x == evidence.pairs.layer_y
     space = evidence.only(here & (evidence.pairs.measure == SUBSPACE)).estimate()
     c = space.chance
     ends = {"effect": space.value, "low": space.low, "high": space.high}
     rows = {SUBSPACE: {name: (v - c) / (1 - c) for name, v in ends.items()} | {"p": space.p, "truth": world.share}}
-    shared = evidence.only(here & (evidence.pairs.measure == PARTNERS))
-    one = shared.estimate()
-    halves = [shared.only(shared.pairs.model_x == model).estimate().p_rotation for model in "xy"]
-    truth = world.partners(world.evidence_seed)
-    rows[PARTNERS] = {"effect": one.value, "low": one.low, "high": one.high, "p": max(one.p, *halves), "truth": truth}
-    for measure in MEASURED[2:] if world.layers > 1 else ():
+    for measure in (PARTNERS, COUNT):
+        shared = evidence.only(here & (evidence.pairs.measure == measure))
+        one, truth = shared.estimate(), world.true_mean(measure)
+        halves = [shared.only(shared.pairs.model_x == model).estimate().p_rotation for model in "xy"]
+        rows[measure] = {"effect": one.value, "low": one.low, "high": one.high, "truth": truth}
+        rows[measure]["p"] = max(one.p, *halves)
+    for measure in MEASURED[4:] if world.layers > 1 else ():
         mask = (evidence.pairs.measure == measure) & (evidence.pairs.model_x == "x")
         rows[measure] = {"p": evidence.only(mask).estimate(lambda v: v.max(-1)).p}  # the best pair of layers
     return pd.DataFrame(rows).T
@@ -119,7 +120,47 @@ def test_a_world_is_as_it_says():
         assert world.truth("linreg_r2", 0) == pytest.approx(world.share)
         assert similarity("linreg_r2", x, y) == pytest.approx(world.share, abs=0.02)
     assert World("tenth", 0, shared=0.2, noise=0.5).share == pytest.approx(0.1)
-    assert World("tenth", 0).partners(0) == pytest.approx(0.1)
+    for measure in (PARTNERS, COUNT):
+        assert World("tenth", 0).true_mean(measure) == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "lag"},
+        {"kind": "tanh"},
+        {"kind": "exp"},
+        {"kind": "independent", "also": "loudness"},
+        {"kind": "half", "shared_speed": SLOW, "own_speed": FAST},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_copies_loudness_and_speeds_are_as_the_mixtures_say(options):
+    world = World(seed=0, layers=1, utterances=200, frames=200, **options)
+    ((x, y),), ((a, b),) = world.activations(), world.mixtures
+    np.testing.assert_allclose(x.std(0), 1, atol=0.15)
+    np.testing.assert_allclose(np.corrcoef(x.T, y.T)[:30, 30:], a.T @ b, atol=0.1)
+    assert similarity("linreg_r2", x, y) == pytest.approx(world.share, abs=0.02)
+
+
+@pytest.mark.parametrize("also", ["onset", "ends", "trend", "bend", "gain"])
+def test_what_both_models_follow_beside_is_no_content(also):
+    plain, beside = World("independent", 0, **SMALL), World("independent", 0, **SMALL, also=also)
+    assert beside.share == plain.share == 0
+    followed = np.split(beside.followed, beside.starts[1:])
+    if also in ("onset", "ends"):
+        assert all((part[:5] == 3).all() for part in followed)
+    if also != "gain":  # by position: utterances of one length have the same
+        a, b = (followed[u] for u in np.flatnonzero(beside.lengths == np.bincount(beside.lengths).argmax())[:2])
+        np.testing.assert_array_equal(a, b)
+    assert np.abs(beside.activations()[0][0] - plain.activations()[0][0]).max() > 0.1
+
+
+def test_stores_of_a_world_hold_what_its_models_hold(tmp_path):
+    world = World("tenth", 0, **SMALL)
+    for store, model in zip(world.stores(tmp_path), world.models(tmp_path), strict=True):
+        np.testing.assert_array_equal(store.layer(0), model.layer(0))
+        assert list(store.index.speaker) == list(model.index.speaker)
 
 
 def single() -> None:
@@ -135,7 +176,7 @@ def in_processes(worlds: list[World]) -> pd.DataFrame:
 def test_false_alarms_over_two_hundred_worlds():
     rows = in_processes([World("independent", seed) for seed in range(200)])
     low, high = binom.interval(0.99, 200, 1 / 21)
-    for exact in (SUBSPACE, *MEASURED[2:]):
+    for exact in (SUBSPACE, *MEASURED[4:]):
         assert low <= (rows.loc[exact].p <= ALPHA).sum() <= high, exact
     assert (rows.loc[PARTNERS].p <= ALPHA).sum() <= high
 
