@@ -41,7 +41,8 @@ from sslsim.activations.store import ActivationStore
 from sslsim.encoders.files import checkpoint_fingerprint
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.encoders.load import load_encoder
-from sslsim.measures.products import Means, Side, cross_products
+from sslsim.measures.arrays import mean
+from sslsim.measures.products import Side, cross_products
 from sslsim.reports.jobs import find
 from sslsim.reports.parameters import read_parameters
 
@@ -86,14 +87,14 @@ def bench_products(device: str) -> Rows:
         blocks = 2 * threads
         with made.models(n, ("m", width, 2 * blocks)) as (model,):
             layers = [model.layer(i) for i in range(2 * blocks)]
-            means = [Means.of(x) for x in layers]
-            sides = [(layers[i : i + 2], means[i : i + 2]) for i in range(0, len(layers), 2)]
+            means = [mean(x) for x in layers]
+            sides = [(layers[i : i + 2], torch.cat(means[i : i + 2])) for i in range(0, len(layers), 2)]
             pairs = [(sides[i], sides[i + 1]) for i in range(0, blocks, 2)]
             arrays = [tuple(torch.from_numpy(np.concatenate(x, axis=1)) for x, _ in pair) for pair in pairs]
 
             def piece(pair):
                 torch.set_num_threads(1)
-                cross_products(*(Side(*side, torch.float32) for side in pair), n)
+                cross_products(*(Side(*side, torch.float32) for side in pair))
 
             def ours(pairs=pairs):
                 with ThreadPoolExecutor(threads) as pool:
