@@ -7,6 +7,8 @@ frames of y in one order after another: mismatched utterances leave a layer's ow
 that a worker computes from the stores and the folder alone.
 """
 
+from __future__ import annotations
+
 import copyreg
 import itertools
 import os
@@ -189,6 +191,10 @@ class LayerMoments:
     marginal: Marginal  # (layers, ...)
     norms: dict[bool, Tensor]  # by scaling, squared norms of the frames, (layers, n_frames)
 
+    def in_order(self, order: NDArray[np.int64]) -> LayerMoments:
+        """Return the moments of the same frames in another order."""
+        return LayerMoments(self.marginal, {scaled: norms[:, order] for scaled, norms in self.norms.items()})
+
 
 @lru_cache(maxsize=2)
 def _task(folder: Path) -> Task:
@@ -243,41 +249,51 @@ def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
     side_x, side_y = (Side(_batch(task, b), of.marginal.mean.flatten(), DTYPE) for b, of in ((k, x), (m, y)))
     parts = []
     for number, order in enumerate(run.orders):
-        near = number >= run.everywhere
+        near = number not in run.everywhere
         cells = task.cells(k, m, near=near)
         if not cells:
             parts.append(Part())
             continue
-        a, b = torch.tensor(cells, device=what.device).T
+        places = torch.tensor(cells, device=what.device).T
         cross = cross_products(side_x, side_y, cells if near else None, order)
-        pairs = (x.marginal, (y if order is None else _mismatched(y, side_y, order)), cross if near else cross[a, b])
-        parts.append(_part(task, (k, m), pairs, (x, a, b), order is None and not number))
+        cross = cross if near else cross[tuple(places)]
+        parts.append(_part(task, (k, m), (x, y if order is None else y.in_order(order)), places, cross, order is None))
     return parts
 
 
-def _part(task: Task, batches: tuple[int, int], of: Any, places: Any, own: bool) -> Part:
-    """Score pairs; `own` says whether their frames stand in their own order."""
-    (first, second, cross), (x, a, b), what, run = of, places, task.what, task.run
-    i, j = (np.array(task.batches[k])[at.cpu().numpy()] for k, at in zip(batches, (a, b), strict=True))
-    same = torch.from_numpy(i == j).to(a.device) if own else None
-    pairs = Moments(first[a], second.marginal[b], cross, same=same)
-    norms: Norms = {scaled: (x.norms[scaled][a], second.norms[scaled][b]) for scaled in x.norms}
-    part = Part(i, j, score_pairs(pairs, norms, what))
+def _part(
+    task: Task,
+    batches: tuple[int, int],
+    sides: tuple[LayerMoments, LayerMoments],
+    places: Tensor,
+    cross: Tensor,
+    own: bool,
+) -> Part:
+    """Score pairs of layers at `places` of two batches; `own` says whether their frames stand in their own order."""
+    what, run = task.what, task.run
+    i, j = (np.array(task.batches[k])[at] for k, at in zip(batches, places.cpu().numpy(), strict=True))
+    near = torch.from_numpy(np.flatnonzero(what.near[i, j] | what.near[j, i])).to(places)
+
+    def of(measures: Sequence[str], some: Any = ...) -> tuple[Moments, dict[str, NDArray[np.float64]]]:
+        a, b = places[0][some], places[1][some]
+        same = torch.from_numpy(i == j).to(places.device)[some] if own else None
+        pairs = Moments(sides[0].marginal[a], sides[1].marginal[b], cross[some], same=same)
+        norms: Norms = {scaled: (one[a], sides[1].norms[scaled][b]) for scaled, one in sides[0].norms.items()}
+        return pairs, score_pairs(pairs, norms, measures)
+
+    costly = [name for name in what.measures if MEASURES[name].costly and not own]
+    pairs, value = of([name for name in what.measures if name not in costly])
+    part = Part(i, j, value)
     if run.partners:
         part.partners = partners_of(pairs, what, i, j, bases=own and not run.chance)
-    near = np.flatnonzero(what.near[i, j] | what.near[j, i])
-    if run.rotations and own and len(near):
-        some = torch.from_numpy(near).to(a.device)
-        few = Moments(first[a[some]], second.marginal[b[some]], cross[some])
-        for name, values in in_random_bases(few, what, run.rotations).items():
-            part.rotated[name] = np.full((2, len(i), run.rotations), np.nan)
-            part.rotated[name][:, near] = values
+    if len(near) and (costly or (run.rotations and own)):
+        pairs, value = of(costly, near)
+        rotated = in_random_bases(pairs, what, run.rotations) if run.rotations and own else {}
+        for into, scored in ((part.value, value), (part.rotated, rotated)):
+            for name, values in scored.items():
+                into[name] = np.full((2, len(i), *values.shape[2:]), np.nan)
+                into[name][:, near.cpu().numpy()] = values
     return part
-
-
-def _mismatched(of: LayerMoments, side: Side, order: NDArray[np.int64]) -> LayerMoments:
-    """Return moments of layers whose frames stand in another order."""
-    return LayerMoments(of.marginal, {scaled: norms[:, order] for scaled, norms in of.norms.items()})
 
 
 def frames_of_batches(folder: Path, k: int, m: int) -> list[Part]:
@@ -287,7 +303,7 @@ def frames_of_batches(folder: Path, k: int, m: int) -> list[Part]:
     for name in what.measures:
         score = _of_utterances if MEASURES[name].utterances else _of_sample
         for number, (order, part) in enumerate(zip(run.orders, parts, strict=True)):
-            cells = task.cells(k, m, near=number >= run.everywhere)
+            cells = task.cells(k, m, near=number not in run.everywhere)
             if cells:
                 scored = score(task, name, (k, m), cells, order)
                 i, j = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,10 +41,8 @@ class Run:
     title: str  # of the progress bar
     rows: NDArray[np.int64] | None = None  # which of the frames of the views; None for all
     lengths: tuple[int, ...] = ()  # how many of them each utterance has
-    # in which orders the frames of y stand beside those of x, None for their own; those that are only for pairs at the
-    # same depth come last
-    orders: tuple[NDArray[np.int64] | None, ...] = (None,)
-    everywhere: int = 1  # for so many orders all pairs of layers are compared, for the others those at the same depth
+    orders: tuple[NDArray[np.int64] | None, ...] = (None,)  # of the frames of y beside those of x, None for their own
+    everywhere: tuple[int, ...] = (0,)  # numbers of the orders for all pairs of layers; others: those at the same depth
     rotations: int = 0  # random bases of y, in which pairs at the same depth are scored too
     partners: bool = False  # find each neuron's best partner in every other checkpoint too
     # only what chance levels need: float32 where narrow layers have float64 (`Marginal.dtype`)
@@ -104,10 +103,10 @@ class Scores:
             self.partners[key] = self.partners[key] | best if key in self.partners else best
 
 
-def score_pairs(pairs: Moments, norms: Norms, what: Comparison) -> dict[str, NDArray[np.float64]]:
+def score_pairs(pairs: Moments, norms: Norms, measures: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """Score many pairs by measures of moments, by name (2, pairs): x in y, and y in x."""
     scores = {}
-    for name in what.measures:
+    for name in measures:
         measure = MEASURES[name]
         of_frames = norms[measure.standardize] if measure.norms else ()
         there = back = measure.score(pairs, *of_frames)

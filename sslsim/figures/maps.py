@@ -35,19 +35,20 @@ def above_chance(table: pd.DataFrame, measure: str, *, ax: Axes | None = None) -
     """Draw what of a `heatmap` is above chance, and strike through every cell that chance explains.
 
     The colours are those of `heatmap` for similarity less chance, from 0 to 1; what is below chance has the colour of
-    0. A cell is struck through where its few mismatches explain its score, by a t test (p_t above 0.05). Measures that
-    are near 0 where neurons are not shared have a scale that ends above 95 % of the cells of two models. Pairs that
-    were not computed are grey. `table` is the ``table()`` of an evidence, with chance and p_t.
+    0. A cell is struck through where mismatches explain its score, by a t test (p_t above 0.05). Measures that are near
+    0 where neurons are not shared are shown as they are, on a scale that ends above 95 % of the cells of two models.
+    What was not computed is grey. `table` is the ``table()`` of an evidence, with chance and p_t.
     """
     from sslsim.measures.registry import BEYOND_BASES  # not above: it imports torch
     from sslsim.significance.nulls import ALPHA
 
     need(table, ["chance", "p_t"], "from sslsim.evidence, with permutations above 0")
     rows, small = rows_of(table, measure), measure in BEYOND_BASES
-    above, holds = rows.value - rows.chance, rows.p_t <= ALPHA
-    label = f"{'share' if small else 'similarity'} above chance\nstruck through: chance explains it (p > {ALPHA})"
+    above, explained = rows.value if small else rows.value - rows.chance, rows.p_t > ALPHA
+    label = "share of variance or neurons" if small else "similarity above chance"
+    label += f"\nstruck through: chance explains it (p > {ALPHA})"
     grid = _wide(rows.assign(value=above), "value")
-    struck = _wide(rows.assign(struck=(above.notna() & ~holds).astype(float)), "struck").to_numpy() == 1
+    struck = _wide(rows.assign(struck=(above.notna() & explained).astype(float)), "struck").to_numpy() == 1
     scale = (0.0, _round_top(grid) if small else 1.0)
     ax = _mesh(ax, grid, scale, title(measure), label, open_ends=True)
     _strike(ax, struck, grid.to_numpy() > 0.6 * scale[1])

@@ -40,6 +40,7 @@ class Measure:
     utterances: bool = False  # whether the moments must keep sums of groups of utterances
     prepare: Callable[..., Tensor] | None = None  # of frames: what the score compares
     reordered: Callable[[Tensor, Tensor], Tensor] | None = None  # the same of the frames in another order
+    costly: bool = False  # whether mismatches of all pairs of layers would cost more than they tell
     of_best: Callable[[Moments, Tensor], Tensor] | None = None  # score of best correlations, as in a random basis
 
     @property
@@ -73,7 +74,8 @@ def _heads(name: str, title: str, description: str, value_range: str = "0 to 1")
 
 _neuron, _of_x = partial(_of, "neuron"), partial(_of, "neuron", symmetric=False)
 _pca: dict[str, Any] = {"needs": ("components",)}
-_below_0: dict[str, Any] = _pca | {"value_range": "at most 1"}
+_bases = _pca | {"costly": True}
+_below_0: dict[str, Any] = _bases | {"value_range": "at most 1"}
 _debiased: dict[str, Any] = {"value_range": "at most 1", "norms": True}
 _heldout: dict[str, Any] = {"value_range": "at most 1", "utterances": True}
 _svcca, _svcca_below = (
@@ -83,9 +85,9 @@ _svcca, _svcca_below = (
 
 MEASURES: dict[str, Measure] = {
     "max_corr": _of_x("max_corr: best single neuron", neurons.max_corr),
-    "matched_corr": _neuron("matched_corr: one-to-one neurons", neurons.matched_corr),
-    "soft_matched_corr": _neuron("soft_matched_corr: shared partners", neurons.soft_matched_corr),
-    "max_corr_in_bases": _of_x("max_corr in random bases", random_basis.max_corr_in_bases, **_pca),
+    "matched_corr": _neuron("matched_corr: one-to-one neurons", neurons.matched_corr, costly=True),
+    "soft_matched_corr": _neuron("soft_matched_corr: shared partners", neurons.soft_matched_corr, costly=True),
+    "max_corr_in_bases": _of_x("max_corr in random bases", random_basis.max_corr_in_bases, **_bases),
     "neuron_excess": _of_x(
         "neuron_excess: variance beyond random bases",
         random_basis.neuron_excess,
@@ -93,7 +95,7 @@ MEASURES: dict[str, Measure] = {
         **_below_0,
     ),
     "neuron_count": _of_x(
-        "neuron_count: neurons with a partner", random_basis.neuron_count, of_best=random_basis.count, **_pca
+        "neuron_count: neurons with a partner", random_basis.neuron_count, of_best=random_basis.count, **_bases
     ),
     "linreg": _of_x("linreg: all neurons, in-sample R", neurons.linreg, **_pca),
     "linreg_r2": _of_x("linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, **_pca),
@@ -113,13 +115,13 @@ MEASURES: dict[str, Measure] = {
         **_pca,
         description="svcca of one component fewer, as the code of Wu et al. 2020 truncates",
     ),
-    **_scaled("pwcca", "pwcca: projection-weighted", {"score": layers.pwcca}, symmetric=False, **_pca),
+    **_scaled("pwcca", "pwcca: projection-weighted", {"score": layers.pwcca}, symmetric=False, **_bases),
     **_scaled("linear_cka_biased", "linear CKA, biased", {"score": layers.linear_cka_biased}),
     "linear_cka_dropped": _of(
         "layer", "linear CKA, raw, 3 largest neurons dropped", layers.linear_cka_dropped, standardize=False
     ),
     **_scaled("linear_cka_debiased", "linear CKA, debiased", {"score": layers.linear_cka_debiased}, **_debiased),
-    **_scaled("procrustes", "procrustes: after best rotation", {"score": layers.procrustes}),
+    **_scaled("procrustes", "procrustes: after best rotation", {"score": layers.procrustes}, costly=True),
     **_scaled(
         "mutual_knn",
         "mutual_knn: shared neighbours",

@@ -33,7 +33,8 @@ class Resampling:
         Mismatches of utterances, the same for all layers, of pairs of layers at the same relative depth, on which
         claims rest. The smallest p is 1 / (permutations + 1). At most one less than there are utterances are made.
     elsewhere : int
-        How many of them all other pairs of layers get, for the chance level of a map.
+        How many of them all other pairs of layers get, for the chance level of a map; measures that cost much more than
+        others (`Measure.costly`) get none.
     blocks : int
         Blocks of utterances, left out one after another for the intervals of pairs at the same depth.
     rotations : int
@@ -47,7 +48,7 @@ class Resampling:
     permutations: int = 20
     blocks: int = 10
     rotations: int = 20
-    elsewhere: int = 5
+    elsewhere: int = 2
     block_by: str = "utterance"
     seed: int = 0
 
@@ -73,7 +74,6 @@ class Estimate:
     threshold: float = np.nan  # what chance exceeds once in twenty times (`nulls.threshold`)
     z: float = np.nan  # distance from chance in standard deviations of the mismatches
     p: float = np.nan  # of at least this value by chance
-    p_t: float = np.nan  # the same by a t test, which a few mismatches suffice for
     calibrated: float = np.nan  # see `nulls.calibrated`
     rotated: float = np.nan  # mean of the same number in random bases
     p_rotation: float = np.nan  # of at least this value in random bases
@@ -100,9 +100,9 @@ class Evidence:
         elsewhere.
     partners : DataFrame, optional
         As from `sslsim.neuron_partners`, and for each neuron, where they were computed: chance, the mean over the
-        mismatches of all layers of its best correlation with any neuron of the other checkpoint; p, of its size by
-        chance; rotated, the mean of its best correlation in random bases of the layer where it is largest; p_rotation,
-        of its size in random bases of any layer.
+        mismatches of all layers of its best correlation with any neuron of the other checkpoint; rotated, the mean of
+        its best correlation in random bases of the layer where it is largest; p_rotation, of its size in random bases
+        of any layer.
     """
 
     pairs: pd.DataFrame
@@ -120,13 +120,26 @@ class Evidence:
     def table(self, level: float = LEVEL) -> pd.DataFrame:
         """Pairs with ci_low, ci_high, chance, threshold, z, p, p_t, calibrated, rotated and p_rotation.
 
-        What was not computed is NaN. mismatches is how many p was ranked among, so that it is never below
+        What was not computed is NaN. p_t is p by a t test with one variance of the mismatches of all layers of two
+        models, so that a few of each suffice; mismatches is how many p was ranked among, so that it is never below
         1 / (mismatches + 1). p is that of the pair alone: for the best of several pairs see `estimate` with a maximum.
         """
         worth = self._worth(lambda values: values, level)
         names = {name: {"low": "ci_low", "high": "ci_high"}.get(name, name) for name in worth}
         table = self.pairs.assign(**{names[name]: worth[name] for name in names if name not in ("error", "p_zero")})
-        return table.assign(mismatches=np.isfinite(self.null).sum(0)) if len(self.null) else table
+        return table.assign(mismatches=np.isfinite(self.null).sum(0), p_t=self._by_t()) if len(self.null) else table
+
+    def _by_t(self) -> NDArray[np.float64]:
+        """Return p of each pair by a t test, with one variance of the mismatches of all layers of two models."""
+        known = np.isfinite(self.null).sum(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # pairs with one mismatch, or none
+            spread = pd.DataFrame({"sum": np.nanvar(self.null, axis=0) * known, "df": np.maximum(known - 1, 0)})
+            distance = self.pairs.value.to_numpy() - np.nanmean(self.null, axis=0)
+        keys = [self.pairs[name].to_numpy() for name in ("measure", "model_x", "model_y")]
+        both = spread.where(known > 1).groupby(keys, sort=False)[["sum", "df"]].transform("sum").to_numpy()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return stats.t.sf(distance / np.sqrt(both[:, 0] / both[:, 1] * (1 + 1 / known)), both[:, 1])
 
     def only(self, rows: NDArray[np.bool_] | pd.Series) -> Evidence:
         """Return the evidence of some of the pairs."""
@@ -164,10 +177,8 @@ class Evidence:
             warnings.simplefilter("ignore", RuntimeWarning)  # what was not computed
             if len(null):
                 spread = np.nanstd(null, axis=0, ddof=1) if len(null) > 1 else np.full(np.shape(value), np.nan)
-                known = np.maximum(np.isfinite(null).sum(0), 1)
                 out |= {"chance": np.nanmean(null, axis=0), "threshold": threshold(value, null)}
                 out |= {"z": (value - out["chance"]) / spread, "p": p_value(value, null)}
-                out["p_t"] = stats.t.sf(out["z"] / np.sqrt(1 + 1 / known), known - 1)
                 out["calibrated"] = calibrated(value, null)
             if np.isfinite(rotated).any():
                 known = np.isfinite(rotated).any(0)
@@ -179,6 +190,7 @@ class Evidence:
 def shifted(null: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
     """Take what cropping does to the score off the mismatches, so that they can be held against that of all frames.
 
-    `null` is first the score on cropped utterances and then the mismatches of those, (1 + K, n_pairs).
+    `null` is first the score on cropped utterances and then the mismatches of those, (1 + K, n_pairs). Where the first
+    was not computed, the mismatches stay as they are: fewer frames make chance, if anything, higher.
     """
-    return null[1:] + (value - null[0])
+    return null[1:] + np.nan_to_num(value - null[0])

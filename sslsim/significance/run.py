@@ -21,7 +21,7 @@ from sslsim.measures.registry import measure_named
 from sslsim.parallel import chosen_device
 from sslsim.significance.evidence import Evidence, Resampling, shifted
 from sslsim.significance.jackknife import blocks_of
-from sslsim.significance.nulls import Mismatches, p_value
+from sslsim.significance.nulls import Mismatches
 
 
 def evidence(
@@ -31,7 +31,6 @@ def evidence(
     frames: int | None = None,
     between: Iterable[Sequence[str]] | None = None,
     resampling: Resampling = Resampling(),  # noqa: B008  frozen
-    partners: bool = False,
     executor: Executor | None = None,
     device: str = "auto",
 ) -> Evidence:
@@ -43,8 +42,6 @@ def evidence(
         See `sslsim.compare`; measures of layers and neurons.
     resampling : Resampling
         How many mismatches, blocks and random bases. Each mismatch costs something less than the comparison itself.
-    partners : bool
-        Find each neuron's best partner too, with what chance and random bases give (`Evidence.partners`).
     """
     check_measures(measures)
     for name in measures:
@@ -55,20 +52,22 @@ def evidence(
         stores, measures, check_between(between, stores), frames, seed=resampling.seed, device=chosen_device(device)
     )
     lengths = utterances_of(what.views).lengths
+    partners = "max_corr" in measures  # each neuron's best
     blocks = blocks_of(stores[0].index, lengths, resampling.blocks, resampling.block_by)
     runs = [Run("scores", lengths=lengths, rotations=resampling.rotations, partners=partners)]
     if resampling.permutations:
-        wrong, whole = Mismatches.of(lengths, resampling.permutations, resampling.seed), 1 + resampling.elsewhere
+        wrong = Mismatches.of(lengths, resampling.permutations, resampling.seed)
+        whole = tuple(range(1, 1 + min(resampling.elsewhere, len(wrong.partners))))
         cropped: dict[str, Any] = {"rows": wrong.frames(), "lengths": tuple(wrong.lengths.tolist())}
         orders = (None, *wrong.orders)
         runs.append(Run("mismatches", **cropped, orders=orders, everywhere=whole, partners=partners, chance=True))
     for g, mask in enumerate(blocks.masks):
         rest = tuple(0 if u in blocks.members[g] else n for u, n in enumerate(lengths))
-        runs.append(Run(f"without block {g + 1}", np.flatnonzero(~mask), rest, everywhere=0))
+        runs.append(Run(f"without block {g + 1}", np.flatnonzero(~mask), rest, everywhere=()))
     (scores,), *more = score_runs(what, runs, executor)
     null = more.pop(0) if resampling.permutations else []
     made = _assemble(what, scores, null, [one for (one,) in more], blocks.sizes)
-    best = pair_columns(_partners(what, scores, null[: 1 + resampling.elsewhere]), stores) if partners else None
+    best = pair_columns(_partners(what, scores, null[1 : 1 + resampling.elsewhere]), stores) if partners else None
     return replace(made, pairs=pair_columns(made.pairs, stores), partners=best)
 
 
@@ -153,8 +152,7 @@ def _partners(what: Comparison, scores: Scores, null: list[Scores]) -> pd.DataFr
     """Best partners with what mismatches and random bases give for the same neuron."""
     columns: dict[tuple[int, str], dict[str, NDArray]] = {key: {} for key in scores.partners}
     for key, best in scores.partners.items():
-        if len(null) > 1:
-            wrong = np.abs(np.stack([one.partners[key].r for one in null[1:]], axis=1))
-            columns[key] |= {"chance": wrong.mean(1), "p": p_value(np.abs(best.r), wrong.T)}
+        if null:
+            columns[key]["chance"] = np.mean([np.abs(one.partners[key].r) for one in null], axis=0)
         columns[key] |= {"rotated": best.rotated, "p_rotation": -np.expm1(best.layers * np.log1p(-best.p))}
     return partners_table(what.views, scores, columns)
