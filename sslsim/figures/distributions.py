@@ -48,7 +48,7 @@ def partners_against_null(partners: pd.DataFrame) -> Figure:
     """
     if partners.empty:
         raise SslsimError(NOTHING)
-    need(partners, ["relation", "value", "rotated", "chance"], "from sslsim.evidence, with partners=True")
+    need(partners, ["relation", "value", "rotated", "chance"], "from sslsim.evidence, of max_corr")
     kinds = {"best match": partners.value.abs(), "in random bases": partners.rotated}
     kinds["on mismatched utterances"] = partners.chance
     sizes = pd.concat([pd.DataFrame({"relation": partners.relation, "size": v, "kind": k}) for k, v in kinds.items()])
