@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from sslsim import __version__
 from sslsim.activations.draft import drafting
 from sslsim.activations.shards import cut
 from sslsim.activations.store import RULES, ActivationStore, keeping, open_store
-from sslsim.encoders.encoder import Encoded
+from sslsim.encoders.encoder import Anatomy, Encoded
 from sslsim.encoders.lineup import checked
 from sslsim.errors import SslsimError, close_match
 from sslsim.speech.recording import HOP, SAMPLE_RATE
@@ -45,19 +44,15 @@ def from_arrays(
     lengths = [frames for _, frames, _ in shapes]
     index = pd.DataFrame({"utterance": list(arrays), "speaker": [said.get(each, "") for each in arrays]})
     index = index.assign(recording=range(len(index)), begin=0, end=0, n_samples=0, waveform="", length=lengths)
+    how = {"normalised": False, "mask": False, "features": MADE}
+    shape = shapes[0][0], shapes[0][2], 0
+    anatomy = Anatomy(*shape, normed=False, input_normed=False, final_norm=False, input=how, parameters=0)
     store = ActivationStore(
         root=Path(folder).absolute() / f"{name}-{key[:12]}",
         checkpoint=checkpoint,
-        n_layers=shapes[0][0],
-        n_neurons=shapes[0][2],
-        n_heads=0,
+        **vars(anatomy),
         fingerprint=key,
         corpus_fingerprint="",
-        normed=False,
-        input_normed=False,
-        final_norm=False,
-        input={"normalised": False, "mask": False, "features": MADE},
-        parameters=0,
         dtype="float32",
         **keeping(index, None, None, heads=False),
         versions={"sslsim": __version__, "numpy": np.__version__},
@@ -66,12 +61,8 @@ def from_arrays(
     )
     with drafting(store.root, lambda: store) as draft:
         for task in draft.tasks() if draft else ():
-            task.write(lambda row: Encoded(_float32(arrays[row.utterance]), None, np.zeros((0, 0, 0, 0), "f4")))
+            task.write(lambda row: Encoded(np.asarray(arrays[row.utterance], "f4"), None, np.zeros((0, 0, 0, 0), "f4")))
     return replace(open_store(store.root), checkpoint=checkpoint)
-
-
-def _float32(values: Any) -> NDArray[np.float32]:
-    return np.ascontiguousarray(values, "<f4")
 
 
 def _looked_at(where: str, arrays: Mapping[str, Any], said: Mapping[str, str]) -> tuple[list[tuple[int, ...]], str]:
@@ -82,7 +73,7 @@ def _looked_at(where: str, arrays: Mapping[str, Any], said: Mapping[str, str]) -
         what = f"{where}: array of utterance {utterance!r}"
         try:
             with np.errstate(over="ignore"):
-                values = _float32(given)
+                values = np.ascontiguousarray(given, "<f4")
         except (TypeError, ValueError) as error:
             raise SslsimError(f"{what} is no array of numbers: {error}") from error
         shapes.append(values.shape)

@@ -1,8 +1,8 @@
 """Hear what neurons and heads respond to: the moments where they are strongest, with the sound around them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
     for number, pair in enumerate(chosen.to_dict("records")):
         scores = _scores(pair, stores)
         for side, other in ("xy", "yx"):
-            neuron, z, here = [pair[f"{key}_{side}"] for key in KEYS], scores[other].z, scores[side].z
+            neuron, z, here = [pair[f"{key}_{side}"] for key in KEYS], scores[other](), scores[side]()
             peaks = pd.Series(here).groupby(utterances).idxmax().to_numpy()
             for at in peaks[np.argsort(-here[peaks], kind="stable")[:n]]:
                 u = int(utterances[at])
@@ -71,27 +71,15 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
     return pd.DataFrame(rows, columns=columns)
 
 
-@dataclass(frozen=True, eq=False)
-class _Scores:
-    """A neuron on all stored frames; `sign` turns a partner that anticorrelates around."""
-
-    stored: NDArray[np.float64]
-    sign: float
-
-    def of(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return z-scores of activations, by mean and deviation over all stored frames."""
-        return self.sign * (x - self.stored.mean()) / (self.stored.std() or 1.0)
-
-    @cached_property
-    def z(self) -> NDArray[np.float64]:
-        """Of the stored frames."""
-        return self.of(self.stored)
+def _z(stored: NDArray[np.float64], sign: float, x: Any = None) -> NDArray[np.float64]:
+    """Return z-scores of activations, by default of the stored ones, whose mean and deviation count."""
+    return sign * ((stored if x is None else x) - stored.mean()) / (stored.std() or 1.0)
 
 
-def _scores(pair: dict[str, Any], stores: Sequence[ActivationStore]) -> dict[str, _Scores]:
-    """Return a neuron and its partner."""
+def _scores(pair: dict[str, Any], stores: Sequence[ActivationStore]) -> dict[str, Callable[..., NDArray[np.float64]]]:
+    """Return what gives the z-scores of a neuron and of its partner, the partner's in the neuron's sense."""
     x, y = traces(pair, stores)
-    return {"x": _Scores(x, 1.0), "y": _Scores(y, float(np.sign(pair["value"])))}
+    return {"x": partial(_z, x, 1.0), "y": partial(_z, y, float(np.sign(pair["value"])))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,49 +120,41 @@ def cut_clips(
     corpus has no such utterance, or another sound under its name. Where stores keep some frames of it alone, their
     encoders run on it again, on `device`.
     """
-    pairs = chosen.to_dict("records")
-    scores, index = [_scores(pair, stores) for pair in pairs], stores[0].index
-    places, half = list(origins(index, corpus)), round(SECONDS * SAMPLE_RATE / 2)
+    scores = [_scores(pair, stores) for pair in chosen.to_dict("records")]
+    index, half, clips = stores[0].index, round(SECONDS * SAMPLE_RATE / 2), []
     numbers: list[int] = pd.Index(index.utterance).get_indexer(moments.utterance).tolist()
+    places, neurons = list(origins(index, corpus)), chosen[PAIR].to_numpy(dtype=object).reshape(-1, 2, 3)
     sounds = {u: _sound(index.iloc[u], *places[u], marks) for u in dict.fromkeys(numbers)}
-    wanted = [(pairs[p], u) for p, u in zip(moments.pair, numbers, strict=True) if index.n_frames[u] < index.length[u]]
-    whole, clips = _again(wanted, stores, {u: waveform for u, (waveform, _) in sounds.items()}, device), []
+    partly = {(u, *x) for u, p in zip(numbers, moments.pair, strict=True) for x in neurons[p]}
+    whole = _again({each for each in partly if index.n_frames[each[0]] < index.length[each[0]]}, stores, sounds, device)
     for u, moment in zip(numbers, moments.to_dict("records"), strict=True):
         waveform, said = sounds[u]
         middle = HOP * moment["frame"] + WINDOW // 2
         first, last = max(0, middle - half), min(len(waveform), middle + half)
         begin, end = ((at - middle) / SAMPLE_RATE for at in (first, last))
-        neurons = {side: tuple(pairs[moment["pair"]][f"{key}_{side}"] for key in KEYS) for side in "xy"}
-        both = all((u, *neuron) in whole for neuron in neurons.values())
+        all_frames = [whole.get((u, *x)) for x in neurons[moment["pair"]]]
+        both = all(x is not None for x in all_frames)
         times = centres(np.arange(index.length[u]) if both else stores[0].frame_rows(u)) - moment["seconds"]
-        inside = (times >= begin) & (times < end)
-        this, other = (
-            (each.of(whole[u, *neurons[side]]) if both else each.z[rows_of(stores[0], u)])[inside]
-            for side, each in sorted(scores[moment["pair"]].items(), reverse=moment["side"] == "y")
-        )
+        inside, z = (times >= begin) & (times < end), scores[moment["pair"]].values()
+        x, y = (f(of) if both else f()[rows_of(stores[0], u)] for f, of in zip(z, all_frames, strict=True))
+        this, other = (x[inside], y[inside])[:: 1 if moment["side"] == "x" else -1]
         said = said.assign(start=said.start - moment["seconds"], end=said.end - moment["seconds"])
         said = said[(said.start < end) & (said.end > begin)].reset_index(drop=True)
         clips.append(Clip(moment, waveform[first:last], begin, times[inside], this, other, said))
     return clips
 
 
-def _again(
-    wanted: list[tuple[dict[str, Any], int]],
-    stores: Sequence[ActivationStore],
-    waveforms: dict[int, NDArray[np.float32]],
-    device: str,
-) -> dict[tuple, NDArray[np.float32]]:
-    """Return neurons of pairs on all frames of utterances, by (u, model, layer, neuron), from encoders that run again.
+def _again(neurons: set[tuple], stores: Sequence[ActivationStore], sounds: Any, device: str) -> dict[tuple, Any]:
+    """Return neurons (u, model, layer, neuron) on all frames of utterances, from encoders that run on sounds again.
 
-    Those that cannot are left out, and said.
+    Those whose encoder cannot are left out, and that is said.
     """
-    neurons = sorted({(u, *(pair[f"{key}_{side}"] for key in KEYS)) for pair, u in wanted for side in "xy"})
-    found: dict[tuple, NDArray[np.float32]] = {}
+    found: dict[tuple, Any] = {}
     for store in stores:
-        mine = [neuron for neuron in neurons if neuron[1] == store.name]
+        mine = sorted(neuron for neuron in neurons if neuron[1] == store.name)
         try:
-            for u, hidden in encoded_again(store, {u: waveforms[u] for u, *_ in mine}, device):
-                found |= {key: hidden[key[2]][:, key[3]] for key in mine if key[0] == u}
+            for u, hidden in encoded_again(store, {u: sounds[u][0] for u, *_ in mine}, device):
+                found |= {each: hidden[each[2]][:, each[3]] for each in mine if each[0] == u}
         except SslsimError as error:
             print(f"clips show the stored frames of {store.name}, one in {store.frame_stride:.1f}: {error}")
     return found

@@ -103,7 +103,7 @@ def test_agreement_counts_the_label_with_its_sign_beside_shuffled_partners(monke
     preferred = preferred.assign(label=list("aabbabbb"), mean_z=[1, 1, 1, 1, 1, 1, 1, -1])
     monkeypatch.setattr(preferences, "preferred_labels", lambda *_: preferred)
     partners = pair_table([(("m", 1, i), ("n", 1, i)) for i in range(4)], value=[0.9, 0.9, 0.9, -0.9])
-    partners = partners.assign(rotated_high=[0.8, 0.95, 0.95, 0.8], relation="other model")
+    partners = partners.assign(p_rotation=[0.01, 0.5, 0.5, 0.01], relation="other model")
     labels = Labels(("a", "b"), np.zeros(20, dtype=int))
     row = same_label(partners, [], labels).iloc[0]
     assert row.relation == "other model"
