@@ -82,7 +82,7 @@ def endless(x, y):
 
 
 def layer_of(kind, d, rng, p=24):
-    """p neurons in terms of a layer of d: axes alike, of falling variance, or a layer of half the rank."""
+    """Neurons in terms of a layer of d: axes alike, of falling variance, or a layer of half the rank."""
     spread = {"flat": np.ones(d), "steep": np.arange(1, d + 1.0) ** -0.5, "half rank": np.arange(d) % 2.0}[kind]
     y = spread[:, None] * np.linalg.qr(rng.standard_normal((d, d)))[0]
     x = rng.standard_normal((d, p))
