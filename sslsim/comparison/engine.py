@@ -129,6 +129,7 @@ def _tasks(what: Comparison, run: Run, folder: Path) -> list[Task]:
         batches = _batches(layers, [neurons // views[of[0]].shape[1] for of in layers])
         tasks.append(Task(folder / "moments", of_moments, run, batches))
     if of_frames.measures:
+        sample_of(run.lengths, what.sample)  # says so at once if that cannot be
         batches = _batches(layers, [BATCH_LAYERS] * len(layers))
         tasks.append(Task(folder / "frames", of_frames, replace(run, partners=False), batches))
     for task in tasks:
@@ -343,11 +344,11 @@ def _of_sample(
 
 def sample_of(lengths: Sequence[int], sample: int) -> NDArray[np.int64]:
     """Numbers of at most so many frames, of utterances of these lengths, at the same positions of each."""
-    if sample < 2:
-        raise SslsimError(f"sample is {sample}; give at least 2 frames")
     stride, starts = stride_for(lengths, sample), np.cumsum([0, *lengths[:-1]])
-    rows = [start + positions(n, stride) for start, n in zip(starts, lengths, strict=True)]
-    return np.concatenate(rows)
+    rows = np.concatenate([start + positions(n, stride) for start, n in zip(starts, lengths, strict=True)])
+    if len(rows) < 2:
+        raise SslsimError(f"sample is {sample}; give at least 2 frames")
+    return rows
 
 
 @lru_cache(maxsize=4)

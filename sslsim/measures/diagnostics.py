@@ -79,7 +79,7 @@ def concentration(x: Array, layer: Marginal) -> Concentration:
         top_share=share,
         neurons_in_effect=float(variance.sum() ** 2 / variance.square().sum()),
         dimensions=float(layer.covariance.trace() ** 2 / layer.covariance_norm**2),
-        dimensions_standardized=float(len(layer.scale) ** 2 / layer.correlation_norm**2),
+        dimensions_standardized=float(layer.count**2 / layer.correlation_norm**2),
         kurtosis=float(kurtosis.max()),
-        dominated=share > max(0.1, 10 / len(layer.scale)),
+        dominated=share > max(0.1, 10 / float(layer.count)),
     )

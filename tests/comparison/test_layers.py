@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from conftest import edited
 
-from sslsim.activations.selection import layer_views
+from sslsim.activations.selection import layer_views, utterances_of
 from sslsim.comparison import engine
-from sslsim.comparison.layers import COLUMNS, compare, neuron_partners
-from sslsim.comparison.tables import SIDES
+from sslsim.comparison.engine import sample_of
+from sslsim.comparison.layers import COLUMNS, compare, comparison, neuron_partners
+from sslsim.comparison.tables import SIDES, near_layers, same_depth
 from sslsim.errors import SslsimError
 from sslsim.measures.registry import MEASURES, similarity
 
@@ -46,7 +47,7 @@ def test_equals_similarity_of_every_ordered_pair(stores):
     assert table.columns.tolist() == COLUMNS
     assert (table.n_frames == sum(FRAMES)).all()
     alone = table[(table.model_x == table.model_y) & (table.layer_x == table.layer_y)]
-    np.testing.assert_allclose(alone.value, 1, atol=1e-6)
+    np.testing.assert_allclose(alone[alone.measure != "max_corr_in_bases"].value, 1, atol=1e-6)
     for row in table[table.index % 4 == 0].itertuples():  # of every measure pairs of every kind
         known = {"utterances": FRAMES} if MEASURES[row.measure].utterances else {}
         assert row.value == pytest.approx(similarity(row.measure, *layers_of(stores, row), **known), abs=1e-6)
@@ -68,9 +69,9 @@ def test_rows_know_their_models(stores):
 
 @pytest.mark.parametrize("neurons", [1, 20, 10_000])
 def test_batches_of_any_size_give_the_same(stores, neurons, monkeypatch):
-    whole = quiet(stores, ["max_corr", "cca"])
+    whole = quiet(stores, ["max_corr", "cca", "neuron_count"])
     monkeypatch.setattr(engine, "BATCH_NEURONS", neurons)
-    np.testing.assert_allclose(quiet(stores, ["max_corr", "cca"]).value, whole.value, atol=1e-6)
+    np.testing.assert_allclose(quiet(stores, ["max_corr", "cca", "neuron_count"]).value, whole.value, atol=1e-6)
 
 
 @pytest.mark.parametrize("layers", [2, 100])
@@ -79,7 +80,8 @@ def test_sampled_measures_in_batches_of_any_size_on_the_frames_asked_for(stores,
     table = quiet(stores, ["rbf_cka", "max_corr", "mutual_knn"], frames=60, sample=40, between=[("a", "b"), ("b", "b")])
     counts = table.groupby("measure").n_frames.unique().map(list).to_dict()
     assert counts == {"rbf_cka": [40], "mutual_knn": [40], "max_corr": [59]}
-    rows = layer_views(stores, 60)[0].frames[(np.arange(40) * 59 + 29) // 40]
+    view = layer_views(stores, 60)[0]
+    rows = view.frames[sample_of(utterances_of([view]).lengths, 40)]
     assert set(table.model_x + table.model_y) == {"ab", "ba", "bb"}
     for row in table[table.measure != "max_corr"].itertuples():
         assert row.value == pytest.approx(similarity(row.measure, *layers_of(stores, row, rows)), abs=1e-6)
@@ -91,6 +93,18 @@ def test_frames_are_those_of_the_views_and_counted(stores):
     assert set(table.n_frames) == {11}
     for row in table.itertuples():
         assert row.value == pytest.approx(similarity("max_corr", *layers_of(stores, row, rows)), abs=1e-6)
+
+
+def test_the_sample_is_at_the_same_positions_of_every_utterance():
+    rows = sample_of((30, 40, 0, 51), 40)
+    assert len(rows) in range(30, 41)
+    starts, ends = (np.split(rows, np.searchsorted(rows, [30, 70])), (30, 70, 121))
+    from_start = [part - start for part, start in zip(starts, (0, 30, 70), strict=True)]
+    from_end = [end - 1 - part for part, end in zip(starts, ends, strict=True)]
+    for sides in (from_start, [part[::-1] for part in from_end]):
+        few = min(len(part) // 2 for part in sides)
+        assert all((part[:few] == sides[0][:few]).all() for part in sides)
+    assert sample_of((5, 7), 12).tolist() == list(range(12))
 
 
 def test_order_of_stores_does_not_matter(stores):
@@ -129,6 +143,15 @@ def test_between_keeps_the_wanted_pairs(stores):
     table = quiet(stores, ["max_corr", "pwcca", "js"], between=[("b", "a"), ("a", "b"), ("c", "c")]).set_index(keys)
     wanted = [pair in ("ab", "ba", "cc") for pair in whole.reset_index().model_x + whole.reset_index().model_y]
     pd.testing.assert_frame_equal(table, whole[wanted])
+
+
+def test_claims_rest_on_layers_at_the_same_relative_depth(make_store):
+    assert near_layers(range(4), 3, 12).tolist() == [0, 4, 8, 12]
+    assert near_layers(range(5), 4, 2).tolist() == [0, 1, 1, 2, 2]
+    assert near_layers(range(3), 2, 0).tolist() == [0, 0, 0]
+    stores = [make_store(name, n_layers=n, queries=0) for name, n in (("a", 5), ("b", 3), ("one", 1))]
+    near = comparison(stores, (), set(), None).near
+    assert same_depth(quiet(stores, ["max_corr"])).tolist() == near.ravel().tolist()
 
 
 def test_best_partners_are_the_best_over_all_layers(stores):

@@ -45,7 +45,7 @@ def test_every_measure_of_layers(measure, layers):
 def test_moments_stay_on_the_device(layers):
     with pretend_cuda():
         m = moments(*layers, device="cuda")
-        for tensor in (m.cross, m.x.mean, m.y.scatter, m.x.components().directions, m.whitened, *m.canonical):
+        for tensor in (m.cross, m.x.mean, m.y.scatter, m.x.components.directions, m.whitened, *m.canonical):
             assert isinstance(tensor, OnGpu)
         already_there = moments(*(torch.from_numpy(side).to("cuda") for side in layers), device="cuda")
         assert torch.equal(already_there.cross, m.cross)

@@ -67,23 +67,26 @@ def test_constant_neurons_are_found_at_any_size():
     x[:, 1], x[:, 3], x[:, 4] = 0, 1e6 + 0.1, -3e-20
     layer = marginal(x)
     assert layer.alive.tolist() == [True, False, True, False, False, True]
-    assert layer.n_constant == 3
-    assert layer.correlation.shape == (3, 3)
+    assert layer.count == 3
+    assert (layer.correlation[[1, 3, 4]] == 0).all()
+    np.testing.assert_allclose(
+        layer.correlation[layer.alive][:, layer.alive], np.corrcoef(x[:, [0, 2, 5]].T), atol=1e-6
+    )
     with pytest.raises(SslsimError, match="none of 3 neurons varies over 5,000 frames; nothing to compare"):
         marginal(x[:, [1, 3, 4]]).check_varies()
 
 
 def test_a_tiny_but_varying_neuron_counts():
     x = np.random.default_rng(0).standard_normal((100, 2)) * [1e-18, 1]
-    assert marginal(x).n_constant == 0
+    assert marginal(x).count == 2
 
 
 def test_squared_norms(pair):
     x = pair[1]
     z = (x - x.mean(0)) / x.std(0) / np.sqrt(1000)
     layer = marginal(x)
-    np.testing.assert_allclose(squared_norms(x, layer, standardize=True)[0].numpy(), (z**2).sum(1))
-    np.testing.assert_allclose(squared_norms(x, layer, standardize=False)[0].numpy(), ((x - x.mean(0)) ** 2).sum(1))
+    np.testing.assert_allclose(squared_norms(x, layer, standardize=True).numpy(), (z**2).sum(1))
+    np.testing.assert_allclose(squared_norms(x, layer, standardize=False).numpy(), ((x - x.mean(0)) ** 2).sum(1))
 
 
 def test_swapped_is_the_other_way_round_whenever_it_is_asked_for(pair):
@@ -107,30 +110,26 @@ def drifting():
     return tuple(latent @ rng.standard_normal((6, d)) + rng.standard_normal((len(latent), d)) + d for d in (9, 12))
 
 
-def spans(groups):
-    return [np.r_[tuple(np.arange(s.start, s.stop) for s in run)] for run in groups]
-
-
 def test_groups_are_runs_of_whole_utterances_of_like_length():
-    groups = Utterances(LENGTHS, 3).groups
-    assert [len(run) for run in groups] == [3, 2, 3]
-    assert Utterances(LENGTHS, 3).sizes == (125, 85, 130)
+    groups = Utterances(LENGTHS, 3)
+    assert groups.members == [[0, 1, 2], [3, 4], [5, 6, 7]]
+    assert groups.sizes == (125, 85, 130)
     for lengths, count in (((280, *[10] * 6), 5), ((300, 20, 20), 3), ((10, 10, 500), 3), ((7, 8), 2)):
-        made = Utterances(lengths).groups  # one long utterance does not leave the others without a group
+        made = Utterances(lengths).members  # one long utterance does not leave the others without a group
         assert len(made) == count
         assert all(made)
-        assert sum(map(len, made)) == len(lengths)
-    assert np.concatenate(spans(groups)).tolist() == list(range(sum(LENGTHS)))
-    assert [len(run) for run in Utterances((7, 0, 9)).groups] == [1, 1]  # an utterance without a chosen frame is none
-    assert Utterances(()).groups == []
+        assert sum(made, []) == list(range(len(lengths)))
+    assert (np.sum(groups.masks, axis=0) == 1).all()
+    assert np.flatnonzero(groups.masks[1]).tolist() == list(range(125, 210))
+    assert Utterances((7, 0, 9)).members == [[0], [2]]  # an utterance without a chosen frame is none
+    assert Utterances(()).members == []
 
 
-def test_labelled_groups_are_the_same_joined():
+def test_labelled_groups_have_the_frames_of_their_utterances():
     labelled = Utterances((5, 7, 0, 4, 6), labels=(1, 0, 0, 0, 1))
     assert labelled.members == [[1, 3], [0, 4]]
-    assert labelled.joined == Utterances((5, 11, 6), labels=(1, 0, 1))
-    for one, other in zip(labelled.without, labelled.joined.without, strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert labelled.sizes == (11, 11)
+    assert np.flatnonzero(labelled.masks[0]).tolist() == list(range(5, 16))
 
 
 @pytest.mark.parametrize("chunk", [7, 5000])
@@ -139,9 +138,9 @@ def test_groups_are_the_moments_of_their_frames(drifting, chunk, monkeypatch):
     monkeypatch.setattr(products, "chunks", lambda n: arrays.chunks(n, chunk))
     m = moments(x, y, utterances=LENGTHS)
     torch.testing.assert_close(m.cross, moments(x, y).cross)
-    for run, layer, cross in zip(spans(Utterances(LENGTHS).groups), m.x.groups, m.groups, strict=True):
-        expected = moments(x[run], y[run])
-        assert layer.n == len(run)
+    for mask, layer, cross in zip(Utterances(LENGTHS).masks, m.x.groups, m.groups, strict=True):
+        expected = moments(x[mask], y[mask])
+        assert layer.n == mask.sum()
         torch.testing.assert_close(layer.mean, expected.x.mean)
         torch.testing.assert_close(layer.scatter, expected.x.scatter)
         torch.testing.assert_close(cross, expected.cross)
@@ -151,7 +150,7 @@ def test_groups_are_the_moments_of_their_frames(drifting, chunk, monkeypatch):
 def test_all_but_some_groups_are_the_moments_of_their_frames(drifting, left_out):
     x, y = drifting
     m = moments(x, y, utterances=LENGTHS)
-    rows = np.concatenate([s for g, s in enumerate(spans(Utterances(LENGTHS).groups)) if g not in left_out])
+    rows = ~np.any([Utterances(LENGTHS).masks[g] for g in left_out], axis=0)
     expected, without = moments(x[rows], y[rows]), m.without(*left_out)
     assert_same(without, expected)
     torch.testing.assert_close(without.y.mean, expected.y.mean)

@@ -9,7 +9,7 @@ from sklearn.gaussian_process.kernels import RBF
 from sklearn.neighbors import NearestNeighbors
 
 import sslsim
-from sslsim.measures.neighbours import neighbours, sample_frames
+from sslsim.measures.neighbours import kernel, kernel_in, neighbours, neighbours_in, sample_frames
 
 X, Y = seeded()
 
@@ -78,6 +78,14 @@ def test_long_layers_are_sampled_evenly():
         expected = sslsim.similarity(measure, x[rows], y[rows])
         assert sslsim.similarity(measure, x, y, sample=40) == expected
         assert sslsim.similarity(measure, torch.as_tensor(x), y, sample=40) == expected
+
+
+def test_frames_in_another_order_need_not_be_prepared_anew():
+    order = np.random.default_rng(0).permutation(200)
+    turn = torch.from_numpy(order)
+    found, expected = neighbours_in(neighbours(Y), turn), neighbours(Y[order])
+    assert torch.equal(found.sort(dim=1).values, expected.sort(dim=1).values)
+    torch.testing.assert_close(kernel_in(kernel(Y), turn), kernel(Y[order]), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

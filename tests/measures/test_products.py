@@ -1,4 +1,4 @@
-"""Sums of products: exact to rounding whatever the layout, the means and the cut."""
+"""Sums of products: exact to rounding whatever the layout, the means, the cut and the order of frames."""
 
 import numpy as np
 import pytest
@@ -8,16 +8,15 @@ from sslsim.errors import SslsimError
 from sslsim.measures import arrays, products
 from sslsim.measures.arrays import multiply
 from sslsim.measures.moments import moments
-from sslsim.measures.products import Means, Side, Utterances, cross_products
-
-LENGTHS = (300, 41, 259, 400)
+from sslsim.measures.products import Side, cross_products
 
 
-@pytest.mark.parametrize("large", [1, 2**40])
+@pytest.mark.parametrize("numpy", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("view", ["plain", "transposed", "strips", "both"])
-def test_multiply_in_any_layout(view, dtype, large, monkeypatch):
-    monkeypatch.setattr(arrays, "LARGE", large)  # oneDNN always, or never
+def test_multiply_in_any_layout(view, dtype, numpy, monkeypatch):
+    monkeypatch.setattr(arrays, "LARGE", 1)
+    monkeypatch.setattr(arrays, "_by_numpy", lambda: numpy)
     torch.manual_seed(0)
     a, b = torch.randn(70, 90, dtype=dtype), torch.randn(90, 50, dtype=dtype)
     if view in ("transposed", "both"):
@@ -26,67 +25,70 @@ def test_multiply_in_any_layout(view, dtype, large, monkeypatch):
         a, b = torch.randn(90, 200, dtype=dtype)[:, 30:100].T, torch.randn(90, 80, dtype=dtype)[:, 9:59]
     if view == "both":
         b = torch.randn(50, 90, dtype=dtype).T
-    tolerance = 2e-5 if dtype == torch.float32 else 1e-12
     found = multiply(a, b)
     assert found.dtype == dtype
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(found.double(), a.double() @ b.double(), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("by_torch", "by_numpy", "chosen"), [(1.0, 0.7, True), (1.0, 0.9, False), (1.0, 2.0, False)])
+def test_the_quicker_library_multiplies(by_torch, by_numpy, chosen, monkeypatch):
+    """Numpy only where it is clearly quicker: near a draw numbers would depend on chance."""
+    seconds = iter([[9.0, by_torch], [9.0, by_numpy]])
+    monkeypatch.setattr(arrays.timeit, "repeat", lambda *_, **__: next(seconds))
+    assert arrays._by_numpy.__wrapped__() is chosen
 
 
 @pytest.fixture
 def sides():
-    """Two blocks of layers of several widths, one far from zero, one huge, one tiny; as they may be given."""
+    """Two blocks of layers of one width each, some far from zero, huge or tiny; as they may be given."""
     rng = np.random.default_rng(0)
-    drift = np.repeat(rng.standard_normal((4, 1)), LENGTHS, axis=0)
+    drift = np.repeat(rng.standard_normal((4, 1)), (300, 41, 259, 400), axis=0)
     made = [
         (rng.standard_normal((1000, width)) * scale + mean + scale * drift).astype("f4")
-        for width, scale, mean in ((5, 1, 0), (7, 1, 1000), (4, 1e4, -3e5), (6, 1e-3, 2))
+        for width, scale, mean in ((5, 1, 0), (5, 1, 1000), (7, 1e4, -3e5), (7, 1e-3, 2), (7, 1, 0))
     ]
     made[0].flags.writeable = False  # as a memory map is
     made[3] = torch.from_numpy(made[3])
     return made[:2], made[2:]
 
 
-def side(layers, utterances=None):
-    return Side(layers, [Means.of(x, utterances) for x in layers], torch.float32)
+def side(layers):
+    return Side(layers, torch.cat([arrays.mean(x) for x in layers]), torch.float32)
 
 
-def exact(x, y, rows=slice(None)):
-    x, y = (torch.as_tensor(np.array(a) if isinstance(a, np.ndarray) else a).double().numpy() for a in (x, y))
-    return (x - x[rows].mean(0))[rows].T @ (y - y[rows].mean(0))[rows]
-
-
-def assert_near(found, x, y, rows=slice(None)):
+def assert_near(found, x, y):
     """Within float32 of the size that the products of each pair of neurons can have."""
-    size = np.sqrt(np.outer(exact(x, x, rows).diagonal(), exact(y, y, rows).diagonal()))
-    assert np.abs(found.numpy() - exact(x, y, rows)).max(initial=0, where=size > 0) <= 1e-6 * size.max()
-    assert (np.abs(found.numpy() - exact(x, y, rows)) / size).max() < 3e-6
+    x, y = (arrays.block(a, torch.float64) for a in (x, y))
+    x, y = x - x.mean(0), y - y.mean(0)
+    assert found.dtype == torch.float64
+    assert ((found - x.T @ y).abs() / torch.outer(x.norm(dim=0), y.norm(dim=0))).max() < 3e-6
 
 
+@pytest.mark.parametrize("whole", [0, products.WHOLE])
 @pytest.mark.parametrize("chunk", [1, 17, 5000])
-def test_every_pair_of_layers_of_two_blocks(sides, chunk, monkeypatch):
+def test_every_pair_of_layers_of_two_blocks_in_any_order(sides, chunk, whole, monkeypatch):
     monkeypatch.setattr(products, "chunks", lambda n: arrays.chunks(n, chunk))
-    left, right = sides
-    both = cross_products(side(left), side(right), 1000)
-    for i, x in enumerate(left):
-        for j, y in enumerate(right):
-            assert both[i][j].total.dtype == torch.float64
-            assert_near(both[i][j].total, x, y)
+    monkeypatch.setattr(products, "WHOLE", whole)  # frames are read once, or for every product
+    left, right = (side(layers) for layers in sides)
+    for order in (None, np.random.default_rng(1).permutation(1000)):
+        every = cross_products(left, right, order=order)
+        some = cross_products(left, right, [(1, 0), (0, 2)], order)
+        assert every.shape == (2, 3, 5, 7)
+        turned = [y if order is None else y[order] for y in sides[1]]
+        for i, x in enumerate(sides[0]):
+            for j, y in enumerate(turned):
+                assert_near(every[i, j], x, y)
+        for found, (i, j) in zip(some, ((1, 0), (0, 2)), strict=True):
+            assert_near(found, sides[0][i], turned[j])
 
 
-@pytest.mark.parametrize("utterances", [None, Utterances(LENGTHS, 3)])
-def test_a_block_with_itself_is_multiplied_once_a_pair(sides, utterances):
-    layers = [*sides[0], *sides[1]]
-    made = cross_products(side(layers, utterances), None, 1000, utterances)
-    assert [len(row) for row in made] == [4, 3, 2, 1]
-    for i, row in enumerate(made):
-        for j, found in enumerate(row, i):
-            assert_near(found.total, layers[i], layers[j])
-            pair = cross_products(
-                side(layers[i : i + 1], utterances), side(layers[j : j + 1], utterances), 1000, utterances
-            )
-            assert_near(pair[0][0].total, layers[i], layers[j])
-            for g, run in enumerate(utterances.groups if utterances else []):
-                assert_near(found.groups[g], layers[i], layers[j], slice(run[0].start, run[-1].stop))
+def test_a_block_with_itself(sides):
+    block = side(sides[1])
+    every = cross_products(block, block)
+    for i, x in enumerate(sides[1]):
+        for j, y in enumerate(sides[1]):
+            assert_near(every[i, j], x, y)
 
 
 def test_what_is_given_is_not_changed(sides):

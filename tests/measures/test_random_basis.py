@@ -1,4 +1,4 @@
-"""Random bases: uniform, truly applied, and a scale from no neuron shared to all."""
+"""Random bases: uniform, truly applied, and known without drawing any; neurons counted against them."""
 
 import pickle
 
@@ -9,8 +9,11 @@ from scipy import stats
 
 from sslsim.measures.moments import Marginal, Moments, moments
 from sslsim.measures.neurons import multiple_corr
-from sslsim.measures.random_basis import haar, rotated_correlation, shared, shared_without
+from sslsim.measures.random_basis import directions, excess, haar, in_bases, neuron_count, neuron_excess, neuron_p
 from sslsim.measures.registry import MEASURES, similarity
+
+PERMUTED = [3, 0, 4, 1, 2]
+SCORES = ("neuron_excess", "neuron_count", "max_corr_in_bases")
 
 
 @pytest.fixture(scope="module")
@@ -59,55 +62,83 @@ def test_a_basis_goes_by_width_number_and_seed():
 
 def test_correlations_are_those_of_data_in_that_basis(layers):
     x, y = layers
+    y = np.column_stack([y, y[:, 0]])  # one neuron stands there twice
     m = moments(x, y)
     for basis, seed in ((0, 0), (3, 8)):
-        expected = np.abs(np.corrcoef(zscored(x) @ haar(7, basis, seed).numpy(), y, rowvar=False)[:7, 7:])
-        np.testing.assert_allclose(rotated_correlation(m, "x", basis, seed), expected, atol=1e-5)
-        expected = np.abs(np.corrcoef(x, zscored(y) @ haar(5, basis, seed).numpy(), rowvar=False)[:7, 7:])
-        np.testing.assert_allclose(rotated_correlation(m, "y", basis, seed), expected, atol=1e-5)
+        expected = np.corrcoef(x, zscored(y) @ haar(6, basis, seed).numpy(), rowvar=False)[:7, 7:]
+        np.testing.assert_allclose(m.correlation @ directions(m.y, basis, seed).double(), expected, atol=1e-5)
+    rotated = zscored(y) @ haar(6, 3, 8).numpy()  # it spans the same subspace
+    np.testing.assert_allclose(multiple_corr(moments(x, rotated)), multiple_corr(m), atol=1e-6)
 
 
-def test_constant_and_repeated_neurons_do_no_harm(layers):
+# --- what the best axis of a random basis reaches, without drawing any
+
+
+def endless(x, y):
+    """Moments of endlessly many frames of two mixtures of independent factors of variance 1."""
+    n, (x, y) = 10**9, (torch.from_numpy(side) for side in (x, y))
+    sides = [Marginal(n, torch.zeros(side.shape[1], dtype=torch.float64), n * side.T @ side) for side in (x, y)]
+    return Moments(*sides, n * x.T @ y)
+
+
+def layer_of(kind, d, rng, p=24):
+    """Neurons in terms of a layer of d: axes alike, of falling variance, or a layer of half the rank."""
+    spread = {"flat": np.ones(d), "steep": np.arange(1, d + 1.0) ** -0.5, "half rank": np.arange(d) % 2.0}[kind]
+    y = spread[:, None] * np.linalg.qr(rng.standard_normal((d, d)))[0]
+    x = rng.standard_normal((d, p))
+    return endless(np.vstack([x, 1.5 * np.eye(p) * np.linalg.norm(x, axis=0)]), np.vstack([y, np.zeros((p, d))]))
+
+
+def simulated(m, bases, seed):
+    """Largest squared correlation of every neuron of x with an axis, (bases, n_neurons_x)."""
+    turned = (directions(m.y, basis, seed).double() for basis in range(bases))
+    return torch.stack([(m.correlation @ axes).square().amax(-1) for axes in turned])
+
+
+@pytest.mark.parametrize("kind", ["flat", "steep", "half rank"])
+@pytest.mark.parametrize(("d", "bases", "tolerance"), [(30, 300, 0.05), (128, 100, 0.02)])
+def test_the_best_axis_is_that_of_a_simulation(kind, d, bases, tolerance):
+    """Axes of few neurons repel one another, which makes the best of them better, and closed forms know nothing of."""
+    rng, ratios, p = np.random.default_rng(d), [], []
+    for repeat in range(2):
+        m = layer_of(kind, d, rng)
+        drawn, known = simulated(m, bases, repeat), in_bases(m)
+        ratios.append(torch.stack([known.square / drawn.mean(0), known.size / drawn.sqrt().mean(0)]))
+        p.append(torch.stack([neuron_p(m, best.sqrt()) for best in drawn]))
+    assert (torch.cat(ratios, 1).mean(1) - 1).abs().max() < tolerance
+    p = torch.cat(p).flatten().numpy()
+    for level in (0.01, 0.05):
+        error = np.sqrt(level * (1 - level) / len(p))
+        assert (p <= level).mean() == pytest.approx(level, abs=4 * error + 0.1 * level), level
+
+
+@pytest.mark.parametrize("d", [10, 30, 128])
+def test_the_tail_of_one_axis_of_independent_neurons_is_exact(d):
+    x = np.random.default_rng(0).standard_normal((d, 4))
+    m = endless(np.vstack([x, np.diag(np.linalg.norm(x, axis=0) * [0.01, 0.5, 1, 3])]), np.eye(d + 4)[:, :d])
+    share, one = multiple_corr(m).square(), torch.tensor(1.0, dtype=torch.float64)
+    for p in (0.1, 0.01, 1e-4, 1e-7):
+        square = share * stats.beta(0.5, (d - 1) / 2).isf(p)
+        np.testing.assert_allclose(in_bases(m).p(square, one), p, rtol=0.12)
+
+
+def test_many_layers_at_once_and_after_pickling_are_as_each_alone(layers):
     x, y = layers
-    y = np.column_stack([y, np.full(500, 3.0), y[:, 0]])  # 7 columns, 6 vary, one of them twice
-    m = moments(x, y)
-    assert rotated_correlation(m, "x", 0).shape == (7, 6)
-    rotated = zscored(np.delete(y, 5, axis=1)) @ haar(6, 0).numpy()
-    expected = np.abs(np.corrcoef(x, rotated, rowvar=False)[:7, 7:])
-    np.testing.assert_allclose(rotated_correlation(m, "y", 0), expected, atol=1e-5)
-
-
-def test_a_basis_forgets_the_scale_of_neurons(layers):
-    x, y = layers
-    expected = rotated_correlation(moments(x, y), "y", 2)
-    scaled = rotated_correlation(moments(-3 * x + 1, y * [1, 30, 1e-3, 5, 2] + 7), "y", 2)
-    torch.testing.assert_close(scaled, expected, rtol=0, atol=1e-5)
-
-
-def test_a_random_basis_spans_the_same_subspace_with_other_neurons(layers):
-    x, y = layers
-    y = np.column_stack([y[:, :3], x[:, :2]])  # two neurons in common
-    rotated = zscored(y) @ haar(5, 0).numpy()
-    for name in ("linreg", "linreg_r2", "cca"):
-        assert similarity(name, x, rotated) == pytest.approx(similarity(name, x, y))
-    np.testing.assert_allclose(multiple_corr(moments(x, rotated)), multiple_corr(moments(x, y)))
-    for name in ("max_corr", "matched_corr"):
-        matching = MEASURES[name].matching
-        assert matching(rotated_correlation(moments(x, y), "y", 0)) == pytest.approx(similarity(name, x, rotated))
-        assert similarity(name, x, rotated) < similarity(name, x, y) - 0.05
-
-
-def test_what_is_kept_of_a_basis_is_not_written_with_the_moments(layers):
-    m = moments(*layers)
-    before = rotated_correlation(m, "x", 0)
-    assert list(m.x.random_bases) == [(0, 0)]
-    assert torch.equal(rotated_correlation(m, "x", 0), before)
-    again = pickle.loads(pickle.dumps(m.x))
+    whole = Marginal(500, *(torch.stack([getattr(moments(y[:, k], y).x, name) for k in (PERMUTED, slice(None))])
+                            for name in ("mean", "scatter")))  # fmt: skip
+    first = moments(x, y)
+    pairs = Moments(
+        moments(x, x).x, whole[torch.tensor([1, 0, 1])], first.cross[:, [range(5), PERMUTED, range(5)]].transpose(0, 1)
+    )
+    for of in ("square", "size"):
+        for one in getattr(in_bases(pairs), of):
+            torch.testing.assert_close(one, getattr(in_bases(first), of))
+    assert "random_bases" in vars(whole)
+    again = pickle.loads(pickle.dumps(whole))
     assert "random_bases" not in vars(again)
-    assert torch.equal(rotated_correlation(Moments(again, m.y, m.cross), "x", 0), before)
 
 
-# --- variance shared with single neurons beyond random bases
+# --- neurons with partners beyond random bases
 
 
 def mixtures(kind, seed=0, d=40):
@@ -120,90 +151,56 @@ def mixtures(kind, seed=0, d=40):
     return np.eye(80)[:, :d], y @ haar(d, 99, seed).double().numpy() if kind == "rotated" else y
 
 
-def endless(x, y):
-    """Moments of endlessly many frames of two mixtures of independent factors of variance 1."""
-    n, (x, y) = 10**9, (torch.from_numpy(side) for side in (x, y))
-    sides = [Marginal(n, torch.zeros(side.shape[1], dtype=torch.float64), n * side.T @ side) for side in (x, y)]
-    return Moments(*sides, n * x.T @ y)
-
-
-def bests(m, side="y"):
-    """Best correlations of every neuron of the other side, as it is and in random bases."""
-    along = 1 if side == "y" else 0
-    rotated = [rotated_correlation(m, side, basis).amax(along) for basis in range(20)]
-    return m.correlation.abs().amax(along).numpy(), torch.stack(rotated).double().numpy()
-
-
-def test_the_share_by_hand():
-    best, rotated = np.array([1.0, 0.5]), np.array([[0.6, 0.5], [0.8, 0.7]])
-    b = (0.36 + 0.64) / 2, (0.25 + 0.49) / 2
-    value, of_bases = shared(best, rotated)
-    assert value == pytest.approx(((1 - b[0]) / (1 - b[0]) + (0.25 - b[1]) / (1 - b[1])) / 2)
-    with_it = (1 + 0.36 + 0.64) / 3, (0.25 + 0.25 + 0.49) / 3
-
-    def share(squares):
-        return sum((s - c) / (1 - c) for s, c in zip(squares, with_it, strict=True)) / 2
-
-    expected = np.array([share((0.36, 0.25)), share((0.64, 0.49))])
-    np.testing.assert_allclose(of_bases - value, expected - share((1, 0.25)))
-
-
-@pytest.mark.parametrize("side", ["x", "y"])
 @pytest.mark.parametrize(
     ("kind", "expected", "tolerance"),
-    [("independent", 0, 1e-6), ("permuted", 1, 1e-4), ("rotated", 0, 0.04), ("tenth", 0.1, 0.005)],
+    [("independent", 0, 1e-6), ("permuted", 1, 1e-4), ("rotated", 0, 0.02), ("tenth", 0.1, 0.005)],
 )
-def test_the_share_of_endless_speech_is_the_share_of_neurons(kind, expected, tolerance, side):
-    for seed in range(3):
-        assert shared(*bests(endless(*mixtures(kind, seed)), side))[0] == pytest.approx(expected, abs=tolerance)
+def test_excess_and_count_on_endless_speech_are_the_share_of_neurons(kind, expected, tolerance):
+    every = [endless(*mixtures(kind, seed)) for seed in range(6)]
+    every += [m.swapped for m in every]
+    assert np.mean([neuron_count(m) for m in every]) == pytest.approx(expected, abs=0.005)
+    assert np.mean([neuron_excess(m) for m in every]) == pytest.approx(expected, abs=tolerance)
 
 
-def test_no_scale_or_order_of_neurons_changes_the_share():
+@pytest.mark.parametrize(("kind", "expected"), [("independent", 0), ("permuted", 1), ("rotated", 0), ("tenth", 0.1)])
+def test_the_count_of_noisy_neurons_of_slow_frames(kind, expected):
+    rng, found = np.random.default_rng(0), []
+    for seed in range(8):
+        factors = np.cumsum(rng.standard_normal((900, 80)), axis=0)
+        factors = factors - np.repeat(factors[::30], 30, axis=0) + rng.standard_normal((900, 80))
+        x, y = (factors @ side + 0.5 * rng.standard_normal((900, 40)) for side in mixtures(kind, seed))
+        found += [similarity("neuron_count", x, y), similarity("neuron_count", y, x)]
+    assert np.mean(found) == pytest.approx(expected, abs=0.015)
+
+
+def test_the_count_is_that_of_benjamini_and_hochberg():
+    rng = np.random.default_rng(0)
+    factors = rng.standard_normal((400, 80))
+    x, y = (factors @ side for side in mixtures("tenth"))
+    y[:, 4:20] += x[:, 4:20] * np.linspace(0.1, 1, 16)  # likeness of every degree
+    m = moments(np.insert(x, 3, 2.0, axis=1), y)
+    p = neuron_p(m, m.correlation.abs().amax(1))[m.x.alive]
+    found = (stats.false_discovery_control(p.numpy()) <= 0.1).mean()
+    assert (p < 0.1).double().mean() > found > (p < 0.1 / 40).double().mean()
+    assert neuron_count(m) == pytest.approx(found)
+
+
+def test_the_excess_by_hand(layers):
+    m = moments(*layers)
+    base, best = in_bases(m).square, torch.linspace(0.1, 0.9, 7)
+    expected = [(float(r) ** 2 - float(b)) / (1 - float(b)) for r, b in zip(best, base, strict=True)]
+    assert excess(m, best) == pytest.approx(np.mean(expected))
+
+
+def test_no_scale_or_order_of_neurons_changes_anything():
     rng = np.random.default_rng(0)
     x, y = mixtures("tenth")
+    y[:, 4:] += 0.7 * x[:, 4:]
     order, scale = rng.permutation(40), rng.uniform(0.1, 30, 40)
-    value = shared(*bests(endless(x, y)))[0]
-    assert shared(*bests(endless(x[:, order] * scale, y)))[0] == pytest.approx(value, abs=1e-6)
-    assert shared(*bests(endless(x, y[:, order] * scale)))[0] == pytest.approx(value, abs=0.01)
-    rotation = np.linalg.qr(rng.standard_normal((40, 40)))[0]
-    assert shared(*bests(endless(x, y @ rotation)))[0] == pytest.approx(0, abs=0.03)  # a rotation takes partners away
-
-
-def test_a_basis_among_random_ones_has_any_rank_alike():
-    ranks = []
-    for repeat in range(400):
-        best = torch.stack([haar(8, 10 * repeat + k, seed=5) for k in range(10)]).abs().amax(2).numpy()
-        value, of_bases = shared(best[0], best[1:])
-        ranks.append((of_bases >= value).sum())
-    assert stats.chisquare(np.bincount(ranks, minlength=10)).pvalue > 0.01
-
-
-def test_the_observed_basis_differs_from_the_others_in_nothing():
-    """The share of a basis is what it would have in the place of the observed one."""
-    every = np.random.default_rng(0).uniform(0.2, 0.9, (6, 12))
-    value, of_bases = shared(every[0], every[1:])
-    for k in range(1, 6):
-        swapped = every.copy()
-        swapped[[0, k]] = every[[k, 0]]
-        other, others = shared(swapped[0], swapped[1:])
-        assert other - others[k - 1] == pytest.approx(of_bases[k - 1] - value)
-
-
-def test_neurons_that_never_vary_take_no_part_and_a_lone_neuron_has_no_other_basis():
-    rng = np.random.default_rng(0)
-    best, rotated = rng.random(8), rng.random((4, 8))
-    value, of_bases = shared(np.insert(best, 3, np.nan), np.insert(rotated, 3, np.nan, axis=1))
-    assert value == pytest.approx(shared(best, rotated)[0])
-    np.testing.assert_allclose(of_bases, shared(best, rotated)[1])
-    value, of_bases = shared(np.array([0.7]), np.array([[0.7], [0.7]]))
-    assert (value, *of_bases) == (0, 0, 0)
-
-
-@pytest.mark.parametrize("few", [1, 3, 6])
-def test_fewer_utterances_change_the_share_by_what_they_change_in_the_same_bases(few):
-    """In every basis at once or in some of them: a level that all bases have in common moves along."""
-    rng = np.random.default_rng(0)
-    best, rotated = rng.uniform(0.6, 0.9, 9), rng.uniform(0.2, 0.5, (6, 9))
-    assert shared_without(best, rotated[:few], rotated) == pytest.approx(shared(best, rotated)[0])
-    after = np.sqrt(rotated**2 + 0.05)
-    assert shared_without(best, after[:few], rotated) == pytest.approx(shared(best, after)[0])
+    for name in SCORES:
+        value, *others = (
+            MEASURES[name].score(endless(*pair))
+            for pair in ((x, y), (x[:, order] * scale, y), (x, y[:, order] * scale))
+        )
+        for other in others:
+            torch.testing.assert_close(other, value, rtol=0, atol=1e-6)
