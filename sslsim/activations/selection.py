@@ -9,7 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sslsim.activations.conditions import orthonormal
 from sslsim.activations.store import ActivationStore
 from sslsim.errors import SslsimError, close_match
 from sslsim.speech.positions import positions, stride_for
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # it imports torch, which takes seconds
     from sslsim.measures.products import Utterances
 
 SMALL = 2**22  # bytes: chosen frames up to here are kept once read
+RUN = 2048  # frames read at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,98 @@ class LayerView:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was read."""
         return {name: value for name, value in vars(self).items() if name != "_picked"}
+
+
+@dataclass(frozen=True, eq=False)
+class PartialView:
+    """A layer on the chosen frames less its regression on a basis; in a mismatch, of what was left of other frames.
+
+    Only the coefficients are kept. What is left of mismatched frames depends a little on the basis again, and is
+    regressed on it again: like the score, each mismatch then compares two sides that the basis says nothing of
+    (Freedman & Lane 1983).
+    """
+
+    view: LayerView
+    basis: NDArray[np.float64]  # of what is given on these frames, orthonormal, (n_frames, q)
+    before: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None  # a basis and coefficients, taken off first
+
+    @property
+    def store(self) -> ActivationStore:
+        """Of the layer."""
+        return self.view.store
+
+    @property
+    def label(self) -> tuple[str, int]:
+        """Checkpoint name and layer number."""
+        return self.view.label
+
+    @property
+    def frames(self) -> np.ndarray | None:
+        """The chosen frames."""
+        return self.view.frames
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Frames and neurons."""
+        return self.view.shape
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Return residuals of a run of the chosen frames, (n, n_neurons) float32."""
+        if 4 * len(self) * self.store.n_neurons > SMALL:
+            return self._left(rows)
+        return self._small[rows]
+
+    @cached_property
+    def coefficients(self) -> NDArray[np.float64]:
+        """Of the regression on the basis, (q, n_neurons)."""
+        out = np.zeros((self.basis.shape[1], self.store.n_neurons))
+        for rows in (slice(start, start + RUN) for start in range(0, len(self), RUN)):
+            out += self.basis[rows].T @ self._unregressed(rows)
+        return out
+
+    @cached_property
+    def _small(self) -> np.ndarray:
+        return self._left(slice(None))
+
+    def _left(self, rows: slice) -> np.ndarray:
+        return (self._unregressed(rows) - self.basis[rows] @ self.coefficients).astype("f4")
+
+    def _unregressed(self, rows: slice) -> NDArray[np.float64]:
+        x = self.view[rows].astype(np.float64)
+        return x - self.before[0][rows] @ self.before[1] if self.before else x
+
+
+View = LayerView | PartialView
+
+
+def less(views: Sequence[LayerView], columns: NDArray[Any]) -> list[PartialView]:
+    """Return layers less what is given of every stored frame, (n_stored_frames, k) (`conditions.condition`)."""
+    basis = orthonormal(columns if views[0].frames is None else columns[views[0].frames])
+    return [PartialView(view, basis) for view in views]
+
+
+def on_rows(views: Sequence[View], rows: NDArray[Any]) -> list[View]:
+    """Return layers on some of their chosen frames, by numbers or a mask; what is given is taken off these anew."""
+    basis = orthonormal(views[0].basis[rows]) if isinstance(views[0], PartialView) else None
+    plain = [view.view if isinstance(view, PartialView) else view for view in views]
+    frames = plain[0].only(rows).frames  # one array for all of them
+    chosen = [replace(view, frames=frames) for view in plain]
+    return list(chosen) if basis is None else [PartialView(view, basis) for view in chosen]
+
+
+def mismatched(views: Sequence[View], order: NDArray[Any]) -> list[View]:
+    """Return layers with their frames in another order; what is given keeps its own order, and is taken off again."""
+    if not isinstance(views[0], PartialView):
+        return on_rows(views, order)
+    frames, moved = views[0].view.only(order).frames, views[0].basis[order]
+    return [
+        PartialView(replace(one.view, frames=frames), one.basis, (moved, one.coefficients))
+        for one in views
+        if isinstance(one, PartialView)
+    ]
 
 
 def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
