@@ -68,16 +68,10 @@ class LayerView:
 
 @dataclass(frozen=True, eq=False)
 class PartialView:
-    """A layer on the chosen frames less its regression on a basis; in a mismatch, of what was left of other frames.
-
-    Only the coefficients are kept. What is left of mismatched frames depends a little on the basis again, and is
-    regressed on it again: like the score, each mismatch then compares two sides that the basis says nothing of
-    (Freedman & Lane 1983).
-    """
+    """A layer on the chosen frames less its regression on a basis; of that, only the coefficients are kept."""
 
     view: LayerView
     basis: NDArray[np.float64]  # of what is given on these frames, orthonormal, (n_frames, q)
-    before: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None  # a basis and coefficients, taken off first
 
     @property
     def store(self) -> ActivationStore:
@@ -104,28 +98,23 @@ class PartialView:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Return residuals of a run of the chosen frames, (n, n_neurons) float32."""
-        if 4 * len(self) * self.store.n_neurons > SMALL:
-            return self._left(rows)
-        return self._small[rows]
+        small = 4 * len(self) * self.store.n_neurons <= SMALL
+        return self._every[rows] if small else self._left(rows)
 
     @cached_property
     def coefficients(self) -> NDArray[np.float64]:
         """Of the regression on the basis, (q, n_neurons)."""
         out = np.zeros((self.basis.shape[1], self.store.n_neurons))
         for rows in (slice(start, start + RUN) for start in range(0, len(self), RUN)):
-            out += self.basis[rows].T @ self._unregressed(rows)
+            out += self.basis[rows].T @ self.view[rows].astype(np.float64)
         return out
 
     @cached_property
-    def _small(self) -> np.ndarray:
+    def _every(self) -> np.ndarray:
         return self._left(slice(None))
 
     def _left(self, rows: slice) -> np.ndarray:
-        return (self._unregressed(rows) - self.basis[rows] @ self.coefficients).astype("f4")
-
-    def _unregressed(self, rows: slice) -> NDArray[np.float64]:
-        x = self.view[rows].astype(np.float64)
-        return x - self.before[0][rows] @ self.before[1] if self.before else x
+        return (self.view[rows].astype(np.float64) - self.basis[rows] @ self.coefficients).astype("f4")
 
 
 View = LayerView | PartialView
@@ -139,23 +128,34 @@ def less(views: Sequence[LayerView], columns: NDArray[Any]) -> list[PartialView]
 
 def on_rows(views: Sequence[View], rows: NDArray[Any]) -> list[View]:
     """Return layers on some of their chosen frames, by numbers or a mask; what is given is taken off these anew."""
-    basis = orthonormal(views[0].basis[rows]) if isinstance(views[0], PartialView) else None
+    plain = _plain(views, rows)
+    if not isinstance(views[0], PartialView):
+        return [*plain]
+    basis = orthonormal(views[0].basis[rows])
+    return [PartialView(view, basis) for view in plain]
+
+
+def mismatched(views: Sequence[View], order: NDArray[Any]) -> tuple[list[View], list[View]]:
+    """Return layers as they stand on the x side of a mismatch, and with their frames in another order as on its y side.
+
+    Without anything given, the first are the layers themselves. What is given is taken off both, as it is on the frames
+    of x and as it is on those of y. Residuals in another order would not do: of what changes slowly, what is given has
+    taken the same from x and y in the score, and other things from each in a mismatch, which makes the score look high.
+    So a mismatch is held against the score of the first layers with one another, which have lost as much.
+    """
+    if not isinstance(views[0], PartialView):
+        return [*views], on_rows(views, order)
+    basis = views[0].basis
+    basis = orthonormal(np.hstack([basis, basis[order]]))
+    both, wrong = _plain(views, np.arange(len(views[0]))), _plain(views, order)
+    return [PartialView(view, basis) for view in both], [PartialView(view, basis) for view in wrong]
+
+
+def _plain(views: Sequence[View], rows: NDArray[Any]) -> list[LayerView]:
+    """Return layers with nothing taken off, on some of their chosen frames."""
     plain = [view.view if isinstance(view, PartialView) else view for view in views]
     frames = plain[0].only(rows).frames  # one array for all of them
-    chosen = [replace(view, frames=frames) for view in plain]
-    return list(chosen) if basis is None else [PartialView(view, basis) for view in chosen]
-
-
-def mismatched(views: Sequence[View], order: NDArray[Any]) -> list[View]:
-    """Return layers with their frames in another order; what is given keeps its own order, and is taken off again."""
-    if not isinstance(views[0], PartialView):
-        return on_rows(views, order)
-    frames, moved = views[0].view.only(order).frames, views[0].basis[order]
-    return [
-        PartialView(replace(one.view, frames=frames), one.basis, (moved, one.coefficients))
-        for one in views
-        if isinstance(one, PartialView)
-    ]
+    return [replace(view, frames=frames) for view in plain]
 
 
 def check_pairable(a: ActivationStore, b: ActivationStore) -> None:

@@ -87,7 +87,10 @@ def test_a_layer_less_what_is_given(make_store, monkeypatch, small):
     np.testing.assert_allclose(views[1][3:30], left[3:30], atol=1e-6)
     kept = on_rows(views, some)[1]
     np.testing.assert_allclose(kept[0:99], x[some] - explained(x[some], z[frames][some]), atol=1e-6)
-    wrong = mismatched(views, order)[1]
-    np.testing.assert_allclose(wrong[0:40], left[order] - explained(left[order], z[frames]), atol=1e-6)
-    np.testing.assert_array_equal(mismatched(layer_views([store], 40), order)[1][0:40], x[order])
+    twice = np.c_[z[frames], z[frames][order]]
+    both, wrong = (side[1] for side in mismatched(views, order))
+    np.testing.assert_allclose(both[0:40], x - explained(x, twice), atol=1e-6)
+    np.testing.assert_allclose(wrong[0:40], x[order] - explained(x[order], twice), atol=1e-6)
+    plain = mismatched(layer_views([store], 40), order)
+    np.testing.assert_array_equal([side[1][0:40] for side in plain], [x, x[order]])
     assert (kept.shape, wrong.label, wrong.store) == ((int(some.sum()), 6), ("model", 1), store)
