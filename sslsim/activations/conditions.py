@@ -18,7 +18,7 @@ CONTEXT = 8  # frames on each side, 160 ms
 FRAMES_A_COLUMN = 20  # of the spectrogram: held-out speech is explained best at 17 to 36 frames a component
 VARIANCE = 0.99  # of the spectrogram with context: 445 of 1,360 components in the embedded speech
 EDGE, FADING, DEGREE = 8, 32.0, 3  # of `_position`
-SMALLEST = 1e-5  # singular value of scaled columns, against the largest: below, float32 columns differ by rounding
+SMALLEST = 1e-5  # singular value of columns of norm 1: float32 columns may differ by less from rounding
 
 Floats = NDArray[np.float64]
 
@@ -136,10 +136,21 @@ def orthonormal(columns: ArrayLike) -> Floats:
     z, size = every - every.mean(0), np.linalg.norm(every, axis=0)
     scale = np.linalg.norm(z, axis=0)
     z = (z / np.maximum(scale, np.finfo(float).tiny))[:, scale > 1e-6 * size]  # those that vary
-    q, r = np.linalg.qr(z - z.mean(0))  # the means of small columns of large means again
+    basis = _spanned(z - z.mean(0))  # the means of small columns of large means again
+    if 4 * basis.shape[1] >= len(z):
+        fewer = "give fewer than a quarter as many, such as the first principal components, or compare more frames"
+        raise SslsimError(f"what is given has {basis.shape[1]:,} dimensions on {len(z):,} frames; {fewer}")
+    return np.hstack([np.full((len(z), 1), len(z) ** -0.5), basis])
+
+
+def further(basis: Floats, order: NDArray[np.int64]) -> Floats:
+    """Return an orthonormal basis of what the frames of a basis span in another order and in their own do not."""
+    other = basis[order, 1:]
+    return _spanned(other - basis @ (basis.T @ other))
+
+
+def _spanned(columns: Floats) -> Floats:
+    """Return an orthonormal basis of columns of norm 1 at most."""
+    q, r = np.linalg.qr(columns)
     left, size, _ = np.linalg.svd(r)
-    kept = left[:, : int((size > SMALLEST * size.max(initial=0.0)).sum())]
-    if 2 * kept.shape[1] >= len(z):
-        fewer = "give fewer than half as many, such as the first principal components, or compare more frames"
-        raise SslsimError(f"what is given has {kept.shape[1]:,} dimensions on {len(z):,} frames; {fewer}")
-    return np.hstack([np.full((len(z), 1), len(z) ** -0.5), q @ kept])
+    return q @ left[:, : int((size > SMALLEST).sum())]
