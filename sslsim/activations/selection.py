@@ -118,6 +118,7 @@ class PartialView:
     def _fit(self) -> tuple[np.ndarray, np.ndarray]:
         """Where frames lie, about, and the coefficients of the regression of the rest, (q, n_neurons), float32."""
         origin = self.view[:RUN].mean(0, dtype=np.float64).astype("f4")
+        origin *= isinstance(self.view, LayerView)  # residuals have no mean, and are not regressed on one again
         out = np.zeros((self.basis.shape[1], self.store.n_neurons))
         for rows in (slice(start, start + RUN) for start in range(0, len(self), RUN)):
             out += self.basis[rows].T @ (self.view[rows] - origin)
