@@ -9,7 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sslsim.activations.conditions import condition, further, orthonormal
 from sslsim.activations.store import ActivationStore
 from sslsim.errors import SslsimError, close_match
 from sslsim.speech.positions import positions, stride_for
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # it imports torch, which takes seconds
     from sslsim.measures.products import Utterances
 
 SMALL = 2**22  # bytes: chosen frames up to here are kept once read
+RUN = 2048  # frames read at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,102 @@ class LayerView:
         return {name: value for name, value in vars(self).items() if name != "_picked"}
 
 
+@dataclass(frozen=True, eq=False)
+class PartialView:
+    """A layer on the chosen frames less its regression on a basis; of that, only the coefficients are kept."""
+
+    view: View
+    basis: NDArray[np.float32]  # orthonormal, (n_frames, q)
+
+    @property
+    def store(self) -> ActivationStore:
+        """Of the layer."""
+        return self.view.store
+
+    @property
+    def layer(self) -> int:
+        """Its number."""
+        return self.view.layer
+
+    @property
+    def label(self) -> tuple[str, int]:
+        """Checkpoint name and layer number."""
+        return self.view.label
+
+    @property
+    def frames(self) -> np.ndarray | None:
+        """The chosen frames."""
+        return self.view.frames
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Frames and neurons."""
+        return self.view.shape
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Return residuals of some of the chosen frames, (n, n_neurons) float32."""
+        small = 4 * len(self) * self.store.n_neurons <= SMALL
+        return self._every[rows] if small else self._left(rows)
+
+    @cached_property
+    def _every(self) -> np.ndarray:
+        return self._left(slice(None))
+
+    def _left(self, rows: slice | np.ndarray) -> np.ndarray:
+        origin, coefficients = self._fit
+        return self.view[rows] - origin - self.basis[rows] @ coefficients
+
+    @cached_property
+    def _fit(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where frames lie, about, and the coefficients of the regression of the rest, (q, n_neurons), float32."""
+        origin = self.view[:RUN].mean(0, dtype=np.float64).astype("f4")
+        origin *= isinstance(self.view, LayerView)  # residuals have no mean, and are not regressed on one again
+        out = np.zeros((self.basis.shape[1], self.store.n_neurons))
+        for rows in (slice(start, start + RUN) for start in range(0, len(self), RUN)):
+            out += self.basis[rows].T @ (self.view[rows] - origin)
+        return origin, out.astype("f4")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was computed."""
+        return {"view": self.view, "basis": self.basis}
+
+
+View = LayerView | PartialView
+
+
+def less(views: Sequence[View], columns: NDArray[Any]) -> list[View]:
+    """Return layers less what is given of every stored frame, (n_stored_frames, k) (`conditions.condition`)."""
+    return _less(views, orthonormal(columns if views[0].frames is None else columns[views[0].frames]))
+
+
+def on_rows(views: Sequence[View], rows: NDArray[Any]) -> list[View]:
+    """Return layers on some of their chosen frames, by numbers or a mask; what is given is taken off these anew."""
+    plain = [view.view if isinstance(view, PartialView) else view for view in views]
+    chosen = [view.only(rows) for view in plain if isinstance(view, LayerView)]
+    return _less(chosen, orthonormal(views[0].basis[rows])) if isinstance(views[0], PartialView) else [*chosen]
+
+
+def mismatched(views: Sequence[View], order: NDArray[np.int64]) -> tuple[list[View], list[View]]:
+    """Return layers as they stand on the x side of a mismatch, and, to be read in `order`, on its y side.
+
+    What is given is taken off both sides, as it is on the frames of x and as it is on those of y. Residuals in another
+    order would not do: what is given has taken the same slow changes from x and y in the score, but others from each in
+    a mismatch, and so the score would look high. Held against the score of the first layers with one another, which
+    have lost as much as the second, a mismatch has the same distribution where nothing more is shared.
+    """
+    assert isinstance(views[0], PartialView)
+    basis = views[0].basis.astype(np.float64)
+    return _less(views, further(basis, order)), _less(views, further(basis, np.argsort(order)))
+
+
+def _less(views: Sequence[View], basis: NDArray[np.float64]) -> list[View]:
+    single = basis.astype("f4")  # one array for all of them
+    return [PartialView(view, single) for view in views]
+
+
 def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
     """Raise unless two stores hold the same frames of the same audio, and the same query rows."""
     if a.frame_key == b.frame_key:
@@ -100,8 +199,11 @@ def check_stores(stores: Sequence[ActivationStore]) -> None:
         check_pairable(stores[0], other)
 
 
-def layer_views(stores: Sequence[ActivationStore], frames: int | None) -> list[LayerView]:
-    """All layers of all stores, on all frames (None), or at common positions of all utterances on so many at most."""
+def layer_views(stores: Sequence[ActivationStore], frames: int | None, given: Any = None) -> list[View]:
+    """All layers of all stores, on all frames (None), or at common positions of all utterances on so many at most.
+
+    Less what is `given`, if anything is (`conditions.condition`).
+    """
     index, chosen = stores[0].index, None
     if frames is not None and frames < index.n_frames.sum():
         stride = stride_for(index.n_frames, frames)
@@ -110,7 +212,8 @@ def layer_views(stores: Sequence[ActivationStore], frames: int | None) -> list[L
         if len(chosen) < 2:
             told = f"at common positions of {len(index):,} utterances that is {len(chosen)}"
             raise SslsimError(f"frames is {frames}; {told}; give more of the {stores[0].n_frames:,}, or None for all")
-    return [LayerView(store, layer, chosen) for store in stores for layer in range(store.n_layers)]
+    views = [LayerView(store, layer, chosen) for store in stores for layer in range(store.n_layers)]
+    return [*views] if given is None else less(views, condition(stores, given, len(views[0])))
 
 
 def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[ActivationStore]) -> set[frozenset[str]]:
@@ -131,7 +234,7 @@ def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[Acti
     return chosen
 
 
-def utterances_of(views: Sequence[LayerView]) -> Utterances:
+def utterances_of(views: Sequence[View]) -> Utterances:
     """Return how many of the chosen frames are of each utterance of the corpus."""
     from sslsim.measures.products import Utterances
 

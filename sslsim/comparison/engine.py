@@ -32,7 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sslsim.activations.draft import remove_stale
-from sslsim.activations.selection import LayerView
+from sslsim.activations.selection import View, mismatched, on_rows
 from sslsim.comparison.scores import Comparison, Norms, Part, Run, Scores, in_random_bases, partners_of, score_pairs
 from sslsim.errors import SslsimError
 from sslsim.measures.arrays import mean
@@ -110,7 +110,8 @@ def _take_in(scores: list[Scores], parts: Any) -> None:
 def _rounds(task: Task) -> Iterator[tuple[Callable[..., Any], list[tuple[Any, ...]]]]:
     """Pieces to run one after another, and the calls of each."""
     if not task.of_frames:
-        yield moments_of_batch, [(task.folder, k) for k in range(len(task.batches))]
+        every = itertools.product(range(len(task.batches)), _turns(task.run))
+        yield moments_of_batch, [(task.folder, *of) for of in every]
     yield frames_of_batches if task.of_frames else pairs_of_batches, [(task.folder, *pair) for pair in task.pairs()]
 
 
@@ -203,21 +204,31 @@ def _task(folder: Path) -> Task:
 
 
 @lru_cache(maxsize=2)
-def _views(folder: Path) -> list[LayerView]:
-    """Layers on the frames of a run; the same for all pieces, as small layers keep what was read."""
+def _views(folder: Path) -> tuple[Sequence[View], Sequence[View]]:
+    """Layers on the frames of a run, and those of y in another order; the same for all pieces: small ones are kept."""
     task = _task(folder)
-    views, rows = task.what.views, task.run.rows
-    return views if rows is None else [view.only(rows) for view in views]
+    views = task.what.views if task.run.rows is None else on_rows(task.what.views, task.run.rows)
+    return (views, views) if task.run.given is None else mismatched(views, task.run.given)
 
 
-def _batch(task: Task, k: int) -> list[LayerView]:
-    return [_views(task.folder)[i] for i in task.batches[k]]
+def _turns(run: Run) -> tuple[bool, ...]:
+    """Whether layers of y are others in another order."""
+    return (False,) if run.given is None else (False, True)
 
 
-def moments_of_batch(folder: Path, k: int) -> dict[str, dict[str, Any]]:
+def _moments_file(task: Task, k: int, turned: bool) -> Path:
+    return task.folder / f"moments-{k}{'-turned' if turned else ''}.pickle"
+
+
+def _batch(task: Task, k: int, turned: bool = False) -> list[View]:
+    """Layers of a batch; `turned` those that are read in another order."""
+    return [_views(task.folder)[turned][i] for i in task.batches[k]]
+
+
+def moments_of_batch(folder: Path, k: int, turned: bool) -> dict[str, dict[str, Any]]:
     """Make and leave in the scratch folder the moments of every layer of a batch, and say what each layer is like."""
     task = _task(folder)
-    what, views = task.what, _batch(task, k)
+    what, views = task.what, _batch(task, k, turned)
     means = torch.cat(_of_each(views, mean)).to(what.device)
     of = marginal(Side(views, means, DTYPE), 0 if task.run.chance else WIDE, alone=False)
     for view, varies in zip(views, of.alive.any(-1).tolist(), strict=True):
@@ -230,7 +241,7 @@ def moments_of_batch(folder: Path, k: int) -> dict[str, dict[str, Any]]:
         scaled: torch.stack([squared_norms(v, _one(of, a), standardize=scaled) for a, v in enumerate(views)])
         for scaled in {measure.standardize for measure in measures.values() if measure.norms}
     }
-    _save(LayerMoments(of, norms), folder / f"moments-{k}.pickle")
+    _save(LayerMoments(of, norms), _moments_file(task, k, turned))
     layers = np.array(task.batches[k])
     constant = (layers, (of.mean.shape[-1] - of.count).long().cpu().numpy())
     ranks = {name: (layers, m.ranks(of).cpu().numpy()) for name, m in measures.items() if m.ranks}
@@ -246,10 +257,10 @@ def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
     task = _task(folder)
     what, run = task.what, task.run
     # never the same objects on both sides: each keeps the frames that it last read
-    x, y = (pickle.loads((folder / f"moments-{b}.pickle").read_bytes()) for b in (k, m))
-    side_x, side_y = (Side(_batch(task, b), of.marginal.mean.flatten(), DTYPE) for b, of in ((k, x), (m, y)))
+    (x, side_x), *sides = (_side(task, *of) for of in ((k, False), *((m, turned) for turned in _turns(run))))
     parts = []
     for number, order in enumerate(run.orders):
+        y, side_y = sides[0] if order is None else sides[-1]
         near = number not in run.everywhere
         cells = task.cells(k, m, near=near)
         if not cells:
@@ -260,6 +271,11 @@ def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
         cross = cross if near else cross[tuple(places)]
         parts.append(_part(task, (k, m), (x, y if order is None else y.in_order(order)), places, cross, order is None))
     return parts
+
+
+def _side(task: Task, k: int, turned: bool) -> tuple[LayerMoments, Side]:
+    of = pickle.loads(_moments_file(task, k, turned).read_bytes())
+    return of, Side(_batch(task, k, turned), of.marginal.mean.flatten(), DTYPE)
 
 
 def _part(
@@ -319,7 +335,8 @@ def _of_utterances(
     task: Task, name: str, batches: tuple[int, int], cells: list[tuple[int, int]], order: NDArray[np.int64] | None
 ) -> list[tuple[float, float]]:
     """Score pairs of layers, both ways, by a measure of moments of groups of utterances."""
-    left, right = (_batch(task, k) for k in batches)
+    turned = order is not None and task.run.given is not None
+    left, right = _batch(task, batches[0]), _batch(task, batches[1], turned)
     scored = []
     for a, b in cells:
         y = right[b][:] if order is None else right[b][order]
@@ -333,7 +350,8 @@ def _of_sample(
 ) -> list[tuple[float, float]]:
     """Score pairs of layers by a symmetric measure of sampled frames; what it needs of a layer is kept."""
     rows = sample_of(task.run.lengths, task.what.sample)
-    left, right = (_prepared(task.folder, name, k) for k in batches)
+    turned = order is not None and task.run.given is not None
+    left, right = _prepared(task.folder, name, batches[0]), _prepared(task.folder, name, batches[1], turned)
     if order is not None:  # the sample is at the same places of all utterances that are mismatched
         turn = torch.from_numpy(np.searchsorted(rows, order[rows])).to(right[0].device)
         reordered: Any = MEASURES[name].reordered
@@ -352,14 +370,14 @@ def sample_of(lengths: Sequence[int], sample: int) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=4)
-def _prepared(folder: Path, name: str, k: int) -> list[Tensor]:
+def _prepared(folder: Path, name: str, k: int, turned: bool = False) -> list[Tensor]:
     """Return what a measure of sampled frames compares of every layer of a batch."""
     task = _task(folder)
     rows, prepare = sample_of(task.run.lengths, task.what.sample), MEASURES[name].prepare
-    return _of_each(_batch(task, k), lambda view: prepare(view[rows], device=task.what.device))  # type: ignore[misc]
+    return _of_each(_batch(task, k, turned), lambda view: prepare(view[rows], device=task.what.device))  # type: ignore[misc]
 
 
-def _of_each(views: list[LayerView], function: Callable[..., Any]) -> list[Any]:
+def _of_each(views: Sequence[View], function: Callable[..., Any]) -> list[Any]:
     """Call a function on every layer; an error names the layer."""
     out = []
     for view in views:

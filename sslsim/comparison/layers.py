@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sslsim.activations.selection import (
-    LayerView,
+    View,
     check_between,
     check_measures,
     check_stores,
@@ -33,6 +33,7 @@ def compare(
     *,
     frames: int | None = None,
     between: Iterable[Sequence[str]] | None = None,
+    given: Any = None,
     sample: int = SAMPLE,
     executor: Executor | None = None,
     device: str = "auto",
@@ -50,6 +51,9 @@ def compare(
     between : pairs of checkpoint names, optional
         Compare only these checkpoints with each other, in both directions; the rest costs nothing (for attention it
         costs as much). All pairs by default.
+    given : name, array, or list of these, optional
+        Compare what is left of layers once this is known of every frame: ``'log_mel'``, ``'loudness'``, ``'position'``,
+        ``'speaker'``, or numbers or labels of every stored frame (see `sslsim.condition`). Not for attention.
     sample : int
         mutual_knn and rbf_cka, which compare every frame with every other, use at most so many evenly spaced frames.
     executor : Executor, optional
@@ -76,7 +80,7 @@ def compare(
     device = chosen_device(device)
     tables = []
     if wanted:
-        what = comparison(stores, wanted, chosen, frames, sample=sample, device=device)
+        what = comparison(stores, wanted, chosen, frames, given, sample=sample, device=device)
         run = Run("scores", lengths=utterances_of(what.views).lengths)
         tables.append(pair_columns(scores_table(what, score_runs(what, [run], executor)[0][0]), stores))
     if heads:
@@ -119,10 +123,11 @@ def comparison(
     measures: Sequence[str],
     between: set[frozenset[str]],
     frames: int | None,
+    given: Any = None,
     **how: Any,
 ) -> Comparison:
     """Return what to compare of these stores."""
-    views = layer_views(stores, frames)
+    views = layer_views(stores, frames, given)
     last = {store.name: store.n_layers - 1 for store in stores}
     layers, deep = (np.array(side) for side in zip(*((view.layer, last[view.label[0]]) for view in views), strict=True))
     near = near_layers(layers[:, None], deep[:, None], deep[None]) == layers[None]
@@ -153,7 +158,7 @@ def scores_table(what: Comparison, scores: Scores) -> pd.DataFrame:
 
 
 def partners_table(
-    views: list[LayerView], scores: Scores, more: Mapping[tuple[int, str], dict[str, np.ndarray]] | None = None
+    views: Sequence[View], scores: Scores, more: Mapping[tuple[int, str], dict[str, np.ndarray]] | None = None
 ) -> pd.DataFrame:
     """One row a neuron that varies and other checkpoint: its best partner there, and more columns of each layer."""
     columns = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "value"]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslsim.activations.selection import LayerView
+from sslsim.activations.selection import View
 from sslsim.measures.moments import Moments
 from sslsim.measures.neighbours import SAMPLE
 from sslsim.measures.neurons import best_partners
@@ -25,7 +25,7 @@ Norms = dict[bool, tuple[Tensor, Tensor]]  # by scaling, the squared norms of th
 class Comparison:
     """What to compare; pairs of layers go by their numbers in `views`."""
 
-    views: list[LayerView]
+    views: Sequence[View]
     measures: tuple[str, ...]
     between: set[frozenset[str]]  # pairs of checkpoints
     near: NDArray[np.bool_]  # pairs of layers (views, views) at the same relative depth, on which claims rest
@@ -47,6 +47,9 @@ class Run:
     partners: bool = False  # find each neuron's best partner in every other checkpoint too
     # only what chance levels need: float32 where narrow layers have float64 (`Marginal.dtype`)
     chance: bool = False
+    # of layers less what is given: the order of a mismatch, in which it comes off too (see `selection.mismatched`);
+    # there is no other order then
+    given: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from sslsim.significance.evidence import Evidence, Resampling, shifted
 from sslsim.significance.jackknife import blocks_of
 from sslsim.significance.nulls import Mismatches
 
+REFERENCES = 5  # of layers less what is given: mismatches whose own order is scored; with one, p is a little too small
+
 
 def evidence(
     stores: Sequence[ActivationStore],
@@ -30,6 +32,7 @@ def evidence(
     *,
     frames: int | None = None,
     between: Iterable[Sequence[str]] | None = None,
+    given: Any = None,
     resampling: Resampling = Resampling(),  # noqa: B008  frozen
     executor: Executor | None = None,
     device: str = "auto",
@@ -38,7 +41,7 @@ def evidence(
 
     Parameters
     ----------
-    stores, measures, frames, between, executor, device
+    stores, measures, frames, between, given, executor, device
         See `sslsim.compare`; measures of layers and neurons.
     resampling : Resampling
         How many mismatches, blocks and random bases. Each mismatch costs something less than the comparison itself.
@@ -48,27 +51,51 @@ def evidence(
         if measure_named(name).level == "attention":
             raise SslsimError(f"measure {name!r} compares attention; use attention_evidence")
     check_stores(stores)
-    what = comparison(
-        stores, measures, check_between(between, stores), frames, seed=resampling.seed, device=chosen_device(device)
-    )
+    chosen, device = check_between(between, stores), chosen_device(device)
+    what = comparison(stores, measures, chosen, frames, given, seed=resampling.seed, device=device)
     lengths = utterances_of(what.views).lengths
     partners = "max_corr" in measures  # each neuron's best
     blocks = blocks_of(stores[0].index, lengths, resampling.blocks, resampling.block_by)
     runs = [Run("scores", lengths=lengths, rotations=resampling.rotations, partners=partners)]
-    if resampling.permutations:
-        wrong = Mismatches.of(lengths, resampling.permutations, resampling.seed)
-        whole = tuple(range(1, 1 + min(resampling.elsewhere, len(wrong.partners))))
-        cropped: dict[str, Any] = {"rows": wrong.frames(), "lengths": tuple(wrong.lengths.tolist())}
-        orders = (None, *wrong.orders)
-        runs.append(Run("mismatches", **cropped, orders=orders, everywhere=whole, partners=partners, chance=True))
+    wrong = _mismatches(lengths, resampling, given is not None, partners)
     for g, mask in enumerate(blocks.masks):
         rest = tuple(0 if u in blocks.members[g] else n for u, n in enumerate(lengths))
         runs.append(Run(f"without block {g + 1}", np.flatnonzero(~mask), rest, everywhere=()))
-    (scores,), *more = score_runs(what, runs, executor)
-    null = more.pop(0) if resampling.permutations else []
-    made = _assemble(what, scores, null, [one for (one,) in more], blocks.sizes)
+    every = score_runs(what, [*runs, *wrong], executor)
+    (scores, *left), null = (one for (one,) in every[: len(runs)]), _null(wrong, every[len(runs) :])
+    made = _assemble(what, scores, null, left, blocks.sizes)
     best = pair_columns(_partners(what, scores, null[1 : 1 + resampling.elsewhere]), stores) if partners else None
     return replace(made, pairs=pair_columns(made.pairs, stores), partners=best)
+
+
+def _mismatches(lengths: tuple[int, ...], how: Resampling, given: bool, partners: bool) -> list[Run]:
+    """Say in which runs utterances are mismatched, and scored in their own order with as much taken off them."""
+    if not how.permutations:
+        return []
+    wrong = Mismatches.of(lengths, how.permutations, how.seed)
+    cut = Run("mismatches", wrong.frames(), tuple(wrong.lengths.tolist()), partners=partners, chance=True)
+    if not given:
+        whole = tuple(range(1, 1 + min(how.elsewhere, len(wrong.partners))))
+        return [replace(cut, orders=(None, *wrong.orders), everywhere=whole)]
+    runs = []
+    for number, order in enumerate(wrong.orders):
+        orders = (None, order) if number < REFERENCES else (order,)
+        everywhere = (len(orders) - 1,) if number < how.elsewhere else ()
+        runs.append(replace(cut, orders=orders, everywhere=everywhere, given=order))
+    return runs
+
+
+def _null(runs: Sequence[Run], scores: Sequence[Sequence[Scores]]) -> list[Scores]:
+    """Return scores in their own order, of several their mean, and then those of every mismatch."""
+    every = [
+        (order is None, one)
+        for run, some in zip(runs, scores, strict=True)
+        for order, one in zip(run.orders, some, strict=True)
+    ]
+    own, wrong = ([one for right, one in every if right is wanted] for wanted in (True, False))
+    for first in own[:1]:
+        first.value = {name: np.mean([one.value[name] for one in own], axis=0) for name in first.value}
+    return [*own[:1], *wrong]
 
 
 def attention_evidence(
