@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sslsim.activations.results import kept
 from sslsim.activations.selection import check_between, check_measures, check_stores, utterances_of
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison import heads
@@ -24,6 +25,7 @@ from sslsim.significance.jackknife import blocks_of
 from sslsim.significance.nulls import Mismatches
 
 
+@kept
 def evidence(
     stores: Sequence[ActivationStore],
     measures: Sequence[str],
@@ -71,6 +73,7 @@ def evidence(
     return replace(made, pairs=pair_columns(made.pairs, stores), partners=best)
 
 
+@kept
 def attention_evidence(
     stores: Sequence[ActivationStore],
     measures: Sequence[str] = ("pearson", "js", "frobenius", "attention_cka"),
