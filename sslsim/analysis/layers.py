@@ -5,11 +5,13 @@ models are to each other (`sslsim.encoders.lineage`).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sslsim.activations.results import kept
 from sslsim.activations.selection import check_stores, layer_views
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.tables import same_depth
@@ -43,6 +45,7 @@ def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@kept
 def concentrations(stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:
     """Say of every layer how its variance is spread over neurons, and which layers a single neuron dominates.
 
@@ -171,6 +174,7 @@ def _columns(of: Estimate) -> dict[str, float]:
     return {"value": of.value, "ci_low": of.low, "ci_high": of.high, "chance": of.chance, "p": of.p}
 
 
+@kept
 def convergence(
     stores: Sequence[ActivationStore], measures: Sequence[str], pairs: Pairs, *, seed: int = 0, device: str = "auto"
 ) -> pd.DataFrame:
@@ -182,13 +186,14 @@ def convergence(
     Columns: measure, pair, n_frames, value, chance, enough (ten frames a neuron of both sides).
     """
     total, width, rows = stores[0].n_frames, {s.name: s.n_neurons for s in stores}, []
-    resampling = Resampling(permutations=2, blocks=0, rotations=0, seed=seed)
-    for n in [*(f for f in FRAMES if f < total), total]:
+    some = [s for s in stores if any(s.name in pair for pair in pairs)]
+    how: dict[str, Any] = {"between": pairs, "device": device}
+    how["resampling"] = Resampling(permutations=2, elsewhere=0, blocks=0, rotations=0, seed=seed)
+    for n in [*(f for f in FRAMES if f < total), total] if pairs else ():
+        scored = run.evidence(some, measures, frames=n, **how)
         for x, y in pairs:
-            two = [s for s in stores if s.name in (x, y)]
-            scored = run.evidence(two, measures, frames=n, between=[(x, y)], resampling=resampling, device=device)
-            near = same_depth(scored.pairs) & (scored.pairs.model_x == x)
+            here = scored.only(same_depth(scored.pairs) & (scored.pairs.model_x == x) & (scored.pairs.model_y == y))
             for name in measures:
-                estimate = scored.only(near & (scored.pairs.measure == name)).estimate()
+                estimate = here.only(here.pairs.measure == name).estimate()
                 rows.append((name, f"{x} in {y}", n, estimate.value, estimate.chance, 10 * (width[x] + width[y])))
     return pd.DataFrame(rows, columns=["measure", "pair", "n_frames", "value", "chance", "enough"])

@@ -65,8 +65,8 @@ class Lineage:
         return kept
 
     def with_trained(self) -> list[tuple[str, str]]:
-        """Return the pairs, each with itself too, of which one at least was trained: baselines need no controls."""
-        pairs = itertools.combinations_with_replacement(self._named, 2)
+        """Return the pairs of which one at least was trained: baselines among themselves need no controls."""
+        pairs = itertools.combinations(self._named, 2)
         return [(x, y) for x, y in pairs if self.trained(x) or self.trained(y)]
 
     def typical_pairs(self) -> list[tuple[str, str]]:

@@ -134,10 +134,12 @@ class Evidence:
         known = np.isfinite(self.null).sum(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # pairs with one mismatch, or none
-            spread = pd.DataFrame({"sum": np.nanvar(self.null, axis=0) * known, "df": np.maximum(known - 1, 0)})
+            spread = pd.DataFrame(
+                {"sum": np.nan_to_num(np.nanvar(self.null, axis=0)) * known, "df": np.maximum(known - 1, 0)}
+            )
             distance = self.pairs.value.to_numpy() - np.nanmean(self.null, axis=0)
         keys = [self.pairs[name].to_numpy() for name in ("measure", "model_x", "model_y")]
-        both = spread.where(known > 1).groupby(keys, sort=False)[["sum", "df"]].transform("sum").to_numpy()
+        both = spread.groupby(keys, sort=False)[["sum", "df"]].transform("sum").to_numpy()
         with np.errstate(invalid="ignore", divide="ignore"):
             return stats.t.sf(distance / np.sqrt(both[:, 0] / both[:, 1] * (1 + 1 / known)), both[:, 1])
 
