@@ -179,9 +179,10 @@ class Evidence:
             warnings.simplefilter("ignore", RuntimeWarning)  # what was not computed
             if len(null):
                 spread = np.nanstd(null, axis=0, ddof=1) if len(null) > 1 else np.full(np.shape(value), np.nan)
-                out |= {"chance": np.nanmean(null, axis=0), "threshold": threshold(value, null)}
-                out |= {"z": (value - out["chance"]) / spread, "p": p_value(value, null)}
-                out["calibrated"] = calibrated(value, null)
+                out["chance"] = np.nanmean(null, axis=0)
+                out["z"] = (value - out["chance"]) / spread
+                for name, made in (("threshold", threshold), ("p", p_value), ("calibrated", calibrated)):
+                    out[name] = np.where(np.isfinite(out["chance"]), made(value, null), np.nan)
             if np.isfinite(rotated).any():
                 known = np.isfinite(rotated).any(0)
                 out["rotated"] = np.where(known, np.nanmean(rotated, axis=0), np.nan)

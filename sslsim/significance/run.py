@@ -184,5 +184,6 @@ def _partners(what: Comparison, scores: Scores, null: list[Scores]) -> pd.DataFr
     for key, best in scores.partners.items():
         if null:
             columns[key]["chance"] = np.mean([np.abs(one.partners[key].r) for one in null], axis=0)
-        columns[key] |= {"rotated": best.rotated, "p_rotation": -np.expm1(best.layers * np.log1p(-best.p))}
+        p = -np.expm1(best.layers * np.log1p(-np.minimum(best.p, 1 - 1e-15)))
+        columns[key] |= {"rotated": best.rotated, "p_rotation": p}
     return partners_table(what.views, scores, columns)

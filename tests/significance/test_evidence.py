@@ -13,13 +13,14 @@ from sslsim.significance.nulls import calibrated, threshold
 
 @pytest.fixture
 def made():
-    """Evidence of four pairs: a score, two excesses over random bases, and one whose chance level is not known."""
+    """Evidence of four pairs: a score, two that are turned into random bases, and one at other depths."""
     rng = np.random.default_rng(0)
-    measure = ["svcca", "max_corr_excess_y", "max_corr_excess_y", "matched_corr_excess_y"]
-    pairs = pd.DataFrame({"measure": measure, "value": [0.5, 0.3, 0.2, 0.4]})
+    measure = ["svcca", "neuron_excess", "neuron_excess", "neuron_excess"]
+    pairs = pd.DataFrame({"measure": measure, "model_x": "a", "model_y": "b", "value": [0.5, 0.3, 0.2, 0.4]})
     null, rotated = rng.uniform(0, 0.45, (7, 4)), rng.uniform(-0.3, 0.3, (9, 4))
-    null[:, 3], rotated[:, 0] = np.nan, np.nan
-    return Evidence(pairs, null, pairs.value.to_numpy() + rng.normal(0, 0.02, (5, 4)), (40, 5, 10, 2, 3), rotated)
+    left_out = pairs.value.to_numpy() + rng.normal(0, 0.02, (5, 4))
+    null[3:, 3], left_out[:, 3], rotated[:, [0, 3]] = np.nan, np.nan, np.nan
+    return Evidence(pairs, null, left_out, (40, 5, 10, 2, 3), rotated)
 
 
 def test_a_table_holds_the_controls_of_each_pair_alone(made):
@@ -27,19 +28,31 @@ def test_a_table_holds_the_controls_of_each_pair_alone(made):
     value = made.pairs.value.to_numpy()
     low, high = jackknife_interval(value, made.left_out, made.sizes, 0.9)
     np.testing.assert_array_equal(table[["ci_low", "ci_high"]], np.transpose([low, high]))
-    known = table[:3]
-    null, score = made.null[:, :3], value[:3]
-    np.testing.assert_allclose(known.chance, null.mean(0))
-    np.testing.assert_allclose(known.z, (score - null.mean(0)) / null.std(0, ddof=1))
-    np.testing.assert_allclose(known.p, (1 + (null >= score).sum(0)) / 8)
-    np.testing.assert_array_equal(known.threshold, threshold(score, null))
-    np.testing.assert_array_equal(known.calibrated, calibrated(score, null))
-    assert table.loc[3, ["chance", "threshold", "z", "p", "calibrated"]].isna().all()
-    assert np.isnan(table.p_rotation[0])
-    np.testing.assert_allclose(table.p_rotation[1:], (1 + (made.rotated >= value).sum(0)[1:]) / 10)
-    assert table.columns.tolist() == [
-        "measure", "value", "ci_low", "ci_high", "chance", "threshold", "z", "p", "calibrated", "p_rotation",
-    ]  # fmt: skip
+    assert table.ci_low.isna().tolist() == [False, False, False, True]
+    for k, known in enumerate((7, 7, 7, 3)):
+        row, null, score = table.loc[k], made.null[:known, k], value[k]
+        assert row.mismatches == known
+        assert row.chance == pytest.approx(null.mean())
+        assert row.z == pytest.approx((score - null.mean()) / null.std(ddof=1))
+        assert row.p == (1 + (null >= score).sum()) / (known + 1)
+        assert row.threshold == threshold(score, null)
+        assert row.calibrated == calibrated(score, null)
+    assert table.p_rotation.isna().tolist() == table.rotated.isna().tolist() == [True, False, False, True]
+    np.testing.assert_allclose(table.p_rotation[1:3], (1 + (made.rotated >= value).sum(0)[1:3]) / 10)
+    np.testing.assert_allclose(table.rotated[1:3], made.rotated.mean(0)[1:3])
+
+
+def test_a_few_mismatches_of_many_layers_make_a_t_test(made):
+    pairs, rng = pd.concat([made.pairs[1:2]] * 400, ignore_index=True), np.random.default_rng(0)
+    pairs["value"], null = rng.normal(0.3, 0.1, 400), rng.normal(0.3, 0.1, (7, 400))
+    null[2:, 9:], null[1:, 200:] = np.nan, np.nan  # the last have one mismatch, which says nothing of their variance
+    p = Evidence(pairs, null, np.empty((0, 400)), (), np.empty((0, 400))).table().p_t
+    squares = np.nansum((null - np.nanmean(null, axis=0)) ** 2)
+    at = (pairs.value[0] - null[:, 0].mean()) / np.sqrt(squares / (9 * 6 + 191) * (1 + 1 / 7))
+    assert p[0] == pytest.approx(stats.t.sf(at, 9 * 6 + 191))
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    null[:, 5] = np.nan
+    assert np.flatnonzero(Evidence(pairs, null, null[:0], (), null[:0]).table().p_t.isna()).tolist() == [5]
 
 
 @pytest.mark.parametrize(
@@ -63,13 +76,15 @@ def test_an_estimate_by_hand(made, of):
     assert found.p_zero == pytest.approx(2 * (1 - stats.t.cdf(abs(value) / error, 4)))
 
 
-def test_only_excesses_have_random_bases_and_those_of_assignments_no_chance(made):
-    excess = made.only([False, True, True, False])
-    assert excess.estimate().p_rotation == (1 + (excess.rotated.mean(1) >= 0.25).sum()) / 10
-    assert np.isnan(made.only([True, True, False, False]).estimate().p_rotation)
-    unknown = made.only([False, False, False, True]).estimate()
-    assert np.isnan([unknown.chance, unknown.threshold, unknown.z, unknown.p, unknown.calibrated]).all()
-    assert unknown.low < unknown.value < unknown.high
+def test_controls_that_were_not_computed_are_left_out(made):
+    turned = made.only([False, True, True, False])
+    assert turned.estimate().p_rotation == (1 + (turned.rotated.mean(1) >= 0.25).sum()) / 10
+    mixed = made.only([True, True, True, True]).estimate()
+    assert mixed.chance == pytest.approx(made.null[:3].mean())  # of mismatches that all pairs have
+    assert mixed.p == (1 + (made.null[:3].mean(1) >= mixed.value).sum()) / 4
+    assert np.isnan([mixed.low, mixed.error, mixed.p_zero, mixed.rotated, mixed.p_rotation]).all()
+    nothing = Evidence(made.pairs, made.null * np.nan, made.left_out, made.sizes, made.rotated).estimate()
+    assert np.isnan([nothing.chance, nothing.z, nothing.p, nothing.threshold, nothing.calibrated]).all()
 
 
 def test_a_score_that_never_moves_is_certain():
@@ -82,7 +97,7 @@ def test_a_score_that_never_moves_is_certain():
 
 
 def test_only_keeps_pairs_with_their_controls(made):
-    mask = made.pairs.measure == "max_corr_excess_y"
+    mask = (made.pairs.measure == "neuron_excess") & (made.pairs.value < 0.4)
     for rows in (mask, mask.to_numpy(), mask.tolist()):
         some = made.only(rows)
         assert some.pairs.index.tolist() == [0, 1]
@@ -116,6 +131,7 @@ def test_nothing_to_estimate_from_and_an_interval_that_cannot_be(made):
     [
         ({"permutations": -2}, "permutations is -2; give 0 or more"),
         ({"rotations": -1}, "rotations is -1; give 0 or more"),
+        ({"elsewhere": -1}, "elsewhere is -1; give 0 or more"),
         ({"blocks": 1}, "blocks is 1; an interval needs at least 2, and 0 is for none"),
         ({"blocks": -3}, "blocks is -3; an interval needs at least 2, and 0 is for none"),
         ({"block_by": "word"}, "block_by is 'word'; give one of utterance, speaker"),

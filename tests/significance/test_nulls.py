@@ -95,6 +95,16 @@ def test_only_ranks_matter_to_p():
     assert calibrated(1.0, null) == 1
 
 
+def test_mismatches_that_were_not_computed_do_not_count():
+    rng = np.random.default_rng(2)
+    observed, null = rng.uniform(0.2, 0.8, 5), rng.uniform(0, 1, (39, 5))
+    null[[3, 8], 1], null[5:, 2], null[:, 4] = np.nan, np.nan, np.nan
+    for of, none in ((p_value, 1), (threshold, observed[4]), (calibrated, 0)):
+        together = of(observed, null)
+        alone = [of(observed[k], null[np.isfinite(null[:, k]), k]) for k in range(4)]
+        np.testing.assert_allclose(together, [*alone, none])
+
+
 @pytest.mark.parametrize("alpha", [0, 1, 5])
 def test_a_false_alarm_rate_that_cannot_be_is_refused(alpha):
     message = f"alpha is {alpha}; give the probability of a false alarm, above 0 and below 1"
@@ -177,6 +187,21 @@ def test_every_other_utterance_of_a_stratum_is_as_likely():
         counts[np.arange(7), partner] += 1
     assert (counts.diagonal() == 0).all()
     assert stats.chisquare(counts[~np.eye(7, dtype=bool)]).pvalue > 0.01
+
+
+def test_what_cropping_leaves_is_the_beginning_and_the_end():
+    full = np.array([9, 0, 4, 12, 5, 30])
+    made = Mismatches.of(full, 1, seed=3)  # strata of two and three
+    starts = np.cumsum(full) - full
+    left = np.split(made.frames(), np.cumsum(made.lengths)[:-1])
+    assert (made.lengths < full).sum() == 5 - len(made.strata)
+    for u, rows in enumerate(left):
+        first, last = -(-made.lengths[u] // 2), made.lengths[u] // 2
+        assert (rows - starts[u]).tolist() == [*range(first), *range(full[u] - last, full[u])]
+    for partner, order in zip(made.partners, made.orders, strict=True):
+        assert sorted(order) == list(range(made.lengths.sum()))
+        expected = np.concatenate([left[v] for v in partner])
+        assert made.frames()[order].tolist() == made.frames(partner).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("lengths", [[], [5], [0, 7, 0]])
