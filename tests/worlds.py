@@ -281,17 +281,6 @@ class World:
             out.append({"onset": 3.0 * (place < 8), "ends": 3.0 * silent, "trend": t, "bend": 2 * t**2 - 1}[self.also])
         return np.concatenate(out)
 
-    @property
-    def positions(self) -> np.ndarray:
-        """Where each frame is, (n_frames, 27): marks of the 12 first and the 12 last frames, and a cubic in t/T."""
-        out = []
-        for length in self.lengths:
-            place = np.arange(length)
-            t = (2 * place + 1) / length - 1
-            marks = [place == k for k in range(12)] + [place == length - 1 - k for k in range(12)]
-            out.append(np.stack([t, t**2, t**3, *marks], axis=1))
-        return np.concatenate(out).astype("f4")
-
     def _rng(self, *part: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, KINDS.index(self.kind), *part])
 

@@ -1,6 +1,6 @@
 """Claims and intervals on made worlds, whose truth is known: how often they are right, and how much speech they need.
 
-python tests/benchmarks/worlds.py              50 worlds a kind, 100 where nothing is shared, to worlds.md
+python tests/benchmarks/worlds.py              25 worlds a kind, 100 where nothing is shared, to worlds.md
 python tests/benchmarks/worlds.py --power      how much speech a weak effect needs, to power.csv and power.png
 
 What is done is kept in worlds.jsonl beside them: started again, it goes on from there.
@@ -71,7 +71,8 @@ WORLDS: dict[str, tuple[dict[str, Any], str]] = {
         "half of the subspace, not the neurons",
     ),
 }
-GIVEN = {f"{name}; position given": name for name in ("onset: first 8 frames", "trend in t/T", "parabola in t/T")}
+POSITIONS = ("onset: first 8 frames", "silence at both ends", "trend in t/T", "parabola in t/T")
+GIVEN = {f"{name}; position given": name for name in POSITIONS}
 HELD = ("half of the subspace", "a tenth of the neurons", "half of the subspace, slow; the rest fast")
 MIXTURES = 5  # models among which the worlds of a kind are divided where scores are held against other speech
 OTHER_SPEECH = 50  # times that other speech is made for each, whose mean score is the truth
@@ -141,7 +142,7 @@ def frames_of(world: World, at: str) -> int | None:
 def claimed(name: str, at: str, seed: int) -> Rows:
     """Return what is claimed of a world, and the best layers, with the truth where it is known."""
     world = World(seed=seed, **SIZE, **WORLDS[GIVEN.get(name, name)][0])
-    evidence = evidence_of(world, MEASURED, frames_of(world, at), given=world.positions if name in GIVEN else None)
+    evidence = evidence_of(world, MEASURED, frames_of(world, at), given="position" if name in GIVEN else None)
     truth = {} if world.offset else {measure: world.true_mean(measure) for measure in KNOWN}
     rows: Rows = []
     for row in pd.concat([neuron_claims(evidence), layer_claims(evidence)]).itertuples():
@@ -288,9 +289,9 @@ def with_ends(hits: Iterable[bool]) -> str:
 
 def calibration(count: int, workers: int, out: Path) -> None:
     """Write how often claims and intervals are right."""
-    names = {name: count * (1 + (WORLDS[GIVEN.get(name, name)][1] == NOTHING)) for name in (*WORLDS, *GIVEN)}
+    names = {name: count * (4 if WORLDS[GIVEN.get(name, name)][1] == NOTHING else 1) for name in (*WORLDS, *GIVEN)}
     claims = over_all(
-        claimed, [(n, at, s) for s in range(2 * count) for n in names if s < names[n] for at in RATES], workers, out
+        claimed, [(n, at, s) for s in range(4 * count) for n in names if s < names[n] for at in RATES], workers, out
     )
     claims = claims.sort_values("world", key=lambda world: world.map(list(names).index), kind="stable")
     models = [(name, at, seed) for name in HELD for at in RATES for seed in range(MIXTURES)]
@@ -334,13 +335,13 @@ made {OTHER_SPEECH} times for each truth).
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=None, help="of each kind; 50, and 60 for the power")
+    parser.add_argument("--worlds", type=int, default=None, help="of each kind; 25, and 60 for the power")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for tables, figure and worlds.jsonl")
     parser.add_argument("--power", action="store_true", help="how much speech a weak effect needs")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    (power if asked.power else calibration)(asked.worlds or (60 if asked.power else 50), asked.workers, asked.out)
+    (power if asked.power else calibration)(asked.worlds or (60 if asked.power else 25), asked.workers, asked.out)
 
 
 if __name__ == "__main__":
