@@ -5,6 +5,7 @@ models are to each other (`sslsim.encoders.lineage`).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -182,13 +183,14 @@ def convergence(
     Columns: measure, pair, n_frames, value, chance, enough (ten frames a neuron of both sides).
     """
     total, width, rows = stores[0].n_frames, {s.name: s.n_neurons for s in stores}, []
-    resampling = Resampling(permutations=2, blocks=0, rotations=0, seed=seed)
-    for n in [*(f for f in FRAMES if f < total), total]:
+    some = [s for s in stores if any(s.name in pair for pair in pairs)]
+    how: dict[str, Any] = {"between": pairs, "device": device}
+    how["resampling"] = Resampling(permutations=2, elsewhere=0, blocks=0, rotations=0, seed=seed)
+    for n in [*(f for f in FRAMES if f < total), total] if pairs else ():
+        scored = run.evidence(some, measures, frames=n, **how)
         for x, y in pairs:
-            two = [s for s in stores if s.name in (x, y)]
-            scored = run.evidence(two, measures, frames=n, between=[(x, y)], resampling=resampling, device=device)
-            near = same_depth(scored.pairs) & (scored.pairs.model_x == x)
+            here = scored.only(same_depth(scored.pairs) & (scored.pairs.model_x == x) & (scored.pairs.model_y == y))
             for name in measures:
-                estimate = scored.only(near & (scored.pairs.measure == name)).estimate()
+                estimate = here.only(here.pairs.measure == name).estimate()
                 rows.append((name, f"{x} in {y}", n, estimate.value, estimate.chance, 10 * (width[x] + width[y])))
     return pd.DataFrame(rows, columns=["measure", "pair", "n_frames", "value", "chance", "enough"])
