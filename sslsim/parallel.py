@@ -20,7 +20,6 @@ Result = TypeVar("Result")
 GPU_WORKERS = 2  # one reads while the other computes
 CONNECT = 20  # seconds to wait for a scheduler
 GRACE = 0.5  # seconds that calls which have begun get to end in, once nobody wants their results
-_left: list[Future[Any]] = []  # calls that did not end in them
 
 
 def results(
@@ -76,15 +75,10 @@ def results(
         rest = [future for future in waiting if not future.cancel()]  # they still use the caller's files
         if not wanted:
             begun.interrupt()
-        _left.extend(wait(rest, timeout=None if wanted else GRACE).not_done)
+        wait(rest, timeout=None if wanted else GRACE)
         if own:
             own.shutdown(wait=wanted)
         torch.set_num_threads(threads)  # what a thread of ours set would hold for threads begun later
-
-
-def left_behind() -> bool:
-    """Whether calls still run that nobody waits for: a process that ends now would wait for them."""
-    return not all(future.done() for future in _left)
 
 
 class _Begun:

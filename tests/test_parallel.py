@@ -177,7 +177,7 @@ def test_calls_that_have_begun_are_broken_off(stopped_by):
 
 
 LONG = """
-import signal, time
+import signal, sys, time
 import torch
 from sslsim import cli
 from sslsim.parallel import results
@@ -186,7 +186,8 @@ def measures(_):
     print("begun", flush=True)
     list(results(time.sleep, [(60,)] * 4, workers=2))
 cli._measures = measures
-raise SystemExit(cli.main(["measures"]))
+sys.argv[1:] = ["measures"]
+cli.main()
 """
 
 

@@ -1,7 +1,7 @@
 """Results kept beside the stores that they are made from: what one notebook or run has computed, no other computes.
 
-A result lies in ``<folder of the stores>/results/<function>-<key>``: ``result.json``, which says what it is, its tables
-as Parquet and its arrays as NPY, all under checksums. The key is a hash of all that the numbers depend on: the stores
+A result lies in ``<folder of the stores>/results/<function>-<key>.zip``: its tables as Parquet, its arrays as NPY, and
+``result.json``, which says how they belong together. The key is a hash of all that the numbers depend on: the stores
 with their checksums, the arguments, the code that computes, and the libraries. So nothing there is ever out of date,
 and the folder may be deleted at any time.
 """
@@ -11,10 +11,7 @@ import inspect
 import io
 import json
 import os
-import platform
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
@@ -22,14 +19,15 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from zipfile import ZipFile
 
 import filelock
 import numpy as np
 import pandas as pd
 
-from sslsim.activations.draft import remove_stale
 from sslsim.activations.shards import shard_file
-from sslsim.activations.store import STORE_FILE, ActivationStore, described, signed
+from sslsim.activations.store import STORE_FILE, ActivationStore, described
+from sslsim.resources import replacing
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -39,8 +37,7 @@ _CODE = ("parallel.py", *(f"{name}/*.py" for name in ("speech", "encoders", "act
 _CODE += ("comparison/*.py", "significance/*.py")
 _LIBRARIES = ("torch", "numpy", "scipy", "pandas")
 _WHERE = ("device", "executor")  # arguments that say where to compute, not what
-_FILE = "result.json"
-_POLL = 0.2  # seconds between two looks whether another process is through
+_TOLD = "result.json"
 
 
 def kept(function: Callable[Given, Result]) -> Callable[Given, Result]:
@@ -60,18 +57,14 @@ def kept(function: Callable[Given, Result]) -> Callable[Given, Result]:
             bound.arguments[name] = tuple(value) if isinstance(value, Iterator) else value
         stores, *_ = bound.arguments.values()
         try:
-            told = {name: said(value) for name, value in list(bound.arguments.items())[1:] if name not in _WHERE}
-            told |= {"code": code, "stores": [_state(store) for store in stores]}
-            key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
-            folder = stores[0].root.parent / "results" / f"{function.__name__}-{key}"
+            told = {name: value for name, value in list(bound.arguments.items())[1:] if name not in _WHERE}
+            file = stores[0].root.parent / "results" / f"{function.__name__}-{key_of(told, stores, code)}.zip"
         except (TypeError, AttributeError, IndexError, OSError):
             return function(*bound.args, **bound.kwargs)
-        if found := _read(folder):
+        if found := _read(file):
             return found[0]
-        with _alone(folder):
-            if found := _read(folder):
-                return found[0]
-            return _write(folder, function(*bound.args, **bound.kwargs))
+        with _alone(file):
+            return found[0] if (found := _read(file)) else _write(file, function(*bound.args, **bound.kwargs))
 
     return found_or_made
 
@@ -85,37 +78,31 @@ def code_of(module: str, package: Path = Path(__file__).parents[1]) -> str:
     return _hash("\n".join(parts + [f"{name} {version(name)}" for name in _LIBRARIES]).encode())
 
 
-def said(value: Any) -> Any:
-    """Return an argument as JSON that is equal iff the arguments are; a TypeError if that cannot be told."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+def key_of(arguments: dict[str, Any], *rest: Any) -> str:
+    """Return a hash that is equal iff all arguments are; a TypeError if that cannot be told of one."""
+    return _hash(json.dumps([arguments, *rest], sort_keys=True, default=_said).encode())[:24]
+
+
+def _said(value: Any) -> Any:
+    """Return what JSON does not know in terms of what it knows."""
     if isinstance(value, np.generic):
-        return said(value.item())
+        return value.item()
     if isinstance(value, np.ndarray) and value.dtype != object:
-        return ["array", value.dtype.str, value.shape, _hash(np.ascontiguousarray(value).tobytes())]
+        return {"array": [value.dtype.str, value.shape, _hash(np.ascontiguousarray(value).tobytes())]}
     if isinstance(value, pd.DataFrame):
-        rows = pd.util.hash_pandas_object(value).to_numpy()
-        return ["table", *zip(map(str, value), map(str, value.dtypes), strict=True), said(rows)]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [type(value).__qualname__, {field.name: said(getattr(value, field.name)) for field in fields(value)}]
-    if isinstance(value, Mapping):
-        return ["mapping", sorted([[said(key), said(each)] for key, each in value.items()], key=json.dumps)]
+        return {"table": [value.dtypes.astype(str).to_dict(), pd.util.hash_pandas_object(value).to_numpy()]}
     if isinstance(value, set | frozenset):
-        return ["set", sorted(map(said, value), key=json.dumps)]
-    if isinstance(value, Sequence):
-        return [said(each) for each in value]
+        return {"set": sorted(value, key=repr)}
+    if isinstance(value, ActivationStore):  # where it and its weights lie changes nothing, each of its numbers does
+        sums, moved = [], replace(value, checkpoint=replace(value.checkpoint, source=""))
+        for number in range(len(value.shards)):
+            with (value.root / shard_file(number)).open("rb") as file:
+                file.seek(-4, os.SEEK_END)
+                sums.append(file.read().hex())
+        return [_hash(described(moved)[STORE_FILE]), *sums]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {type(value).__qualname__: {field.name: getattr(value, field.name) for field in fields(value)}}
     raise TypeError(f"{type(value).__name__} cannot be part of a key")
-
-
-def _state(store: ActivationStore) -> list[str]:
-    """Return what tells a store from any other: its description, and the checksum of each of its files."""
-    sums = []
-    for number in range(len(store.shards)):
-        with (store.root / shard_file(number)).open("rb") as file:
-            file.seek(-4, os.SEEK_END)
-            sums.append(file.read().hex())
-    moved = replace(store, checkpoint=replace(store.checkpoint, source=""))  # where weights lie changes nothing
-    return [_hash(described(moved)[STORE_FILE]), *sums]
 
 
 def _hash(content: bytes) -> str:
@@ -123,15 +110,14 @@ def _hash(content: bytes) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(file: Path) -> Iterator[None]:
     """Wait until no other process makes this result; without locks, both make the same."""
-    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", thread_local=False)
+    lock = filelock.FileLock(file.with_name(f".{file.stem}.lock"), thread_local=False)
     try:
-        folder.parent.mkdir(exist_ok=True)
-        remove_stale(folder.parent, ".*")
-        lock.acquire(timeout=_POLL)
+        file.parent.mkdir(exist_ok=True)
+        lock.acquire(timeout=0.2)
     except filelock.Timeout:
-        print(f"{folder.name.partition('-')[0]}: waiting for another process that computes it", flush=True)
+        print(f"{file.name.partition('-')[0]}: waiting for another process that computes it", flush=True)
         lock.acquire()
     except (OSError, NotImplementedError):
         pass
@@ -143,74 +129,64 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _read(folder: Path) -> list[Any]:
+def _read(file: Path) -> list[Any]:
     """Return the result that is kept, alone in a list; nothing where there is none, or what there is is damaged."""
     try:
-        file, since = folder / _FILE, os.environ.get(FRESH, "")
-        if since and (since == "1" or file.stat().st_mtime < float(since)):
-            return []
-        content = json.loads(file.read_text(encoding="utf-8"))
-        files = {name: (folder / name).read_bytes() for name in content["hashes"]}
-        if content != signed(content) or content["hashes"] != {name: _hash(each) for name, each in files.items()}:
-            return []
-        return [_loaded(content["result"], files)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        since = os.environ.get(FRESH, "")
+        anew = bool(since) and (since == "1" or file.stat().st_mtime < float(since))
+        return [] if anew else [_loaded(file)]
+    except Exception:  # noqa: BLE001  whatever it is, it is made anew
         return []
 
 
-def _write(folder: Path, made: Any) -> Any:
+def _write(file: Path, made: Any) -> Any:
     """Keep a result and return it as it will be read; where it cannot be kept, as it is."""
-    beside = None
     try:
-        prefix = f".{folder.name}.{platform.node()}.{os.getpid()}."
-        beside = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-        new = beside / "new"
-        new.mkdir()
-        told = _saved(made, new, "result")
-        hashes = {path.name: _hash(path.read_bytes()) for path in sorted(new.iterdir())}
-        (new / _FILE).write_text(json.dumps(signed({"result": told, "hashes": hashes})), encoding="utf-8")
-        if folder.exists():  # damaged, or to be made anew
-            folder.rename(beside / "old")
-        new.rename(folder)
-        return _loaded(told, {name: (folder / name).read_bytes() for name in hashes})
+        with replacing(file) as part, ZipFile(part, "w") as parts:
+            told = _saved(made, parts, "result")
+            parts.writestr(_TOLD, json.dumps(told))
+        return _loaded(file)
     except (OSError, ValueError, TypeError):
         return made
-    finally:
-        if beside:
-            shutil.rmtree(beside, ignore_errors=True)
 
 
-def _saved(value: Any, folder: Path, name: str) -> dict[str, Any]:
+def _saved(value: Any, parts: ZipFile, name: str) -> Any:
     """Write the tables and arrays of a value, and return what it is made of."""
     if isinstance(value, pd.DataFrame):
-        value.to_parquet(folder / f"{name}.parquet")
-        return {"table": f"{name}.parquet"}
+        parts.writestr(f"{name}.parquet", value.to_parquet())
+        return {"file": f"{name}.parquet"}
     if isinstance(value, np.ndarray):
-        np.save(folder / f"{name}.npy", value, allow_pickle=False)
-        return {"array": f"{name}.npy"}
-    if isinstance(value, tuple | list):
-        return {type(value).__name__: [_saved(each, folder, f"{name}-{i}") for i, each in enumerate(value)]}
+        np.save(content := io.BytesIO(), value, allow_pickle=False)
+        parts.writestr(f"{name}.npy", content.getvalue())
+        return {"file": f"{name}.npy"}
+    if isinstance(value, tuple):
+        return [_saved(each, parts, f"{name}-{i}") for i, each in enumerate(value)]
     if is_dataclass(value) and not isinstance(value, type):
-        parts = {each.name: _saved(getattr(value, each.name), folder, f"{name}-{each.name}") for each in fields(value)}
-        return {"dataclass": [type(value).__module__, type(value).__qualname__], "fields": parts}
+        made = {
+            field.name: _saved(getattr(value, field.name), parts, f"{name}-{field.name}") for field in fields(value)
+        }
+        return {"module": type(value).__module__, "name": type(value).__qualname__, "fields": made}
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, bool | int | float | str):
-        return {"value": value}
+        return value
     raise TypeError(f"{type(value).__name__} cannot be kept")
 
 
-def _loaded(told: Mapping[str, Any], files: Mapping[str, bytes]) -> Any:
-    if "table" in told:
-        return pd.read_parquet(io.BytesIO(files[told["table"]]))
-    if "array" in told:
-        return np.load(io.BytesIO(files[told["array"]]), allow_pickle=False)
-    if "dataclass" in told:
-        module, name = told["dataclass"]
-        kind = getattr(import_module(module), name) if module.startswith("sslsim.") else None
-        if not is_dataclass(kind):
-            raise ValueError(f"{module}.{name} is no dataclass of this package")
-        return kind(**{field: _loaded(each, files) for field, each in told["fields"].items()})  # type: ignore[operator]
-    for kind in (tuple, list):
-        if kind.__name__ in told:
-            return kind(_loaded(each, files) for each in told[kind.__name__])
-    return told["value"]
+def _loaded(file: Path) -> Any:
+    """Read a result; ZIP checks each part, and none of them can say what is run."""
+    with ZipFile(file) as parts:
+
+        def made(told: Any) -> Any:
+            if isinstance(told, list):
+                return tuple(map(made, told))
+            if not isinstance(told, dict):
+                return told
+            if "file" in told:
+                content = io.BytesIO(parts.read(told["file"]))
+                return np.load(content) if told["file"].endswith(".npy") else pd.read_parquet(content)
+            kind = getattr(import_module(told["module"]), told["name"]) if told["module"][:7] == "sslsim." else None
+            if not is_dataclass(kind):
+                raise ValueError(f"{told['name']} is no dataclass of this package")
+            return kind(**{name: made(each) for name, each in told["fields"].items()})  # type: ignore[operator]
+
+        return made(json.loads(parts.read(_TOLD)))
