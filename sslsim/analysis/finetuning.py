@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sslsim.activations.results import kept
 from sslsim.activations.selection import layer_views
 from sslsim.activations.store import ActivationStore
 from sslsim.analysis.layers import Pairs
@@ -80,6 +81,7 @@ def first_moved(moved: pd.DataFrame) -> pd.DataFrame:
     return out.astype({"first_layer": "Int64"})
 
 
+@kept
 def changed_neurons(stores: Sequence[ActivationStore], *, frames: int | None = None) -> pd.DataFrame:
     """Correlation of every neuron of a pretrained model with the same neuron after finetuning.
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sslsim.activations.results import kept
 from sslsim.activations.selection import check_stores, layer_views
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.tables import same_depth
@@ -44,6 +45,7 @@ def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@kept
 def concentrations(stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:
     """Say of every layer how its variance is spread over neurons, and which layers a single neuron dominates.
 
@@ -172,6 +174,7 @@ def _columns(of: Estimate) -> dict[str, float]:
     return {"value": of.value, "ci_low": of.low, "ci_high": of.high, "chance": of.chance, "p": of.p}
 
 
+@kept
 def convergence(
     stores: Sequence[ActivationStore], measures: Sequence[str], pairs: Pairs, *, seed: int = 0, device: str = "auto"
 ) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sslsim.activations.results import kept
 from sslsim.activations.selection import (
     View,
     check_between,
@@ -27,6 +28,7 @@ from sslsim.parallel import chosen_device
 COLUMNS = ["measure", *SIDES, *PAIR, "value", "n_frames", "rank_x", "rank_y", "constant_x", "constant_y"]
 
 
+@kept
 def compare(
     stores: Sequence[ActivationStore],
     measures: Sequence[str],
@@ -90,6 +92,7 @@ def compare(
     return pd.concat(tables, ignore_index=True).reindex(columns=COLUMNS)
 
 
+@kept
 def neuron_partners(
     stores: Sequence[ActivationStore],
     *,

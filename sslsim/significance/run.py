@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sslsim.activations.results import kept
 from sslsim.activations.selection import check_between, check_measures, check_stores, utterances_of
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison import heads
@@ -26,6 +27,7 @@ from sslsim.significance.nulls import Mismatches
 REFERENCES = 5  # of layers less what is given: mismatches whose own order is scored; with one, p is a little too small
 
 
+@kept
 def evidence(
     stores: Sequence[ActivationStore],
     measures: Sequence[str],
@@ -98,6 +100,7 @@ def _null(runs: Sequence[Run], scores: Sequence[Sequence[Scores]]) -> list[Score
     return [*own[:1], *wrong]
 
 
+@kept
 def attention_evidence(
     stores: Sequence[ActivationStore],
     measures: Sequence[str] = ("pearson", "js", "frobenius", "attention_cka"),

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from conftest import edited
 
+import sslsim
 from sslsim.activations import results
 from sslsim.activations.results import code_of, kept, key_of
 from sslsim.errors import SslsimError
@@ -61,6 +62,44 @@ def test_equal_calls_are_computed_once(make_store, counted, calls):
     pd.testing.assert_frame_equal(first, counted.__wrapped__(stores, ["cca"]), check_exact=True)
     again[0]["value"] = 0.0  # what a caller does to one leaves the next alone
     pd.testing.assert_frame_equal(first, counted(stores, ["cca"]))
+
+
+RESAMPLING = sslsim.Resampling(permutations=2, blocks=2, rotations=2)
+OF_STORES = {
+    "compare": (sslsim.compare, (["max_corr", "svcca"],), {}),
+    "neuron_partners": (sslsim.neuron_partners, (), {}),
+    "evidence": (sslsim.evidence, (["linreg_r2", "neuron_count"],), {"resampling": RESAMPLING, "partners": True}),
+    "attention_evidence": (sslsim.attention_evidence, (["js"],), {"resampling": RESAMPLING}),
+    "concentrations": (sslsim.analysis.concentrations, (), {}),
+    "convergence": (sslsim.analysis.convergence, (["svcca"], [("a", "b")]), {}),
+    "changed_neurons": (sslsim.analysis.changed_neurons, (), {"frames": 100}),
+}
+
+
+@pytest.mark.parametrize("name", OF_STORES)
+def test_what_is_kept_is_what_is_computed(name, make_store, calls):
+    function, arguments, options = OF_STORES[name]
+    stores = [make_store("a", frames=(40, 50, 44, 60)), make_store("b", frames=(40, 50, 44, 60), finetuned_from="a")]
+    computed = function.__wrapped__(stores, *arguments, **options)
+    for _ in range(2):
+        assert_same(function(stores, *arguments, **options), computed)
+    assert list(stores[0].root.parent.glob(f"results/{name}-*.zip"))
+
+
+def assert_same(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, pd.DataFrame):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    elif isinstance(one, np.ndarray):
+        np.testing.assert_array_equal(one, other, strict=True)
+    elif isinstance(one, tuple):
+        for each, same in zip(one, other, strict=True):
+            assert_same(each, same)
+    elif is_dataclass(one):
+        for field in fields(one):
+            assert_same(getattr(one, field.name), getattr(other, field.name))
+    else:
+        assert one == other
 
 
 def test_whatever_the_numbers_depend_on_makes_another_result(make_store, counted, calls):
