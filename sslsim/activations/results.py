@@ -127,6 +127,8 @@ def _alone(file: Path) -> Iterator[None]:
         with suppress(OSError):
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+        with suppress(OSError):  # there is something in it
+            file.parent.rmdir()
 
 
 def _read(file: Path) -> list[Any]:
