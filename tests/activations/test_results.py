@@ -68,7 +68,7 @@ RESAMPLING = sslsim.Resampling(permutations=2, blocks=2, rotations=2)
 OF_STORES = {
     "compare": (sslsim.compare, (["max_corr", "svcca"],), {}),
     "neuron_partners": (sslsim.neuron_partners, (), {}),
-    "evidence": (sslsim.evidence, (["linreg_r2", "neuron_count"],), {"resampling": RESAMPLING, "partners": True}),
+    "evidence": (sslsim.evidence, (["linreg_r2", "neuron_count"],), {"resampling": RESAMPLING}),
     "attention_evidence": (sslsim.attention_evidence, (["js"],), {"resampling": RESAMPLING}),
     "concentrations": (sslsim.analysis.concentrations, (), {}),
     "convergence": (sslsim.analysis.convergence, (["svcca"], [("a", "b")]), {}),
