@@ -16,10 +16,11 @@ from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.errors import SslsimError
 from sslsim.measures.random_basis import haar, shared
 from sslsim.measures.registry import MEASURES, similarity
+from sslsim.significance.attention import attention_evidence
 from sslsim.significance.evidence import Resampling
 from sslsim.significance.jackknife import blocks_of
 from sslsim.significance.nulls import Mismatches
-from sslsim.significance.run import attention_evidence, evidence
+from sslsim.significance.run import evidence
 
 HOW = Resampling(permutations=3, blocks=4, rotations=3)
 KEYS = ["measure", "model_x", "layer_x", "model_y", "layer_y"]
