@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
+import torch
 
-from sslsim.activations.selection import check_measures, check_stores
+from sslsim.activations.selection import check_measures
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.tables import pair_columns, square_table
-from sslsim.errors import SslsimError
+from sslsim.comparison.crops import Crop, alike, head_labels, kept_rows, n_rows, read_maps, summed, with_attention
+from sslsim.comparison.tables import pair_columns, sides, square_table
 from sslsim.measures import attention
-from sslsim.parallel import chosen_device, results, workers_on
-from sslsim.speech.positions import positions, stride_for
+from sslsim.measures.arrays import chunks
+from sslsim.parallel import results
 
-UTTERANCES = 4  # of one piece
-AHEAD = 64  # pieces that may wait: two matrices of heads by heads a measure each
+AT_A_TIME = 7  # mismatches whose sums are in memory together
 
 
 def compare_heads(
@@ -43,9 +41,10 @@ def compare_heads(
         rows). Layers count from 1: layer 0 is the input of the first block.
     """
     check_attention_measures(measures, of_layers=False)
-    ((scores, _),) = head_scores(stores, measures, [Run(kept_rows(stores))], executor, device)
+    crops = kept_rows(stores)
+    scores, _ = score_heads(stores, measures, crops, executor=executor, device=device)
     table = square_table(scores.means, scores.labels, ["model", "layer", "head"])
-    return pair_columns(table.assign(n_frames=scores.n_rows), stores)
+    return pair_columns(table.assign(n_frames=n_rows(crops)), stores)
 
 
 def compare_attention(
@@ -68,9 +67,10 @@ def compare_attention(
         `sslsim.comparison.tables.pair_columns`, value.
     """
     check_attention_measures(measures)
-    ((scores, _),) = head_scores(stores, measures, [Run(kept_rows(stores))], executor, device)
-    best = scores.best().dropna(subset="value").reset_index(drop=True)
-    return pair_columns(scores.layers(), stores), pair_columns(best, stores)
+    crops = kept_rows(stores)
+    scores, _ = score_heads(stores, measures, crops, executor=executor, device=device)
+    table, best = scores.tables(stores, n_rows(crops))
+    return table, best.dropna(subset="value").reset_index(drop=True)
 
 
 def check_attention_measures(measures: Sequence[str], *, of_layers: bool = True) -> None:
@@ -89,14 +89,15 @@ def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     DataFrame
         One row a head: model, layer, head, entropy, distance (frames), diagonality, one_key; see `attention.Profile`.
     """
-    tables = []
-    for store in with_attention(stores):
-        queries = [store.query_rows(u) for u in range(len(store.index))]
-        for layer in range(1, store.attention_layers + 1):
-            profile = attention.head_profile([store.attention(layer, u) for u in range(len(queries))], queries)
-            keys = {"model": store.name, "layer": layer, "head": np.arange(store.n_heads)}
-            tables.append(pd.DataFrame(keys | vars(profile)))
-    return pd.concat(tables, ignore_index=True)
+    chosen = with_attention(stores)
+    calls = [(chosen, crop) for crop in kept_rows(stores) if len(crop.rows)]
+    profile = attention.profile_of([*results(_looks, calls)])
+    return pd.DataFrame(head_labels(chosen), columns=["model", "layer", "head"]).assign(**vars(profile))
+
+
+def _looks(stores: list[ActivationStore], crop: Crop) -> tuple[torch.Tensor, int]:
+    u = crop.utterance
+    return attention.looks(read_maps(stores, crop, slice(None)), stores[0].query_rows(u), u)
 
 
 @dataclass(frozen=True)
@@ -105,97 +106,55 @@ class HeadScores:
 
     means: dict[str, np.ndarray]  # mean score by measure, (heads, heads); of attention_cka the covariance
     labels: list[tuple[str, int, int]]  # model, layer, head
-    n_rows: int  # query rows compared
     # `means` of every utterance with itself, where these are of two: what attention_cka is divided by
     alone: dict[str, np.ndarray] | None = None
 
-    def layers(self) -> pd.DataFrame:
-        """Scores of layers, a row a measure and ordered pair."""
-        starts, alone = _starts(self.labels, 2), self.alone or self.means
-        grids = {
-            name: _cka(values, alone[name], starts) if name in attention.LAYER_MEASURES else _best_match(values, starts)
+    def layers(self) -> dict[str, np.ndarray]:
+        """By measure, the score of every layer in every other."""
+        first, alone = starts(self.labels, 2), self.alone or self.means
+        return {
+            name: _cka(values, alone[name], first) if name in attention.LAYER_MEASURES else _best_match(values, first)
             for name, values in self.means.items()
         }
-        table = square_table(grids, [self.labels[i][:2] for i in starts], ["model", "layer"])
-        return table.assign(n_frames=self.n_rows)
 
-    def best(self) -> pd.DataFrame:
-        """Best match of every head in every other model; its value is NaN where no row could be scored."""
-        starts = _starts(self.labels, 1)
-        rows = []
+    def best(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By measure, the best match of every head in every model, and which head that is, (heads, models).
+
+        It is NaN where no row could be scored.
+        """
+        models, out = list(pairwise([*starts(self.labels, 1), len(self.labels)])), {}
         for name in [name for name in self.means if name in attention.HEAD_MEASURES]:
-            values, best = self.means[name], {}
-            for start, stop in zip(starts, [*starts[1:], len(self.labels)], strict=True):
-                part = np.where(np.isnan(values[:, start:stop]), -np.inf, values[:, start:stop])
-                best[self.labels[start][0]] = start + part.argmax(axis=1)
-            rows += [
-                (name, *label, *self.labels[place[i]], values[i, place[i]])
-                for i, label in enumerate(self.labels)
-                for model, place in best.items()
-                if model != label[0]
-            ]
-        sides = [f"{key}_{side}" for side in "xy" for key in ("model", "layer", "head")]
-        return pd.DataFrame(rows, columns=["measure", *sides, "value"])
+            values = np.where(np.isnan(self.means[name]), -np.inf, self.means[name])
+            place = np.stack([a + values[:, a:b].argmax(1) for a, b in models], axis=1)
+            out[name] = np.take_along_axis(self.means[name], place, 1), place
+        return out
+
+    def values(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the column `value` of both `tables`."""
+        layers = [grid.ravel() for grid in self.layers().values()]
+        best = [value[self._others] for value, _ in self.best().values()]
+        return np.concatenate(layers), np.concatenate([*best, []])
+
+    def tables(self, stores: Sequence[ActivationStore], n_frames: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Both tables of `compare_attention`, where the second has rows without a value too."""
+        of_layers = [self.labels[i][:2] for i in starts(self.labels, 2)]
+        layers, best = square_table(self.layers(), of_layers, ["model", "layer"]), []
+        names, x = ["model", "layer", "head"], np.nonzero(self._others)[0]
+        for name, (value, place) in self.best().items() if len(x) else ():
+            keys = sides(self.labels, names, x, place[self._others])
+            best.append(keys.assign(value=value[self._others]).assign(measure=name))
+        columns = ["measure", *(f"{name}_{side}" for side in "xy" for name in names), "value"]
+        table = pd.concat(best, ignore_index=True)[columns] if best else pd.DataFrame(columns=columns)
+        return pair_columns(layers.assign(n_frames=n_frames), stores), pair_columns(table, stores)
+
+    @property
+    def _others(self) -> np.ndarray:
+        """Which models are not that of the head itself, (heads, models)."""
+        own = np.searchsorted(starts(self.labels, 1), np.arange(len(self.labels)), side="right") - 1
+        return own[:, None] != np.arange(own[-1] + 1)
 
 
-@dataclass(frozen=True)
-class Run:
-    """One comparison of every head with every other."""
-
-    crops: list[Crop]  # what of each utterance (`kept_rows`, `cropped_rows`)
-    blocks: Sequence[Sequence[int]] = ()  # score without each of these lists of utterances too; together they are all
-    # utterance that stands on the other side for each: pairs are then of head i on its utterance with head j on the
-    # partner, i up to j, and the other half their mirror image
-    partner: np.ndarray | None = None
-
-    def pieces(self) -> Iterator[tuple[int, list[tuple[int, int, Crop, Crop]]]]:
-        """Give the number of a block, and a few of its utterances with their partners."""
-        other = range(len(self.crops)) if self.partner is None else self.partner.tolist()
-        for g, block in enumerate(self.blocks or [range(len(self.crops))]):
-            for k in range(0, len(block), UTTERANCES):
-                yield g, [(u, other[u], self.crops[u], self.crops[other[u]]) for u in block[k : k + UTTERANCES]]
-
-
-def head_scores(
-    stores: Sequence[ActivationStore],
-    measures: Sequence[str],
-    runs: Sequence[Run],
-    executor: Executor | None = None,
-    device: str = "auto",
-) -> list[tuple[HeadScores, list[HeadScores]]]:
-    """Score every pair of heads in each run, and once more without each of its blocks of utterances."""
-    chosen, where = with_attention(stores), chosen_device(device)
-    labels = [(s.name, layer, head) for s in chosen for layer in range(1, s.n_layers) for head in range(s.n_heads)]
-    options: dict[str, Any] = {"executor": executor, "workers": workers_on(where), "ahead": AHEAD}
-    total, scored = sum(len(run.crops) for run in runs), []
-    with tqdm(total=total, desc="attention", file=sys.stdout, unit="utt", mininterval=1.0) as bar:
-        for run in runs:
-            sums: dict[int, dict[str, attention.Sums]] = {}  # by block
-            calls = [(where, chosen, list(measures), some) for _, some in run.pieces()]
-            for (g, some), part in zip(run.pieces(), results(sum_utterances, calls, **options), strict=True):
-                sums[g] = attention.add_up([sums[g], part]) if g in sums else part
-                bar.update(len(some))
-            scored.append(_scores(run, [*sums.values()], labels))
-    return scored
-
-
-def _scores(
-    run: Run, sums: list[dict[str, attention.Sums]], labels: list[tuple[str, int, int]]
-) -> tuple[HeadScores, list[HeadScores]]:
-    """Return the scores from the sums of all blocks, and those without each block."""
-
-    def scores(of: dict[str, attention.Sums], left_out: Sequence[int] = ()) -> HeadScores:
-        means = {name: one.mean.cpu().numpy() for name, one in of.items()}
-        if run.partner is not None:
-            means = {name: np.triu(mean) + np.triu(mean, 1).T for name, mean in means.items()}
-        return HeadScores(means, labels, sum(len(crop.rows) for u, crop in enumerate(run.crops) if u not in left_out))
-
-    total = attention.add_up(sums)
-    without = [{name: total[name] - each[name] for name in each} for each in sums] if run.blocks else []
-    return scores(total), [scores(*one) for one in zip(without, run.blocks, strict=True)]
-
-
-def _starts(labels: list[tuple[str, int, int]], depth: int) -> np.ndarray:
+def starts(labels: list[tuple[str, int, int]], depth: int) -> np.ndarray:
     """Places where a new layer (`depth` 2) or a new model (1) begins."""
     return np.array([i for i, label in enumerate(labels) if i == 0 or label[:depth] != labels[i - 1][:depth]])
 
@@ -217,81 +176,54 @@ def _cka(covariance: np.ndarray, alone: np.ndarray, starts: np.ndarray) -> np.nd
         return squares / np.sqrt(np.outer(norms.diagonal(), norms.diagonal()))
 
 
-def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
-    """Return the stores that hold attention (log-mel has no heads); raise if they cannot be compared or none does."""
-    check_stores(stores)
-    chosen = [store for store in stores if store.attention_layers]
-    if not chosen:
-        raise SslsimError("no attention in these stores; extract with queries above 0")
-    return chosen
+def score_heads(
+    stores: Sequence[ActivationStore],
+    measures: Sequence[str],
+    crops: Sequence[Crop],
+    blocks: Sequence[Sequence[int]] = (),
+    executor: Executor | None = None,
+    device: str = "auto",
+) -> tuple[HeadScores, list[HeadScores]]:
+    """Score every pair of heads, and once more without each block of utterances; the blocks together are all."""
+    members = blocks or [[u for u, crop in enumerate(crops) if len(crop.rows)]]
+    jobs = [(g, crops[u], crops[u]) for g, block in enumerate(members) for u in block]
+    (sums,) = summed(stores, measures, [[jobs]], None, "attention", executor, device)
+    total, labels = attention.add_up(sums.values()), head_labels(with_attention(stores))
+    without = [{name: total[name] - one[name] for name in one} for one in sums.values()] if blocks else []
+    scores, *left_out = (HeadScores(_means(one), labels) for one in (total, *without))
+    return scores, left_out
 
 
-@dataclass(frozen=True)
-class Crop:
-    """What to compare of one utterance's maps."""
+def score_mismatches(
+    stores: Sequence[ActivationStore],
+    measures: Sequence[str],
+    crops: Sequence[Crop],
+    strata: Sequence[np.ndarray],
+    partners: Sequence[np.ndarray],
+    near: attention.Among | None = None,
+    executor: Executor | None = None,
+    device: str = "auto",
+) -> Iterator[HeadScores]:
+    """Score every pair of heads on utterances cropped alike, and then on those with each utterance's partners.
 
-    rows: np.ndarray  # which of the stored query rows
-    start: np.ndarray | None = None  # first key of each row: rows are cropped and brought to sum 1 again
-    width: int = 0  # keys of each row
-
-
-def kept_rows(stores: Sequence[ActivationStore], rows: int | None = None) -> list[Crop]:
-    """Return the stored query rows of each utterance to compare: all, or so many on average, at common positions."""
-    index = with_attention(stores)[0].index
-    if rows is not None and rows < 1:
-        raise SslsimError(f"rows is {rows}; give at least 1 query row of each utterance, or None for all stored")
-    stride = stride_for(index.n_rows, None if rows is None else rows * len(index))
-    return [Crop(positions(stored, stride)) for stored in index.n_rows.tolist()]
-
-
-def cropped_rows(stores: Sequence[ActivationStore], crops: list[Crop], strata: Sequence[np.ndarray]) -> list[Crop]:
-    """Crop the maps of the utterances of each stratum alike, so that any can stand for any other.
-
-    The query frames of their rows then stand at one place, with as many keys before and after as all of them have.
+    Pairs of a mismatch are of head i on its utterance with head j on the partner, i up to j, and the other half their
+    mirror image. js is computed for heads that are `near` one another alone, and is NaN for others.
     """
-    store, out = with_attention(stores)[0], list(crops)
-    for stratum in strata:
-        count = min(len(crops[u].rows) for u in stratum)
-        half = count // 2
-        kept = {int(u): np.delete(rows := crops[u].rows, np.s_[count - half : len(rows) - half]) for u in stratum}
-        query = {u: store.query_rows(u)[some] for u, some in kept.items()}
-        left = np.min([query[u] for u in kept], axis=0)
-        right = np.min([int(store.index["length"].iloc[u]) - query[u] for u in kept], axis=0)
-        width = int((left + right).min())
-        before = np.clip(width * left // (left + right), width - right, left)
-        for u, some in kept.items():
-            out[u] = Crop(some, query[u] - before, width)
-    return out
+    cropped = {crop.utterance: crop for stratum in strata for crop in alike(stores[0], [crops[u] for u in stratum])}
+    other = [np.arange(len(crops)), *partners]
+    batches = [
+        [[(k, cropped[u], cropped[other[k][u]]) for u in stratum for k in some] for stratum in strata]
+        for some in (range(len(other))[part] for part in chunks(len(other), AT_A_TIME))
+    ]
+    labels, alone = head_labels(with_attention(stores)), None
+    for sums in summed(stores, measures, batches, near, "attention of mismatches", executor, device):
+        for one in sums.values():
+            means = _means(one)
+            alone = alone or means
+            yield HeadScores(means, labels, alone)
 
 
-def sum_utterances(
-    device: str, stores: list[ActivationStore], measures: list[str], utterances: list[tuple[int, int, Crop, Crop]]
-) -> dict[str, attention.Sums]:
-    """Sum of the scores of every pair of heads over some utterances and their partners."""
-    names = "attention", "attention"
-
-    def of_one(u: int, v: int, crop_x: Crop, crop_y: Crop) -> dict[str, attention.Sums]:
-        x = _Stacked(stores, u, crop_x)
-        y = x if u == v else _Stacked(stores, v, crop_y)
-        return attention.utterance_sums(measures, x, y, names=names, utterance=u, half=u != v, device=device)
-
-    return attention.add_up(of_one(*one) for one in utterances)
-
-
-class _Stacked:
-    """Maps of all heads of all layers of one utterance, (heads, rows, T); only the rows asked for are read."""
-
-    def __init__(self, stores: list[ActivationStore], u: int, crop: Crop) -> None:
-        self.maps = [s.attention(layer, u) for s in stores for layer in range(1, s.attention_layers + 1)]
-        self.crop = crop
-        self.shape = (sum(map(len, self.maps)), len(crop.rows), crop.width or self.maps[0].shape[2])
-
-    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
-        (heads, some), crop = part, self.crop
-        whole = np.concatenate([m[heads, crop.rows[some]] for m in self.maps])
-        if crop.start is None:
-            return whole
-        keys = crop.start[some][:, None] + np.arange(crop.width)
-        cropped = np.take_along_axis(whole, keys[None], axis=2)
-        mass = cropped.sum(2, keepdims=True)
-        return np.where(mass > 1e-6, cropped / np.maximum(mass, 1e-6), np.float32(1 / crop.width))
+def _means(sums: dict[str, attention.Sums]) -> dict[str, np.ndarray]:
+    """Return the mean scores, of which only the pairs of head i with heads i and on were made."""
+    means = {name: one.mean.cpu().numpy() for name, one in sums.items()}
+    return {name: np.triu(mean) + np.triu(mean, 1).T for name, mean in means.items()}

@@ -2,15 +2,16 @@
 
 A head's map on one utterance is (rows, T): each row is one query frame's distribution over T key frames. Heads are
 compared row by row on the same query frames, every head of one layer with every head of the other; a layer's score is
-the mean over its heads of the best match there. Pearson and Frobenius are one matrix product a block of rows, and of
-the Jensen-Shannon divergence ``H((a + b) / 2) - (H(a) + H(b)) / 2`` only the mixture's entropy is per pair.
+the mean over its heads of the best match there. Pearson, Frobenius and attention_cka are matrix products of all heads,
+and of the Jensen-Shannon divergence ``H((a + b) / 2) - (H(a) + H(b)) / 2`` only the mixture's entropy is per pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import timeit
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,24 @@ from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
 from sslsim.measures.arrays import block, chunks, multiply
-from sslsim.parallel import results
 
 Maps = np.ndarray | Tensor
+Among = Sequence[tuple[np.ndarray, np.ndarray]]  # numbers of some heads of a, and of those of b to compare them with
 LOG_2 = float(np.log(2.0))
-ROW_CELLS = 2**20  # of one block of query rows of all heads: 4 MB in float32
-BLOCK_CELLS, BLOCK_HEADS = 4096, 32  # a block of mixtures is 0.5 MB in float32
+ROW_CELLS = 2**22  # of one block of query rows of all heads: 16 MB in float32
+BLOCK_CELLS, BLOCK_HEADS = 4096, 4  # a row of mixtures, and how many heads of x are in a block of them
+MIXTURES = 2**26, 2**17  # cells of a block on a GPU, and on a CPU, where it stays in cache with its logarithms
+FROBENIUS = "frobenius", "frobenius_published"
+HEAD_MEASURES = "pearson", "js", *FROBENIUS  # of two heads
+LAYER_MEASURES = ("attention_cka",)  # of two layers, from the products of their heads
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Running sums over utterances of head-to-head scores: `total` / `weight` is the mean; both (heads_a, heads_b)."""
+    """Running sums over utterances of head-to-head scores: `total` / `weight` is the mean."""
 
-    total: Tensor
-    weight: Tensor
+    total: Tensor  # (heads_a, heads_b)
+    weight: Tensor  # likewise, or one for all
 
     def __add__(self, other: Sums) -> Sums:
         """Merge with the sums of other utterances."""
@@ -48,93 +53,127 @@ class Sums:
         return self.total / self.weight
 
 
-def _correlations(a: Tensor, b: Tensor, half: bool) -> Sums:
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Maps of many heads, (heads, rows, T), and what measures make of each: once, with however many it is compared."""
+
+    maps: Tensor
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """Rows centred and scaled to length 1, or 0 where a row is uniform; (heads, rows T)."""
+        centred = self.maps - 1 / self.maps.shape[2]
+        norm = torch.linalg.vecdot(centred, centred).sqrt_()
+        # softmax rounds a uniform row to within a few float units of 1 / T
+        varies = norm > 8 * torch.finfo(centred.dtype).eps * self.maps.shape[2] ** -0.5
+        return centred.mul_(torch.where(varies, 1 / norm, 0.0)[:, :, None]).flatten(1)
+
+    @cached_property
+    def varies(self) -> Tensor:
+        """Which rows are not uniform, 1 or 0; (heads, rows)."""
+        return (self.unit.view(self.maps.shape) != 0).any(2).to(self.maps)
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """Rows less their mean 1 / T, (heads, rows T)."""
+        return self.maps.flatten(1) - 1 / self.maps.shape[2]
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """Sum of squares of `centred`, (heads,)."""
+        return torch.linalg.vecdot(self.centred, self.centred).double()
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """Sum of ``a log(2 a)``, (heads,)."""
+        return torch.special.xlogy(self.maps, 2 * self.maps).sum((1, 2), dtype=torch.float64)
+
+
+def _correlations(a: Heads, b: Heads) -> Sums:
     """Sum over query rows of the correlation of the two heads' rows; rows without variance are left out of the mean."""
-    unit_a = _unit_rows(a)
-    unit_b = unit_a if b is a else _unit_rows(b)
-    weight = (unit_a != 0).any(2).to(a) @ (unit_b != 0).any(2).to(b).T
-    return Sums(multiply(unit_a.flatten(1), unit_b.flatten(1).T).double(), weight.double())
+    return Sums(multiply(a.unit, b.unit.T).double(), (a.varies @ b.varies.T).double())
 
 
-def _unit_rows(a: Tensor) -> Tensor:
-    """Rows centred and scaled to length 1, or 0 where a row is uniform."""
-    centred = a - 1 / a.shape[2]
-    norm = torch.linalg.vecdot(centred, centred).sqrt_()
-    # softmax rounds a uniform row to within a few float units of 1 / T
-    varies = norm > 8 * torch.finfo(a.dtype).eps * a.shape[2] ** -0.5
-    return centred.mul_(torch.where(varies, 1 / norm, 0.0)[:, :, None])
+def _products(a: Heads, b: Heads) -> tuple[Tensor, Tensor]:
+    """Products of the heads over all (query, key) cells, each row centred at 1 / T, and squares of their distances.
 
-
-def _js(a: Tensor, b: Tensor, half: bool) -> Sums:
-    """Sum over query rows of one minus the Jensen-Shannon divergence over ln 2, in [0, 1]."""
-    rows = a.shape[1]
-    alone_a, alone_b = (torch.special.xlogy(side, side).sum((1, 2), dtype=torch.float64) for side in (a, b))
-    mass_a, mass_b = (side.sum((1, 2), dtype=torch.float64) for side in (a, b))
-    alone, mass = (alone_a[:, None] + alone_b[None]) / 2, (mass_a[:, None] + mass_b[None]) / 2
-    mixed = _sum_entropy(a.flatten(1), b.flatten(1), symmetric=a is b or half) / 2 - LOG_2 * mass
-    total = rows - (alone - mixed) / LOG_2
-    return Sums(total, torch.full_like(total, rows))
-
-
-def _sum_entropy(a: Tensor, b: Tensor, symmetric: bool) -> Tensor:
-    """``sum_k s_k log s_k`` of s = a_i + b_j for every pair of heads, in blocks that stay in cache with their logs.
-
-    On a CPU the logarithm is numpy's, whose vector code is three times as fast as torch's.
+    In float64 where both are on one utterance, because there heads may be nearly alike.
     """
+    if a is b:
+        both = a.centred.double()
+        products = both @ both.T
+        return products, products.diag()[:, None] + products.diag() - 2 * products
+    products = multiply(a.centred, b.centred.T).double()
+    return products, a.squares[:, None] + b.squares - 2 * products
+
+
+def _js(a: Heads, b: Heads, half: bool, among: Among | None) -> Sums:
+    """Sum over query rows of one minus the Jensen-Shannon divergence over ln 2, in [0, 1]."""
+    mixed = torch.full((len(a.maps), len(b.maps)), torch.nan, dtype=torch.float64, device=a.maps.device)
+    flat_a, flat_b = a.maps.flatten(1) + torch.finfo(a.maps.dtype).tiny, b.maps.flatten(1)  # 0 log 0 = 0 without a mask
+    for i, j in among or [(np.arange(len(a.maps)), np.arange(len(b.maps)))]:
+        first = np.searchsorted(j, i) if half else 0 * i
+        mixed[i[:, None], j] = _sum_entropy(flat_a[i], flat_b[j], first.tolist())
+    rows = a.maps.shape[1]
+    total = rows - (a.entropy[:, None] + b.entropy - mixed) / (2 * LOG_2)
+    return Sums(total, torch.full((), rows, dtype=torch.float64, device=total.device))
+
+
+def _sum_entropy(a: Tensor, b: Tensor, first: Sequence[int]) -> Tensor:
+    """``sum_k s_k log s_k`` of s = a_i + b_j for every pair of heads with j from ``first[i]`` on."""
     out = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
-    a = a + torch.finfo(a.dtype).tiny  # 0 log 0 = 0 without a mask
+    on_cpu = a.device.type == "cpu"
+    log = _quick_log() if on_cpu else torch.log
     for cells in chunks(a.shape[1], BLOCK_CELLS):
-        part_a, part_b = a[:, cells], b[:, cells].contiguous()
-        for i in range(len(a)):
-            for j in range(i if symmetric else 0, len(b), BLOCK_HEADS):
-                total = part_b[j : j + BLOCK_HEADS] + part_a[i]
-                log = torch.from_numpy(np.log(total.numpy())) if total.device.type == "cpu" else total.log()
-                out[i, j : j + BLOCK_HEADS] += torch.linalg.vecdot(total, log)
-    return out.triu() + out.triu(1).T if symmetric else out
+        part_a, part_b = a[:, None, cells].contiguous(), b[:, cells].contiguous()
+        size = max(1, MIXTURES[on_cpu] // (BLOCK_HEADS * part_b.shape[1]))
+        for i in chunks(len(a), BLOCK_HEADS):
+            for start in range(first[i.start], len(b), size):
+                j = slice(start, start + size)
+                mixture = part_a[i] + part_b[j]
+                out[i, j] += torch.linalg.vecdot(mixture, log(mixture))
+    return out
 
 
-def _squared_distances(a: Tensor, b: Tensor, half: bool) -> Sums:
-    """Squared Frobenius distance over the rows given of every pair of heads; float64, for heads nearly alike."""
-    flat_a = a.flatten(1).double()
-    flat_b = flat_a if b is a else b.flatten(1).double()
-    norms = torch.linalg.vecdot(flat_a, flat_a)[:, None] + torch.linalg.vecdot(flat_b, flat_b)[None]
-    total = norms - 2 * flat_a @ flat_b.T
-    return Sums(total, torch.full_like(total, a.shape[1]))
+@lru_cache(maxsize=1)
+def _quick_log() -> Callable[[Tensor], Tensor]:
+    """Return the logarithm of numpy or of torch: which is quicker, up to threefold, depends on the processor."""
+    x, logs = torch.ones(2**16), (torch.log, lambda x: torch.from_numpy(np.log(x.numpy())))
+    return min(logs, key=lambda log: min(timeit.repeat(lambda: log(x), number=1, repeat=5)))
 
 
-def _nearness(squares: Tensor) -> Sums:
-    """One minus the distance."""
-    return Sums(1 - squares.sqrt(), torch.ones_like(squares))
+def utterance_sums(
+    measures: Sequence[str],
+    parts: Iterable[tuple[Heads, Heads]],
+    *,
+    half: bool = False,
+    among: Among | None = None,
+) -> dict[str, Sums]:
+    """Score every head of `a` with every head of `b` on one utterance, by measures of heads or of layers.
 
+    Both are given as runs of the same query rows. With `half` only the pairs of head i of `a` with heads i and on of
+    `b` are wanted, and the rest need not mean anything. js, the slowest, is computed `among` these heads alone: it is
+    NaN for other pairs.
+    """
+    wanted = {*measures}
 
-def _bounded(sums: Sums, keys: int) -> Sums:
-    """One minus the Frobenius distance over its largest possible value sqrt(2 rows), in [0, 1]."""
-    return _nearness(sums.total.clamp(min=0.0).div(2 * sums.weight))
+    def of_rows(a: Heads, b: Heads) -> dict[str, Sums]:
+        out = {"pearson": _correlations(a, b)} if "pearson" in wanted else {}
+        if "js" in wanted:
+            out["js"] = _js(a, b, half, among)
+        if wanted & {*FROBENIUS, *LAYER_MEASURES}:
+            products, squares = _products(a, b)
+            rows, keys = (torch.full((), n, dtype=torch.float64, device=products.device) for n in a.maps.shape[1:])
+            out |= {"attention_cka": Sums(products, rows * keys), "squares": Sums(squares, rows)}
+        return out
 
-
-def _published(sums: Sums, keys: int) -> Sums:
-    """One minus the Frobenius distance of the whole T x T maps, estimated from the rows given; unbounded below."""
-    return _nearness(sums.total.clamp(min=0.0).mul(keys / sums.weight))
-
-
-def _covariances(a: Tensor, b: Tensor, half: bool) -> Sums:
-    """Covariance of the heads over all (query, key) cells, each row centred at 1 / T, for `attention_cka`."""
-    centred_a = a.flatten(1) - 1 / a.shape[2]
-    centred_b = centred_a if b is a else b.flatten(1) - 1 / b.shape[2]
-    total = multiply(centred_a, centred_b.T).double()
-    return Sums(total, torch.full_like(total, a.shape[1] * a.shape[2]))
-
-
-# of maps (heads, rows, T) of two layers, the sums over rows for every pair of heads, with `half` of pairs j >= i only
-HEAD_MEASURES: dict[str, Callable[[Tensor, Tensor, bool], Sums]] = {
-    "pearson": _correlations,
-    "js": _js,
-    "frobenius": _squared_distances,
-    "frobenius_published": _squared_distances,
-}
-LAYER_MEASURES = {"attention_cka": _covariances}  # of two layers, from what their heads sum to
-# what the sums over all rows of an utterance come to, where that is not their mean
-OF_UTTERANCE = {"frobenius": _bounded, "frobenius_published": _published}
+    sums = add_up(of_rows(*part) for part in parts)
+    if wanted & {*FROBENIUS}:
+        squares, keys = sums["squares"], sums["attention_cka"].weight / sums["squares"].weight
+        far = squares.total.clamp(min=0.0).div(2 * squares.weight).sqrt()  # over its largest possible value
+        sums["frobenius"] = Sums(1 - far, torch.ones_like(keys))
+        sums["frobenius_published"] = Sums(1 - far * (2 * keys).sqrt(), torch.ones_like(keys))  # of whole T x T maps
+    return {name: sums[name] for name in measures}
 
 
 def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, device: str = "cpu") -> np.ndarray:
@@ -179,20 +218,27 @@ def head_profile(maps: Sequence[Maps], queries: Sequence[Sequence[int] | np.ndar
     """Describe what each head looks at: maps (heads, rows, T) and frame numbers (rows,) of queries, by utterance."""
     if len(maps) != len(queries) or not len(maps):
         raise SslsimError(f"{len(maps)} maps and {len(queries)} lists of query frames; give one list an utterance")
-    parts, rows = [], []
-    for u, (given, numbers) in enumerate(zip(maps, queries, strict=True)):
-        a, q = check_maps(given, "maps", u).double(), torch.as_tensor(np.asarray(numbers), dtype=torch.float64)
-        if len(q) != a.shape[1] or q.min() < 0 or q.max() >= a.shape[2]:
-            counts = f"{len(q)} frame numbers up to {int(q.max())} for {a.shape[1]} rows of {a.shape[2]} frames"
-            raise SslsimError(f"queries, utterance {u}: {counts}")
-        away = (torch.arange(a.shape[2], dtype=torch.float64) - q[:, None]).abs()
-        spread = max(float(np.log(a.shape[2])), 1e-300)  # one frame: entropy 0 over log 1
-        entropy = -torch.special.xlogy(a, a).sum(2).mean(1) / spread
-        distance = (a * away).sum(2).mean(1)
-        parts.append(torch.stack([entropy, distance, away.mean().expand(len(a)), a.mean(1).amax(1)]))
-        rows.append(len(q))
+    return profile_of([looks(given, numbers, u) for u, (given, numbers) in enumerate(zip(maps, queries, strict=True))])
+
+
+def looks(maps: Maps, queries: Sequence[int] | np.ndarray, u: int = 0) -> tuple[Tensor, int]:
+    """Means over the query rows of one utterance of what makes a `Profile`, and how many rows they are."""
+    a, q = check_maps(maps, "maps", u).double(), torch.as_tensor(np.asarray(queries))
+    if len(q) != a.shape[1] or q.min() < 0 or q.max() >= a.shape[2]:
+        counts = f"{len(q)} frame numbers up to {int(q.max())} for {a.shape[1]} rows of {a.shape[2]} frames"
+        raise SslsimError(f"queries, utterance {u}: {counts}")
+    away = (torch.arange(a.shape[2]) - q[:, None]).abs().to(a)
+    spread = max(float(np.log(a.shape[2])), 1e-300)  # one frame: entropy 0 over log 1
+    entropy = torch.special.entr(a).sum((1, 2)) / (len(q) * spread)
+    distance = a.flatten(1) @ away.flatten() / len(q)
+    return torch.stack([entropy, distance, away.mean().expand(len(a)), a.mean(1).amax(1)]), len(q)
+
+
+def profile_of(parts: Iterable[tuple[Tensor, int]]) -> Profile:
+    """Put together what `looks` says of each utterance."""
+    means, rows = zip(*parts, strict=True)
     weights = torch.tensor(rows, dtype=torch.float64) / sum(rows)
-    entropy, distance, broad, one_key = torch.einsum("u,ukh->kh", weights, torch.stack(parts)).numpy()
+    entropy, distance, broad, one_key = torch.einsum("u,ukh->kh", weights, torch.stack(means)).numpy()
     return Profile(entropy, distance, 1 - distance / np.where(broad > 0, broad, 1.0), one_key)
 
 
@@ -208,51 +254,31 @@ def _sum_over(a: Sequence[Maps], b: Sequence[Maps], measure: str, device: str) -
     """Sum of a score over utterances, whose maps are checked to line up."""
     if len(a) != len(b) or not len(a):
         raise SslsimError(f"attention cannot be paired: a has {len(a)} utterances, b {len(b)}; give the same ones")
-    pairs = enumerate(zip(a, b, strict=True))
-    return add_up(utterance_sums([measure], *pair, utterance=u, device=device) for u, pair in pairs)[measure]
+
+    def parts(u: int) -> Iterator[tuple[Heads, Heads]]:
+        for maps, name in ((a[u], "a"), (b[u], "b")):
+            _check_shape(maps, name, u)
+        if a[u].shape[1:] != b[u].shape[1:]:
+            shapes = f"(rows, T) {tuple(a[u].shape[1:])} in a, {tuple(b[u].shape[1:])} in b"
+            advice = "keep the same query rows of the same audio"
+            raise SslsimError(f"attention cannot be paired: utterance {u} has {shapes}; {advice}")
+        for rows in row_runs(max(len(a[u]), len(b[u])), *a[u].shape[1:]):
+            x, y = (check_maps(m[:, rows], name, u).to(device) for m, name in ((a[u], "a"), (b[u], "b")))
+            dtype = torch.promote_types(x.dtype, y.dtype)
+            one = Heads(x.to(dtype))
+            yield one, one if b[u] is a[u] else Heads(y.to(dtype))
+
+    return add_up(utterance_sums([measure], parts(u)) for u in range(len(a)))[measure]
+
+
+def row_runs(heads: int, rows: int, keys: int) -> Iterator[slice]:
+    """Cut query rows into runs that are compared at a time."""
+    return chunks(rows, max(1, ROW_CELLS // (heads * keys)))
 
 
 def add_up(sums: Iterable[dict[str, Sums]]) -> dict[str, Sums]:
     """Merge the sums of some utterances or rows, by measure, one after another."""
     return reduce(lambda one, other: {name: one[name] + other[name] for name in one}, sums)
-
-
-def utterance_sums(
-    measures: Sequence[str],
-    a: Any,
-    b: Any,
-    *,
-    names: tuple[str, str] = ("a", "b"),
-    utterance: int = 0,
-    half: bool = False,
-    device: str,
-) -> dict[str, Sums]:
-    """Score every head of `a` with every head of `b` on one utterance, by measures of heads or of layers.
-
-    Both are maps (heads, rows, T) on the same query rows, of which a run is read at a time; errors call them by `names`
-    and `utterance`. With `half` only the pairs of head i of `a` with heads i and on of `b` are wanted, and the rest
-    need not mean anything.
-    """
-    for maps, name in zip((a, b), names, strict=True):
-        _check_shape(maps, name, utterance)
-    if a.shape[1:] != b.shape[1:]:
-        shapes = f"(rows, T) {tuple(a.shape[1:])} in a, {tuple(b.shape[1:])} in b"
-        advice = "keep the same query rows of the same audio"
-        raise SslsimError(f"attention cannot be paired: utterance {utterance} has {shapes}; {advice}")
-    _, rows, keys = a.shape
-    scores = {name: (HEAD_MEASURES | LAYER_MEASURES)[name] for name in measures}
-
-    def of_rows(part: slice) -> dict[str, Sums]:
-        x = check_maps(a[:, part], names[0], utterance).to(device)
-        y = x if b is a else check_maps(b[:, part], names[1], utterance).to(device)
-        if x.dtype != y.dtype:
-            x, y = x.double(), y.double()
-        return {name: score(x, y, half) for name, score in scores.items()}
-
-    parts = list(chunks(rows, max(1, ROW_CELLS // (max(a.shape[0], b.shape[0]) * keys))))
-    alone = len(parts) == 1 or torch.get_num_threads() == 1 or torch.device(device).type != "cpu"
-    total = add_up(map(of_rows, parts) if alone else results(of_rows, [(part,) for part in parts]))
-    return {name: OF_UTTERANCE[name](sums, keys) if name in OF_UTTERANCE else sums for name, sums in total.items()}
 
 
 def _check_shape(maps: Any, name: str, utterance: int) -> None:

@@ -6,18 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sslsim.comparison.heads import HeadScores, Run, compare_attention, cropped_rows, head_scores, kept_rows
+from sslsim.comparison.heads import HeadScores, compare_attention
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.errors import SslsimError
 from sslsim.measures.attention import attention_cka, attention_similarity
 from sslsim.measures.products import Utterances
+from sslsim.significance.attention import attention_evidence
 from sslsim.significance.evidence import Resampling
 from sslsim.significance.nulls import Mismatches
-from sslsim.significance.run import attention_evidence
+from sslsim.speech.positions import positions, stride_for
 
 HOW = Resampling(permutations=3, blocks=4)
 BARE = Resampling(permutations=0, blocks=0)
 AUDIO = (31, 40, 25, 33, 28, 37, 30, 26)
+LONG = tuple(4 * length for length in 3 * AUDIO)
 MEASURES = ["pearson", "js", "frobenius", "frobenius_published", "attention_cka"]
 HEADS = MEASURES[:3]
 LABELS = [(model, layer, head) for model in "ab" for layer in (1, 2) for head in range(2)]
@@ -43,14 +45,13 @@ class Made:
         return self.maps[u][layer - 1]
 
     def query_rows(self, u):
-        n = int(self.index.n_rows[u])
-        return (2 * np.arange(n) + 1) * int(self.index.length[u]) // (2 * n)
+        return positions(int(self.index.length[u]), 4)
 
 
-def make(name, maps, lengths, *, of=None, queries=8):
+def make(name, maps, lengths, *, of=None):
     """Return a store whose attention is ``maps(u, T, queries)``, (layers, heads, rows, T), brought to sum 1."""
     index = pd.DataFrame({"length": lengths, "speaker": "s"})
-    index["n_rows"] = index.length.clip(upper=queries)
+    index["n_rows"] = [len(positions(length, 4)) for length in lengths]
     store = Made(Checkpoint(name, "made", family=name), [], index)
     for u, number in enumerate(of if of is not None else range(len(lengths))):
         weights = maps(number, lengths[u], store.query_rows(u)).astype("f4")
@@ -59,15 +60,16 @@ def make(name, maps, lengths, *, of=None, queries=8):
 
 
 def looks(kind, seed):
-    """Return maps of two layers of two heads that look at fixed distances, at the same content, or nowhere; noisy."""
+    """Return maps of two layers of two heads that look at one place, at the same content, or nowhere; all noisy."""
 
     def maps(u, t, queries):
         rng = np.random.default_rng([seed, u])
-        noise = rng.random((2, 2, len(queries), t))
-        away = np.arange(t) - queries[:, None]
-        position = np.exp(-np.abs(away - np.array([-3, 0, 2, 4]).reshape(2, 2, 1, 1)) / 2)
+        noise, keys, far = rng.random((2, 2, len(queries), t)), np.arange(t), np.reshape([1, 2, 3, 4], (2, 2, 1, 1))
+        away = {"start": keys, "end": t - 1 - keys, "before": keys - queries[:, None] + far}
+        away["after"] = keys - queries[:, None] - far
         said = np.random.default_rng([77, u]).gamma(0.2, size=(2, 2, 1, t))
-        return {"noise": noise, "position": position + 0.2 * noise, "content": said + 0.2 * noise + 1e-3}[kind]
+        weights = {"content": said + 1e-3, "noise": 0.0}
+        return (weights[kind] if kind in weights else np.exp(-np.abs(away[kind]) / far)) + 0.2 * noise
 
     return maps
 
@@ -107,52 +109,32 @@ def test_blocks_of_speakers(stores):
     by_speaker = Resampling(permutations=0, blocks=4, block_by="speaker")
     said_by = list("abcabcab")
     several = [replace(s, index=s.index.assign(speaker=said_by)) for s in stores]
-    assert quiet(several, ["pearson"], by_speaker)[0].sizes == (24, 24, 16)
+    assert quiet(several, ["pearson"], by_speaker)[0].sizes == (24, 22, 15)
     with pytest.raises(SslsimError, match="1 speaker with frames; an interval needs at least 2"):
         quiet(stores, how=by_speaker)
 
 
 def test_fewer_rows_are_at_common_positions_among_the_stored(stores):
     layers, _ = quiet(stores, ["pearson", "attention_cka"], BARE, rows=4)
-    a, b = ([s.attention(2, u)[:, [0, 2, 5, 7]] for u in range(8)] for s in stores)
+    stored = stores[0].index.n_rows
+    rows = [positions(n, stride_for(stored, 4 * 8)) for n in stored]
+    a, b = ([s.attention(2, u)[:, rows[u]] for u in range(8)] for s in stores)
     at = "model_x == 'a' and layer_x == 2 and model_y == 'b' and layer_y == 2"
     row = layers.pairs.query(f"measure == 'pearson' and {at}")
     assert row.value.item() == pytest.approx(attention_similarity("pearson", a, b).max(1).mean(), abs=1e-6)
-    assert row.n_frames.item() == 32
+    assert row.n_frames.item() == sum(map(len, rows))
     row = layers.pairs.query(f"measure == 'attention_cka' and {at}")
     assert row.value.item() == pytest.approx(attention_cka(a, b), abs=1e-6)
     whole = quiet(stores, ["pearson"], BARE, rows=100)[0].pairs
     pd.testing.assert_frame_equal(whole, compare_attention(stores, ["pearson"], device="cpu")[0])
 
 
-def alike(maps, queries):
-    """Crop all maps alike, their query frames at one place, as widely as every row of all allows for."""
-    left, right = np.min(queries, 0), np.min([m.shape[2] - q for m, q in zip(maps, queries, strict=True)], 0)
-    width = int((left + right).min())
-    before = np.minimum(np.maximum(width * left // (left + right), width - right), left)
-    cut = [
-        np.stack([m[:, r, q[r] - n : q[r] - n + width] for r, n in enumerate(before)], 1)
-        for m, q in zip(maps, queries, strict=True)
-    ]
-    return [part / part.sum(-1, keepdims=True) for part in cut]
-
-
 def mismatched(stores, partner, name):
-    """Score every head on each utterance with every head on its partner, written out; all are one stratum."""
-    every = range(len(partner))
-    maps = [np.concatenate([s.attention(i, u) for s in stores for i in (1, 2)]).astype(float) for u in every]
-    parts = alike(maps, [stores[0].query_rows(u) for u in every])
-    means = attention_similarity(name, parts, [parts[v] for v in partner])
+    """Score every head on each utterance with every head on its partner, written out; all are of one length."""
+    maps = [np.concatenate([s.attention(i, u) for s in stores for i in (1, 2)]) for u in range(len(partner))]
+    means = attention_similarity(name, maps, [maps[v] for v in partner])
     means = np.triu(means) + np.triu(means, 1).T  # the side that comes first keeps its utterances
-    return HeadScores({name: means}, LABELS, 0)
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_heads_on_wrong_utterances_are_aligned_at_their_query_frames(stores, name):
-    partner = np.roll(np.arange(len(AUDIO)), 3)
-    crops = cropped_rows(stores, kept_rows(stores), [np.arange(len(AUDIO))])
-    ((found, _),) = head_scores(stores, [name], [Run(crops, partner=partner)])
-    np.testing.assert_allclose(found.means[name], mismatched(stores, partner, name).means[name], atol=1e-5)
+    return HeadScores({name: means}, LABELS)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -162,30 +144,33 @@ def test_chance_is_the_best_match_on_wrong_utterances(name):
     layers, heads = quiet(stores, [name])
     for k, partner in enumerate(Mismatches.of([30] * 8, 3, 0).partners):
         expected = mismatched(stores, partner, name)
-        np.testing.assert_allclose(layers.null[k], expected.layers().value, atol=1e-5)
-        np.testing.assert_allclose(heads.null[k], expected.best().value, atol=1e-5)
+        of_layers, of_heads = expected.values()
+        same = np.ones(16, bool) if name != "js" else (layers.pairs.layer_x == layers.pairs.layer_y).to_numpy()
+        np.testing.assert_allclose(layers.null[k, same], of_layers[same], atol=1e-5)
+        np.testing.assert_allclose(heads.null[k], of_heads if name != "js" else np.nan, atol=1e-5)
 
 
-@pytest.mark.parametrize("distance", [0, 1])
-def test_heads_at_one_distance_from_the_query_agree_on_any_utterance(distance):
-    """So wrong utterances are aligned at their query frames, wherever these are."""
+@pytest.mark.parametrize("place", ["start", "end", "before", "after"])
+def test_heads_that_look_at_one_place_agree_on_any_utterance(place):
+    """So the keys of wrong utterances are aligned at both ends and around the query, whatever their length."""
 
     def maps(u, t, queries):
-        return np.tile((np.arange(t) == queries[:, None] + distance).astype(float), (2, 2, 1, 1))
+        at = {"start": 0, "end": t - 1, "before": queries - 1, "after": queries + 1}[place]
+        return np.tile((np.arange(t) == np.reshape(at, (-1, 1)) + 0 * queries[:, None]).astype(float), (2, 2, 1, 1))
 
-    layers, _ = quiet([make(name, maps, (80, 11, 95, 20, 60), queries=5) for name in "ab"], ["pearson", "js"])
-    np.testing.assert_allclose(layers.pairs.value, 1, atol=1e-6)
-    np.testing.assert_allclose(layers.null, 1, atol=1e-6)
-    assert (layers.table().p == 1).all()
+    layers, _ = quiet([make(name, maps, (80, 11, 95, 20, 60)) for name in "ab"], ["pearson", "js"])
+    np.testing.assert_allclose(layers.pairs.value, 1, atol=1e-5)
+    np.testing.assert_allclose(layers.null[np.isfinite(layers.null)], 1, atol=1e-5)
 
 
 def across(evidence, measure):
-    pairs = evidence.pairs
-    return evidence.only((pairs.measure == measure) & (pairs.model_x == "a") & (pairs.model_y == "b"))
+    pairs = evidence.pairs  # at the same depth
+    there = (pairs.model_x == "a") & (pairs.model_y == "b") & (pairs.layer_x == pairs.layer_y)
+    return evidence.only((pairs.measure == measure) & there)
 
 
 def significant(kind, seeds, lengths):
-    """Count the worlds in which each measure calls the layers of two models alike beyond chance."""
+    """Count the worlds in which each measure calls layers of two models alike beyond chance."""
     alarms = dict.fromkeys(HEADS, 0)
     for seed in range(seeds):
         stores = [make(name, looks(kind, 2 * seed + k), lengths) for k, name in enumerate("ab")]
@@ -195,14 +180,14 @@ def significant(kind, seeds, lengths):
     return alarms
 
 
-@pytest.mark.parametrize("lengths", [3 * AUDIO, (32,) * 24])
+@pytest.mark.parametrize("lengths", [LONG, (32,) * 24])
 def test_heads_that_look_at_one_content_agree_on_what_is_said(lengths):
     assert significant("content", 2, lengths) == dict.fromkeys(HEADS, 2)
 
 
-@pytest.mark.parametrize("kind", ["position", "noise"])
+@pytest.mark.parametrize("kind", ["start", "end", "before", "after", "noise"])
 def test_heads_that_do_not_look_at_content_are_alike_by_chance(kind):
-    assert max(significant(kind, 4, 3 * AUDIO).values()) <= 1
+    assert max(significant(kind, 4, LONG).values()) <= 1
 
 
 def test_chance_of_attention_cka_is_below_what_is_shared(stores):
@@ -225,7 +210,8 @@ def test_uniform_maps_do_no_harm():
     flat = [make(name, of, AUDIO) for name, of in (("a", of_head), ("b", of_layer))]
     layers, heads = quiet(flat, ["pearson", "js"])
     for found in (layers, heads):
-        for values in (found.pairs.value, found.null, found.left_out):
+        known = found.null[:, (found.pairs.measure != "js").to_numpy()]
+        for values in (found.pairs.value, known, found.left_out):
             assert np.isfinite(values).all()
     assert (heads.pairs.measure == "pearson").sum() == 5  # of eight heads three have no correlation
     assert (heads.pairs.measure == "js").sum() == 8
@@ -242,7 +228,7 @@ def test_without_mismatches_or_blocks(stores):
     layers, heads = quiet(stores, ["js"], Resampling(permutations=2, blocks=0))
     assert heads.left_out.shape == (0, len(heads.pairs))
     assert heads.sizes == ()
-    assert {"chance", "threshold", "z", "p", "calibrated"} == set(heads.table()) - set(heads.pairs)
+    assert {"chance", "threshold", "z", "p", "p_t", "calibrated", "mismatches"} == set(heads.table()) - set(heads.pairs)
 
 
 @pytest.mark.parametrize(("count", "measures"), [(1, ["pearson"]), (2, ["attention_cka"])])

@@ -18,10 +18,11 @@ from sslsim.errors import SslsimError
 from sslsim.measures.moments import moments
 from sslsim.measures.random_basis import count, excess, haar, in_bases, neuron_p
 from sslsim.measures.registry import MEASURES, similarity
+from sslsim.significance.attention import attention_evidence
 from sslsim.significance.evidence import Resampling
 from sslsim.significance.jackknife import blocks_of
 from sslsim.significance.nulls import Mismatches
-from sslsim.significance.run import attention_evidence, evidence
+from sslsim.significance.run import evidence
 
 HOW = Resampling(permutations=3, elsewhere=2, blocks=4, rotations=3)
 KEYS = ["measure", "model_x", "layer_x", "model_y", "layer_y"]
