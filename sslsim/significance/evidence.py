@@ -32,9 +32,6 @@ class Resampling:
     permutations : int
         Mismatches of utterances, the same for all layers, of pairs of layers at the same relative depth, on which
         claims rest. The smallest p is 1 / (permutations + 1). At most one less than there are utterances are made.
-    elsewhere : int
-        How many of them all other pairs of layers get, for the chance level of a map; measures that cost much more than
-        others (`Measure.costly`) get none.
     blocks : int
         Blocks of utterances, left out one after another for the intervals of pairs at the same depth.
     rotations : int
@@ -43,14 +40,17 @@ class Resampling:
         What stays together in a block.
     seed : int
         Of mismatches and random bases.
+    elsewhere : int
+        How many of the mismatches all other pairs of layers get, for the chance level of a map; measures that cost much more than
+        others (`Measure.costly`) get none.
     """
 
     permutations: int = 20
     blocks: int = 10
     rotations: int = 20
-    elsewhere: int = 2
     block_by: str = "utterance"
     seed: int = 0
+    elsewhere: int = 2
 
     def __post_init__(self) -> None:
         for name in ("permutations", "rotations", "elsewhere", "seed"):
