@@ -17,8 +17,9 @@ from sslsim.activations.selection import (
     utterances_of,
 )
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.engine import sample_of, score_runs
+from sslsim.comparison.engine import score_runs
 from sslsim.comparison.heads import compare_attention, with_attention
+from sslsim.comparison.pieces import sample_of
 from sslsim.comparison.scores import Comparison, Run, Scores
 from sslsim.comparison.tables import PAIR, SIDES, near_layers, pair_columns, sides
 from sslsim.measures.neighbours import SAMPLE

@@ -41,8 +41,8 @@ class Resampling:
     seed : int
         Of mismatches and random bases.
     elsewhere : int
-        How many of the mismatches all other pairs of layers get, for the chance level of a map; measures that cost much more than
-        others (`Measure.costly`) get none.
+        How many of the mismatches all other pairs of layers get, for the chance level of a map; measures that cost much
+        more than others (`Measure.costly`) get none.
     """
 
     permutations: int = 20

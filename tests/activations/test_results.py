@@ -150,7 +150,7 @@ def test_a_changed_source_or_library_makes_another_key(tmp_path, monkeypatch):
     (tmp_path / "figures/style.py").write_text("other colours")
     assert before == code_of("sslsim.analysis.layers", tmp_path)
     keys = {before}
-    for name in ("measures/neurons.py", "comparison/engine.py", "significance/nulls.py", "activations/new.py"):
+    for name in ("measures/neurons.py", "comparison/pieces.py", "significance/nulls.py", "activations/new.py"):
         with (tmp_path / name).open("a") as file:
             file.write("\n")
         keys.add(code_of("sslsim.analysis.layers", tmp_path))

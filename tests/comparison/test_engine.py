@@ -16,7 +16,7 @@ import pytest
 import torch
 from pretend import Here, pretend_cuda
 
-from sslsim.comparison import engine, heads
+from sslsim.comparison import crops, engine, pieces
 from sslsim.comparison.heads import compare_attention
 from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.errors import SslsimError
@@ -45,7 +45,7 @@ def test_threads_and_processes_give_the_same_bits(stores, monkeypatch):
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         assert bits(stores, executor=executor) == expected
     monkeypatch.setattr(engine, "BATCH_NEURONS", 9)
-    monkeypatch.setattr(heads, "UTTERANCES", 1)
+    monkeypatch.setattr(crops, "WORK", 1)
     before, expected = torch.get_num_threads(), bits(stores)
     for threads in (1, 3):
         with ThreadPoolExecutor(threads) as executor:
@@ -100,10 +100,10 @@ def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatc
         return piece
 
     monkeypatch.setattr(engine, "BATCH_NEURONS", 1)
-    monkeypatch.setattr(heads, "UTTERANCES", 1)
+    monkeypatch.setattr(crops, "WORK", 1)
     for name in ("moments_of_batch", "pairs_of_batches"):
-        monkeypatch.setattr(engine, name, counted(getattr(engine, name)))
-    monkeypatch.setattr(heads, "sum_utterances", counted(heads.sum_utterances))
+        monkeypatch.setattr(pieces, name, counted(getattr(pieces, name)))
+    monkeypatch.setattr(crops, "sum_jobs", counted(crops.sum_jobs))
 
     def at_a_time(run):
         most[0] = 0
@@ -120,7 +120,7 @@ def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatc
     assert at_a_time(layers) > 2
     assert at_a_time(attention) > 2
     assert workers_on("cuda") == 2
-    for module in (engine, heads):
+    for module in (engine, crops):
         monkeypatch.setattr(module, "workers_on", lambda device: workers_on("cuda"))
     assert at_a_time(layers) <= 2
     assert at_a_time(attention) <= 2
@@ -128,14 +128,14 @@ def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatc
 
 def test_the_scratch_folder_is_private_beside_the_stores_and_removed(stores, monkeypatch):
     folder = stores[0].root.parent
-    before, seen, pair = sorted(folder.iterdir()), [], engine.pairs_of_batches
+    before, seen, pair = sorted(folder.iterdir()), [], pieces.pairs_of_batches
 
     def spied(inner, *rest):
         scratch = next(each for each in inner.parents if each.parent == folder)
         seen.append(stat.S_IMODE(scratch.stat().st_mode))
         return pair(inner, *rest)
 
-    monkeypatch.setattr(engine, "pairs_of_batches", spied)
+    monkeypatch.setattr(pieces, "pairs_of_batches", spied)
     compare(stores, ["max_corr"], device="cpu")
     assert set(seen) == {0o700}
     monkeypatch.setattr(engine, "pairs_of_batches", lambda *_: 1 / 0)
@@ -151,7 +151,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(stores, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(engine.pickle, "Pickler", full)
+    monkeypatch.setattr(pieces.pickle, "Pickler", full)
     with pytest.raises(SslsimError, match=r"kept in '.*\.pieces.*', where .* GB are free: No space left on device"):
         compare(stores, ["max_corr"], device="cpu")
     assert sorted(folder.iterdir()) == before

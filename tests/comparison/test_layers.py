@@ -9,8 +9,8 @@ from conftest import edited
 
 from sslsim.activations.selection import layer_views, utterances_of
 from sslsim.comparison import engine
-from sslsim.comparison.engine import sample_of
 from sslsim.comparison.layers import COLUMNS, compare, comparison, neuron_partners
+from sslsim.comparison.pieces import sample_of
 from sslsim.comparison.tables import SIDES, near_layers, same_depth
 from sslsim.errors import SslsimError
 from sslsim.measures.registry import MEASURES, similarity

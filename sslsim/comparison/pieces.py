@@ -1,0 +1,290 @@
+"""Pieces of a comparison: calls that a worker computes from the stores and a scratch folder alone.
+
+The frames of a batch of layers stand side by side, and one matrix product a chunk of frames gives the cross moments of
+all pairs of two batches, which are scored together.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import itertools
+import pickle
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslsim.activations.selection import View, mismatched, on_rows
+from sslsim.comparison.scores import Comparison, Norms, Part, Run, in_random_bases, partners_of, score_pairs
+from sslsim.errors import SslsimError
+from sslsim.measures.arrays import mean
+from sslsim.measures.moments import WIDE, Marginal, Moments, marginal, moments, squared_norms
+from sslsim.measures.products import Side, cross_products
+from sslsim.measures.registry import MEASURES
+from sslsim.speech.positions import positions, stride_for
+
+BATCH_NEURONS = 2048  # of one batch: a product of two fills a processor, and takes 34 MB in float64
+DTYPE = torch.float32  # of stored layers and their products
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every piece of a run needs to know; written once to the scratch folder, read by each worker."""
+
+    folder: Path  # its part of the scratch folder
+    what: Comparison  # by measures that are all of moments, or all of frames
+    run: Run
+    batches: list[list[int]]  # numbers of layers of one checkpoint that are computed together
+
+    @property
+    def of_frames(self) -> bool:
+        """Whether the measures are of frames."""
+        return any(MEASURES[name].of_frames for name in self.what.measures)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Unordered pairs of batches whose checkpoints are to be compared, a batch with itself too."""
+        models = [self.what.views[batch[0]].label[0] for batch in self.batches]
+        every = itertools.combinations_with_replacement(range(len(models)), 2)
+        wanted = [(k, m) for k, m in every if frozenset((models[k], models[m])) in self.what.between]
+        return [pair for pair in wanted if self.run.everywhere or self.cells(*pair, near=True)]
+
+    def cells(self, k: int, m: int, *, near: bool) -> list[tuple[int, int]]:
+        """Places, in two batches, of the pairs of layers to compare: all, or those at the same depth."""
+        places = itertools.product(enumerate(self.batches[k]), enumerate(self.batches[m]))
+        wanted = self.what.near | self.what.near.T
+        return [(a, b) for (a, i), (b, j) in places if i <= j and (wanted[i, j] or not near)]
+
+
+def save(value: object, path: Path) -> None:
+    """Write a value; an error says how much room there is."""
+    try:
+        with path.open("wb") as file:
+            pickler = pickle.Pickler(file, protocol=5)
+            pickler.dispatch_table = copyreg.dispatch_table | {Tensor: _as_array}
+            pickler.dump(value)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free / 1e9
+        raise SslsimError(
+            f"moments of layers cannot be kept in {str(path.parent)!r}, where {free:,.1f} GB are free: "
+            f"{error.strerror}; make room there or compare fewer checkpoints at a time"
+        ) from error
+
+
+def _as_array(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[np.ndarray]]:
+    """Return how to make a tensor again: torch's own way opens an archive for each, which takes longer than reading."""
+    return partial(torch.as_tensor, device=tensor.device), (tensor.numpy(force=True),)
+
+
+@dataclass(frozen=True)
+class LayerMoments:
+    """The own moments of the layers of a batch, with what is computed from them."""
+
+    marginal: Marginal  # (layers, ...)
+    norms: dict[bool, Tensor]  # by scaling, squared norms of the frames, (layers, n_frames)
+
+    def in_order(self, order: NDArray[np.int64]) -> LayerMoments:
+        """Return the moments of the same frames in another order."""
+        return LayerMoments(self.marginal, {scaled: norms[:, order] for scaled, norms in self.norms.items()})
+
+
+@lru_cache(maxsize=2)
+def _task(folder: Path) -> Task:
+    return pickle.loads((folder / "task.pickle").read_bytes())
+
+
+@lru_cache(maxsize=2)
+def _views(folder: Path) -> tuple[Sequence[View], Sequence[View]]:
+    """Layers on the frames of a run, and those of y in another order; the same for all pieces: small ones are kept."""
+    task = _task(folder)
+    views = task.what.views if task.run.rows is None else on_rows(task.what.views, task.run.rows)
+    return (views, views) if task.run.given is None else mismatched(views, task.run.given)
+
+
+def turns(run: Run) -> tuple[bool, ...]:
+    """Whether layers of y are others in another order."""
+    return (False,) if run.given is None else (False, True)
+
+
+def _moments_file(task: Task, k: int, turned: bool) -> Path:
+    return task.folder / f"moments-{k}{'-turned' if turned else ''}.pickle"
+
+
+def _batch(task: Task, k: int, turned: bool = False) -> list[View]:
+    """Layers of a batch; `turned` those that are read in another order."""
+    return [_views(task.folder)[turned][i] for i in task.batches[k]]
+
+
+def moments_of_batch(folder: Path, k: int, turned: bool) -> dict[str, dict[str, Any]]:
+    """Make and leave in the scratch folder the moments of every layer of a batch, and say what each layer is like."""
+    task = _task(folder)
+    what, views = task.what, _batch(task, k, turned)
+    means = torch.cat(_of_each(views, mean)).to(what.device)
+    of = marginal(Side(views, means, DTYPE), 0 if task.run.chance else WIDE, alone=False)
+    for view, varies in zip(views, of.alive.any(-1).tolist(), strict=True):
+        if not varies:
+            _of_each([view], lambda view: moments(view, view).x.check_varies())
+    measures = {name: MEASURES[name] for name in what.measures}
+    for name in {name for measure in measures.values() for name in measure.needs}:
+        getattr(of, name)  # computed here, once, and kept
+    norms = {
+        scaled: torch.stack([squared_norms(v, _one(of, a), standardize=scaled) for a, v in enumerate(views)])
+        for scaled in {measure.standardize for measure in measures.values() if measure.norms}
+    }
+    save(LayerMoments(of, norms), _moments_file(task, k, turned))
+    layers = np.array(task.batches[k])
+    constant = (layers, (of.mean.shape[-1] - of.count).long().cpu().numpy())
+    ranks = {name: (layers, m.ranks(of).cpu().numpy()) for name, m in measures.items() if m.ranks}
+    return {"constant": dict.fromkeys(what.measures, constant), "ranks": ranks}
+
+
+def _one(of: Marginal, a: int) -> Marginal:
+    return Marginal(of.n, of.mean[a], of.scatter[a], of.eps)
+
+
+def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
+    """Score layers of one batch with those of another, the frames of y in each order."""
+    task = _task(folder)
+    what, run = task.what, task.run
+    # never the same objects on both sides: each keeps the frames that it last read
+    (x, side_x), *sides = (_side(task, *of) for of in ((k, False), *((m, turned) for turned in turns(run))))
+    parts = []
+    for number, order in enumerate(run.orders):
+        y, side_y = sides[0] if order is None else sides[-1]
+        near = number not in run.everywhere
+        cells = task.cells(k, m, near=near)
+        if not cells:
+            parts.append(Part())
+            continue
+        places = torch.tensor(cells, device=what.device).T
+        cross = cross_products(side_x, side_y, cells if near else None, order)
+        cross = cross if near else cross[tuple(places)]
+        parts.append(_part(task, (k, m), (x, y if order is None else y.in_order(order)), places, cross, order is None))
+    return parts
+
+
+def _side(task: Task, k: int, turned: bool) -> tuple[LayerMoments, Side]:
+    of = pickle.loads(_moments_file(task, k, turned).read_bytes())
+    return of, Side(_batch(task, k, turned), of.marginal.mean.flatten(), DTYPE)
+
+
+def _part(
+    task: Task,
+    batches: tuple[int, int],
+    sides: tuple[LayerMoments, LayerMoments],
+    places: Tensor,
+    cross: Tensor,
+    own: bool,
+) -> Part:
+    """Score pairs of layers at `places` of two batches; `own` says whether their frames stand in their own order."""
+    what, run = task.what, task.run
+    i, j = (np.array(task.batches[k])[at] for k, at in zip(batches, places.cpu().numpy(), strict=True))
+    near = torch.from_numpy(np.flatnonzero(what.near[i, j] | what.near[j, i])).to(places)
+
+    def of(measures: Sequence[str], some: Any = ...) -> tuple[Moments, dict[str, NDArray[np.float64]]]:
+        a, b = places[0][some], places[1][some]
+        same = torch.from_numpy(i == j).to(places.device)[some] if own else None
+        pairs = Moments(sides[0].marginal[a], sides[1].marginal[b], cross[some], same=same)
+        norms: Norms = {scaled: (one[a], sides[1].norms[scaled][b]) for scaled, one in sides[0].norms.items()}
+        return pairs, score_pairs(pairs, norms, measures)
+
+    costly = [name for name in what.measures if MEASURES[name].costly and not own]
+    pairs, value = of([name for name in what.measures if name not in costly])
+    part = Part(i, j, value)
+    if run.partners:
+        part.partners = partners_of(pairs, what, i, j, bases=own and not run.chance)
+    if len(near) and (costly or (run.rotations and own)):
+        pairs, value = of(costly, near)
+        rotated = in_random_bases(pairs, what, run.rotations) if run.rotations and own else {}
+        for into, scored in ((part.value, value), (part.rotated, rotated)):
+            for name, values in scored.items():
+                into[name] = np.full((2, len(i), *values.shape[2:]), np.nan)
+                into[name][:, near.cpu().numpy()] = values
+    return part
+
+
+def frames_of_batches(folder: Path, k: int, m: int) -> list[Part]:
+    """Score layers of two batches by measures of the frames themselves, those of y in each order."""
+    task = _task(folder)
+    what, run, parts = task.what, task.run, [Part() for _ in task.run.orders]
+    for name in what.measures:
+        score = _of_utterances if MEASURES[name].utterances else _of_sample
+        for number, (order, part) in enumerate(zip(run.orders, parts, strict=True)):
+            cells = task.cells(k, m, near=number not in run.everywhere)
+            if cells:
+                scored = score(task, name, (k, m), cells, order)
+                i, j = (
+                    np.array(task.batches[of])[list(at)]
+                    for of, at in zip((k, m), zip(*cells, strict=True), strict=True)
+                )
+                part.x, part.y, part.value[name] = i, j, np.array(scored).T
+    return parts
+
+
+def _of_utterances(
+    task: Task, name: str, batches: tuple[int, int], cells: list[tuple[int, int]], order: NDArray[np.int64] | None
+) -> list[tuple[float, float]]:
+    """Score pairs of layers, both ways, by a measure of moments of groups of utterances."""
+    turned = order is not None and task.run.given is not None
+    left, right = _batch(task, batches[0]), _batch(task, batches[1], turned)
+    scored = []
+    for a, b in cells:
+        y = right[b][:] if order is None else right[b][order]
+        m = moments(left[a], y, utterances=task.run.lengths, device=task.what.device)
+        scored.append((float(MEASURES[name].score(m)), float(MEASURES[name].score(m.swapped))))
+    return scored
+
+
+def _of_sample(
+    task: Task, name: str, batches: tuple[int, int], cells: list[tuple[int, int]], order: NDArray[np.int64] | None
+) -> list[tuple[float, float]]:
+    """Score pairs of layers by a symmetric measure of sampled frames; what it needs of a layer is kept."""
+    rows = sample_of(task.run.lengths, task.what.sample)
+    turned = order is not None and task.run.given is not None
+    left, right = _prepared(task.folder, name, batches[0]), _prepared(task.folder, name, batches[1], turned)
+    if order is not None:  # the sample is at the same places of all utterances that are mismatched
+        turn = torch.from_numpy(np.searchsorted(rows, order[rows])).to(right[0].device)
+        reordered: Any = MEASURES[name].reordered
+        right = [reordered(one, turn) for one in right]
+    scores = [float(MEASURES[name].score(left[a], right[b])) for a, b in cells]
+    return [(score, score) for score in scores]
+
+
+def sample_of(lengths: Sequence[int], sample: int) -> NDArray[np.int64]:
+    """Numbers of at most so many frames, of utterances of these lengths, at the same positions of each."""
+    stride, starts = stride_for(lengths, sample), np.cumsum([0, *lengths[:-1]])
+    rows = np.concatenate([start + positions(n, stride) for start, n in zip(starts, lengths, strict=True)])
+    if len(rows) < 2:
+        raise SslsimError(f"sample is {sample}; give at least 2 frames")
+    return rows
+
+
+@lru_cache(maxsize=4)
+def _prepared(folder: Path, name: str, k: int, turned: bool = False) -> list[Tensor]:
+    """Return what a measure of sampled frames compares of every layer of a batch."""
+    task = _task(folder)
+    rows, prepare = sample_of(task.run.lengths, task.what.sample), MEASURES[name].prepare
+    return _of_each(_batch(task, k, turned), lambda view: prepare(view[rows], device=task.what.device))  # type: ignore[misc]
+
+
+def _of_each(views: Sequence[View], function: Callable[..., Any]) -> list[Any]:
+    """Call a function on every layer; an error names the layer."""
+    out = []
+    for view in views:
+        try:
+            out.append(function(view))
+        except SslsimError as error:
+            raise SslsimError(f"{view.label[0]}, layer {view.label[1]}: {error}") from None
+    return out
+
+
+def forget() -> None:
+    """Let go of what pieces of a comparison keep between them."""
+    for kept in (_task, _views, _prepared):
+        kept.cache_clear()
