@@ -200,8 +200,10 @@ def head_pair(matched: pd.DataFrame, stores: Sequence[ActivationStore], corpus: 
     def maps(u: int) -> list[NDArray[np.float32]]:
         return [np.asarray(store.attention(layer, u)[head]) for store, layer, head in two]
 
-    alike = [attention_similarity("pearson", *([each[None]] for each in maps(u))).item() for u in range(len(index))]
-    u = int(np.argsort(alike, kind="stable")[np.isfinite(alike).sum() // 2])  # those without a score come last
+    alike = np.full(len(index), np.nan)  # an utterance too short for a query row has no score, and comes last
+    for u in np.flatnonzero(index.n_rows):
+        alike[u] = attention_similarity("pearson", *([each[None]] for each in maps(u))).item()
+    u = int(np.argsort(alike, kind="stable")[np.isfinite(alike).sum() // 2])
     samples, said = _sound(index.iloc[u], *list(origins(index, corpus))[u], marks)
     x, y = (f"{store.name}, layer {layer}, head {head}" for store, layer, head in two)
-    return HeadPair((x, y), str(index.utterance.iat[u]), samples, tuple(maps(u)), alike[u], said)
+    return HeadPair((x, y), str(index.utterance.iat[u]), samples, tuple(maps(u)), float(alike[u]), said)

@@ -66,10 +66,10 @@ def _scaled(name: str, title: str, told: Mapping[str, Callable[..., Any]], **fac
     return entries
 
 
-def _heads(name: str, title: str, description: str, value_range: str = "0 to 1") -> dict[str, Measure]:
+def _heads(name: str, title: str, description: str, value_range: str = "0 to 1", **facts: Any) -> dict[str, Measure]:
     # directional: the score of a layer is the mean of its heads' best matches
     score = partial(attention.attention_similarity, name)
-    return {name: Measure("attention", title, score, description, value_range, symmetric=False)}
+    return {name: Measure("attention", title, score, description, value_range, symmetric=False, **facts)}
 
 
 _neuron, _of_x = partial(_of, "neuron"), partial(_of, "neuron", symmetric=False)
@@ -133,7 +133,9 @@ MEASURES: dict[str, Measure] = {
         "rbf_cka", "RBF CKA", {"prepare": neighbours.kernel}, score=neighbours.rbf_cka, reordered=neighbours.kernel_in
     ),
     **_heads("pearson", "pearson: rows of attention", "Mean correlation of the rows of two heads", "-1 to 1"),
-    **_heads("js", "js: 1 - Jensen-Shannon", "1 - Jensen-Shannon divergence of the rows of two heads / ln 2"),
+    **_heads(
+        "js", "js: 1 - Jensen-Shannon", "1 - Jensen-Shannon divergence of the rows of two heads / ln 2", costly=True
+    ),
     **_heads("frobenius", "frobenius, bounded", "1 - Frobenius distance of the maps of two heads / sqrt(2 T)"),
     **_heads(
         "frobenius_published",

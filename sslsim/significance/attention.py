@@ -71,7 +71,7 @@ def attention_evidence(
         value, n = pairs.value.to_numpy(np.float64), len(pairs)
         out = np.reshape([one.values()[i] for one in left_out], (len(left_out), n))
         low = shifted(np.stack([one[i] for one in null]), value) if null else np.empty((0, n))
-        unknown = (pairs.measure == "js").to_numpy() & (np.isnan(low).all(0) | bool(i))
+        unknown = np.array([MEASURES[name].costly for name in pairs.measure], bool) & (np.isnan(low).all(0) | bool(i))
         low[:, unknown] = np.nan  # nor is a head's best match by it looked for in all layers
         whole = Evidence(pairs, low, out, blocks.sizes, np.empty((0, n)))
         known = np.isfinite(low).all(0) | unknown

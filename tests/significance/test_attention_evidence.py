@@ -221,6 +221,12 @@ def test_uniform_maps_do_no_harm():
     pd.testing.assert_frame_equal(layers.pairs, expected.reset_index(drop=True), rtol=0, atol=1e-12)
 
 
+def test_utterances_too_short_for_a_query_row_are_left_out(stores):
+    shorter = [make(name, looks("content", seed), (*AUDIO, 2)) for seed, name in enumerate("ab")]
+    for expected, found in zip(quiet(stores, ["pearson"]), quiet(shorter, ["pearson"]), strict=True):
+        pd.testing.assert_frame_equal(found.table(), expected.table())
+
+
 def test_without_mismatches_or_blocks(stores):
     layers, heads = quiet(stores, ["js"], Resampling(permutations=0, blocks=2))
     assert layers.null.shape == (0, 16)
