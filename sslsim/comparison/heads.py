@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from sslsim.activations.results import kept
 from sslsim.activations.selection import check_measures
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.crops import Crop, alike, head_labels, kept_rows, n_rows, read_maps, summed, with_attention
@@ -47,6 +48,7 @@ def compare_heads(
     return pair_columns(table.assign(n_frames=n_rows(crops)), stores)
 
 
+@kept
 def compare_attention(
     stores: Sequence[ActivationStore],
     measures: Sequence[str] = ("pearson", "js", "frobenius", "attention_cka"),
@@ -81,6 +83,7 @@ def check_attention_measures(measures: Sequence[str], *, of_layers: bool = True)
             attention.check_head_measure(name)
 
 
+@kept
 def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """Say what every head looks at, on the stored query rows.
 

@@ -70,6 +70,8 @@ OF_STORES = {
     "neuron_partners": (sslsim.neuron_partners, (), {}),
     "evidence": (sslsim.evidence, (["linreg_r2", "neuron_count"],), {"resampling": RESAMPLING}),
     "attention_evidence": (sslsim.attention_evidence, (["js"],), {"resampling": RESAMPLING}),
+    "compare_attention": (sslsim.compare_attention, (["js", "attention_cka"],), {}),
+    "describe_heads": (sslsim.describe_heads, (), {}),
     "concentrations": (sslsim.analysis.concentrations, (), {}),
     "convergence": (sslsim.analysis.convergence, (["svcca"], [("a", "b")]), {}),
     "changed_neurons": (sslsim.analysis.changed_neurons, (), {"frames": 100}),
