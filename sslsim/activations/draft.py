@@ -164,16 +164,23 @@ def _locked(root: Path) -> Iterator[bool]:
         yield False
         return
     root.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(root.parent / f".{root.name}.lock")
+    with alone(root):
+        yield not root.exists()
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process makes what belongs at a path; on a disk without locks nobody waits."""
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), thread_local=False)
     try:
         lock.acquire(timeout=_POLL)
     except filelock.Timeout:
-        print(f"{root.name}: waiting for another process that is making it", flush=True)
+        print(f"{path.name}: waiting for another process that is making it", flush=True)
         lock.acquire()
     except NotImplementedError:
-        pass  # no locks on this disk: whoever else writes puts the same bytes in the same places
+        pass  # whoever else writes puts the same bytes in the same places
     try:
-        yield not root.exists()
+        yield
     finally:
         with suppress(OSError):
             Path(lock.lock_file).unlink(missing_ok=True)

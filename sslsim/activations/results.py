@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from importlib import import_module
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from zipfile import ZipFile
 
-import filelock
 import numpy as np
 import pandas as pd
 
+from sslsim.activations.draft import alone
 from sslsim.activations.shards import shard_file
 from sslsim.activations.store import STORE_FILE, ActivationStore, described
 from sslsim.resources import replacing
@@ -58,12 +58,15 @@ def kept(function: Callable[Given, Result]) -> Callable[Given, Result]:
         stores, *_ = bound.arguments.values()
         try:
             told = {name: value for name, value in list(bound.arguments.items())[1:] if name not in _WHERE}
-            file = stores[0].root.parent / "results" / f"{function.__name__}-{key_of(told, stores, code)}.zip"
+            folder = stores[0].root.parent
+            file = folder / "results" / f"{function.__name__}-{key_of(told, stores, code)}.zip"
         except (TypeError, AttributeError, IndexError, OSError):
             return function(*bound.args, **bound.kwargs)
         if found := _read(file):
             return found[0]
-        with _alone(file):
+        if not os.access(folder, os.W_OK):
+            return function(*bound.args, **bound.kwargs)
+        with alone(folder / file.name):
             return found[0] if (found := _read(file)) else _write(file, function(*bound.args, **bound.kwargs))
 
     return found_or_made
@@ -107,28 +110,6 @@ def _said(value: Any) -> Any:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-@contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Wait until no other process makes this result; without locks, both make the same."""
-    lock = filelock.FileLock(file.with_name(f".{file.stem}.lock"), thread_local=False)
-    try:
-        file.parent.mkdir(exist_ok=True)
-        lock.acquire(timeout=0.2)
-    except filelock.Timeout:
-        print(f"{file.name.partition('-')[0]}: waiting for another process that computes it", flush=True)
-        lock.acquire()
-    except (OSError, NotImplementedError):
-        pass
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-        with suppress(OSError):  # there is something in it
-            file.parent.rmdir()
 
 
 def _read(file: Path) -> list[Any]:

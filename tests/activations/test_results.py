@@ -70,6 +70,8 @@ OF_STORES = {
     "neuron_partners": (sslsim.neuron_partners, (), {}),
     "evidence": (sslsim.evidence, (["linreg_r2", "neuron_count"],), {"resampling": RESAMPLING}),
     "attention_evidence": (sslsim.attention_evidence, (["js"],), {"resampling": RESAMPLING}),
+    "compare_attention": (sslsim.compare_attention, (["js", "attention_cka"],), {}),
+    "describe_heads": (sslsim.describe_heads, (), {}),
     "concentrations": (sslsim.analysis.concentrations, (), {}),
     "convergence": (sslsim.analysis.convergence, (["svcca"], [("a", "b")]), {}),
     "changed_neurons": (sslsim.analysis.changed_neurons, (), {"frames": 100}),
@@ -213,7 +215,7 @@ def test_two_that_want_the_same_at_once_compute_it_once(make_store, calls, capsy
     assert calls == [1]
     assert [type(one) for one in found] == [tuple, tuple]
     assert [one[1].tolist() for one in found] == [[0, 1, 2]] * 2
-    assert "slow: waiting for another process that computes it" in capsys.readouterr().out
+    assert ".zip: waiting for another process that is making it" in capsys.readouterr().out
 
 
 def test_what_cannot_be_kept_is_computed(make_store, counted, calls, tmp_path):
@@ -235,7 +237,7 @@ def test_what_cannot_be_kept_is_computed(make_store, counted, calls, tmp_path):
 
     (tmp_path / "results").unlink()
     assert odd(stores).mixed.tolist() == [1, "a"]
-    assert not (tmp_path / "results").exists()
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 def test_a_failure_is_raised_and_leaves_nothing(make_store, calls, tmp_path):
