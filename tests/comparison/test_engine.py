@@ -20,6 +20,7 @@ from sslsim.comparison import engine, heads
 from sslsim.comparison.heads import compare_attention
 from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.errors import SslsimError
+from sslsim.measures.registry import similarity
 from sslsim.parallel import executor as dask_executor
 from sslsim.parallel import workers_on
 
@@ -58,10 +59,14 @@ def test_wide_layers_give_the_same_bits_too(make_store, monkeypatch):
     monkeypatch.setattr(engine, "BATCH_NEURONS", 600)
     sizes = (("a", 300), ("b", 280))
     wide = [make_store(name, n_neurons=n, frames=(900, 1000), seed=n, n_layers=2) for name, n in sizes]
-    measures = ["max_corr", "linreg", "svcca", "pwcca", "linear_cka_debiased"]
-    expected = compare(wide, measures, device="cpu").value.to_numpy()
+    measures = ["max_corr", "linreg", "svcca", "pwcca", "linear_cka_debiased", "neuron_excess"]
+    expected = compare(wide, measures, device="cpu")
     with ThreadPoolExecutor(3) as executor:
-        assert np.array_equal(compare(wide, measures, executor=executor, device="cpu").value, expected)
+        assert np.array_equal(compare(wide, measures, executor=executor, device="cpu").value, expected.value)
+    layers = {(store.name, i): np.array(store.layer(i), float) for store in wide for i in range(2)}
+    for row in expected[::7].itertuples():
+        sides = layers[row.model_x, row.layer_x], layers[row.model_y, row.layer_y]
+        assert row.value == pytest.approx(similarity(row.measure, *sides), abs=1e-5)
 
 
 def test_a_dask_cluster_gives_the_same_bits(stores, tmp_path, monkeypatch):
@@ -128,7 +133,7 @@ def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatc
 
 def test_the_scratch_folder_is_private_beside_the_stores_and_removed(stores, monkeypatch):
     folder = stores[0].root.parent
-    before, seen, pair = sorted(folder.iterdir()), [], engine.pairs_of_batches
+    before, seen, pair = {*folder.iterdir(), folder / "results"}, [], engine.pairs_of_batches
 
     def spied(inner, *rest):
         scratch = next(each for each in inner.parents if each.parent == folder)
@@ -141,7 +146,7 @@ def test_the_scratch_folder_is_private_beside_the_stores_and_removed(stores, mon
     monkeypatch.setattr(engine, "pairs_of_batches", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         compare(stores, ["max_corr"], device="cpu")
-    assert sorted(folder.iterdir()) == before
+    assert {*folder.iterdir()} == before
 
 
 def test_a_full_disk_is_said_and_nothing_is_left(stores, monkeypatch):
