@@ -16,7 +16,7 @@ import pytest
 import torch
 from pretend import Here, pretend_cuda
 
-from sslsim.comparison import engine, heads
+from sslsim.comparison import crops, engine
 from sslsim.comparison.heads import compare_attention
 from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.errors import SslsimError
@@ -46,7 +46,7 @@ def test_threads_and_processes_give_the_same_bits(stores, monkeypatch):
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         assert bits(stores, executor=executor) == expected
     monkeypatch.setattr(engine, "BATCH_NEURONS", 9)
-    monkeypatch.setattr(heads, "UTTERANCES", 1)
+    monkeypatch.setattr(crops, "WORK", 1)
     before, expected = torch.get_num_threads(), bits(stores)
     for threads in (1, 3):
         with ThreadPoolExecutor(threads) as executor:
@@ -105,10 +105,10 @@ def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatc
         return piece
 
     monkeypatch.setattr(engine, "BATCH_NEURONS", 1)
-    monkeypatch.setattr(heads, "UTTERANCES", 1)
+    monkeypatch.setattr(crops, "WORK", 1)
     for name in ("moments_of_batch", "pairs_of_batches"):
         monkeypatch.setattr(engine, name, counted(getattr(engine, name)))
-    monkeypatch.setattr(heads, "sum_utterances", counted(heads.sum_utterances))
+    monkeypatch.setattr(crops, "sum_jobs", counted(crops.sum_jobs))
 
     def at_a_time(run):
         most[0] = 0
@@ -125,7 +125,7 @@ def test_a_gpu_has_few_pieces_at_a_time_whatever_the_executor(stores, monkeypatc
     assert at_a_time(layers) > 2
     assert at_a_time(attention) > 2
     assert workers_on("cuda") == 2
-    for module in (engine, heads):
+    for module in (engine, crops):
         monkeypatch.setattr(module, "workers_on", lambda device: workers_on("cuda"))
     assert at_a_time(layers) <= 2
     assert at_a_time(attention) <= 2
