@@ -138,7 +138,7 @@ def test_the_scratch_folder_is_private_beside_the_stores_and_removed(stores, mon
     monkeypatch.setattr(pieces, "pairs_of_batches", spied)
     compare(stores, ["max_corr"], device="cpu")
     assert set(seen) == {0o700}
-    monkeypatch.setattr(engine, "pairs_of_batches", lambda *_: 1 / 0)
+    monkeypatch.setattr(pieces, "pairs_of_batches", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         compare(stores, ["max_corr"], device="cpu")
     assert sorted({*folder.iterdir()} - {folder / "results"}) == before
