@@ -201,7 +201,7 @@ def head_pair(matched: pd.DataFrame, stores: Sequence[ActivationStore], corpus: 
         return [np.asarray(store.attention(layer, u)[head]) for store, layer, head in two]
 
     alike = np.full(len(index), np.nan)  # an utterance too short for a query row has no score, and comes last
-    for u in np.flatnonzero(index.n_rows):
+    for u in np.flatnonzero(index.n_rows).tolist():
         alike[u] = attention_similarity("pearson", *([each[None]] for each in maps(u))).item()
     u = int(np.argsort(alike, kind="stable")[np.isfinite(alike).sum() // 2])
     samples, said = _sound(index.iloc[u], *list(origins(index, corpus))[u], marks)

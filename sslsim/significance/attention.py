@@ -13,6 +13,7 @@ from sslsim.activations.store import ActivationStore
 from sslsim.comparison import heads
 from sslsim.comparison.tables import same_depth
 from sslsim.measures.attention import Among
+from sslsim.measures.registry import MEASURES
 from sslsim.significance.evidence import Evidence, Resampling, shifted
 from sslsim.significance.jackknife import blocks_of
 from sslsim.significance.nulls import Mismatches
