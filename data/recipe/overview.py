@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from sslsim import figures, read_lineup
-from sslsim.analysis.layers import same_depth
+from sslsim.comparison.tables import same_depth
 from sslsim.resources import DATA
 
 README = DATA.parent / "README.md"
@@ -24,7 +24,8 @@ ROWS = {
     "linear_cka_debiased": "geometry (`linear_cka_debiased`)",
     "pearson": "attention (`pearson`)",
     "linreg_r2": "variance explained, beyond chance",
-    "neurons_shared": "single neurons, beyond random bases",
+    "neuron_excess": "variance explained by single neurons, beyond random bases",
+    "neuron_count": "neurons with a partner (share), beyond chance",
 }
 SCORES = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"], "attention": ["pearson"]}
 COLUMNS = {"other seed": "other seed", "same family": "other size", "other family": "other family"}
