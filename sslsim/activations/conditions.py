@@ -86,7 +86,7 @@ def _spectrogram(stores: Sequence[ActivationStore]) -> list[tuple[NDArray[np.flo
     heard = [store for store in found if (store.index.n_frames == store.index["length"]).all()]
     if not heard:
         lack = f"{found[0].name} has kept only some frames" if found else "there is none among the stores"
-        how = f'Study(..., checkpoints=["{LOG_MEL}"], frames=None) and give condition([*stores, that store], ...)'
+        how = "study.spectrogram().extract(folder), and give condition([*stores, *those], ...)"
         raise SslsimError(f"the log-mel spectrogram is needed with all its frames, and {lack}; extract it by {how}")
     if heard[0].index.waveform.tolist() != index.waveform.tolist():
         raise SslsimError(

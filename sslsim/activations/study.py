@@ -12,7 +12,7 @@ from typing import Any
 
 from sslsim.activations.extraction import extract_all
 from sslsim.activations.store import Stores
-from sslsim.encoders.lineup import Checkpoint, find_lineup, read_lineup, select
+from sslsim.encoders.lineup import LOG_MEL, Checkpoint, find_lineup, read_lineup, select
 from sslsim.encoders.load import DTYPES
 from sslsim.errors import SslsimError, close_match
 from sslsim.resources import DATA, write_text
@@ -93,6 +93,10 @@ class Study:
         """Return the checkpoints, in the order of `checkpoints` or of the lineup."""
         lineup = read_lineup(self.lineup) if isinstance(self.lineup, str | Path) else self.lineup
         return select(lineup, self.checkpoints)
+
+    def spectrogram(self) -> Study:
+        """Return the study of the log-mel spectrogram alone, with all its frames, as `sslsim.condition` needs it."""
+        return replace(self, checkpoints=(LOG_MEL,), frames=None, queries=0)
 
     def utterances(self) -> list[Utterance]:
         """Return the subset of the corpus; audio is opened only for its length, if the subset asks for seconds."""

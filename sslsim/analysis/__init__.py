@@ -7,6 +7,7 @@ from sslsim.analysis.layers import (
     along_depth,
     best_depths,
     best_layers,
+    beyond,
     concentrations,
     convergence,
     layer_norms,
@@ -18,7 +19,7 @@ from sslsim.analysis.partners import chance_levels, matched_heads, one_to_many, 
 from sslsim.analysis.preferences import labels_if_any, same_label, selectivity
 
 __all__ = [
-    "along_depth", "attention_claims", "best_depths", "best_layers", "chance_levels", "changed_neurons",
+    "along_depth", "attention_claims", "best_depths", "best_layers", "beyond", "chance_levels", "changed_neurons",
     "concentrations", "convergence", "cut_clips", "distance_moved", "extremes", "finetuning_by_layer",
     "finetuning_claims", "first_moved", "head_pair", "labels_if_any", "layer_claims", "layer_norms", "matched_heads",
     "neuron_claims", "one_to_many", "raw_against_standardised", "relation_means", "same_label", "selectivity",

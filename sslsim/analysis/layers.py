@@ -4,7 +4,9 @@ The value in row (x, y) of a directional measure says how well x is found in y; 
 models are to each other (`sslsim.encoders.lineage`).
 """
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,14 @@ from numpy.typing import NDArray
 
 from sslsim.activations.results import kept
 from sslsim.activations.selection import check_stores, layer_views
-from sslsim.activations.store import ActivationStore
+from sslsim.activations.store import ActivationStore, Stores
 from sslsim.comparison.tables import same_depth
 from sslsim.encoders.lineage import RELATIONS, SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.measures.diagnostics import concentration
 from sslsim.measures.moments import moments
+from sslsim.measures.neighbours import SAMPLE
+from sslsim.measures.registry import MEASURES
 from sslsim.significance import run
 from sslsim.significance.evidence import Estimate, Evidence, Resampling
 
@@ -154,6 +158,31 @@ def along_depth(evidence: Evidence, measures: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def beyond(
+    stores: Stores,
+    given: Any,
+    measure: str = "linreg_r2",
+    *,
+    frames: int | None = None,
+    resampling: Resampling = Resampling(),  # noqa: B008  frozen
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Similarity along depth of layers, and of what is left of them once something is known of every frame.
+
+    Compared are the first two models of each relation; `given` is as `sslsim.compare` takes it.
+
+    Columns as of `along_depth`, with the measure and then the measure "of the rest".
+    """
+    pairs, tables = stores.lineage.typical_pairs(), []
+    some = [store for store in stores if any(store.name in pair for pair in pairs)]
+    how: dict[str, Any] = {"frames": frames, "between": pairs, "device": device}
+    how["resampling"] = replace(resampling, elsewhere=0, rotations=0)
+    for of, known in (("", None), (" of the rest", given)):
+        deep = along_depth(run.evidence(some, [measure], given=known, **how), [measure])
+        tables.append(deep.assign(measure=f"{measure}{of}"))
+    return pd.concat(tables, ignore_index=True)
+
+
 def best_layers(evidence: Evidence, measure: str) -> pd.DataFrame:
     """Find the best-matching pair of layers of every two checkpoints, with the chance level of the search.
 
@@ -181,19 +210,25 @@ def convergence(
     """Score pairs of models on more and more frames, to see whether the scores have settled.
 
     The pairs are of names of checkpoints, each compared at the same relative depth; of `FRAMES` what there is not is
-    left out, and all come last. The chance level is that of two mismatches of utterances.
+    left out, and all come last. The chance level is that of two mismatches of utterances. Measures that compare every
+    frame with every other (mutual_knn, RBF CKA) depend on how many they compare; their curve ends at 2,000.
 
-    Columns: measure, pair, n_frames, value, chance, enough (ten frames a neuron of both sides).
+    Columns: measure, pair, n_frames, value, chance, enough (ten frames a neuron of both sides; not of these measures).
     """
     total, width, rows = stores[0].n_frames, {s.name: s.n_neurons for s in stores}, []
     some = [s for s in stores if any(s.name in pair for pair in pairs)]
     how: dict[str, Any] = {"between": pairs, "device": device}
     how["resampling"] = Resampling(permutations=2, elsewhere=0, blocks=0, rotations=0, seed=seed)
-    for n in [*(f for f in FRAMES if f < total), total] if pairs else ():
-        scored = run.evidence(some, measures, frames=n, **how)
-        for x, y in pairs:
-            here = scored.only(same_depth(scored.pairs) & (scored.pairs.model_x == x) & (scored.pairs.model_y == y))
-            for name in measures:
-                estimate = here.only(here.pairs.measure == name).estimate()
-                rows.append((name, f"{x} in {y}", n, estimate.value, estimate.chance, 10 * (width[x] + width[y])))
+    sizes = [*(f for f in FRAMES if f < total), total] if pairs else []
+    for before, n in zip([0, *sizes], sizes, strict=False):
+        names = [name for name in measures if before < SAMPLE or not MEASURES[name].prepare]
+        if not names:
+            break
+        scored = run.evidence(some, names, frames=n, **how)
+        for (x, y), name in itertools.product(pairs, names):
+            here = scored.pairs.measure.eq(name) & (scored.pairs.model_x == x) & (scored.pairs.model_y == y)
+            these = scored.only(same_depth(scored.pairs) & here)
+            enough = np.nan if MEASURES[name].prepare else 10 * (width[x] + width[y])
+            estimate, pool = these.estimate(), int(these.pairs.n_frames.iloc[0])
+            rows.append((name, f"{x} in {y}", pool, estimate.value, estimate.chance, enough))
     return pd.DataFrame(rows, columns=["measure", "pair", "n_frames", "value", "chance", "enough"])

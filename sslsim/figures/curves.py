@@ -132,7 +132,7 @@ def convergence(settled: pd.DataFrame, measures: Sequence[str]) -> Figure:
     grid.map(plt.plot, "n_frames", "value", markersize=4)
     for measure, ax in grid.axes_dict.items():
         chosen = rows_of(rows, measure)
-        for enough in sorted(set(chosen.enough)):
+        for enough in sorted(set(chosen.enough.dropna())):
             ax.axvline(enough, color="0.7", linewidth=1.0, zorder=0)
         ax.set(xscale="log", ylim=unit_limits(chosen[["value", "chance"]]))
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -45,11 +45,16 @@ def neighbours_in(x: Tensor, order: Tensor) -> Tensor:
 
 
 def mutual_knn(x: Tensor, y: Tensor) -> float:
-    """Share of the 10 nearest frames (cosine) in common, on at most 2,000 frames (Huh et al. 2024, arXiv 2405.07987).
+    """Share of the 10 nearest frames (cosine) in common, on at most 2,000 frames; by chance 10 / (n_frames - 1).
 
-    From `neighbours` of each layer. By chance k / (n_frames - 1).
+    From `neighbours` of each layer (Huh et al. 2024, arXiv 2405.07987).
     """
     return float((x[:, :, None] == y[:, None, :]).sum()) / x.numel()
+
+
+def chance_in_common(n: int) -> float:
+    """Share of nearest frames in common by chance, of n frames."""
+    return NEIGHBOURS / (n - 1)
 
 
 def kernel(frames: Array, *, standardize: bool = True, bandwidth: float = 1.0, device: str = "cpu") -> Tensor:

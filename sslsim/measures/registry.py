@@ -40,6 +40,7 @@ class Measure:
     utterances: bool = False  # whether the moments must keep sums of groups of utterances
     prepare: Callable[..., Tensor] | None = None  # of frames: what the score compares
     reordered: Callable[[Tensor, Tensor], Tensor] | None = None  # the same of the frames in another order
+    by_chance: Callable[[int], float] | None = None  # what unrelated layers score on so many frames, where it is known
     costly: bool = False  # whether mismatches of all pairs of layers would cost more than they tell
     of_best: Callable[[Moments, Tensor], Tensor] | None = None  # score of best correlations, as in a random basis
 
@@ -128,6 +129,7 @@ MEASURES: dict[str, Measure] = {
         {"prepare": neighbours.neighbours},
         score=neighbours.mutual_knn,
         reordered=neighbours.neighbours_in,
+        by_chance=neighbours.chance_in_common,
     ),
     **_scaled(
         "rbf_cka", "RBF CKA", {"prepare": neighbours.kernel}, score=neighbours.rbf_cka, reordered=neighbours.kernel_in

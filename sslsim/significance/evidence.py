@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sslsim.errors import SslsimError
+from sslsim.measures.registry import MEASURES
 from sslsim.significance.jackknife import LEVEL, jackknife_error, jackknife_interval
 from sslsim.significance.nulls import calibrated, p_value, threshold
 
@@ -123,10 +124,15 @@ class Evidence:
         What was not computed is NaN. p_t is p by a t test with one variance of the mismatches of all layers of two
         models, so that a few of each suffice; mismatches is how many p was ranked among, so that it is never below
         1 / (mismatches + 1). p is that of the pair alone: for the best of several pairs see `estimate` with a maximum.
+        Where a measure has no mismatches and its chance level is known (`Measure.by_chance`), chance is that.
         """
         worth = self._worth(lambda values: values, level)
         names = {name: {"low": "ci_low", "high": "ci_high"}.get(name, name) for name in worth}
         table = self.pairs.assign(**{names[name]: worth[name] for name in names if name not in ("error", "p_zero")})
+        known = [MEASURES[name].by_chance if name in MEASURES else None for name in table.measure]
+        if any(known):  # where there are no mismatches
+            exact = [of(n) if of else np.nan for of, n in zip(known, table.n_frames, strict=True)]
+            table["chance"] = table.get("chance", pd.Series(np.nan, table.index)).fillna(pd.Series(exact, table.index))
         return table.assign(mismatches=np.isfinite(self.null).sum(0), p_t=self._by_t()) if len(self.null) else table
 
     def _by_t(self) -> NDArray[np.float64]:
