@@ -60,7 +60,12 @@ def test_results_in_the_readme_are_those_of_a_report():
     overview = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(overview)
     table = overview.markdown(pd.read_csv(ROOT / "data/results.csv"))
-    assert overview.BEGIN + table + overview.END in (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert overview.BEGIN + table + overview.END in text
+    known = pd.read_csv(ROOT / "data/results.csv")
+    assert overview.sentence(known) in " ".join(text.split())
+    counts = known[(known.measure == "neuron_count") & known.relation.isin(overview.COLUMNS)].value
+    assert f"{100 * counts.min():.1f} to {100 * counts.max():.1f} % of them have a partner" in " ".join(text.split())
 
 
 def test_the_table_of_measures_is_the_registry():

@@ -28,6 +28,7 @@ ROWS = {
     "neuron_count": "neurons with a partner (share), beyond chance",
 }
 SCORES = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"], "attention": ["pearson"]}
+FINETUNED = ("w2v2-small", "hubert-small")
 COLUMNS = {"other seed": "other seed", "same family": "other size", "other family": "other family"}
 COLUMNS |= {"untrained": "random weights"}
 
@@ -57,7 +58,13 @@ def results(reports: Path) -> pd.DataFrame:
     claims = pd.read_parquet(reports / "tables" / "neurons-claims.parquet")
     claims = claims[claims.measure.isin(ROWS)].rename(columns={"between": "relation", "effect": "value"})
     claims = claims.rename(columns={"ci_low": "low", "ci_high": "high"})
-    return pd.concat([means, claims])[["measure", "relation", "value", "low", "high"]].reset_index(drop=True)
+    changed = pd.read_parquet(reports / "tables" / "finetuning-by-layer.parquet")
+    changed = changed[
+        (changed.measure == "neuron_count") & changed.pretrained.isin(FINETUNED) & changed.layer.isin((1, 4))
+    ]
+    changed = changed.assign(relation="finetuned " + changed.pretrained + " " + changed.layer.astype(str))
+    every = pd.concat([means, claims, changed])
+    return every[["measure", "relation", "value", "low", "high"]].reset_index(drop=True)
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -71,6 +78,16 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sentence(table: pd.DataFrame) -> str:
+    """Return what the README says of finetuning."""
+    kept = table.set_index("relation").value
+    shares = [f"{100 * kept[f'finetuned {name} {layer}']:.0f} %" for name in FINETUNED for layer in (1, 4)]
+    return (
+        "Finetuning keeps more neurons, and fewer towards the top: in layers 1 and 4 of w2v2-small {} and {} have a "
+        "partner after it, of hubert-small {} and {}."
+    ).format(*shares)
+
+
 def _text(row: pd.Series) -> str:
     return f"{row.value:.2f}" if pd.isna(row.low) else f"{row.value:.3f} ({row.low:.3f}-{row.high:.3f})"
 
@@ -80,7 +97,9 @@ def main(reports: Path) -> None:
     draw(reports)
     results(reports).to_csv(RESULTS, index=False, float_format="%.6f")
     text = README.read_text(encoding="utf-8")
-    table = BEGIN + markdown(pd.read_csv(RESULTS)) + END
+    known = pd.read_csv(RESULTS)
+    table = BEGIN + markdown(known) + END
+    print(sentence(known))
     README.write_text(re.sub(f"{BEGIN}.*?{END}", lambda _: table, text, flags=re.DOTALL), encoding="utf-8")
 
 
