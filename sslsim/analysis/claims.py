@@ -17,6 +17,7 @@ from sslsim.analysis.finetuning import in_seeds
 from sslsim.analysis.layers import Pairs, measured, same_depth_by_relation, separate_at_same_depth
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
+from sslsim.measures.registry import BEYOND_BASES
 from sslsim.significance.evidence import Estimate, Evidence
 from sslsim.significance.nulls import ALPHA
 
@@ -131,7 +132,7 @@ def _moved(evidence: Evidence, pair: tuple[str, str], measure: str) -> list[Row]
     first, top = layers.idxmin(), tops[0]
     estimate = evidence.estimate(lambda v: v[..., first] - v[..., top])
     rows = [_row("the last layer moved further than the first", between, measure, estimate, f"layer {layers.min()}")]
-    if len(seeds):
+    if len(seeds) and measure not in BEYOND_BASES:
         estimate = evidence.estimate(lambda v: in_seeds(top, seeds.to_numpy(), v) - 1)
         row = _row("the last layer moved further than another seed", between, measure, estimate, "another seed: 1")
         rows.append(row | {name: row[name] + 1 for name in ("effect", "ci_low", "ci_high")})
