@@ -1,11 +1,10 @@
 """A corpus is a folder, a manifest or a dataset: its utterances, read without opening audio, and a subset of them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
@@ -29,10 +28,10 @@ class Utterance:
     path: Path
     speaker: str = ""
     text: str = ""
-    clip: Row | None = field(default=None, repr=False, compare=False)
+    clip: "Row | None" = field(default=None, repr=False, compare=False)
 
     @property
-    def source(self) -> Path | Row:
+    def source(self) -> "Path | Row":
         """Where the sound is read from."""
         return self.clip or self.path
 
@@ -261,10 +260,9 @@ def _within(ranked: Iterable[Utterance], left: float) -> Iterator[Utterance]:
     """Yield utterances until the samples are used up; those without a length too, to be reported."""
     misses = 0
     for utterance in ranked:
-        try:
+        n = 0
+        with suppress(AudioError):
             n = utterance.n_samples
-        except AudioError:
-            n = 0
         if n <= left:
             left, misses = left - n, 0
             yield utterance
