@@ -6,8 +6,6 @@ with the corpus. Audio is decoded once a run: the waveforms lie in a scratch fol
 a corpus (the index) stays beside the stores, so that another checkpoint needs no look at all of it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -32,7 +30,6 @@ from tqdm import tqdm
 
 from sslsim import __version__
 from sslsim.activations.draft import Task, check_room, drafting, remove_stale
-from sslsim.activations.shards import cut
 from sslsim.activations.store import RULES, ActivationStore, Stores, keeping, open_store, signed
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
@@ -55,7 +52,7 @@ _NAMED = 5  # skipped utterances that are named on the terminal
 _LOADING = threading.Lock()
 
 
-def extract_all(study: Study, out: Path, executor: Executor | None, device: str) -> Stores:
+def extract_all(study: "Study", out: Path, executor: Executor | None, device: str) -> Stores:
     """Make the stores of a study that are not in the folder `out`, and open all; see `study.extract`."""
     chosen, utterances = study.selected(), study.utterances()
     audio = corpus_fingerprint(utterances)
@@ -91,7 +88,7 @@ def extract_all(study: Study, out: Path, executor: Executor | None, device: str)
 class Plan:
     """What all stores of an extraction have in common."""
 
-    study: Study
+    study: "Study"
     utterances: list[Utterance]
     audio: str  # its fingerprint
     prints: Mapping[Checkpoint, str]  # those of the checkpoints
@@ -127,7 +124,7 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _index(
-    study: Study, utterances: list[Utterance], file: Path, keep: Path, executor: Executor | None
+    study: "Study", utterances: list[Utterance], file: Path, keep: Path, executor: Executor | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the index of a corpus and what is left out, as the file tells, or by decoding all of it once."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: it is made again
@@ -208,7 +205,6 @@ def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
         dtype=study.dtype,
         **keeping(plan.index, study.frames, study.queries, heads=anatomy.n_heads > 0),
         versions=versions | {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"},
-        shards=cut((plan.index["n_samples"] / SAMPLE_RATE).tolist()),
         skipped=plan.skipped,
     )
 
@@ -262,9 +258,6 @@ def _make(
             kept = [positions(row.length, stride) for stride in (store.query_stride, store.frame_stride)]
             encoded = encoder.encode(reader.read(row), *kept)
             tick(int(row.n_samples))
-            if store.attention_layers and not row.n_rows:  # too short for a row
-                none = np.zeros((store.attention_layers, store.n_heads, 0, row.length), "f4")
-                return replace(encoded, attention=none)
             return encoded
 
         task.write(arrays)

@@ -57,7 +57,7 @@ def kept(function: Callable[Given, Result]) -> Callable[Given, Result]:
         try:
             key = key_of({name: value for name, value in told if name not in _WHERE}, stores, code)
             folder = stores[0].root.parent
-        except (TypeError, AttributeError, IndexError, OSError):
+        except (TypeError, ValueError, AttributeError, IndexError, OSError):
             return function(*bound.args, **bound.kwargs)
         file = folder / "results" / f"{function.__name__}-{key}.zip"
         with alone(folder / file.name) if os.access(folder, os.W_OK) else nullcontext():
@@ -92,11 +92,9 @@ def _said(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return {"set": sorted(value, key=repr)}
     if isinstance(value, ActivationStore):  # where it and its weights lie changes nothing, each of its numbers does
-        sums, moved = [], replace(value, checkpoint=replace(value.checkpoint, source=""))
-        for number in range(len(value.shards)):
-            with (value.root / shard_file(number)).open("rb") as file:
-                file.seek(-4, os.SEEK_END)
-                sums.append(file.read().hex())
+        moved = replace(value, checkpoint=replace(value.checkpoint, source=""))
+        files = [value.root / shard_file(number) for number in range(len(value.shards))]
+        sums = [int(np.memmap(file, "<u4", "r")[-1]) for file in files]  # of the checksums of all that is in a file
         return [_hash(described(moved)[STORE_FILE]), *sums]
     if is_dataclass(value) and not isinstance(value, type):
         return {type(value).__qualname__: _fields(value)}
@@ -125,10 +123,9 @@ def _write(file: Path, made: Any) -> Any:
     """Keep a result and return it as it will be read; where it cannot be kept, as it is."""
     try:
         with replacing(file) as part, ZipFile(part, "w") as parts:
-            told = json.dumps(made, default=partial(_saved, parts))  # tuples are lists in it
-            parts.writestr(_TOLD, told)
+            parts.writestr(_TOLD, json.dumps(made, default=partial(_saved, parts)))  # tuples are lists in it
         return _loaded(file)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError):
         return made
 
 

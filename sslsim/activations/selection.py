@@ -1,7 +1,5 @@
 """Layers of stores on the frames to compare, and checks of what is asked for."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslsim.activations.conditions import condition, further, orthonormal
-from sslsim.activations.store import ActivationStore
+from sslsim.activations.store import ActivationStore, StoredLayer
 from sslsim.errors import SslsimError, close_match
 from sslsim.speech.positions import positions, stride_for
 
@@ -24,22 +22,15 @@ RUN = 2048  # frames read at a time
 
 
 @dataclass(frozen=True, eq=False)
-class LayerView:
+class LayerView(StoredLayer):
     """One layer of one checkpoint, on the chosen frames (None: on all)."""
 
-    store: ActivationStore
-    layer: int
     frames: np.ndarray | None
 
     @property
     def label(self) -> tuple[str, int]:
         """Checkpoint name and layer number."""
         return self.store.name, self.layer
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Frames and neurons."""
-        return len(self), self.store.n_neurons
 
     def __len__(self) -> int:
         return self.store.n_frames if self.frames is None else len(self.frames)
@@ -49,7 +40,7 @@ class LayerView:
         return self._every[rows] if 4 * len(self) * self.store.n_neurons <= SMALL else self._read(rows)
 
     def _read(self, rows: slice | np.ndarray) -> np.ndarray:
-        return self.store.layer(self.layer)[rows if self.frames is None else self.frames[rows]]
+        return super().__getitem__(rows if self.frames is None else self.frames[rows])
 
     @cached_property
     def _every(self) -> np.ndarray:
@@ -186,7 +177,7 @@ def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[Acti
     return chosen
 
 
-def utterances_of(views: Sequence[LayerView]) -> Utterances:
+def utterances_of(views: Sequence[LayerView]) -> "Utterances":
     """Return how many of the chosen frames are of each utterance of the corpus."""
     from sslsim.measures.products import Utterances
 
