@@ -6,7 +6,6 @@ with the corpus. Audio is decoded once a run: the waveforms lie in a scratch fol
 a corpus (the index) stays beside the stores, so that another checkpoint needs no look at all of it.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -30,6 +29,7 @@ from tqdm import tqdm
 
 from sslsim import __version__
 from sslsim.activations.draft import Task, check_room, drafting, remove_stale
+from sslsim.activations.results import key_of
 from sslsim.activations.store import RULES, ActivationStore, Stores, keeping, open_store, signed
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
@@ -59,12 +59,12 @@ def extract_all(study: "Study", out: Path, executor: Executor | None, device: st
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
     heard = audio, *(float(seconds) for seconds in vars(study.segmentation).values())
     kept = *RULES, *heard, study.frames, study.queries, study.dtype
-    roots = {each: out / f"{each.name}-{_key(*kept, prints[each])}" for each in chosen}
+    roots = {each: out / f"{each.name}-{key_of(*kept, prints[each])[:12]}" for each in chosen}
     missing = [checkpoint for checkpoint in chosen if not roots[checkpoint].exists()]
     if missing:
         executor = chosen_executor(executor)
         with _scratch(out) as keep:
-            file = out / f"speech-{_key(*heard, version('soundfile'), version('soxr'))}.json"
+            file = out / f"speech-{key_of(*heard, version('soundfile'), version('soxr'))[:12]}.json"
             index, skipped = _index(study, utterances, file, keep, executor)
             _check_skipped(skipped, index.empty, study.strict)
             index = index.assign(length=[n_frames(n) for n in index["n_samples"]])
@@ -100,10 +100,6 @@ class Plan:
     executor: Executor | None
 
 
-def _key(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
 @contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
     """Make a folder for the waveforms of this run, beside the stores, where all workers see it."""
@@ -131,9 +127,8 @@ def _index(
         content = json.loads(file.read_text(encoding="utf-8"))
         if content == signed(content):
             return pd.DataFrame(content["index"]), pd.DataFrame(content["skipped"])
-    with tqdm(
-        total=len(utterances), desc="reading audio", unit=" utterances", file=sys.stdout, mininterval=1, delay=2
-    ) as bar:
+    options: dict[str, Any] = {"unit": " utterances", "file": sys.stdout, "mininterval": 1, "delay": 2}
+    with tqdm(total=len(utterances), desc="reading audio", **options) as bar:
         index, skipped = index_of(utterances, study.segmentation, keep=keep, executor=executor, done=bar.update)
     if not index.empty:
         content = {"index": index.to_dict("list"), "skipped": skipped.to_dict("list")}
@@ -182,8 +177,14 @@ def _extract(checkpoints: list[Checkpoint], plan: Plan, title: str, threads: boo
         bar.update(total - sum(samples))
         pieces = [{n: plan.utterances[n] for n in task.store.index["recording"].tolist()} for task in tasks]
         calls = [(task, some, plan.device, plan.keep) for task, some in zip(tasks, pieces, strict=True)]
+
+        def tick(n_samples: int) -> None:
+            if stop.is_set():
+                raise CancelledError
+            bar.update(n_samples)
+
         if threads:  # they tell of every utterance, and can be told to stop
-            list(results(partial(_make, stop=stop, tick=bar.update), calls, **where, stop=stop))
+            list(results(partial(_make, tick=tick), calls, **where, stop=stop))
         else:
             list(results(_make, calls, **where, done=lambda i: bar.update(samples[i])))
 
@@ -238,23 +239,13 @@ def _anatomy(*call: Any) -> Anatomy:
     return _loaded(*call).anatomy
 
 
-def _make(
-    task: Task,
-    utterances: dict[int, Utterance],
-    device: str,
-    keep: Path,
-    *,
-    stop: threading.Event | None = None,
-    tick: Callable[[int], object] = lambda _: None,
-) -> None:
-    """Read, encode and write the utterances of a shard."""
+def _make(task: Task, some: dict[int, Utterance], device: str, keep: Path, tick: Callable[[int], Any] = int) -> None:
+    """Read, encode and write the utterances of a shard; `tick` is told the samples of each, and may break it off."""
     store = task.store
     encoder = _loaded(store.checkpoint, store.fingerprint, device, store.dtype)
-    with Reader(utterances, keep) as reader:
+    with Reader(some, keep) as reader:
 
         def arrays(row: Any) -> Encoded:
-            if stop and stop.is_set():
-                raise CancelledError
             kept = [positions(row.length, stride) for stride in (store.query_stride, store.frame_stride)]
             encoded = encoder.encode(reader.read(row), *kept)
             tick(int(row.n_samples))

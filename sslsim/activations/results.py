@@ -76,9 +76,9 @@ def code_of(module: str, package: Path = Path(__file__).parents[1]) -> str:
     return _hash("\n".join(parts + [f"{name} {version(name)}" for name in _LIBRARIES]).encode())
 
 
-def key_of(arguments: dict[str, Any], *rest: Any) -> str:
+def key_of(*arguments: Any) -> str:
     """Return a hash that is equal iff all arguments are; a TypeError if that cannot be told of one."""
-    return _hash(json.dumps([arguments, *rest], sort_keys=True, default=_said).encode())[:24]
+    return _hash(json.dumps(arguments, sort_keys=True, default=_said).encode())[:24]
 
 
 def _said(value: Any) -> Any:

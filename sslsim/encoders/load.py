@@ -160,11 +160,8 @@ def _input_of(model: Any, preprocess: Any) -> dict[str, Any]:
         features = "spectrogram"
     elif features is None and hasattr(model, "feature_extractor"):
         features = "layer"  # data2vec has no choice
-    return {
-        "normalised": bool(getattr(preprocess, "do_normalize", False)),
-        "mask": bool(getattr(preprocess, "return_attention_mask", False)),
-        "features": features,
-    }
+    flags = {"normalised": "do_normalize", "mask": "return_attention_mask"}
+    return {name: bool(getattr(preprocess, flag, False)) for name, flag in flags.items()} | {"features": features}
 
 
 @contextmanager

@@ -201,10 +201,8 @@ def _dataset_utterances(dataset: Any) -> list[Utterance]:
     table = pd.DataFrame([{"id": number} | row for number, row in enumerate(rows)], dtype=object)
     if "speaker" not in named:
         table = table.rename(columns={"speaker_id": "speaker"})
-    return [
-        Utterance(**{**row, "path": Path(row["id"])}, clip=Row(encoded, number))
-        for number, row in enumerate(_rows(table.assign(path=table.get("id")), "dataset"))
-    ]
+    numbered = enumerate(_rows(table.assign(path=table.get("id")), "dataset"))
+    return [Utterance(**{**row, "path": Path(row["id"])}, clip=Row(encoded, number)) for number, row in numbered]
 
 
 def corpus_fingerprint(utterances: Iterable[Utterance]) -> str:
@@ -229,14 +227,12 @@ class Subset:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, kind, what, least in (
-            ("max_utterances", Integral, "a whole number, at least 1", 1),
-            ("per_speaker", Integral, "a whole number, at least 1", 1),
-            ("max_seconds", Real, "a number, at least one frame, 0.025", 0.025),
-        ):
+        whole, seconds = (Integral, "a whole number, at least", 1), (Real, "a number, at least one frame,", 0.025)
+        limits = {"max_utterances": whole, "per_speaker": whole, "max_seconds": seconds}
+        for name, (kind, what, least) in limits.items():
             value = getattr(self, name)
             if value is not None and not (isinstance(value, kind) and float(value) >= least):
-                raise SslsimError(f"{name} is {value!r}; it must be {what}, or None for no limit")
+                raise SslsimError(f"{name} is {value!r}; it must be {what} {least}, or None for no limit")
 
     def of(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Return those taken, in the corpus's order."""

@@ -77,13 +77,11 @@ def index_of(
     return pd.DataFrame(rows, columns=columns), pd.DataFrame(skipped, columns=["utterance", "path", "reason"])
 
 
-def _check_all(
-    numbered: Sequence[tuple[int, Utterance]], segmentation: Segmentation, keep: Path | None
-) -> tuple[list[tuple], list[tuple]]:
+def _check_all(numbered: Sequence[tuple[int, Utterance]], how: Segmentation, keep: Path | None) -> tuple[list, list]:
     rows, skipped = [], []
     for number, utterance in numbered:
         try:
-            pieces = list(_pieces(number, utterance, segmentation, keep))
+            pieces = list(_pieces(number, utterance, how, keep))
         except AudioError as error:
             skipped.append((utterance.id, str(utterance.source), error.reason))
         else:
