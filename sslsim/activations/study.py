@@ -92,7 +92,7 @@ class Study:
         lineup = read_lineup(self.lineup) if isinstance(self.lineup, str | Path) else self.lineup
         return select(lineup, self.checkpoints)
 
-    def spectrogram(self) -> Study:
+    def spectrogram(self) -> "Study":
         """Return the study of the log-mel spectrogram alone, with all its frames, as `sslsim.condition` needs it."""
         return replace(self, checkpoints=(LOG_MEL,), frames=None, queries=0)
 
