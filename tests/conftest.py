@@ -124,9 +124,9 @@ def make_store(tmp_path):
             input={"normalised": True, "mask": False, "features": "group"},
             parameters=99,
             dtype="float32",
-            **keeping(index, kept, queries, heads=n_heads > 0),
+            **keeping(index, kept, queries, heads=n_heads > 0)
+            | {"shards": [0, 1] if len(frames) > 1 else [0]},  # so that most readings meet the end of a file
             versions={},
-            shards=[0, 1] if len(frames) > 1 else [0],  # so that most readings meet the end of a file
             skipped=pd.DataFrame(columns=["utterance", "path", "reason"]),
         )
         with drafting(tmp_path / name, lambda: store) as draft:

@@ -11,23 +11,16 @@ import pandas as pd
 
 from sslsim import __version__
 from sslsim.activations.draft import drafting
-from sslsim.activations.shards import cut
 from sslsim.activations.store import RULES, ActivationStore, keeping, open_store
 from sslsim.encoders.encoder import Anatomy, Encoded
 from sslsim.encoders.lineup import checked
 from sslsim.errors import SslsimError, close_match
-from sslsim.speech.recording import HOP, SAMPLE_RATE
 
 MADE = "arrays"  # source of such a checkpoint
 
 
 def from_arrays(
-    name: str,
-    arrays: Mapping[str, Any],
-    folder: str | Path,
-    *,
-    speakers: Mapping[str, str] | None = None,
-    **facts: Any,
+    name: str, arrays: Mapping[str, Any], folder: str | Path, *, speakers: Mapping[str, str] | None = None, **facts: Any
 ) -> ActivationStore:
     """Keep arrays as a store of a checkpoint called `name`, or open the store in `folder` that has them already.
 
@@ -41,22 +34,19 @@ def from_arrays(
     for stray in said.keys() - arrays.keys():
         raise SslsimError(f"{where}: speakers has {stray!r}, arrays has not{close_match(stray, arrays)}")
     shapes, key = _looked_at(where, arrays, said)
-    lengths = [frames for _, frames, _ in shapes]
     index = pd.DataFrame({"utterance": list(arrays), "speaker": [said.get(each, "") for each in arrays]})
-    index = index.assign(recording=range(len(index)), begin=0, end=0, n_samples=0, waveform="", length=lengths)
+    index = index.assign(recording=range(len(index)), begin=0, end=0, n_samples=0, waveform="")
+    index["length"] = [frames for _, frames, _ in shapes]
     how = {"normalised": False, "mask": False, "features": MADE}
-    shape = shapes[0][0], shapes[0][2], 0
-    anatomy = Anatomy(*shape, normed=False, input_normed=False, final_norm=False, input=how, parameters=0)
     store = ActivationStore(
         root=Path(folder).absolute() / f"{name}-{key[:12]}",
         checkpoint=checkpoint,
-        **vars(anatomy),
+        **vars(Anatomy(shapes[0][0], shapes[0][2], 0, how)),
         fingerprint=key,
         corpus_fingerprint="",
         dtype="float32",
         **keeping(index, None, None, heads=False),
         versions={"sslsim": __version__, "numpy": np.__version__},
-        shards=cut([HOP * length / SAMPLE_RATE for length in lengths]),
         skipped=pd.DataFrame(columns=["utterance", "path", "reason"]),
     )
     with drafting(store.root, lambda: store) as draft:

@@ -38,8 +38,8 @@ def condition(stores: Sequence[ActivationStore], given: Any, frames: int | None 
     - an array (n_stored_frames, k) of numbers, or (n_stored_frames,) of labels, such as phones: the `codes` of
       ``sslsim.analysis.labels_if_any``. Whole numbers and strings of one dimension are labels.
     """
-    single = isinstance(given, str) or not isinstance(given, Sequence)
-    parts = [_part(stores, part, frames or stores[0].n_frames) for part in ([given] if single else given)]
+    several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    parts = [_part(stores, part, frames or stores[0].n_frames) for part in several]
     if not parts:
         raise SslsimError(f"given is empty; name some of {', '.join(NAMED)}, give an array, or None")
     return np.concatenate(parts, axis=1).astype("f4")
@@ -89,9 +89,8 @@ def _spectrogram(stores: Sequence[ActivationStore]) -> list[tuple[NDArray[np.flo
         how = "study.spectrogram().extract(folder), and give condition([*stores, *those], ...)"
         raise SslsimError(f"the log-mel spectrogram is needed with all its frames, and {lack}; extract it by {how}")
     if heard[0].index.waveform.tolist() != index.waveform.tolist():
-        raise SslsimError(
-            f"{heard[0].name} and {stores[0].name} were made of other audio; extract both from one corpus"
-        )
+        both = f"{heard[0].name} and {stores[0].name}"
+        raise SslsimError(f"{both} were made of other audio; extract both from one corpus")
     x, around = heard[0].layer(0), np.arange(-CONTEXT, CONTEXT + 1)
     parts = []
     for u, row in enumerate(heard[0].index.itertuples()):
@@ -122,12 +121,8 @@ def _log_mel(stores: Sequence[ActivationStore], frames: int) -> NDArray[np.float
     return np.concatenate([z @ basis for z in pieces()])
 
 
-NAMED: dict[str, Callable[..., NDArray[Any]]] = {
-    "log_mel": _log_mel,
-    "loudness": _loudness,
-    "position": _position,
-    "speaker": _speaker,
-}
+NAMED: dict[str, Callable[..., NDArray[Any]]]
+NAMED = {function.__name__[1:]: function for function in (_log_mel, _loudness, _position, _speaker)}
 
 
 def orthonormal(columns: ArrayLike) -> Floats:

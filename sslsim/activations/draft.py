@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,10 @@ class Draft:
 
     def tasks(self) -> list[Task]:
         """Return the shards that are not there yet."""
-        tasks = []
-        for number, part in enumerate(self.store.parts):
-            if not (path := self.folder / shard_file(number)).is_file():
-                index = self.store.index.iloc[part].reset_index(drop=True)
-                alone = replace(self.store, shards=[0], index=index, skipped=self.store.skipped[:0])
-                tasks.append(Task(path, alone))
-        return tasks
+        alone = replace(self.store, shards=[0], skipped=self.store.skipped[:0])
+        parts = {self.folder / shard_file(number): part for number, part in enumerate(self.store.parts)}
+        new = {path: self.store.index.iloc[part] for path, part in parts.items() if not path.is_file()}
+        return [Task(path, replace(alone, index=index.reset_index(drop=True))) for path, index in new.items()]
 
     def begin(self) -> None:
         """Write the description, and keep what is there already if it belongs to it and is not damaged."""
@@ -108,9 +105,9 @@ class Draft:
 
 
 def check_room(sizes: Mapping[Path, int], what: str) -> str:
-    """Return how much disk stores of these bytes need beyond what is there, and how much is free; raise if too little.
+    """Return, in words, what disk stores need beyond what is there, and what is free; raise if that is too little.
 
-    They are given by where they will be, all in one folder.
+    `sizes` has their bytes by where they will be, all in one folder.
     """
     parts = [file for root in sizes for file in _folder_of(root).glob("shard_*.bin")]
     needed, (beside, *_) = sum(sizes.values()) - sum(file.stat().st_size for file in parts), (r.parent for r in sizes)
@@ -135,8 +132,8 @@ def drafting(root: Path, plan: Callable[[], ActivationStore]) -> Iterator[Draft 
     """
     folder, made = _folder_of(root), False
     try:
-        with _locked(root) as ours:
-            if ours:
+        with nullcontext() if root.exists() else alone(root):
+            if not root.exists():
                 try:
                     draft = Draft(folder, replace(plan(), root=root))
                     draft.begin()
@@ -158,27 +155,16 @@ def drafting(root: Path, plan: Callable[[], ActivationStore]) -> Iterator[Draft 
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[bool]:
-    """Wait until no other process makes this store; yield whether it is still to be made."""
-    if root.exists():
-        yield False
-        return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with alone(root):
-        yield not root.exists()
-
-
-@contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Wait until no other process makes what belongs at a path; on a disk without locks nobody waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), thread_local=False)
-    try:
-        lock.acquire(timeout=_POLL)
-    except filelock.Timeout:
-        print(f"{path.name}: waiting for another process that is making it", flush=True)
-        lock.acquire()
-    except NotImplementedError:
-        pass  # whoever else writes puts the same bytes in the same places
+    with suppress(NotImplementedError):  # whoever else writes puts the same bytes in the same places
+        try:
+            lock.acquire(timeout=_POLL)
+        except filelock.Timeout:
+            print(f"{path.name}: waiting for another process that is making it", flush=True)
+            lock.acquire()
     try:
         yield
     finally:
@@ -193,7 +179,8 @@ def _checked(store: ActivationStore, row: Any, arrays: Encoded) -> Encoded:
     parts: list[tuple[str, Any, tuple]] = [(f"layer {i}", state, layer) for i, state in enumerate(arrays.hidden)]
     parts += [("final layer", arrays.final, layer)] if arrays.final is not None else []
     who = f"checkpoint {store.name!r}:"
-    if len(parts) != store.n_layers + store.final_norm or len(arrays.attention) != store.attention_layers:
+    maps = (store.attention_layers, store.attention_layers if row.n_rows else 0)  # none where it is too short for a row
+    if len(parts) != store.n_layers + store.final_norm or len(arrays.attention) not in maps:
         raise SslsimError(f"{who} gave other layers for utterance {row.utterance!r} than before")
     parts += [(f"attention of layer {i}", rows, map_) for i, rows in enumerate(arrays.attention, 1)]
     for what, values, shape in parts:
@@ -218,16 +205,10 @@ def remove_stale(out: Path, pattern: str) -> None:
     mark = f".{platform.node()}."
     for path in out.glob(pattern):
         pid = path.name.rpartition(mark)[2].split(".")[0]
-        if mark in path.name and pid.isdigit() and not _alive(int(pid)):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)  # someone else's is alive
-    return True
+        if mark in path.name and pid.isdigit():
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            except OSError:
+                pass  # someone else's is alive

@@ -6,9 +6,6 @@ with the corpus. Audio is decoded once a run: the waveforms lie in a scratch fol
 a corpus (the index) stays beside the stores, so that another checkpoint needs no look at all of it.
 """
 
-from __future__ import annotations
-
-import hashlib
 import json
 import os
 import platform
@@ -32,7 +29,7 @@ from tqdm import tqdm
 
 from sslsim import __version__
 from sslsim.activations.draft import Task, check_room, drafting, remove_stale
-from sslsim.activations.shards import cut
+from sslsim.activations.results import key_of
 from sslsim.activations.store import RULES, ActivationStore, Stores, keeping, open_store, signed
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
@@ -55,19 +52,19 @@ _NAMED = 5  # skipped utterances that are named on the terminal
 _LOADING = threading.Lock()
 
 
-def extract_all(study: Study, out: Path, executor: Executor | None, device: str) -> Stores:
+def extract_all(study: "Study", out: Path, executor: Executor | None, device: str) -> Stores:
     """Make the stores of a study that are not in the folder `out`, and open all; see `study.extract`."""
     chosen, utterances = study.selected(), study.utterances()
     audio = corpus_fingerprint(utterances)
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
     heard = audio, *(float(seconds) for seconds in vars(study.segmentation).values())
     kept = *RULES, *heard, study.frames, study.queries, study.dtype
-    roots = {each: out / f"{each.name}-{_key(*kept, prints[each])}" for each in chosen}
+    roots = {each: out / f"{each.name}-{key_of(*kept, prints[each])[:12]}" for each in chosen}
     missing = [checkpoint for checkpoint in chosen if not roots[checkpoint].exists()]
     if missing:
         executor = chosen_executor(executor)
         with _scratch(out) as keep:
-            file = out / f"speech-{_key(*heard, version('soundfile'), version('soxr'))}.json"
+            file = out / f"speech-{key_of(*heard, version('soundfile'), version('soxr'))[:12]}.json"
             index, skipped = _index(study, utterances, file, keep, executor)
             _check_skipped(skipped, index.empty, study.strict)
             index = index.assign(length=[n_frames(n) for n in index["n_samples"]])
@@ -91,7 +88,7 @@ def extract_all(study: Study, out: Path, executor: Executor | None, device: str)
 class Plan:
     """What all stores of an extraction have in common."""
 
-    study: Study
+    study: "Study"
     utterances: list[Utterance]
     audio: str  # its fingerprint
     prints: Mapping[Checkpoint, str]  # those of the checkpoints
@@ -101,10 +98,6 @@ class Plan:
     device: str
     keep: Path  # where waveforms lie
     executor: Executor | None
-
-
-def _key(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 @contextmanager
@@ -127,16 +120,15 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _index(
-    study: Study, utterances: list[Utterance], file: Path, keep: Path, executor: Executor | None
+    study: "Study", utterances: list[Utterance], file: Path, keep: Path, executor: Executor | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the index of a corpus and what is left out, as the file tells, or by decoding all of it once."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: it is made again
         content = json.loads(file.read_text(encoding="utf-8"))
         if content == signed(content):
             return pd.DataFrame(content["index"]), pd.DataFrame(content["skipped"])
-    with tqdm(
-        total=len(utterances), desc="reading audio", unit=" utterances", file=sys.stdout, mininterval=1, delay=2
-    ) as bar:
+    options: dict[str, Any] = {"unit": " utterances", "file": sys.stdout, "mininterval": 1, "delay": 2}
+    with tqdm(total=len(utterances), desc="reading audio", **options) as bar:
         index, skipped = index_of(utterances, study.segmentation, keep=keep, executor=executor, done=bar.update)
     if not index.empty:
         content = {"index": index.to_dict("list"), "skipped": skipped.to_dict("list")}
@@ -185,8 +177,14 @@ def _extract(checkpoints: list[Checkpoint], plan: Plan, title: str, threads: boo
         bar.update(total - sum(samples))
         pieces = [{n: plan.utterances[n] for n in task.store.index["recording"].tolist()} for task in tasks]
         calls = [(task, some, plan.device, plan.keep) for task, some in zip(tasks, pieces, strict=True)]
+
+        def tick(n_samples: int) -> None:
+            if stop.is_set():
+                raise CancelledError
+            bar.update(n_samples)
+
         if threads:  # they tell of every utterance, and can be told to stop
-            list(results(partial(_make, stop=stop, tick=bar.update), calls, **where, stop=stop))
+            list(results(partial(_make, tick=tick), calls, **where, stop=stop))
         else:
             list(results(_make, calls, **where, done=lambda i: bar.update(samples[i])))
 
@@ -208,7 +206,6 @@ def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
         dtype=study.dtype,
         **keeping(plan.index, study.frames, study.queries, heads=anatomy.n_heads > 0),
         versions=versions | {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"},
-        shards=cut((plan.index["n_samples"] / SAMPLE_RATE).tolist()),
         skipped=plan.skipped,
     )
 
@@ -242,29 +239,16 @@ def _anatomy(*call: Any) -> Anatomy:
     return _loaded(*call).anatomy
 
 
-def _make(
-    task: Task,
-    utterances: dict[int, Utterance],
-    device: str,
-    keep: Path,
-    *,
-    stop: threading.Event | None = None,
-    tick: Callable[[int], object] = lambda _: None,
-) -> None:
-    """Read, encode and write the utterances of a shard."""
+def _make(task: Task, some: dict[int, Utterance], device: str, keep: Path, tick: Callable[[int], Any] = int) -> None:
+    """Read, encode and write the utterances of a shard; `tick` is told the samples of each, and may break it off."""
     store = task.store
     encoder = _loaded(store.checkpoint, store.fingerprint, device, store.dtype)
-    with Reader(utterances, keep) as reader:
+    with Reader(some, keep) as reader:
 
         def arrays(row: Any) -> Encoded:
-            if stop and stop.is_set():
-                raise CancelledError
             kept = [positions(row.length, stride) for stride in (store.query_stride, store.frame_stride)]
             encoded = encoder.encode(reader.read(row), *kept)
             tick(int(row.n_samples))
-            if store.attention_layers and not row.n_rows:  # too short for a row
-                none = np.zeros((store.attention_layers, store.n_heads, 0, row.length), "f4")
-                return replace(encoded, attention=none)
             return encoded
 
         task.write(arrays)

@@ -12,9 +12,9 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import fields, is_dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -33,8 +33,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 FRESH = "SSLSIM_FRESH"
 """Environment variable: ``1`` to compute anew, or a time in seconds, as of `time.time`: what was kept before is too."""
-_CODE = ("parallel.py", *(f"{name}/*.py" for name in ("speech", "encoders", "activations", "measures")))
-_CODE += ("comparison/*.py", "significance/*.py")
+_CODE = ("parallel", "speech", "encoders", "activations", "measures", "comparison", "significance")
 _LIBRARIES = ("torch", "numpy", "scipy", "pandas")
 _WHERE = ("device", "executor")  # arguments that say where to compute, not what
 _TOLD = "result.json"
@@ -53,37 +52,33 @@ def kept(function: Callable[Given, Result]) -> Callable[Given, Result]:
     def found_or_made(*args: Given.args, **kwargs: Given.kwargs) -> Result:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        for name, value in bound.arguments.items():
-            bound.arguments[name] = tuple(value) if isinstance(value, Iterator) else value
-        stores, *_ = bound.arguments.values()
+        bound.arguments |= {name: tuple(each) for name, each in bound.arguments.items() if isinstance(each, Iterator)}
+        (_, stores), *told = bound.arguments.items()
         try:
-            told = {name: value for name, value in list(bound.arguments.items())[1:] if name not in _WHERE}
+            key = key_of({name: value for name, value in told if name not in _WHERE}, stores, code)
             folder = stores[0].root.parent
-            file = folder / "results" / f"{function.__name__}-{key_of(told, stores, code)}.zip"
-        except (TypeError, AttributeError, IndexError, OSError):
+        except (TypeError, ValueError, AttributeError, IndexError, OSError):
             return function(*bound.args, **bound.kwargs)
-        if found := _read(file):
-            return found[0]
-        if not os.access(folder, os.W_OK):
-            return function(*bound.args, **bound.kwargs)
-        with alone(folder / file.name):
-            return found[0] if (found := _read(file)) else _write(file, function(*bound.args, **bound.kwargs))
+        file = folder / "results" / f"{function.__name__}-{key}.zip"
+        with alone(folder / file.name) if os.access(folder, os.W_OK) else nullcontext():
+            found = _read(file)
+            return found[0] if found else _write(file, function(*bound.args, **bound.kwargs))
 
     return found_or_made
 
 
 def code_of(module: str, package: Path = Path(__file__).parents[1]) -> str:
     """Return the hash of the code that a function of a module computes with, and of the versions of the libraries."""
-    files = {path for pattern in _CODE for path in package.glob(pattern)}
+    files = {path for name in _CODE for end in (".py", "/*.py") for path in package.glob(name + end)}
     with suppress(TypeError, OSError):  # typed into a notebook, it has no file
         files.add(Path(inspect.getfile(import_module(module))))
     parts = [f"{path.name} {_hash(path.read_bytes())}" for path in sorted(files)]
     return _hash("\n".join(parts + [f"{name} {version(name)}" for name in _LIBRARIES]).encode())
 
 
-def key_of(arguments: dict[str, Any], *rest: Any) -> str:
+def key_of(*arguments: Any) -> str:
     """Return a hash that is equal iff all arguments are; a TypeError if that cannot be told of one."""
-    return _hash(json.dumps([arguments, *rest], sort_keys=True, default=_said).encode())[:24]
+    return _hash(json.dumps(arguments, sort_keys=True, default=_said).encode())[:24]
 
 
 def _said(value: Any) -> Any:
@@ -97,15 +92,17 @@ def _said(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return {"set": sorted(value, key=repr)}
     if isinstance(value, ActivationStore):  # where it and its weights lie changes nothing, each of its numbers does
-        sums, moved = [], replace(value, checkpoint=replace(value.checkpoint, source=""))
-        for number in range(len(value.shards)):
-            with (value.root / shard_file(number)).open("rb") as file:
-                file.seek(-4, os.SEEK_END)
-                sums.append(file.read().hex())
+        moved = replace(value, checkpoint=replace(value.checkpoint, source=""))
+        files = [value.root / shard_file(number) for number in range(len(value.shards))]
+        sums = [int(np.memmap(file, "<u4", "r")[-1]) for file in files]  # of the checksums of all that is in a file
         return [_hash(described(moved)[STORE_FILE]), *sums]
     if is_dataclass(value) and not isinstance(value, type):
-        return {type(value).__qualname__: {field.name: getattr(value, field.name) for field in fields(value)}}
+        return {type(value).__qualname__: _fields(value)}
     raise TypeError(f"{type(value).__name__} cannot be part of a key")
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _hash(content: bytes) -> str:
@@ -126,33 +123,25 @@ def _write(file: Path, made: Any) -> Any:
     """Keep a result and return it as it will be read; where it cannot be kept, as it is."""
     try:
         with replacing(file) as part, ZipFile(part, "w") as parts:
-            told = _saved(made, parts, "result")
-            parts.writestr(_TOLD, json.dumps(told))
+            parts.writestr(_TOLD, json.dumps(made, default=partial(_saved, parts)))  # tuples are lists in it
         return _loaded(file)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError):
         return made
 
 
-def _saved(value: Any, parts: ZipFile, name: str) -> Any:
-    """Write the tables and arrays of a value, and return what it is made of."""
-    if isinstance(value, pd.DataFrame):
-        parts.writestr(f"{name}.parquet", value.to_parquet())
-        return {"file": f"{name}.parquet"}
-    if isinstance(value, np.ndarray):
-        np.save(content := io.BytesIO(), value, allow_pickle=False)
-        parts.writestr(f"{name}.npy", content.getvalue())
-        return {"file": f"{name}.npy"}
-    if isinstance(value, tuple):
-        return [_saved(each, parts, f"{name}-{i}") for i, each in enumerate(value)]
+def _saved(parts: ZipFile, value: Any) -> Any:
+    """Write a table or an array, and return, for JSON, where it is; of a dataclass return what it is made of."""
+    if isinstance(value, np.generic):
+        return value.item()
     if is_dataclass(value) and not isinstance(value, type):
-        made = {
-            field.name: _saved(getattr(value, field.name), parts, f"{name}-{field.name}") for field in fields(value)
-        }
-        return {"module": type(value).__module__, "name": type(value).__qualname__, "fields": made}
-    value = value.item() if isinstance(value, np.generic) else value
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{type(value).__name__} cannot be kept")
+        return {"module": type(value).__module__, "name": type(value).__qualname__, "fields": _fields(value)}
+    if not isinstance(value, pd.DataFrame | np.ndarray):
+        raise TypeError(f"{type(value).__name__} cannot be kept")
+    content = io.BytesIO()
+    value.to_parquet(content) if isinstance(value, pd.DataFrame) else np.save(content, value, allow_pickle=False)
+    file = f"{len(parts.namelist())}.{'npy' if isinstance(value, np.ndarray) else 'parquet'}"
+    parts.writestr(file, content.getvalue())
+    return {"file": file}
 
 
 def _loaded(file: Path) -> Any:

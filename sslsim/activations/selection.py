@@ -1,10 +1,8 @@
 """Layers of stores on the frames to compare, and checks of what is asked for."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslsim.activations.conditions import condition, further, orthonormal
-from sslsim.activations.store import ActivationStore
+from sslsim.activations.store import ActivationStore, StoredLayer
 from sslsim.errors import SslsimError, close_match
 from sslsim.speech.positions import positions, stride_for
 
@@ -24,11 +22,9 @@ RUN = 2048  # frames read at a time
 
 
 @dataclass(frozen=True, eq=False)
-class LayerView:
+class LayerView(StoredLayer):
     """One layer of one checkpoint, on the chosen frames (None: on all)."""
 
-    store: ActivationStore
-    layer: int
     frames: np.ndarray | None
 
     @property
@@ -36,81 +32,34 @@ class LayerView:
         """Checkpoint name and layer number."""
         return self.store.name, self.layer
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Frames and neurons."""
-        return len(self), self.store.n_neurons
-
     def __len__(self) -> int:
         return self.store.n_frames if self.frames is None else len(self.frames)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Return activations of some of the chosen frames, (n, n_neurons)."""
-        if self.frames is None:
-            return self.store.layer(self.layer)[rows]
-        if 4 * len(self.frames) * self.store.n_neurons > SMALL:
-            return self.store.layer(self.layer)[self.frames[rows]]
-        return self._picked[rows]
+        """Return activations of some of the chosen frames, (n, n_neurons) float32."""
+        return self._every[rows] if 4 * len(self) * self.store.n_neurons <= SMALL else self._read(rows)
 
-    def only(self, rows: np.ndarray) -> LayerView:
-        """Return the layer on some of its chosen frames, by their numbers or a mask."""
-        return replace(self, frames=np.arange(len(self))[rows] if self.frames is None else self.frames[rows])
-
-    @cached_property
-    def _picked(self) -> np.ndarray:
-        """The chosen frames of a small layer: a comparison reads them once for every block of others."""
-        return self.store.layer(self.layer)[self.frames]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was read."""
-        return {name: value for name, value in vars(self).items() if name != "_picked"}
-
-
-@dataclass(frozen=True, eq=False)
-class PartialView:
-    """A layer on the chosen frames less its regression on a basis; of that, only the coefficients are kept."""
-
-    view: View
-    basis: NDArray[np.float32]  # orthonormal, (n_frames, q)
-
-    @property
-    def store(self) -> ActivationStore:
-        """Of the layer."""
-        return self.view.store
-
-    @property
-    def layer(self) -> int:
-        """Its number."""
-        return self.view.layer
-
-    @property
-    def label(self) -> tuple[str, int]:
-        """Checkpoint name and layer number."""
-        return self.view.label
-
-    @property
-    def frames(self) -> np.ndarray | None:
-        """The chosen frames."""
-        return self.view.frames
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Frames and neurons."""
-        return self.view.shape
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Return residuals of some of the chosen frames, (n, n_neurons) float32."""
-        small = 4 * len(self) * self.store.n_neurons <= SMALL
-        return self._every[rows] if small else self._left(rows)
+    def _read(self, rows: slice | np.ndarray) -> np.ndarray:
+        return super().__getitem__(rows if self.frames is None else self.frames[rows])
 
     @cached_property
     def _every(self) -> np.ndarray:
-        return self._left(slice(None))
+        """The chosen frames of a small layer: a comparison reads them once for every block of others."""
+        return self._read(slice(None))
 
-    def _left(self, rows: slice | np.ndarray) -> np.ndarray:
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was read or computed."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class PartialView(LayerView):
+    """A layer on the chosen frames less its regression on a basis; of that, only the coefficients are kept."""
+
+    view: LayerView
+    basis: NDArray[np.float32]  # orthonormal, (n_frames, q)
+
+    def _read(self, rows: slice | np.ndarray) -> np.ndarray:
         origin, coefficients = self._fit
         return self.view[rows] - origin - self.basis[rows] @ coefficients
 
@@ -118,33 +67,29 @@ class PartialView:
     def _fit(self) -> tuple[np.ndarray, np.ndarray]:
         """Where frames lie, about, and the coefficients of the regression of the rest, (q, n_neurons), float32."""
         origin = self.view[:RUN].mean(0, dtype=np.float64).astype("f4")
-        origin *= isinstance(self.view, LayerView)  # residuals have no mean, and are not regressed on one again
+        origin *= not isinstance(self.view, PartialView)  # residuals have no mean, and are not regressed on one again
         out = np.zeros((self.basis.shape[1], self.store.n_neurons))
         for rows in (slice(start, start + RUN) for start in range(0, len(self), RUN)):
             out += self.basis[rows].T @ (self.view[rows] - origin)
         return origin, out.astype("f4")
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was computed."""
-        return {"view": self.view, "basis": self.basis}
+
+View = LayerView  # the other one is one too
 
 
-View = LayerView | PartialView
-
-
-def less(views: Sequence[View], columns: NDArray[Any]) -> list[View]:
+def less(views: Sequence[LayerView], columns: NDArray[Any]) -> list[LayerView]:
     """Return layers less what is given of every stored frame, (n_stored_frames, k) (`conditions.condition`)."""
     return _less(views, orthonormal(columns if views[0].frames is None else columns[views[0].frames]))
 
 
-def on_rows(views: Sequence[View], rows: NDArray[Any]) -> list[View]:
+def on_rows(views: Sequence[LayerView], rows: NDArray[Any]) -> list[LayerView]:
     """Return layers on some of their chosen frames, by numbers or a mask; what is given is taken off these anew."""
-    plain = [view.view if isinstance(view, PartialView) else view for view in views]
-    chosen = [view.only(rows) for view in plain if isinstance(view, LayerView)]
-    return _less(chosen, orthonormal(views[0].basis[rows])) if isinstance(views[0], PartialView) else [*chosen]
+    frames = np.arange(len(views[0]))[rows] if views[0].frames is None else views[0].frames[rows]
+    chosen = [LayerView(view.store, view.layer, frames) for view in views]
+    return _less(chosen, orthonormal(views[0].basis[rows])) if isinstance(views[0], PartialView) else chosen
 
 
-def mismatched(views: Sequence[View], order: NDArray[np.int64]) -> tuple[list[View], list[View]]:
+def mismatched(views: Sequence[LayerView], order: NDArray[np.int64]) -> tuple[list[LayerView], list[LayerView]]:
     """Return layers as they stand on the x side of a mismatch, and, to be read in `order`, on its y side.
 
     What is given is taken off both sides, as it is on the frames of x and as it is on those of y. Residuals in another
@@ -157,22 +102,20 @@ def mismatched(views: Sequence[View], order: NDArray[np.int64]) -> tuple[list[Vi
     return _less(views, further(basis, order)), _less(views, further(basis, np.argsort(order)))
 
 
-def _less(views: Sequence[View], basis: NDArray[np.float64]) -> list[View]:
+def _less(views: Sequence[LayerView], basis: NDArray[np.float64]) -> list[LayerView]:
     single = basis.astype("f4")  # one array for all of them
-    return [PartialView(view, single) for view in views]
+    return [PartialView(view.store, view.layer, view.frames, view, single) for view in views]
 
 
 def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
     """Raise unless two stores hold the same frames of the same audio, and the same query rows."""
     if a.frame_key == b.frame_key:
         return
-    both, corpus = f"{a.name} and {b.name}", "extract both from the same corpus"
-    if a.index.utterance.tolist() != b.index.utterance.tolist():
-        what = f"{both} hold other utterances; {corpus}"
-    elif a.index.length.tolist() != b.index.length.tolist():
-        what = f"{both} hold utterances of other lengths; {corpus}"
-    elif a.index.waveform.tolist() != b.index.waveform.tolist():
-        what = f"{both} were given other audio; {corpus}"
+    faults = {"utterance": "hold other utterances", "length": "hold utterances of other lengths"}
+    faults |= {"waveform": "were given other audio"}
+    other = [told for column, told in faults.items() if a.index[column].tolist() != b.index[column].tolist()]
+    if other:
+        what = f"{a.name} and {b.name} {other[0]}; extract both from the same corpus"
     elif a.frame_stride != b.frame_stride:
         what = f"{a.name} keeps {a.n_frames:,} frames, {b.name} {b.n_frames:,}; extract both with the same frames"
     else:
@@ -199,7 +142,7 @@ def check_stores(stores: Sequence[ActivationStore]) -> None:
         check_pairable(stores[0], other)
 
 
-def layer_views(stores: Sequence[ActivationStore], frames: int | None, given: Any = None) -> list[View]:
+def layer_views(stores: Sequence[ActivationStore], frames: int | None, given: Any = None) -> list[LayerView]:
     """All layers of all stores, on all frames (None), or at common positions of all utterances on so many at most.
 
     Less what is `given`, if anything is (`conditions.condition`).
@@ -213,7 +156,7 @@ def layer_views(stores: Sequence[ActivationStore], frames: int | None, given: An
             told = f"at common positions of {len(index):,} utterances that is {len(chosen)}"
             raise SslsimError(f"frames is {frames}; {told}; give more of the {stores[0].n_frames:,}, or None for all")
     views = [LayerView(store, layer, chosen) for store in stores for layer in range(store.n_layers)]
-    return [*views] if given is None else less(views, condition(stores, given, len(views[0])))
+    return views if given is None else less(views, condition(stores, given, len(views[0])))
 
 
 def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[ActivationStore]) -> set[frozenset[str]]:
@@ -234,7 +177,7 @@ def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[Acti
     return chosen
 
 
-def utterances_of(views: Sequence[View]) -> Utterances:
+def utterances_of(views: Sequence[LayerView]) -> "Utterances":
     """Return how many of the chosen frames are of each utterance of the corpus."""
     from sslsim.measures.products import Utterances
 

@@ -6,8 +6,6 @@ Its folder holds ``store.json`` (version, checkpoint, fingerprints, rules, versi
 the small files are checked by ``open_store``, numbers when first read in a process, all of them by ``verify``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sslsim.activations.shards import Shard, ShardFile, shard_file
+from sslsim.activations.shards import Shard, ShardFile, cut, shard_file
 from sslsim.encoders.lineage import Lineage
 from sslsim.encoders.lineup import ByName, Checkpoint
 from sslsim.errors import SslsimError
@@ -80,12 +78,12 @@ class ActivationStore:
         """Number of blocks with attention kept: L, or 0 when extracted with ``queries=0`` or without heads."""
         return 0 if self.queries == 0 or self.n_heads == 0 else self.n_layers - 1
 
-    def layer(self, layer: int) -> StoredLayer:
+    def layer(self, layer: int) -> "StoredLayer":
         """Return a hidden state, (n_frames, n_neurons) float32: 0 is the transformer's input, 1 to L its blocks."""
         self._check(layer, "layer", 0, self.n_layers - 1)
         return StoredLayer(self, layer)
 
-    def final(self) -> StoredLayer:
+    def final(self) -> "StoredLayer":
         """Return the model's last hidden state: of the LayerNorm that follows the last block, else layer L."""
         return StoredLayer(self, self.n_layers if self.final_norm else self.n_layers - 1)
 
@@ -175,12 +173,12 @@ class StoredLayer:
     """A layer in a store: ``layer[rows]`` and ``layer[rows, neuron]`` read, check and give an array."""
 
     store: ActivationStore
-    array: int
+    layer: int  # one more than the last for the final one
 
     @property
     def shape(self) -> tuple[int, int]:
         """Frames and neurons."""
-        return self.store.n_frames, self.store.n_neurons
+        return len(self), self.store.n_neurons
 
     def __len__(self) -> int:
         return self.store.n_frames
@@ -189,8 +187,8 @@ class StoredLayer:
         rows, *columns = key if isinstance(key, tuple) else (key,)
         if not all(isinstance(column, slice | int | np.integer) for column in columns):
             raise IndexError("of the neurons of a layer in a store take one or a slice; index what it gives for others")
-        wanted = np.arange(len(self))[rows]
-        read = self.store._rows(self.array, wanted.reshape(-1), tuple(columns))
+        wanted = np.arange(self.store.n_frames)[rows]
+        read = self.store._rows(self.layer, wanted.reshape(-1), tuple(columns))
         return read.reshape(wanted.shape + read.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -205,7 +203,7 @@ class Stores(ByName[ActivationStore]):
         """What the checkpoints are to each other."""
         return Lineage(tuple(store.checkpoint for store in self))
 
-    def only(self, names: Sequence[str]) -> Stores:
+    def only(self, names: Sequence[str]) -> "Stores":
         """Return the stores of these checkpoints, in their own order."""
         chosen = [self[name] for name in names]
         return Stores(store for store in self if store in chosen)
@@ -294,4 +292,5 @@ def keeping(index: pd.DataFrame, frames: int | None, queries: int | None, *, hea
     parts += [f"{r.utterance}\0{r.waveform}\0{r.length}" for r in index.itertuples()]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     asked = {"frames": frames, "queries": queries, "frame_stride": strides[0], "query_stride": strides[1]}
-    return asked | {"n_frames": sum(kept), "frame_key": key, "index": index}
+    shards = cut([n * HOP / SAMPLE_RATE for n in lengths])
+    return asked | {"n_frames": sum(kept), "frame_key": key, "index": index, "shards": shards}

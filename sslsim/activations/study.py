@@ -1,7 +1,5 @@
 """A study: which checkpoints and which speech are compared, and what is kept of them."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -59,7 +57,7 @@ class Study:
             raise SslsimError(f"strict is {self.strict!r}; it must be true or false")
 
     @classmethod
-    def read(cls, path: str | Path, checkpoints: Sequence[str] = ()) -> Study:
+    def read(cls, path: str | Path, checkpoints: Sequence[str] = ()) -> "Study":
         """Read a study: ``embedded``, or a TOML file with any of a study's attributes.
 
         ``lineup`` and ``corpus`` are relative to the file; ``[subset]`` and ``[segmentation]`` are tables; a limit may
@@ -94,7 +92,7 @@ class Study:
         lineup = read_lineup(self.lineup) if isinstance(self.lineup, str | Path) else self.lineup
         return select(lineup, self.checkpoints)
 
-    def spectrogram(self) -> Study:
+    def spectrogram(self) -> "Study":
         """Return the study of the log-mel spectrogram alone, with all its frames, as `sslsim.condition` needs it."""
         return replace(self, checkpoints=(LOG_MEL,), frames=None, queries=0)
 
@@ -127,14 +125,12 @@ def extract(
 
 
 def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    _check_keys(content, Study, "")
-    arguments: dict[str, Any] = {name: None if value == _NONE else value for name, value in content.items()}
+    arguments = _values(content, Study, "")
     for name, kind in _TABLES.items():
         table = arguments.get(name, {})
         if not isinstance(table, dict):
             raise SslsimError(f"{name} is {table!r}; it must be a table [{name}]")
-        _check_keys(table, kind, f"[{name}]: ")
-        arguments[name] = kind(**{key: None if value == _NONE else value for key, value in table.items()})
+        arguments[name] = kind(**_values(table, kind, f"[{name}]: "))
     for name in sorted({"lineup", "corpus"} & arguments.keys()):
         if not isinstance(arguments[name], str):
             raise SslsimError(f"{name} is {arguments[name]!r}; it must be a path")
@@ -142,11 +138,12 @@ def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return arguments
 
 
-def _check_keys(table: Mapping[str, Any], kind: Any, where: str) -> None:
+def _values(table: Mapping[str, Any], kind: Any, where: str) -> dict[str, Any]:
     known = [field.name for field in fields(kind)]
     for key in table:
         if key not in known:
             raise SslsimError(f"{where}unknown key {key!r}{close_match(key, known)}")
+    return {key: None if value == _NONE else value for key, value in table.items()}
 
 
 def _lines(content: Mapping[str, Any]) -> list[str]:

@@ -55,11 +55,11 @@ class Anatomy:
     n_layers: int  # hidden states, L + 1
     n_neurons: int  # their width
     n_heads: int  # of a block
-    normed: bool  # the blocks' outputs are those of a LayerNorm (post-norm, conformers), not the raw residual stream
-    input_normed: bool  # layer 0 is the output of a LayerNorm
-    final_norm: bool  # another LayerNorm follows the last block, so that the last hidden state is not layer L
     input: dict[str, Any]
-    parameters: int  # weights of the encoder, heads of finetuning left out
+    normed: bool = False  # blocks' outputs are those of a LayerNorm (post-norm, conformers), not raw residual streams
+    input_normed: bool = False  # layer 0 is the output of a LayerNorm
+    final_norm: bool = False  # another LayerNorm follows the last block, so that the last hidden state is not layer L
+    parameters: int = 0  # weights of the encoder, heads of finetuning left out
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,7 @@ class Encoder:
         sound = np.pad(waveform, (grid.lead, grid.tail)) if grid.lead or grid.tail else waveform
         # the checkpoint's own preprocessor: zero mean and unit variance or not, mask of ones or none
         inputs = self.preprocess(sound, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        kind = () if self.dtype == "float32" else (getattr(torch, self.dtype),)
-        inputs = inputs.to(self.device, *kind)
+        inputs = inputs.to(self.device, getattr(torch, self.dtype))
         part = slice(grid.first, grid.first + length)
         wanted = torch.as_tensor(rows + grid.first, device=self.device)
         with torch.inference_mode(), _exact_products(self.device), self.hooks.listening(wanted) as (states, maps):
@@ -244,8 +243,7 @@ class LogMel:
     @property
     def anatomy(self) -> Anatomy:
         """As of an encoder."""
-        how = {"normalised": False, "mask": False, "features": "spectrogram"}
-        return Anatomy(1, BANDS, 0, normed=False, input_normed=False, final_norm=False, input=how, parameters=0)
+        return Anatomy(1, BANDS, 0, {"normalised": False, "mask": False, "features": "spectrogram"})
 
     def encode(self, waveform: NDArray[np.float32], rows: Numbers = (), frames: Numbers | None = None) -> Encoded:
         """Return the wanted frames of the spectrogram as ``hidden``, (1, n_frames, 80); there is no attention."""

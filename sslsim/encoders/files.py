@@ -72,12 +72,9 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
     """
     if checkpoint.source == LOG_MEL:
         return hashlib.sha256(f"{RECIPE}\0{version('transformers')}".encode()).hexdigest()
-    folder = locate(checkpoint)
+    folder, trained = locate(checkpoint), checkpoint.untrained_seed is None
     files = [folder / name for name in _SETTINGS if (folder / name).is_file()]
-    parts = ""
-    if checkpoint.untrained_seed is None:
-        files += _weight_files(folder)
-    else:
-        parts = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
-    parts += "".join(f"{file.name}\0{content_fingerprint(file)}\n" for file in files)
-    return hashlib.sha256(parts.encode()).hexdigest()
+    files += _weight_files(folder) if trained else []
+    drawn = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
+    parts = ["" if trained else drawn, *(f"{file.name}\0{content_fingerprint(file)}\n" for file in files)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -147,8 +147,6 @@ def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoin
     ``untrained:NAME`` is the architecture of NAME with random weights of seed 0, ``untrained:NAME:SEED`` of
     another seed; their checkpoints are called ``untrained-NAME-SEED``. ``log-mel`` needs no place in the lineup.
     """
-    if isinstance(names, str):
-        raise SslsimError(f"checkpoints is {names!r}; give a list of names")
     lineup = list(lineup)
     if not lineup:
         raise SslsimError("the lineup is empty; give at least one checkpoint")

@@ -9,7 +9,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,8 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "floa
     except (RuntimeError, AssertionError) as error:
         raise SslsimError(f"device {device!r} cannot be used: {first_line(error)}") from error
     shape = len(blocks) + 1, int(model.config.hidden_size), int(model.config.num_attention_heads)
-    how, parameters = _input_of(model, preprocess), sum(weight.numel() for weight in model.parameters())
-    anatomy = Anatomy(*shape, normed=False, input_normed=False, final_norm=True, input=how, parameters=parameters)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    anatomy = Anatomy(*shape, _input_of(model, preprocess), final_norm=True, parameters=parameters)
     hooks = Hooks(checkpoint, blocks, anatomy.n_heads)
     return _tried(Encoder(checkpoint, anatomy, device, dtype, model, preprocess, grid, hooks))
 
@@ -69,12 +69,8 @@ def _tried(encoder: Encoder) -> Encoder:
     import torch
 
     normed: list[torch.Tensor] = []
-
-    def note(_module: Any, _args: Any, out: torch.Tensor) -> None:
-        normed.append(out[0])
-
     modules = [module for module in encoder.model.modules() if type(module) is torch.nn.LayerNorm]
-    hooks = [module.register_forward_hook(note) for module in modules]
+    hooks = [module.register_forward_hook(lambda _module, _args, out: normed.append(out[0])) for module in modules]
     sound = np.random.default_rng(0).standard_normal(_TRIAL, dtype="f4") / np.float32(10)
     part = slice(encoder.grid.first, encoder.grid.first + n_frames(_TRIAL))
     try:
@@ -89,12 +85,8 @@ def _tried(encoder: Encoder) -> Encoder:
     if any(state.shape != last.shape for state in states):
         shapes = ", ".join(sorted({str(tuple(state.shape)) for state in [*states, last]}))
         raise problem(encoder.checkpoint, f"gives hidden states of several shapes, {shapes}, which is not supported")
-
-    def is_normed(state: torch.Tensor) -> bool:
-        outputs = (out[part] for out in normed if out.shape[1:] == state.shape[1:])
-        return any(torch.equal(out, state) for out in outputs)
-
-    norms = [is_normed(state) for state in states]
+    outputs = [out[part] for out in normed if out.shape[1:] == last.shape[1:]]
+    norms = [any(torch.equal(out, state) for out in outputs) for state in states]
     found = replace(encoder.anatomy, n_neurons=int(last.shape[1]), normed=all(norms[1:]), input_normed=norms[0])
     return replace(encoder, anatomy=replace(found, final_norm=not torch.equal(last, states[-1])))
 
@@ -168,11 +160,8 @@ def _input_of(model: Any, preprocess: Any) -> dict[str, Any]:
         features = "spectrogram"
     elif features is None and hasattr(model, "feature_extractor"):
         features = "layer"  # data2vec has no choice
-    return {
-        "normalised": bool(getattr(preprocess, "do_normalize", False)),
-        "mask": bool(getattr(preprocess, "return_attention_mask", False)),
-        "features": features,
-    }
+    flags = {"normalised": "do_normalize", "mask": "return_attention_mask"}
+    return {name: bool(getattr(preprocess, flag, False)) for name, flag in flags.items()} | {"features": features}
 
 
 @contextmanager
@@ -180,14 +169,10 @@ def _quiet() -> Iterator[None]:
     """Keep transformers' log lines, bars and warnings off the terminal while loading; errors still raise."""
     from transformers.utils import logging
 
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
+    with ExitStack() as after, warnings.catch_warnings(action="ignore"):
+        after.callback(logging.set_verbosity, logging.get_verbosity())
+        if logging.is_progress_bar_enabled():
+            after.callback(logging.enable_progress_bar)
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        yield

@@ -35,8 +35,7 @@ def read_alignments(path: str | Path) -> pd.DataFrame:
     if missing:
         raise SslsimError(f"marks {str(path)!r}: no column {', '.join(missing)}; give {', '.join(MARKS)}")
     marks = table[list(MARKS)].copy()
-    for column in ("start", "end"):
-        marks[column] = pd.to_numeric(marks[column], errors="coerce").astype(float)
+    marks[["start", "end"]] = marks[["start", "end"]].apply(pd.to_numeric, errors="coerce").astype(float)
     times = marks[["start", "end"]].to_numpy()
     faults = {
         "has no id, kind or label": (marks[["id", "kind", "label"]] == "").any(axis=1).to_numpy(),

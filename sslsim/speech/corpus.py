@@ -1,11 +1,10 @@
 """A corpus is a folder, a manifest or a dataset: its utterances, read without opening audio, and a subset of them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
@@ -29,10 +28,10 @@ class Utterance:
     path: Path
     speaker: str = ""
     text: str = ""
-    clip: Row | None = field(default=None, repr=False, compare=False)
+    clip: "Row | None" = field(default=None, repr=False, compare=False)
 
     @property
-    def source(self) -> Path | Row:
+    def source(self) -> "Path | Row":
         """Where the sound is read from."""
         return self.clip or self.path
 
@@ -202,10 +201,8 @@ def _dataset_utterances(dataset: Any) -> list[Utterance]:
     table = pd.DataFrame([{"id": number} | row for number, row in enumerate(rows)], dtype=object)
     if "speaker" not in named:
         table = table.rename(columns={"speaker_id": "speaker"})
-    return [
-        Utterance(**{**row, "path": Path(row["id"])}, clip=Row(encoded, number))
-        for number, row in enumerate(_rows(table.assign(path=table.get("id")), "dataset"))
-    ]
+    numbered = enumerate(_rows(table.assign(path=table.get("id")), "dataset"))
+    return [Utterance(**{**row, "path": Path(row["id"])}, clip=Row(encoded, number)) for number, row in numbered]
 
 
 def corpus_fingerprint(utterances: Iterable[Utterance]) -> str:
@@ -230,14 +227,12 @@ class Subset:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, kind, what, least in (
-            ("max_utterances", Integral, "a whole number, at least 1", 1),
-            ("per_speaker", Integral, "a whole number, at least 1", 1),
-            ("max_seconds", Real, "a number, at least one frame, 0.025", 0.025),
-        ):
+        whole, seconds = (Integral, "a whole number, at least", 1), (Real, "a number, at least one frame,", 0.025)
+        limits = {"max_utterances": whole, "per_speaker": whole, "max_seconds": seconds}
+        for name, (kind, what, least) in limits.items():
             value = getattr(self, name)
             if value is not None and not (isinstance(value, kind) and float(value) >= least):
-                raise SslsimError(f"{name} is {value!r}; it must be {what}, or None for no limit")
+                raise SslsimError(f"{name} is {value!r}; it must be {what} {least}, or None for no limit")
 
     def of(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Return those taken, in the corpus's order."""
@@ -261,10 +256,9 @@ def _within(ranked: Iterable[Utterance], left: float) -> Iterator[Utterance]:
     """Yield utterances until the samples are used up; those without a length too, to be reported."""
     misses = 0
     for utterance in ranked:
-        try:
+        n = 0
+        with suppress(AudioError):
             n = utterance.n_samples
-        except AudioError:
-            n = 0
         if n <= left:
             left, misses = left - n, 0
             yield utterance

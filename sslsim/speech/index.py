@@ -3,12 +3,11 @@
 Nothing here stops for a file that is no good: it is left out and named, with the reason.
 """
 
-import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
@@ -78,13 +77,11 @@ def index_of(
     return pd.DataFrame(rows, columns=columns), pd.DataFrame(skipped, columns=["utterance", "path", "reason"])
 
 
-def _check_all(
-    numbered: Sequence[tuple[int, Utterance]], segmentation: Segmentation, keep: Path | None
-) -> tuple[list[tuple], list[tuple]]:
+def _check_all(numbered: Sequence[tuple[int, Utterance]], how: Segmentation, keep: Path | None) -> tuple[list, list]:
     rows, skipped = [], []
     for number, utterance in numbered:
         try:
-            pieces = list(_pieces(number, utterance, segmentation, keep))
+            pieces = list(_pieces(number, utterance, how, keep))
         except AudioError as error:
             skipped.append((utterance.id, str(utterance.source), error.reason))
         else:
@@ -114,7 +111,7 @@ def _pieces(number: int, utterance: Utterance, segmentation: Segmentation, keep:
             yield name, utterance.speaker, number, begin, end, len(waveform), fingerprint
 
 
-class Reader(AbstractContextManager["Reader"]):
+class Reader(ExitStack):
     """Pieces of a corpus one after another; a file stays open while its pieces are read.
 
     `utterances` are those that the `recording` column of the index numbers. In the folder `keep`, of this run, lie
@@ -122,16 +119,9 @@ class Reader(AbstractContextManager["Reader"]):
     """
 
     def __init__(self, utterances: Mapping[int, Utterance] | Sequence[Utterance], keep: Path | None = None) -> None:
+        super().__init__()
         self._utterances, self._keep = utterances, keep
-        self._open: tuple[int, Recording] | None = None
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._open:
-            self._open[1].close()
-        self._open = None
+        self._open: dict[int, Recording] = {}  # one at a time
 
     def read(self, row: Any) -> NDArray[np.float32]:
         """Return the waveform of a row of the index, and raise if it is no longer what the index was made of."""
@@ -140,10 +130,11 @@ class Reader(AbstractContextManager["Reader"]):
                 waveform = np.fromfile(_kept(self._keep, row.recording, row.begin), "<f4")
                 if len(waveform) == row.n_samples:
                     return waveform
-        if self._open is None or self._open[0] != row.recording:
-            self._close()
-            self._open = row.recording, Recording(self._utterances[row.recording].source)
-        recording = self._open[1]
+        if row.recording not in self._open:
+            self.close()
+            self._open.clear()
+            self._open[row.recording] = self.enter_context(Recording(self._utterances[row.recording].source))
+        recording = self._open[row.recording]
         if row.end <= recording.n:
             waveform = recording.read(row.begin, row.end)
             if waveform_fingerprint(waveform) == row.waveform:
@@ -160,9 +151,8 @@ def _keep(folder: Path | None, recording: int, begin: int, waveform: NDArray[np.
     if folder is None:
         return
     part = folder / f"{uuid.uuid4()}.part"
-    try:
+    with suppress(OSError):  # no room: it is decoded again
         part.write_bytes(np.ascontiguousarray(waveform, "<f4").data)
-        os.replace(part, _kept(folder, recording, begin))
-    except OSError:  # no room: it is decoded again
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        part.replace(_kept(folder, recording, begin))
+    with suppress(OSError):
+        part.unlink(missing_ok=True)

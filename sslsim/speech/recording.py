@@ -1,7 +1,5 @@
 """Sound in: a file, or a stretch of one, becomes mono float32 at 16 kHz; samples become frames."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
@@ -28,6 +26,7 @@ _UNKNOWN = 2**48  # libsndfile gives a length beyond any file where a stream doe
 _REST = 1 << 14  # bytes that may follow the last sample, such as tags
 _BLOCK = 1 << 20  # samples to skip at a time where a format cannot be entered anywhere
 _EXACT = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF"}  # a seek gives the samples that reading on would
+Source = str | Path | Any  # a file, or what `content` of, as of a row of a dataset, gives what a file would hold
 
 
 class AudioError(SslsimError):
@@ -39,9 +38,6 @@ class AudioError(SslsimError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.source, self.reason)  # it may come from another process
-
-
-Source = str | Path | Any  # a file, or what `content` of, as of a row of a dataset, gives what a file would hold
 
 
 def n_frames(n_samples: int) -> int:

@@ -44,12 +44,8 @@ def cut_off(file: BinaryIO) -> str:
 def tells_length(file: BinaryIO) -> bool:
     """Return whether an mp3 says how long it is: else libsndfile guesses from the rate of its first frame."""
     _, head = _beginning(file)
-    tag = 0
-    if head[:3] == b"ID3" and len(head) >= 10:
-        for byte in head[6:10]:
-            tag = tag << 7 | byte & 0x7F
-        tag += 10
-    file.seek(tag)
+    tagged = head[:3] == b"ID3" and len(head) >= 10  # a tag, whose length has seven bits a byte, comes first
+    file.seek(10 + sum((byte & 0x7F) << 7 * i for i, byte in enumerate(head[9:5:-1])) if tagged else 0)
     first = file.read(1024)
     return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from sslsim.activations import selection
-from sslsim.activations.selection import check_between, check_measures, check_stores, layer_views, utterances_of
+from sslsim.activations.selection import (
+    check_between,
+    check_measures,
+    check_stores,
+    layer_views,
+    on_rows,
+    utterances_of,
+)
 from sslsim.errors import SslsimError
 
 
@@ -27,11 +34,11 @@ def test_a_view_reads_runs_of_its_frames(make_store, monkeypatch, small):
     view = layer_views([make_store()], 9)[1]
     whole = view.store.layer(1)[:]
     np.testing.assert_array_equal(view[2:5], whole[view.frames[2:5]])
-    np.testing.assert_array_equal(view.only(np.array([1, 7]))[0:2], whole[view.frames[[1, 7]]])
+    np.testing.assert_array_equal(on_rows([view], np.array([1, 7]))[0][0:2], whole[view.frames[[1, 7]]])
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(view))[0:9], whole[view.frames])
     every = layer_views([view.store], None)[1]
     np.testing.assert_array_equal(every[50:57], whole[50:])
-    np.testing.assert_array_equal(every.only(np.arange(57) % 2 == 0)[0:3], whole[[0, 2, 4]])
+    np.testing.assert_array_equal(on_rows([every], np.arange(57) % 2 == 0)[0][0:3], whole[[0, 2, 4]])
 
 
 def test_what_cannot_be_compared_is_refused(make_store):

@@ -162,7 +162,6 @@ def test_the_spectrogram_has_a_table_or_needs_none(tmp_path):
 def test_names_and_lineups_that_cannot_be_chosen_from(tmp_path):
     one = Checkpoint("x", "somewhere")
     for lineup, names, message in (
-        ([one], "x", "checkpoints is 'x'; give a list of names"),
         ([], [], "the lineup is empty; give at least one checkpoint"),
         ([one, Checkpoint("x", "elsewhere")], [], "'x' occurs twice in the lineup; give each its own name"),
     ):
