@@ -270,10 +270,9 @@ def _symmetric(grid: pd.DataFrame) -> pd.DataFrame:
     if len(gaps):
         (x, i), (y, j) = (every[place] for place in gaps[0])
         more = f" (and of {len(gaps) - 1} more pairs)" if len(gaps) > 1 else ""
-        raise SslsimError(
-            f"the table lacks the similarity of {x} layer {i} and {y} layer {j}{more}; "
-            "a map needs every pair of layers in both directions: compare all models or leave some out"
-        )
+        lack = f"the table lacks the similarity of {x} layer {i} and {y} layer {j}{more}"
+        how = "a map needs every pair of layers in both directions: compare all models or leave some out"
+        raise SslsimError(f"{lack}; {how}")
     return mean
 
 
