@@ -95,16 +95,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("reports"), help="folder for reports; default %(default)s")
     parser.add_argument("--store", type=Path, help="folder for extracted activations; default OUT/store")
     parser.add_argument("--device", help="cpu, cuda, or auto; default what the notebook says")
-    parser.add_argument(
-        "-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE",
-        help="a notebook's parameter, as declared in its parameters cell; lists as a,b,c; may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--sweep", action="append", default=[], metavar="NAME=V,V|FILE.toml",
-        help="a run for every combination of values of a parameter or of the study, may be repeated; in folders of "
-        "OUT such as frames-5000_seed-0, with one index and one store. A file has [[run]] tables: name, notebooks, and "
-        "names with a value or a list of values. What is done already is not run again",
-    )  # fmt: skip
+    several: dict[str, Any] = {"action": "append", "default": []}
+    told = "a notebook's parameter, as declared in its parameters cell; lists as a,b,c; may be repeated"
+    parser.add_argument("-p", dest="parameters", metavar="NAME=VALUE", help=told, **several)
+    told = (
+        "a run for every combination of values of a parameter or of the study, may be repeated; in folders of OUT such "
+        "as frames-5000_seed-0, with one index and one store. A file has [[run]] tables: name, notebooks, and names "
+        "with a value or a list of values. What is done already is not run again"
+    )
+    parser.add_argument("--sweep", metavar="NAME=V,V|FILE.toml", help=told, **several)
     parser.add_argument("--fresh", action="store_true", help="compute anew what is kept beside the stores")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time; default one a processor")
     _add_study(parser)
@@ -122,9 +121,8 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
     """Add what says what is extracted, and where it is computed."""
-    parser.add_argument(
-        "--scheduler", metavar="ADDRESS", help="compute on a dask cluster whose workers see the same folders"
-    )
+    told = "compute on a dask cluster whose workers see the same folders"
+    parser.add_argument("--scheduler", metavar="ADDRESS", help=told)
     study = parser.add_argument_group("what is compared: a study, and other values in some of its fields")
     study.add_argument("--study", default=EMBEDDED, metavar="FILE", help="a study in TOML; default the embedded data")
     for name, field in FIELDS.items():
@@ -150,10 +148,8 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, metavar="A", help="a reports folder")
     parser.add_argument("b", type=Path, metavar="B", help="another, or one run of a sweep")
     parser.add_argument("--out", type=Path, metavar="PAGE", help="default B/compare-A.html, with the name of folder A")
-    parser.add_argument(
-        "--tolerance", type=float, default=1e-9, metavar="T",
-        help="the largest absolute difference of two numbers that does not count; default %(default)s",
-    )  # fmt: skip
+    small = "the largest absolute difference of two numbers that does not count; default %(default)s"
+    parser.add_argument("--tolerance", type=float, default=1e-9, metavar="T", help=small)
     parser.set_defaults(command=_compare)
 
 
@@ -198,25 +194,14 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
 
     rows = []
     for checkpoint in read_lineup(arguments.lineup):
-        anatomy = load_encoder(checkpoint).anatomy
-        rows.append(
-            {
-                "name": checkpoint.name,
-                "family": checkpoint.family,
-                "size": checkpoint.size,
-                "layers": anatomy.n_layers,
-                "neurons": anatomy.n_neurons,
-                "heads": anatomy.n_heads,
-                "layers are": "LayerNorm" if anatomy.normed else "residual",
-                "final norm": "yes" if anatomy.final_norm else "no",
-                **{key: {True: "yes", False: "no"}.get(value, value) for key, value in anatomy.input.items()},
-                "parameters": f"{anatomy.parameters:,}",
-                "finetuned from": checkpoint.finetuned_from or "",
-                "seed of": checkpoint.seed_of or "",
-                "weights": checkpoint.weights,
-                "fingerprint": checkpoint_fingerprint(checkpoint)[:12],
-            }
-        )
+        anatomy, said = load_encoder(checkpoint).anatomy, {True: "yes", False: "no"}
+        row = {name: getattr(checkpoint, name) for name in ("name", "family", "size")}
+        row |= {name: getattr(anatomy, f"n_{name}") for name in ("layers", "neurons", "heads")}
+        row |= {"layers are": "LayerNorm" if anatomy.normed else "residual", "final norm": said[anatomy.final_norm]}
+        row |= {key: said.get(value, value) for key, value in anatomy.input.items()}
+        row |= {"parameters": f"{anatomy.parameters:,}", "finetuned from": checkpoint.finetuned_from or ""}
+        row |= {"seed of": checkpoint.seed_of or "", "weights": checkpoint.weights}
+        rows.append(row | {"fingerprint": checkpoint_fingerprint(checkpoint)[:12]})
     _print_table(rows)
     return 0
 

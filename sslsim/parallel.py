@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -58,7 +58,7 @@ def results(
             room = min(most - len(running), len(calls) if ahead is None else ahead - len(waiting))
             for i, call in islice(numbered, max(room, 0)):
                 waiting.append(pool.submit(begun.run if own else _alone, function, call))
-                waiting[-1].add_done_callback(partial(_tell, done, i))
+                waiting[-1].add_done_callback(lambda future, i=i: future.cancelled() or done(i))  # type: ignore[misc]
                 running.add(waiting[-1])
             if not waiting:
                 break
@@ -134,11 +134,6 @@ def chosen_device(device: str) -> str:
 def workers_on(device: str) -> int | None:
     """Return how many calls may compute on a device at a time: on a CPU as many as there are workers, on a GPU few."""
     return None if device.startswith("cpu") else GPU_WORKERS
-
-
-def _tell(done: Callable[[int], object], i: int, future: Future[Any]) -> None:
-    if not future.cancelled():
-        done(i)
 
 
 def _alone(function: Callable[..., Result], call: tuple[Any, ...]) -> Result:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sslsim.activations.results import kept
 from sslsim.activations.store import ActivationStore
 from sslsim.encoders.lineup import LOG_MEL
 from sslsim.errors import SslsimError, close_match
@@ -23,6 +24,7 @@ SMALLEST = 1e-5  # singular value of columns of norm 1: float32 columns may diff
 Floats = NDArray[np.float64]
 
 
+@kept
 def condition(stores: Sequence[ActivationStore], given: Any, frames: int | None = None) -> NDArray[np.float32]:
     """Return what is given of every stored frame of the first store, (n_stored_frames, k).
 

@@ -3,15 +3,15 @@
 from sslsim.figures.clips import head_maps, sound_cards, utterance_card
 from sslsim.figures.curves import (
     along_depth,
+    best_matches,
     best_matching_layers,
     convergence,
     distance_moved,
     finetuning_lines,
     layer_lines,
+    partners_against_null,
 )
-from sslsim.figures.distributions import best_matches, partners_against_null
-from sslsim.figures.layer_plane import layer_map
-from sslsim.figures.maps import above_chance_maps, heatmap, heatmaps, matrix, pair_maps
+from sslsim.figures.maps import above_chance_maps, heatmap, heatmaps, layer_map, matrix, pair_maps
 
 __all__ = [
     "above_chance_maps", "along_depth", "best_matches", "best_matching_layers", "convergence", "distance_moved",

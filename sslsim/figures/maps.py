@@ -1,5 +1,10 @@
-"""Heatmaps of every layer against every other, as they are and above chance."""
+"""Maps of every layer against every other: heatmaps, as they are and above chance, and all as points of one plane.
 
+Whoever draws a heatmap attaches its numbers to the axes; `sslsim.Report.figure` passes them on to the page, where a
+reader can ask for those of a cell, by pointing at it or by keyboard.
+"""
+
+import base64
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,11 +14,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from sslsim.figures.readout import attach
-from sslsim.figures.style import floor, listed, need, rows_of, styled, title
+from sslsim.errors import SslsimError
+from sslsim.figures.style import COLOURED, floor, listed, looks, need, rows_of, styled, title
 
+_ATTRIBUTE = "sslsim_cells"
 CROWDED = 40  # layers along an axis from which only the first and middle of each model are numbered
 
 
@@ -189,3 +196,96 @@ def _blocks(index: pd.Index) -> Iterator[tuple[str, int, int]]:
     models = index.get_level_values(0)
     starts = [i for i in range(len(models)) if i == 0 or models[i] != models[i - 1]]
     return zip(models[starts], starts, [*starts[1:], len(models)], strict=True)
+
+
+def attach(ax: Axes, rows: Sequence[str], columns: Sequence[str], numbers: dict[str, tuple[np.ndarray, ...]]) -> None:
+    """Keep the numbers of a heatmap with the axes that it fills, from edge to edge, in a form that JSON can hold.
+
+    `rows`, from the top, and `columns` say what each is. `numbers` are what is said of a cell, in this order: by name
+    one array (n_rows, n_columns), or two, the ends of an interval; NaN where there is none. They are kept in float32,
+    little-endian, in base64.
+    """
+    packed = [
+        {"name": name, "parts": [base64.b64encode(part.astype("<f4").tobytes()).decode() for part in parts]}
+        for name, parts in numbers.items()
+    ]
+    setattr(ax, _ATTRIBUTE, {"rows": list(rows), "columns": list(columns), "numbers": packed})
+
+
+def panels(figure: Figure, bounds: Bbox) -> list[dict[str, Any]]:
+    """Return the heatmaps of a drawn figure: title, box, and rows, columns and numbers as `attach` keeps them.
+
+    A box is left, top, width and height as shares of the picture, whose `bounds` are in inches.
+    """
+    found = []
+    for ax in figure.axes:
+        if not hasattr(ax, _ATTRIBUTE):
+            continue
+        box = ax.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+        left, top = (box.x0 - bounds.x0) / bounds.width, (bounds.y1 - box.y1) / bounds.height
+        shares = [left, top, box.width / bounds.width, box.height / bounds.height]
+        title = ax.get_title(loc="left") or ax.get_title()
+        found.append({"title": title, "box": [round(float(share), 5) for share in shares], **getattr(ax, _ATTRIBUTE)})
+    return found
+
+
+@styled()
+def layer_map(table: pd.DataFrame, measure: str) -> Figure:
+    """Draw all layers as points of a plane, near where alike, the layers of a model joined from first to last.
+
+    Classical scaling of the distance sqrt(2 - 2 s), that of unit vectors whose cosine is the similarity s, after both
+    directions of a pair were averaged. The title gives the share of all squared distance that the plane accounts for:
+    its two eigenvalues over the sum of the sizes of all, since a similarity that is no cosine has negative ones too.
+    The first layer is hollow, the last large; models that were not trained are grey. `table` comes from
+    `sslsim.compare`; one that lacks a pair of layers is an error. Leave out baselines that crowd the rest together.
+    """
+    similarity = _symmetric(matrix(table, measure))
+    places, share = plane(similarity.to_numpy())
+    points = similarity.index.to_frame(index=False).assign(x=places[:, 0], y=places[:, 1])
+    points = points.sort_values("layer", kind="stable")
+    models, trained = similarity.index.unique("model"), set(table.model_x[table.trained_x])
+    coloured, grey = looks(models[models.isin(trained)], COLOURED), looks(models[~models.isin(trained)])
+    figure, ax = plt.subplots(figsize=(8.4, 6.4), layout="constrained")
+    for model in models:
+        colour, marker = coloured[model] if model in trained else ("0.6", grey[model][1])
+        path = points[points.model == model]
+        ax.plot(path.x, path.y, marker=marker, color=colour, label=model, markersize=4, linewidth=1.0, alpha=0.9)
+        ax.plot(path.x[:1], path.y[:1], marker, color=colour, markerfacecolor="white", markersize=6)
+        if len(path) > 1:
+            ax.plot(path.x[-1:], path.y[-1:], marker, color=colour, markersize=8)
+    ax.set_aspect("equal", adjustable="datalim")
+    figure.legend(loc="outside right center")
+    held = f"{100 * share:.0f} % of squared distance in this plane; hollow: first layer, large: last"
+    ax.set(xlabel="first axis", ylabel="second axis", title=f"{title(measure)}\n{held}")
+    return figure
+
+
+def _symmetric(grid: pd.DataFrame) -> pd.DataFrame:
+    """Mean of both directions of every pair of layers; a pair that is missing is an error."""
+    grid = grid.rename_axis(index=["model", "layer"], columns=["model", "layer"])
+    every = grid.index.append(grid.columns).unique()
+    square = grid.reindex(index=every, columns=every)
+    mean = (square + square.T) / 2
+    gaps = np.argwhere(np.triu(mean.isna()))
+    if len(gaps):
+        (x, i), (y, j) = (every[place] for place in gaps[0])
+        more = f" (and of {len(gaps) - 1} more pairs)" if len(gaps) > 1 else ""
+        lack = f"the table lacks the similarity of {x} layer {i} and {y} layer {j}{more}"
+        how = "a map needs every pair of layers in both directions: compare all models or leave some out"
+        raise SslsimError(f"{lack}; {how}")
+    return mean
+
+
+def plane(similarity: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return places (n, 2) by classical scaling of sqrt(2 - 2 s), and the share of squared distance that they keep."""
+    n = len(similarity)
+    if n < 3:
+        raise SslsimError(f"a map needs at least 3 layers, got {n}")
+    centre = np.eye(n) - 1 / n
+    squared = np.where(np.eye(n), 0, 2 - 2 * similarity)
+    values, vectors = np.linalg.eigh(-0.5 * centre @ squared @ centre)
+    first = np.argsort(values)[::-1][:2]
+    kept = np.maximum(values[first], 0)
+    places = vectors[:, first] * np.sqrt(kept)
+    places *= np.sign(places[np.abs(places).argmax(0), [0, 1]])  # eigenvectors have no sign of their own
+    return places, float(kept.sum() / np.abs(values).sum())

@@ -85,13 +85,10 @@ def compare_tables(
 ) -> dict[str, Any]:
     """Compare two tables row by row: by the columns `keys`, if these tell rows apart, or else by their place.
 
-    Returns
-    -------
-    dict
-        Empty when nothing differs by more than `tolerance`. Else ``keys``; ``rows``, how many are in both; ``alone``,
-        rows of one alone, by its letter; ``missing``, columns of one alone; ``columns``, a dict each for columns that
-        differ: ``name``, ``float``, ``moved`` (rows), ``largest`` (absolute difference; None for text, infinite where
-        one number is missing), ``where``, ``a``, ``b``.
+    The dict is empty when nothing differs by more than `tolerance`. Else it has ``keys``; ``rows``, how many are in
+    both; ``alone``, rows of one alone, by its letter; ``missing``, columns of one alone; ``columns``, a dict each for
+    columns that differ: ``name``, ``float``, ``moved`` (rows), ``largest`` (absolute difference; None for text,
+    infinite where one number is missing), ``where``, ``a``, ``b``.
     """
     missing = {"A": [name for name in a if name not in b], "B": [name for name in b if name not in a]}
     keys = [key for key in keys if key in a and key in b]

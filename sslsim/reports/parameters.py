@@ -62,10 +62,8 @@ def coerce(parameter: Parameter, value: Any) -> Any:
     """
     match = _DECLARED.fullmatch(parameter.type)
     if not match or (match["item"] and match["base"] != "list"):
-        raise SslsimError(
-            f"parameter {parameter.name}: type {parameter.type!r} is not supported; use int, float, bool, str,"
-            " list or list[str], each with '| None' or without"
-        )
+        use = "int, float, bool, str, list or list[str], each with '| None' or without"
+        raise SslsimError(f"parameter {parameter.name}: type {parameter.type!r} is not supported; use {use}")
     if match["optional"] and (value is None or value == "none"):
         return None
     try:

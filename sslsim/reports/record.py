@@ -89,12 +89,9 @@ def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict
 
     rows = {str(store.root): _checkpoint(store, study) for study, stores in opened for store in stores}
     one = next(store for _, stores in opened for store in stores)
-    corpus = {
-        "utterances": len(one.index),
-        "minutes": round(float(one.index["n_samples"].sum()) / SAMPLE_RATE / 60, 2),
-        "left out": len(one.skipped),
-        "fingerprint": one.corpus_fingerprint,
-    }
+    minutes = round(float(one.index["n_samples"].sum()) / SAMPLE_RATE / 60, 2)
+    corpus: dict[str, Any] = {"utterances": len(one.index), "minutes": minutes, "left out": len(one.skipped)}
+    corpus["fingerprint"] = one.corpus_fingerprint
     corpora = dict.fromkeys(str(study.corpus) for study, _ in opened)
     if marks := [file.read_bytes() for each in corpora if (file := alignments_file(each))]:
         corpus["marks"] = _hash(b"".join(marks))
@@ -106,11 +103,7 @@ def _checkpoint(store: ActivationStore, study: Study) -> dict[str, Any]:
     folder = Path(study.lineup).parent if isinstance(study.lineup, (str, Path)) else Path()
     source = store.checkpoint.source
     near = Path(source).is_relative_to(folder)
-    return {name: getattr(store.checkpoint, name) for name in names} | {
-        "layers": store.n_layers,
-        "neurons": store.n_neurons,
-        "heads": store.n_heads,
-        "fingerprint": store.fingerprint,
-        "source": Path(source).relative_to(folder).as_posix() if near else source,
-        "revision": store.checkpoint.revision,
-    }
+    said = {name: getattr(store.checkpoint, name) for name in names}
+    said |= {name: getattr(store, f"n_{name}") for name in ("layers", "neurons", "heads")}
+    source = Path(source).relative_to(folder).as_posix() if near else source
+    return said | {"fingerprint": store.fingerprint, "source": source, "revision": store.checkpoint.revision}

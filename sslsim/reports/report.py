@@ -110,7 +110,7 @@ class Report:
         not written before, is an SslsimError. The same figure gives the same bytes; the SVG draws letters as paths,
         the same on every machine.
         """
-        from sslsim.figures.readout import panels
+        from sslsim.figures.maps import panels
 
         if not alt.strip():
             raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")

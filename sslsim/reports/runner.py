@@ -125,7 +125,7 @@ def ask(request: Request, label: str = "") -> Run:
 def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = lambda: None) -> None:
     """Run the notebooks of all runs that are not done and write each report as its notebooks end.
 
-    The request says how many notebooks run at a time, over all runs; the processors are shared out among them. Its
+    The request says how many notebooks run at a time, over all runs; twice the processors are shared out. Its
     folder holds what is unfinished, in one that is gone afterwards. `then` is called when a report is written.
     """
     for one in runs:
@@ -137,7 +137,7 @@ def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = la
     tasks.sort(key=lambda task: -task[0].known.get(task[1].name, {"seconds": 0})["seconds"])  # the longest go first
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = min(request.jobs or processors, len(tasks))
-    threads, kernels = max(1, processors // jobs), Kernels()
+    threads, kernels = min(processors, -(-2 * processors // jobs)), Kernels()  # the last one has not half of them idle
     width = max(len(one.label + job.name) for one, job in tasks)
     with tempfile.TemporaryDirectory(prefix=".run-", dir=request.out) as folder, ThreadPoolExecutor(jobs) as pool:
         futures = {}

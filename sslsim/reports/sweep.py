@@ -56,14 +56,10 @@ class Sweep:
         typed |= {key: coerce(FIELDS[key], swept[key]) for key in swept if key in one.request.fields}
         shown = ("title", "status", "error", "seconds", "claims")
         done = {job.name: one.done[job.name] for job in one.jobs if job.name in one.done}
-        return {
-            "status": one.status if done else "not run",
-            "sweep": self.started,
-            "kept": kept,
-            "seconds": round(sum(entry["seconds"] for entry in done.values()), 2),
-            "values": {key: typed[key] for key in swept},
-            "notebooks": {book: {key: entry[key] for key in shown} for book, entry in done.items()},
-        }
+        seconds = round(sum(entry["seconds"] for entry in done.values()), 2)
+        row = {"status": one.status if done else "not run", "sweep": self.started, "kept": kept, "seconds": seconds}
+        books = {book: {key: entry[key] for key in shown} for book, entry in done.items()}
+        return row | {"values": {key: typed[key] for key in swept}, "notebooks": books}
 
 
 def run(words: Sequence[str], request: Request) -> int:
@@ -87,8 +83,7 @@ def run(words: Sequence[str], request: Request) -> int:
         one.extract(opened)
         _take_up(one)
     kept = [name for name, one in sweep.runs.items() if one.status == "ok"]
-    for name in kept:
-        print(f"{name}: done already, {out / name / 'index.html'}", flush=True)
+    print(*(f"{name}: done already, {out / name / 'index.html'}\n" for name in kept), sep="", end="", flush=True)
     sweep.publish(kept)
     if rest := [one for name, one in sweep.runs.items() if name not in kept]:
         runner.run_all(rest, request, lambda: sweep.publish(kept))

@@ -6,7 +6,7 @@ from made_tables import no_trace, square  # noqa: F401
 
 from sslsim.errors import SslsimError
 from sslsim.figures import layer_map
-from sslsim.figures.layer_plane import plane
+from sslsim.figures.maps import plane
 
 pytestmark = pytest.mark.usefixtures("no_trace")
 

@@ -10,7 +10,7 @@ from made_tables import no_trace, pairs  # noqa: F401
 from PIL import Image
 
 from sslsim.figures import above_chance_maps, heatmap, heatmaps
-from sslsim.figures.readout import attach, panels
+from sslsim.figures.maps import attach, panels
 
 pytestmark = pytest.mark.usefixtures("no_trace")
 

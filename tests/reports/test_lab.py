@@ -17,8 +17,7 @@ from made_tables import pairs
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from toys import CLAIM, ENTRY, PAIRS, RUN, changed_run, write_run
 
-from sslsim.figures.maps import above_chance_maps
-from sslsim.figures.readout import panels
+from sslsim.figures.maps import above_chance_maps, panels
 from sslsim.measures.registry import title_of
 from sslsim.reports import page as render
 from sslsim.reports import sweep
