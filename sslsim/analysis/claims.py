@@ -1,9 +1,8 @@
 """What the evidence says: small tables of claims with effect, interval, p, control, and whether they hold.
 
 A claim holds when its control (chance, random bases, other models) explains it with probability `ALPHA` at most, and
-its interval lies above 0; with fewer than 19 permutations or rotations no p can be that small, and without blocks there
-is no interval. Intervals are over speech, with these models and layers as they are: they say nothing about other models
-of the kind. p is of one claim alone, without regard to how many there are.
+its interval lies above 0; with fewer than 19 permutations or rotations no p can be that small. Intervals are over
+speech and say nothing about other models of the kind. p is of one claim alone, however many there are.
 """
 
 from collections.abc import Sequence
@@ -36,19 +35,17 @@ def neuron_claims(evidence: Evidence) -> pd.DataFrame:
 
     - linreg_r2: the share of the variance of each neuron that lies in the subspace of the other layer,
       ``(R2 - c) / (1 - c)`` with c the R2 of mismatched utterances;
-    - neuron_excess: the variance that single neurons explain beyond random axes of the same subspace, judged against
+    - neuron_excess: the variance that single neurons explain beyond random axes of the same subspace, and neuron_count:
+      the share of neurons that have a partner which random bases do not explain, less chance; both judged against
       mismatches and random bases;
-    - neuron_count: the share of neurons that have a partner which random bases do not explain, less chance, judged
-      alike;
     - the claim of the paper, the same subspace with other neurons: the subspace is shared, and the interval of the
       share of neurons lies below a tenth.
     """
     rows = []
     for relation, part in separate_at_same_depth(evidence):
-        space = _above_chance("the subspace is shared", relation, "linreg_r2", measured(part, "linreg_r2"), best=1.0)
-        claim = "single neurons explain more than random axes"
-        more = _above_bases(claim, relation, "neuron_excess", measured(part, "neuron_excess"))
-        single = _above_bases("neurons have partners", relation, "neuron_count", measured(part, "neuron_count"))
+        space = _above_chance("the subspace is shared", relation, part, "linreg_r2", best=1.0)
+        more = _above_bases("single neurons explain more than random axes", relation, part, "neuron_excess")
+        single = _above_bases("neurons have partners", relation, part, "neuron_count")
         # judged is the size of the share of neurons: with enough speech the smallest is told from chance
         alone = space["holds"] == "yes" and single["ci_high"] < FEW_NEURONS
         holds = space["holds"] if space["holds"].startswith(TOO_FEW) else _yes_or_no(alone, single["ci_low"])
@@ -58,25 +55,25 @@ def neuron_claims(evidence: Evidence) -> pd.DataFrame:
     return _table(rows, "models trained apart, linreg_r2, neuron_excess and neuron_count")
 
 
-def _above_bases(claim: str, between: str, measure: str, evidence: Evidence) -> Row:
+def _above_bases(claim: str, between: str, evidence: Evidence, measure: str) -> Row:
     """Judge a score of single neurons against mismatches and random bases."""
+    evidence = measured(evidence, measure)
     whole = evidence.estimate()
     # random bases are those of the layer looked in: taken together, the two directions of a pair would agree more
     # than their bases do, and chance would be found significant too often
     x, y = np.split(pd.factorize(pd.concat([evidence.pairs.model_x, evidence.pairs.model_y]))[0], 2)
     p = max(whole.p, *(evidence.only(half).estimate().p_rotation for half in (x < y, x > y)))
-    row = _above_chance(claim, between, measure, evidence)
+    row = _above_chance(claim, between, evidence, measure)
     row |= {"control": f"{row['control']}, random bases: {whole.rotated:.3f}", "p": p}
-    row["holds"] = _yes_or_no(p <= ALPHA and row["ci_low"] > 0, row["ci_low"])
-    return _counted(row, permutations=len(evidence.null), rotations=len(evidence.rotated))
+    return _judged(row, permutations=len(evidence.null), rotations=len(evidence.rotated))
 
 
 def layer_claims(evidence: Evidence, measures: Sequence[str] = ("svcca", "linear_cka_debiased")) -> pd.DataFrame:
     """Judge whether layers of models trained apart are alike, beyond chance and beyond what is no training.
 
-    For each measure and relation, over layers at the same relative depth: above chance; above models with random
-    weights; above the spectrogram, the input of all. For each measure: one family above two. Where the evidence has
-    debiased CKA both raw and standardised: whether the two say the same. Measures that it lacks are left out.
+    For each measure and relation, over layers at the same relative depth: above chance; above random weights; above the
+    spectrogram, the input of all. For each measure: one family above two. Where the evidence has debiased CKA raw and
+    standardised: whether the two say the same. Measures that it lacks are left out.
     """
     rows = []
     for name in [name for name in measures if (evidence.pairs.measure == name).any()]:
@@ -101,8 +98,7 @@ def attention_claims(evidence: Evidence, measure: str = "pearson") -> pd.DataFra
 
     Chance is a wrong utterance with the rows aligned at their query frames: what is above it depends on what is said.
     """
-    some = measured(evidence, measure)
-    claim = "heads agree on what is said, beyond position"
+    some, claim = measured(evidence, measure), "heads agree on what is said, beyond position"
     rows = _above_controls(some, same_depth_by_relation(some.pairs), claim, measure)
     return _table(rows, f"models trained apart, and {measure}")
 
@@ -112,10 +108,9 @@ def finetuning_claims(
 ) -> pd.DataFrame:
     """Judge how far finetuning moved a model, in multiples of the distance between two seeds of its recipe.
 
-    The distance of two layers is one minus their similarity. For each measure and finetuned model: the last layer moved
-    further than the first compared; where the pretrained model has another seed, the last layer moved further than that
-    seed is away (a quotient above 1). The evidence is between each pretrained model and its counterparts and other
-    seeds; `pairs` are from `Lineage.finetuned_pairs`. Measures that the evidence lacks are left out.
+    For each measure and finetuned model: the last layer moved further than the first compared; where the pretrained
+    model has another seed, it moved further than that seed is away (a quotient above 1). For the arguments and the
+    distance see `distance_moved`; measures that the evidence lacks are left out.
     """
     rows = [row for name in measures for pair in pairs for row in _moved(evidence, pair, name)]
     return _table(rows, "finetuned counterparts, and " + " or ".join(measures))
@@ -142,36 +137,36 @@ def _moved(evidence: Evidence, pair: tuple[str, str], measure: str) -> list[Row]
 def _row(claim: str, between: str, measure: str, estimate: Estimate, control: str, **more: Any) -> Row:
     row: Row = {"claim": claim, "between": between, "measure": measure}
     row |= {"effect": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
-    row |= {"p": estimate.p_zero, "control": control} | more
-    return row | {"holds": _yes_or_no(row["p"] <= ALPHA and row["ci_low"] > 0, row["ci_low"])}
+    return _judged(row | {"p": estimate.p_zero, "control": control} | more)
 
 
 def _yes_or_no(holds: bool, low: float) -> str:
     return "no interval" if np.isnan(low) else "yes" if holds else "no"
 
 
-def _counted(row: Row, **counts: int) -> Row:
-    """Say so where too few permutations or rotations keep a p from falling to `ALPHA`, whatever the effect."""
+def _judged(row: Row, **counts: int) -> Row:
+    """Say whether a claim holds, or which count is too small for any p to fall to `ALPHA`, whatever the effect."""
     few = [name for name, n in counts.items() if 1 / (n + 1) > ALPHA]
-    return row | ({"holds": f"{TOO_FEW} {' and '.join(few)}"} if few else {})
+    holds = _yes_or_no(row["p"] <= ALPHA and row["ci_low"] > 0, row["ci_low"])
+    return row | {"holds": f"{TOO_FEW} {' and '.join(few)}" if few else holds}
 
 
-def _above_chance(claim: str, between: str, measure: str, evidence: Evidence, best: float | None = None) -> Row:
+def _above_chance(claim: str, between: str, evidence: Evidence, measure: str, best: float | None = None) -> Row:
     """Judge a score less chance, as a share of what chance leaves open where the best score is given."""
-    estimate = evidence.estimate()
+    estimate = measured(evidence, measure).estimate()
     whole = 1.0 if best is None else best - estimate.chance
     numbers = {"effect": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
     above = {name: (number - estimate.chance) / whole for name, number in numbers.items()}
     control = f"mismatched utterances: {estimate.chance:.3f}"
     row = _row(claim, between, measure, estimate, control, p=estimate.p, **above)
-    return _counted(row, permutations=len(evidence.null))
+    return _judged(row, permutations=len(evidence.null))
 
 
 def _above_controls(evidence: Evidence, known: Masks, claim: str, measure: str) -> list[Row]:
     """Judge each relation of models trained apart against chance, untrained models and the spectrogram."""
     rows = []
     for relation in [r for r in SEPARATE if r in known]:
-        rows.append(_above_chance(claim, relation, measure, evidence.only(known[relation])))
+        rows.append(_above_chance(claim, relation, evidence.only(known[relation]), measure))
         for to, what in (("untrained", "random weights"), ("spectrogram", "the spectrogram")):
             if to in known:
                 rows.append(_difference(f"more alike than with {what}", measure, evidence, known, relation, to))

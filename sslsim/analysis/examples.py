@@ -25,11 +25,10 @@ SECONDS = 0.8  # of a clip
 def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
     """Choose the neurons that are shared most and least between models trained apart, `n` of each kind at most.
 
-    By how far the correlation of a neuron with its best partner exceeds what it finds in random bases, in the other
-    model where that is most. Blocks add to what they are given, so that a neuron goes through the layers of its model
-    under one number; no neuron, number for number, is chosen twice. Partners come from `sslsim.evidence`.
-
-    Columns: kind (most shared, least shared), relation, model, layer and neuron of x and y, value, rotated, excess.
+    By how far the correlation of a neuron with its best partner exceeds what it finds in random bases. Blocks add to
+    what they are given, so that a neuron goes through layers under one number; no neuron, number for number, is chosen
+    twice. Partners come from `sslsim.evidence`. Columns: kind (most shared, least shared), relation, model, layer and
+    neuron of x and y, value, rotated, excess.
     """
     between = partners[partners.relation.isin(SEPARATE)].dropna(subset=["value", "rotated"])
     ordered = between.assign(excess=between.value.abs() - between.rotated)
@@ -49,10 +48,10 @@ def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
 def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n: int = 3) -> pd.DataFrame:
     """Find the `n` moments where chosen neurons, and where their partners, are most active, each in another utterance.
 
-    Columns: pair (row of `chosen`, which `extremes` returned), kind, side (x the neuron, y its partner), model, layer,
-    neuron, utterance, frame (its number there), seconds (its centre), z (z-score of the neuron over all stored frames),
-    z_other and above_other (z-score of the other one of the pair at the same frame, and the share of all frames where
-    that is lower). The sign of a partner that anticorrelates is turned around.
+    Columns: pair (row of `chosen`, from `extremes`), kind, side (x the neuron, y its partner), model, layer, neuron,
+    utterance, frame (its number there), seconds (its centre), z (z-score over all stored frames), z_other and
+    above_other (that of the other one at the same frame, turned around if it anticorrelates, and the share of frames
+    where it is lower).
     """
     store, rows = stores[0], []  # all have the same frames
     utterances = np.repeat(np.arange(len(store.index)), store.index.n_frames)  # of each frame
@@ -71,33 +70,27 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
     return pd.DataFrame(rows, columns=columns)
 
 
-def _z(stored: NDArray[np.float64], sign: float, x: Any = None) -> NDArray[np.float64]:
-    """Return z-scores of activations, by default of the stored ones, whose mean and deviation count."""
-    return sign * ((stored if x is None else x) - stored.mean()) / (stored.std() or 1.0)
-
-
 def _scores(pair: dict[str, Any], stores: Sequence[ActivationStore]) -> dict[str, Callable[..., NDArray[np.float64]]]:
     """Return what gives the z-scores of a neuron and of its partner, the partner's in the neuron's sense."""
+
+    def z(stored: NDArray[np.float64], sign: float, x: Any = None) -> NDArray[np.float64]:
+        return sign * ((stored if x is None else x) - stored.mean()) / (stored.std() or 1.0)
+
     x, y = traces(pair, stores)
-    return {"x": partial(_z, x, 1.0), "y": partial(_z, y, float(np.sign(pair["value"])))}
+    return {"x": partial(z, x, 1.0), "y": partial(z, y, float(np.sign(pair["value"])))}
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """The sound around a moment, and what a pair of neurons does in it. Times are seconds from the moment.
+    """The sound around a moment, and what a pair of neurons does in it. Times are seconds from the moment."""
 
-    `moment` is its row of `strongest_moments`. `samples` (n,) are at 16 kHz, fewer where the utterance begins or ends
-    within the clip; `begin`, at most 0, is the time of the first. `times`, `z` and `z_other` (n_frames,) are centres of
-    frames, z-scores of the neuron and the other one. `marks` (kind, label, start, end) are those that touch the clip.
-    """
-
-    moment: dict[str, Any]
-    samples: NDArray[np.float32]
-    begin: float
-    times: NDArray[np.float64]
-    z: NDArray[np.float64]
-    z_other: NDArray[np.float64]
-    marks: pd.DataFrame
+    moment: dict[str, Any]  # its row of `strongest_moments`
+    samples: NDArray[np.float32]  # (n,) at 16 kHz, fewer where the utterance begins or ends within the clip
+    begin: float  # time of the first sample, at most 0
+    times: NDArray[np.float64]  # centres of frames, (n_frames,)
+    z: NDArray[np.float64]  # z-scores of the neuron, (n_frames,)
+    z_other: NDArray[np.float64]  # of the other one
+    marks: pd.DataFrame  # those that touch the clip: kind, label, start, end
 
     def label(self, kind: str) -> str:
         """Return the label of a kind that holds at the moment, or an empty string."""
@@ -116,9 +109,8 @@ def cut_clips(
     """Cut the sound around moments out of the corpus, each moment in the middle of `SECONDS`.
 
     The neurons and moments come from `extremes` and `strongest_moments`, the stores were made of the corpus (as for
-    `sslsim.speech.corpus.read_corpus`), whose marks are read by `sslsim.speech.alignments`. It is an error if the
-    corpus has no such utterance, or another sound under its name. Where stores keep some frames of it alone, their
-    encoders run on it again, on `device`.
+    `sslsim.speech.corpus.read_corpus`), whose marks are read by `sslsim.speech.alignments`. A sound that it lacks, or
+    that differs, is an error. Where stores keep some frames of it alone, encoders run on it again, on `device`.
     """
     scores = [_scores(pair, stores) for pair in chosen.to_dict("records")]
     index, half, clips = stores[0].index, round(SECONDS * SAMPLE_RATE / 2), []
@@ -145,10 +137,7 @@ def cut_clips(
 
 
 def _again(neurons: set[tuple], stores: Sequence[ActivationStore], sounds: Any, device: str) -> dict[tuple, Any]:
-    """Return neurons (u, model, layer, neuron) on all frames of utterances, from encoders that run on sounds again.
-
-    Those whose encoder cannot are left out, and that is said.
-    """
+    """Return neurons (u, model, layer, neuron) on all frames, from encoders that run again; say which cannot."""
     found: dict[tuple, Any] = {}
     for store in stores:
         mine = sorted(neuron for neuron in neurons if neuron[1] == store.name)
@@ -172,26 +161,20 @@ def _sound(row: Any, utterance: Utterance, begin: float, marks: pd.DataFrame) ->
 
 @dataclass(frozen=True, eq=False)
 class HeadPair:
-    """Attention of two heads on one utterance.
+    """Attention of two heads on one utterance."""
 
-    `names` say model, layer and head of each. `samples` (n,) are the sound at 16 kHz, and `maps` (n_rows, T) say what
-    each query looks at. `agreement` is the mean correlation of the rows of the two, here; the median of all utterances.
-    `marks` have times from the beginning of the utterance.
-    """
-
-    names: tuple[str, str]
+    names: tuple[str, str]  # model, layer and head of each
     utterance: str
-    samples: NDArray[np.float32]
-    maps: tuple[NDArray[np.float32], ...]
-    agreement: float
-    marks: pd.DataFrame
+    samples: NDArray[np.float32]  # the sound at 16 kHz, (n,)
+    maps: tuple[NDArray[np.float32], ...]  # what each query looks at, (n_rows, T)
+    agreement: float  # mean correlation of the rows of the two, here: the median of all utterances
+    marks: pd.DataFrame  # with times from the beginning of the utterance
 
 
 def head_pair(matched: pd.DataFrame, stores: Sequence[ActivationStore], corpus: Any, marks: pd.DataFrame) -> HeadPair:
     """Return the maps of two matched heads on the utterance where they agree as much as on half of all, not the best.
 
-    The first row of `matched` (model_x, layer_x, head_x, model_y, layer_y, head_y) says which; for the rest see
-    `cut_clips`.
+    The first row of `matched` (model_x, layer_x, head_x, and of y) says which; for the rest see `cut_clips`.
     """
     row, by_name = matched.iloc[0], {store.name: store for store in stores}
     two = [(by_name[row[f"model_{side}"]], int(row[f"layer_{side}"]), int(row[f"head_{side}"])) for side in "xy"]

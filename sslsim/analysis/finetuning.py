@@ -15,18 +15,16 @@ from sslsim.analysis.layers import Pairs
 from sslsim.analysis.preferences import PAIR
 from sslsim.comparison.tables import same_depth
 from sslsim.encoders.lineage import Lineage
-from sslsim.measures.registry import BEYOND_BASES, level_of
+from sslsim.measures.registry import BEYOND_BASES, MEASURES
 from sslsim.significance.evidence import Evidence
 
 
 def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     """How much of each pretrained layer is still there, in the same layer, after finetuning.
 
-    Beside it, as yardsticks, the same layer of another seed of the pretrained model, and checkpoints of other families
-    at the nearest relative depth. The table is of `sslsim.compare`, between `Lineage.finetuning_pairs`; `pairs` are
-    names of pretrained and finetuned checkpoints, from `Lineage.finetuned_pairs`.
-
-    Columns: level, measure, pretrained, finetuned, layer, depth (layer over number of blocks), value, other_seed and
+    Beside it, as yardsticks, the same layer of another seed, and other families at the nearest relative depth. The
+    table is of `sslsim.compare`, between `Lineage.finetuning_pairs`; `pairs` are `Lineage.finetuned_pairs`. Columns:
+    level, measure, pretrained, finetuned, layer, depth (layer over number of blocks), value, other_seed and
     other_family (means over the checkpoints of that relation; NaN if there is none).
     """
     keys = ["measure", "model_x", "layer_x"]
@@ -36,7 +34,7 @@ def finetuning_by_layer(table: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
     out = pd.concat([same[(same.model_x == x) & (same.model_y == y)] for x, y in pairs], ignore_index=True)
     names = {"model_x": "pretrained", "model_y": "finetuned", "layer_x": "layer", "depth_x": "depth"}
     names |= {"other seed": "other_seed", "other family": "other_family"}
-    out = out.assign(level=out.measure.map(level_of)).join(yardsticks, on=keys).rename(columns=names)
+    out = out.assign(level=out.measure.map(lambda m: MEASURES[m].level)).join(yardsticks, on=keys).rename(columns=names)
     return out[["level", "measure", "pretrained", "finetuned", "layer", "depth", "value", "other_seed", "other_family"]]
 
 
@@ -45,7 +43,6 @@ def distance_moved(evidences: Evidence | Sequence[Evidence], pairs: Pairs) -> pd
 
     The distance of two layers is one minus their similarity. Pretrained models without another seed have no rows. The
     evidence is between each pretrained model, its counterparts and other seeds; `pairs` are `Lineage.finetuned_pairs`.
-
     Columns: measure (neuron_excess and neuron_count are no similarities and left out), pretrained, finetuned, layer,
     depth, distance (1: as far as another seed), ci_low, ci_high, similarity, of_seeds (similarity of the two seeds).
     """
@@ -83,11 +80,10 @@ def first_moved(moved: pd.DataFrame) -> pd.DataFrame:
 
 @kept
 def changed_neurons(stores: Sequence[ActivationStore], *, frames: int | None = None) -> pd.DataFrame:
-    """Correlation of every neuron of a pretrained model with the same neuron after finetuning.
+    """Correlation of every neuron of a pretrained model with the same neuron, number for number, after finetuning.
 
-    Finetuning begins with the pretrained weights, so a neuron keeps its number; models of different width have no rows.
-
-    Columns: model_x (pretrained), layer_x, neuron_x, model_y (finetuned), layer_y and neuron_y (as of x), value.
+    Models of different width have no rows. Columns: model_x (pretrained), layer_x, neuron_x, model_y (finetuned),
+    layer_y and neuron_y (as of x), value.
     """
     views = {view.label: view for view in layer_views(stores, frames)}
     tables = []

@@ -1,7 +1,7 @@
 """Tables of layers: what they are, how alike by relation and along depth, which match best, whether scores settled.
 
-The value in row (x, y) of a directional measure says how well x is found in y; the column `relation` says what the two
-models are to each other (`sslsim.encoders.lineage`).
+The value in row (x, y) of a directional measure says how well x is found in y, `relation` what the two models are to
+each other (`sslsim.encoders.lineage`).
 """
 
 import itertools
@@ -24,7 +24,7 @@ from sslsim.measures.moments import moments
 from sslsim.measures.neighbours import SAMPLE
 from sslsim.measures.registry import MEASURES
 from sslsim.significance import run
-from sslsim.significance.evidence import Estimate, Evidence, Resampling
+from sslsim.significance.evidence import Evidence, Resampling
 
 Pairs = Sequence[tuple[str, str]]  # names of two checkpoints each
 CKA = {"linear_cka_biased_raw": "raw", "linear_cka_biased": "standardised", "linear_cka_dropped": "dropped"}
@@ -34,11 +34,9 @@ FRAMES = (500, 1500, 4500, 13500)
 def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """Say what the first and last layer of each checkpoint are, and how it took its audio.
 
-    Read this beside any result on last layers: a raw residual stream and the output of a LayerNorm differ, and the last
-    hidden state that others report is layer L only where no final norm follows.
-
-    Columns: model, layer_0 and layers (output of a LayerNorm, or raw residual stream), last (number of the last layer),
-    final_norm (whether another LayerNorm follows it), normalised, mask, features (see `Anatomy.input`), dtype.
+    The last hidden state that others report is layer L only where no final norm follows. Columns: model, layer_0 and
+    layers (output of a LayerNorm, or raw residual stream, which differ), last (number of the last layer), final_norm
+    (whether another LayerNorm follows it), normalised, mask, features (see `Anatomy.input`), dtype.
     """
     rows = []
     for s in stores:
@@ -51,10 +49,7 @@ def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
 
 @kept
 def concentrations(stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:
-    """Say of every layer how its variance is spread over neurons, and which layers a single neuron dominates.
-
-    Columns: model, layer and the fields of `sslsim.measures.diagnostics.Concentration`.
-    """
+    """Say of every layer how variance is spread over its neurons: model, layer and the fields of `Concentration`."""
     check_stores(stores)
     rows = []
     for view in layer_views(stores, frames):
@@ -72,11 +67,10 @@ def similarity_by_relation(table: pd.DataFrame) -> pd.DataFrame:
     others = table.dropna(subset="value")  # a layer of uniform attention has no correlation
     others = others[(others.relation != "same model") | (others.layer_x != others.layer_y)]
     groups = others.groupby(["measure", "model_x", "layer_x", "depth_x", "relation"], sort=False).value
-    out = groups.agg(mean="mean", best="max")
-    best = others.loc[groups.idxmax()]
-    for name in ("model", "layer", "depth"):
-        out[f"best_{name}"] = best[f"{name}_y"].to_numpy()
-    return out.reset_index().rename(columns={"model_x": "model", "layer_x": "layer", "depth_x": "depth"})
+    best = others.loc[groups.idxmax(), ["model_y", "layer_y", "depth_y"]]
+    out = groups.agg(mean="mean", best="max").reset_index()
+    out[["best_model", "best_layer", "best_depth"]] = best.reset_index(drop=True)
+    return out.rename(columns={"model_x": "model", "layer_x": "layer", "depth_x": "depth"})
 
 
 def relation_means(by_relation: pd.DataFrame) -> pd.DataFrame:
@@ -99,11 +93,10 @@ def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
 def raw_against_standardised(table: pd.DataFrame, spread: pd.DataFrame, n: int | None = None) -> pd.DataFrame:
     """Put CKA raw, standardised and without the largest neurons side by side, a row a layer of a trained model.
 
-    The table is of `sslsim.compare` with linear_cka_biased_raw, linear_cka_biased and linear_cka_dropped, `spread` is
-    from `concentrations`. With `n`, only so many layers: those where raw and standardised differ most.
-
-    Columns: model, layer, raw, standardised, dropped (means over the layers at the same depth of models trained apart),
-    difference (raw less standardised), top_share, dimensions, kurtosis, dominated.
+    The table is of `sslsim.compare` with the measures of `CKA`, `spread` is from `concentrations`. With `n`, only so
+    many layers: those where raw and standardised differ most. Columns: model, layer, raw, standardised, dropped (means
+    over the layers at the same depth of models trained apart), difference (raw less standardised), top_share,
+    dimensions, kurtosis, dominated.
     """
     near = table[same_depth(table) & table.relation.isin(SEPARATE)]
     kinds = near.measure.map(CKA).fillna("")
@@ -125,10 +118,7 @@ def measured(evidence: Evidence, measure: str) -> Evidence:
 
 
 def same_depth_by_relation(pairs: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
-    """Mask, for each relation, the pairs of layers at the same relative depth of which one model at least was trained.
-
-    Random weights and the spectrogram among themselves say nothing about training.
-    """
+    """Mask, for each relation, the pairs of layers at the same relative depth, one of which at least was trained."""
     near = (same_depth(pairs) & (pairs.trained_x | pairs.trained_y)).to_numpy()
     masks = {relation: near & (pairs.relation == relation).to_numpy() for relation in RELATIONS}
     return {relation: mask for relation, mask in masks.items() if mask.any()}
@@ -154,7 +144,9 @@ def along_depth(evidence: Evidence, measures: Sequence[str]) -> pd.DataFrame:
             here = mask & some.pairs.trained_x.to_numpy()
             for at in sorted(set(depth[here])) if relation != "same model" else ():
                 estimate = some.only(here & (depth == at).to_numpy()).estimate()
-                rows.append({"measure": name, "relation": relation, "depth": at, **_columns(estimate)})
+                row = {"measure": name, "relation": relation, "depth": at, "value": estimate.value}
+                row |= {"ci_low": estimate.low, "ci_high": estimate.high, "chance": estimate.chance, "p": estimate.p}
+                rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -169,9 +161,8 @@ def beyond(
 ) -> pd.DataFrame:
     """Similarity along depth of layers, and of what is left of them once something is known of every frame.
 
-    Compared are the first two models of each relation; `given` is as `sslsim.compare` takes it.
-
-    Columns as of `along_depth`, with the measure and then the measure "of the rest".
+    Compared are the first two models of each relation; `given` is as `sslsim.compare` takes it. Columns are those of
+    `along_depth`, with the measure and then the measure "of the rest".
     """
     pairs, tables = stores.lineage.typical_pairs(), []
     some = [store for store in stores if any(store.name in pair for pair in pairs)]
@@ -186,21 +177,16 @@ def beyond(
 def best_layers(evidence: Evidence, measure: str) -> pd.DataFrame:
     """Find the best-matching pair of layers of every two checkpoints, with the chance level of the search.
 
-    Columns: model_x, model_y, relation, layer_x, layer_y, value, ci_low, ci_high, chance, p, calibrated: chance is the
-    best pair of layers of each mismatch, whichever that is.
+    Columns: model_x, model_y, relation, layer_x, layer_y, value, chance (mean over `Resampling.elsewhere` mismatches of
+    the best pair of layers, whichever that is). Two mismatches, the default, are too few for a p, and blocks are left
+    out for layers at the same depth alone, so that there is no interval.
     """
     some = measured(evidence, measure)
     pairs, rows = some.pairs, []
-    for (x, y), group in pairs[pairs.model_x != pairs.model_y].groupby(["model_x", "model_y"], sort=False):
-        estimate = some.only(pairs.index.isin(group.index)).estimate(lambda v: v.max(-1))
-        at = group.iloc[group.value.to_numpy().argmax()]
-        place = {"model_x": x, "model_y": y, "relation": at.relation, "layer_x": at.layer_x, "layer_y": at.layer_y}
-        rows.append(place | _columns(estimate) | {"calibrated": estimate.calibrated})
-    return pd.DataFrame(rows)
-
-
-def _columns(of: Estimate) -> dict[str, float]:
-    return {"value": of.value, "ci_low": of.low, "ci_high": of.high, "chance": of.chance, "p": of.p}
+    for _, group in pairs[pairs.model_x != pairs.model_y].groupby(["model_x", "model_y"], sort=False):
+        chance = some.only(pairs.index.isin(group.index)).estimate(lambda v: v.max(-1)).chance
+        rows.append({**group.loc[group.value.idxmax()], "chance": chance})
+    return pd.DataFrame(rows, columns=["model_x", "model_y", "relation", "layer_x", "layer_y", "value", "chance"])
 
 
 @kept
@@ -209,11 +195,10 @@ def convergence(
 ) -> pd.DataFrame:
     """Score pairs of models on more and more frames, to see whether the scores have settled.
 
-    The pairs are of names of checkpoints, each compared at the same relative depth; of `FRAMES` what there is not is
-    left out, and all come last. The chance level is that of two mismatches of utterances. Measures that compare every
-    frame with every other (mutual_knn, RBF CKA) depend on how many they compare; their curve ends at 2,000.
-
-    Columns: measure, pair, n_frames, value, chance, enough (ten frames a neuron of both sides; not of these measures).
+    The pairs are of names of checkpoints, compared at the same relative depth, on those of `FRAMES` that there are, and
+    on all. Chance is that of two mismatches of utterances. Measures that compare every frame with every other depend on
+    how many they compare; their curve ends at 2,000. Columns: measure, pair, n_frames, value, chance, enough (ten
+    frames a neuron of both sides; not of these measures).
     """
     total, width, rows = stores[0].n_frames, {s.name: s.n_neurons for s in stores}, []
     some = [s for s in stores if any(s.name in pair for pair in pairs)]

@@ -26,11 +26,10 @@ def strongest(partners: pd.DataFrame, n: int = 12) -> pd.DataFrame:
 def with_intervals(
     partners: pd.DataFrame, stores: Sequence[ActivationStore], *, frames: int | None = None, resampling: Resampling
 ) -> pd.DataFrame:
-    """Add ci_low and ci_high to the correlations of chosen pairs of neurons.
+    """Add ci_low and ci_high to the correlations of chosen pairs of neurons, by the jackknife on Fisher's z.
 
-    By the jackknife on Fisher's z. A pair chosen for its height is a little too high, and its interval with it. The
-    pairs are few rows, each of which is read from the stores; `frames` and `resampling` are those of the evidence that
-    they come from. Without blocks nothing is added.
+    A pair chosen for its height is a little too high, and its interval with it. `frames` and `resampling` are those of
+    the evidence that the pairs come from. Without blocks nothing is added.
     """
     if not resampling.blocks:
         return partners
@@ -67,9 +66,8 @@ def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames:
     """Three chance levels of max_corr side by side, for layers at the same depth of models trained apart.
 
     Columns: relation, frames, effective_frames (median over neurons and layers, from the correlation of each neuron
-    with itself in time), extreme_value (what a maximum over independent neurons reaches on so many), mismatched (mean
-    over the mismatches), rotated (in random bases of the same subspace), value. The evidence is of max_corr and
-    max_corr_in_bases, and made from these stores and frames.
+    with itself in time), extreme_value (what a maximum over independent neurons reaches on so many), mismatched,
+    rotated (in random bases), value. The evidence is of max_corr and max_corr_in_bases, from these stores and frames.
     """
     views = layer_views(stores, frames)
     layers, lengths, n = {view.label: view for view in views}, utterances_of(views).lengths, len(views[0])
@@ -93,8 +91,7 @@ def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames:
 def matched_heads(best: pd.DataFrame, profile: pd.DataFrame, n: int = 12) -> pd.DataFrame:
     """Say what the best-matched heads of models trained apart look at, both sides: the `n` furthest above chance.
 
-    `best` are the matches of one measure from the table of the heads of `sslsim.attention_evidence`, `profile` is from
-    `sslsim.describe_heads`.
+    `best` has matches of one measure, of the heads' table of `sslsim.attention_evidence`; `profile`: `describe_heads`.
     """
     chosen = best[best.relation.isin(SEPARATE)].assign(above=lambda t: t.value - t.chance)
     numbers = [name for name in ("value", "ci_low", "ci_high", "chance", "p") if name in chosen]

@@ -42,10 +42,10 @@ class Labels(NamedTuple):
 def labels_if_any(marks: pd.DataFrame, store: ActivationStore, corpus: Any) -> Labels | None:
     """Return the label of every frame of a store, or nothing where fewer than two utterances have any.
 
-    Labels are phones, or the first kind of mark of these utterances where they have no phones. Those that are marked
-    fewer than `LEAST` times here cannot be preferred; where all are, all but the most frequent. Marks are of
-    `sslsim.speech.alignments`, with times from the beginning of the recording, of which an utterance may be a piece.
-    Stores of the same frames have the same labels; it is an error if the corpus lacks an utterance of them.
+    Labels are phones, or the first kind of mark of these utterances where they have no phones. Those marked fewer than
+    `LEAST` times here cannot be preferred; where all are, all but the most frequent. Marks are of
+    `sslsim.speech.alignments`, with times from the beginning of the recording, of which an utterance may be a piece. It
+    is an error if the corpus lacks an utterance of the store.
     """
     places = list(origins(store.index, corpus)) if len(marks) else []
     here = marks[marks.id.isin({utterance.id for utterance, _ in places})]
@@ -137,11 +137,9 @@ def same_label(partners: pd.DataFrame, stores: Sequence[ActivationStore], labels
     """Say how many neurons of models trained apart prefer the label that their best partner prefers.
 
     A pair agrees when both prefer one label, on the same side of 0 where they correlate and on opposite ones where they
-    anticorrelate. Partners come from `sslsim.evidence`, with rotations.
-
-    Columns: relation, pairs, same (share that agrees), shuffled (share expected if the partners of each two models were
-    dealt anew: exact), beyond (pairs whose p_rotation is 0.05 at most), same_beyond and
-    shuffled_beyond (the shares of those).
+    anticorrelate. Partners come from `sslsim.evidence`, with rotations. Columns: relation, pairs, same (share that
+    agrees), shuffled (share expected if the partners of each two models were dealt anew: exact), beyond (pairs whose
+    p_rotation is 0.05 at most), same_beyond and shuffled_beyond (of those).
     """
     pairs = partners[partners.relation.isin(SEPARATE)]
     columns = ["relation", "pairs", "same", "shuffled", "beyond", "same_beyond", "shuffled_beyond"]
@@ -173,14 +171,13 @@ def selectivity(
 ) -> pd.DataFrame:
     """Say which label chosen neurons and their partners prefer, how selectively, and what chance gives.
 
-    The selectivity of the preferred label (`preferred_labels`) is the AUROC of its frames against all others by the
-    activation, turned around where the neuron falls on its label: the probability that a frame of the label has the
-    larger activation (Mann & Whitney 1947). Chance is the same of labels of other utterances of about equal length,
-    cropped, with the label searched anew in each permutation (`sslsim.significance.nulls.Mismatches`); p is the share
-    of permutations and score on cropped utterances that are as selective. Utterances without marks are left out.
-
-    Columns: `chosen`, as from `extremes`, without relation and excess, and label_x (after its sign), auroc_x, chance_x,
-    p_x, the same of y, and same_label (also in sign, that of the correlation taken off).
+    The selectivity of the preferred label (`preferred_labels`) is the AUROC of its frames against all others, turned
+    around where the neuron falls on its label: the probability that a frame of the label has the larger activation
+    (Mann & Whitney 1947). Chance is that of labels of other utterances (`sslsim.significance.nulls.Mismatches`),
+    searched anew in each permutation; p is the share of them and of the score on cropped utterances that are as
+    selective. Utterances without marks are left out. Columns: `chosen`, as from `extremes`, without relation and
+    excess, and label_x (after its sign), auroc_x, chance_x, p_x, the same of y, and same_label (also in sign, that of
+    the correlation taken off).
     """
     out = chosen.drop(columns=["relation", "excess"], errors="ignore").reset_index(drop=True)
     kept = np.flatnonzero(labels.codes > -2)
@@ -192,8 +189,9 @@ def selectivity(
         x = np.array([pair[number] for pair in activations]).reshape(len(out), len(kept)).T
         best, mean_z, auroc = _preference(*_scored(x), codes, n_labels)
         label = np.where(mean_z > 0, "+", "-") + np.array(labels.names, dtype=object)[best]
-        chance, p = _chance(x, codes, n_labels, wrong)
-        columns = {"label": label, "auroc": auroc, "chance": chance, "p": p}
+        scored = _scored(x[wrong.frames()])
+        first, *null = (_preference(*scored, codes[wrong.frames(of)], n_labels)[2] for of in (None, *wrong.partners))
+        columns = {"label": label, "auroc": auroc, "chance": np.mean(null, axis=0), "p": p_value(first, null)}
         out = out.assign(**{f"{name}_{side}": column for name, column in columns.items()})
     same_sign = (out.label_x.str[0] == out.label_y.str[0]) == (out.value > 0)
     return out.assign(same_label=same_sign & (out.label_x.str[1:] == out.label_y.str[1:]))
@@ -208,13 +206,6 @@ def _preference(z: Floats, ranks: Floats, codes: Ints, n_labels: int) -> tuple[I
     sums = (one_hot @ ranks)[best, np.arange(z.shape[1])]
     auroc = (sums - n * (n + 1) / 2) / np.maximum(n * (len(z) - n), 1)
     return best, mean_z, np.where(mean_z > 0, auroc, 1 - auroc)
-
-
-def _chance(x: Floats, codes: Ints, n_labels: int, wrong: Mismatches) -> tuple[Floats, Floats]:
-    """Return the mean AUROC of the preferred labels of mismatched utterances, and p."""
-    z, ranks = _scored(x[wrong.frames()])
-    scores = [_preference(z, ranks, codes[wrong.frames(of)], n_labels)[2] for of in [None, *wrong.partners]]
-    return np.mean(scores[1:], axis=0), p_value(scores[0], np.array(scores[1:]))
 
 
 def _scored(x: Floats) -> tuple[Floats, Floats]:

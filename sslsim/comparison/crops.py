@@ -1,7 +1,5 @@
 """Sums over utterances of the scores of all heads with all others: which parts of their maps are read, and when."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -119,11 +117,7 @@ def summed(
 
 
 def sum_jobs(
-    device: str,
-    stores: list[ActivationStore],
-    measures: Sequence[str],
-    jobs: Sequence[Job],
-    near: Among | None,
+    device: str, stores: list[ActivationStore], measures: Sequence[str], jobs: Sequence[Job], near: Among | None
 ) -> dict[int, dict[str, Sums]]:
     """Sum the scores of all pairs of heads over some jobs; maps that several of them need are read once."""
     heads = len(head_labels(stores))

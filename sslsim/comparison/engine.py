@@ -1,8 +1,8 @@
-"""Scores of every pair of layers, in independent pieces that any executor can run.
+"""Scores of every pair of layers, in independent pieces (see `pieces`) that any executor can run.
 
-Layers are put in batches of one checkpoint. A first round makes each layer's own moments and decomposition, once, and
-leaves them in a scratch folder; a second takes batches two by two, with the frames of y in one order after another:
-mismatched utterances leave a layer's own moments as they are. What a piece does is in `pieces`.
+A first round makes each layer's own moments and decomposition, once, and leaves them in a scratch folder; a second
+takes batches of layers of one checkpoint two by two, with the frames of y in one order after another: mismatched
+utterances leave a layer's own moments as they are.
 """
 
 import itertools
@@ -49,20 +49,10 @@ def score_runs(what: Comparison, runs: Sequence[Run], executor: Executor | None)
             for of, piece, calls in rounds:
                 bar.set_description(runs[of].title)
                 for parts in results(piece, calls, executor=executor, workers=workers):
-                    _take_in(scores[of], parts)
+                    for one, part in zip(scores[of], parts, strict=False):
+                        one.add(part)
                     bar.update()
     return scores
-
-
-def _take_in(scores: list[Scores], parts: Any) -> None:
-    if isinstance(parts, dict):  # of layers alone, the same in all orders
-        for kind, by_measure in parts.items():
-            for name, (layers, counts) in by_measure.items():
-                known = getattr(scores[0], kind).setdefault(name, np.full(scores[0].size, -1))
-                known[layers] = counts
-        return
-    for one, part in zip(scores, parts, strict=True):
-        one.add(part)
 
 
 def _rounds(task: Task) -> Iterator[tuple[Callable[..., Any], list[tuple[Any, ...]]]]:
@@ -70,10 +60,8 @@ def _rounds(task: Task) -> Iterator[tuple[Callable[..., Any], list[tuple[Any, ..
     if not task.of_frames:
         every = itertools.product(range(len(task.batches)), pieces.turns(task.run))
         yield pieces.moments_of_batch, [(task.folder, *of) for of in every]
-    yield (
-        pieces.frames_of_batches if task.of_frames else pieces.pairs_of_batches,
-        [(task.folder, *pair) for pair in task.pairs()],
-    )
+    score = pieces.frames_of_batches if task.of_frames else pieces.pairs_of_batches
+    yield score, [(task.folder, *pair) for pair in task.pairs()]
 
 
 def _tasks(what: Comparison, run: Run, folder: Path) -> list[Task]:
@@ -108,10 +96,7 @@ def _batches(runs: list[list[int]], sizes: list[int]) -> list[list[int]]:
 
 @contextmanager
 def _scratch(beside: Path) -> Iterator[Path]:
-    """Yield a new folder that all workers see, or, where stores are read-only, one of this machine; remove it after.
-
-    Only its owner can write to it: what is pickled there is read by the workers of the same comparison.
-    """
+    """Yield a new folder that all workers see, or, where stores are read-only, one of this machine; remove it after."""
     remove_stale(beside, ".pieces.*")  # of processes of this machine that were killed
     prefix = f".pieces.{platform.node()}.{os.getpid()}."
     try:

@@ -1,7 +1,5 @@
 """Every attention head of every checkpoint against every other, and what follows from it for layers and for heads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -32,14 +30,9 @@ def compare_heads(
 ) -> pd.DataFrame:
     """Compare every attention head of every store that has heads with every other, on the stored query rows.
 
-    The table has as many rows a measure as there are ordered pairs of heads: 4.5 million for eight checkpoints of base
-    and large size, where `compare_attention` is the function to call.
-
-    Returns
-    -------
-    DataFrame
-        One row a measure and ordered pair of heads: the columns of `best` of `compare_attention`, n_frames (query
-        rows). Layers count from 1: layer 0 is the input of the first block.
+    There are 4.5 million ordered pairs of heads for eight checkpoints of base and large size, where `compare_attention`
+    is the function to call. Columns, one row a measure and pair: those of the second table of `compare_attention`,
+    n_frames (query rows). Layers count from 1: layer 0 is the input of the first block.
     """
     check_attention_measures(measures, of_layers=False)
     crops = kept_rows(stores)
@@ -58,15 +51,11 @@ def compare_attention(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare the attention of layers, and find each head's best match, in one pass over the maps.
 
-    Returns
-    -------
-    table : DataFrame
-        As from `compare`. A layer's score in another is the mean over its heads of the best match there; attention_cka
-        compares all heads of the two together.
-    best : DataFrame
-        Best match of every head among all heads of each other checkpoint, whatever their layer; one row a measure of
-        heads, head and other checkpoint: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, the columns of
-        `sslsim.comparison.tables.pair_columns`, value.
+    Returns a table of layers as from `compare`, in which a layer's score in another is the mean over its heads of the
+    best match there (attention_cka compares all heads of the two together), and a table of the best match of every head
+    among all heads of each other checkpoint, whatever their layer. Columns of the second, one row a measure of heads,
+    head and other checkpoint: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, those of
+    `sslsim.comparison.tables.pair_columns`, value.
     """
     check_attention_measures(measures)
     crops = kept_rows(stores)
@@ -87,10 +76,7 @@ def check_attention_measures(measures: Sequence[str], *, of_layers: bool = True)
 def describe_heads(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """Say what every head looks at, on the stored query rows.
 
-    Returns
-    -------
-    DataFrame
-        One row a head: model, layer, head, entropy, distance (frames), diagonality, one_key; see `attention.Profile`.
+    Columns: model, layer, head, entropy, distance (frames), diagonality, one_key; see `attention.Profile`.
     """
     chosen = with_attention(stores)
     calls = [(chosen, crop) for crop in kept_rows(stores) if len(crop.rows)]
@@ -121,10 +107,7 @@ class HeadScores:
         }
 
     def best(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By measure, the best match of every head in every model, and which head that is, (heads, models).
-
-        It is NaN where no row could be scored.
-        """
+        """By measure, each head's best match in each model, and which that is, (heads, models); NaN without a score."""
         models, out = list(pairwise([*starts(self.labels, 1), len(self.labels)])), {}
         for name in [name for name in self.means if name in attention.HEAD_MEASURES]:
             values = np.where(np.isnan(self.means[name]), -np.inf, self.means[name])

@@ -8,14 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sslsim.activations.results import kept
-from sslsim.activations.selection import (
-    View,
-    check_between,
-    check_measures,
-    check_stores,
-    layer_views,
-    utterances_of,
-)
+from sslsim.activations.selection import View, check_between, check_measures, check_stores, layer_views, utterances_of
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_runs
 from sslsim.comparison.heads import compare_attention, with_attention
@@ -43,45 +36,27 @@ def compare(
 ) -> pd.DataFrame:
     """Compare every layer of every store with every other.
 
-    Parameters
-    ----------
-    stores : sequence of ActivationStore
-        Extracted from the same corpus.
-    measures : sequence of str
-        Names in ``sslsim.MEASURES``, of neurons, layers or attention.
-    frames : int, optional
-        Compare so many evenly spaced frames in all (attention has query rows instead); all by default.
-    between : pairs of checkpoint names, optional
-        Compare only these checkpoints with each other, in both directions; the rest costs nothing (for attention it
-        costs as much). All pairs by default.
-    given : name, array, or list of these, optional
-        Compare what is left of layers once this is known of every frame: ``'log_mel'``, ``'loudness'``, ``'position'``,
-        ``'speaker'``, or numbers or labels of every stored frame (see `sslsim.condition`). Not for attention.
-    sample : int
-        mutual_knn and rbf_cka, which compare every frame with every other, use at most so many evenly spaced frames.
-    executor : Executor, optional
-        Any executor of `concurrent.futures` whose workers see the folder of the stores; by default threads of this
-        process, as many as torch uses. On machines of one kind the numbers are the same bit for bit.
-    device : str
-        Where to compute: 'cpu', 'cuda', or 'auto' for a GPU if there is one.
+    - `stores` are of the same corpus, `measures` names in ``sslsim.MEASURES``, of neurons, layers or attention.
+    - `frames`: so many evenly spaced frames in all (attention has query rows instead); all by default.
+    - `between`: pairs of names of checkpoints to compare, in both directions; the rest costs nothing (for attention it
+      costs as much). All pairs by default.
+    - `given`: compare what is left of layers once this is known of every frame: ``'log_mel'``, ``'loudness'``,
+      ``'position'``, ``'speaker'``, numbers or labels of every stored frame, or a list of these (see
+      `sslsim.condition`). Not for attention.
+    - `sample`: mutual_knn and rbf_cka, which compare every frame with every other, use so many frames at most.
+    - `executor`: any of `concurrent.futures` whose workers see the folder of the stores; by default threads of this
+      process, as many as torch uses. On machines of one kind the numbers are the same bit for bit.
+    - `device`: 'cpu', 'cuda', or 'auto' for a GPU if there is one.
 
-    Returns
-    -------
-    DataFrame
-        One row a measure and ordered pair of layers, the diagonal included: measure, model_x, layer_x, model_y,
-        layer_y, the columns of `sslsim.comparison.tables.pair_columns`, value, n_frames (query rows for attention),
-        rank_x and rank_y (components kept, for cca and svcca), constant_x and constant_y (neurons left out because they
-        do not vary).
+    Columns, one row a measure and ordered pair of layers, the diagonal included: measure, model_x, layer_x, model_y,
+    layer_y, those of `sslsim.comparison.tables.pair_columns`, value, n_frames (query rows for attention), rank_x and
+    rank_y (components kept, for cca and svcca), constant_x and constant_y (neurons left out because they do not vary).
     """
     check_measures(measures)
     heads = [name for name in measures if measure_named(name).level == "attention"]
-    wanted = tuple(name for name in measures if name not in heads)
-    check_stores(stores)
-    if heads:
-        with_attention(stores)
-    chosen = check_between(between, stores)
-    device = chosen_device(device)
-    tables = []
+    wanted = [name for name in measures if name not in heads]
+    (with_attention if heads else check_stores)(stores)
+    chosen, device, tables = check_between(between, stores), chosen_device(device), []
     if wanted:
         what = comparison(stores, wanted, chosen, frames, given, sample=sample, device=device)
         run = Run("scores", lengths=utterances_of(what.views).lengths)
@@ -104,22 +79,13 @@ def neuron_partners(
 ) -> pd.DataFrame:
     """Find each neuron's best partner among all neurons of each other checkpoint, whatever their layer.
 
-    Parameters
-    ----------
-    stores, frames, between, executor, device
-        See `compare`.
-
-    Returns
-    -------
-    DataFrame
-        One row a neuron and other checkpoint: model_x, layer_x, neuron_x, model_y, layer_y, neuron_y, relation,
-        trained_x, trained_y, value (signed correlation). Neurons that do not vary have no row.
+    For the arguments see `compare`. Columns: model_x, layer_x, neuron_x (those that vary), model_y, layer_y, neuron_y,
+    relation, trained_x, trained_y, value (signed correlation).
     """
     check_stores(stores)
     what = comparison(stores, (), check_between(between, stores), frames, device=chosen_device(device))
-    return pair_columns(
-        partners_table(what.views, score_runs(what, [Run("partners", partners=True)], executor)[0][0]), stores
-    )
+    scores = score_runs(what, [Run("partners", partners=True)], executor)[0][0]
+    return pair_columns(partners_table(what.views, scores), stores)
 
 
 def comparison(
@@ -142,12 +108,13 @@ def scores_table(what: Comparison, scores: Scores) -> pd.DataFrame:
     """One row a measure and ordered pair of layers that was scored."""
     names, tables = [view.label for view in what.views], []
     for name in what.measures:
-        grid, frames = scores.value[name], len(what.views[0])
+        grid, frames, ranks = scores.value[name], len(what.views[0]), scores.counts.get(name)
         x, y = np.nonzero(np.isfinite(grid))
         table = sides(names, ["model", "layer"], x, y).assign(value=grid[x, y])
         table.insert(0, "measure", name)
-        constant, ranks = scores.constant.get(name), scores.ranks.get(name)
-        if constant is None:
+        if not MEASURES[name].of_frames:
+            constant = scores.counts["constant"]
+        else:
             rows: Any = slice(None)
             if MEASURES[name].prepare:
                 rows = sample_of(utterances_of(what.views).lengths, what.sample)

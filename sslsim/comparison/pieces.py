@@ -1,7 +1,6 @@
 """Pieces of a comparison: calls that a worker computes from the stores and a scratch folder alone.
 
-The frames of a batch of layers stand side by side, and one matrix product a chunk of frames gives the cross moments of
-all pairs of two batches, which are scored together.
+One matrix product a chunk of frames gives the cross moments of all pairs of two batches, which are scored together.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from sslsim.measures.products import Side, cross_products
 from sslsim.measures.registry import MEASURES
 from sslsim.speech.positions import positions, stride_for
 
-BATCH_NEURONS = 2048  # of one batch: a product of two fills a processor, and takes 34 MB in float64
 DTYPE = torch.float32  # of stored layers and their products
 
 
@@ -61,6 +59,10 @@ class Task:
         wanted = self.what.near | self.what.near.T
         return [(a, b) for (a, i), (b, j) in places if i <= j and (wanted[i, j] or not near)]
 
+    def numbers(self, k: int, m: int, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers of the layers of such pairs, (2, pairs) places in two batches."""
+        return np.array(self.batches[k])[places[0]], np.array(self.batches[m])[places[1]]
+
 
 def save(value: object, path: Path) -> None:
     """Write a value; an error says how much room there is."""
@@ -89,10 +91,6 @@ class LayerMoments:
     marginal: Marginal  # (layers, ...)
     norms: dict[bool, Tensor]  # by scaling, squared norms of the frames, (layers, n_frames)
 
-    def in_order(self, order: NDArray[np.int64]) -> LayerMoments:
-        """Return the moments of the same frames in another order."""
-        return LayerMoments(self.marginal, {scaled: norms[:, order] for scaled, norms in self.norms.items()})
-
 
 @lru_cache(maxsize=2)
 def _task(folder: Path) -> Task:
@@ -112,6 +110,10 @@ def turns(run: Run) -> tuple[bool, ...]:
     return (False,) if run.given is None else (False, True)
 
 
+def _turned(task: Task, order: NDArray[np.int64] | None) -> bool:
+    return order is not None and task.run.given is not None
+
+
 def _moments_file(task: Task, k: int, turned: bool) -> Path:
     return task.folder / f"moments-{k}{'-turned' if turned else ''}.pickle"
 
@@ -121,31 +123,26 @@ def _batch(task: Task, k: int, turned: bool = False) -> list[View]:
     return [_views(task.folder)[turned][i] for i in task.batches[k]]
 
 
-def moments_of_batch(folder: Path, k: int, turned: bool) -> dict[str, dict[str, Any]]:
+def moments_of_batch(folder: Path, k: int, turned: bool) -> list[Part]:
     """Make and leave in the scratch folder the moments of every layer of a batch, and say what each layer is like."""
     task = _task(folder)
     what, views = task.what, _batch(task, k, turned)
     means = torch.cat(_of_each(views, mean)).to(what.device)
-    of = marginal(Side(views, means, DTYPE), 0 if task.run.chance else WIDE, alone=False)
-    for view, varies in zip(views, of.alive.any(-1).tolist(), strict=True):
-        if not varies:
-            _of_each([view], lambda view: moments(view, view).x.check_varies())
+    of = marginal(Side(views, means, DTYPE), 0 if task.run.chance else WIDE)
+    for a, view in enumerate(views):
+        _of_each([view], lambda _, a=a: of.one(a).check_varies())
     measures = {name: MEASURES[name] for name in what.measures}
     for name in {name for measure in measures.values() for name in measure.needs}:
         getattr(of, name)  # computed here, once, and kept
     norms = {
-        scaled: torch.stack([squared_norms(v, _one(of, a), standardize=scaled) for a, v in enumerate(views)])
+        scaled: torch.stack([squared_norms(v, of.one(a), standardize=scaled) for a, v in enumerate(views)])
         for scaled in {measure.standardize for measure in measures.values() if measure.norms}
     }
     save(LayerMoments(of, norms), _moments_file(task, k, turned))
     layers = np.array(task.batches[k])
-    constant = (layers, (of.mean.shape[-1] - of.count).long().cpu().numpy())
-    ranks = {name: (layers, m.ranks(of).cpu().numpy()) for name, m in measures.items() if m.ranks}
-    return {"constant": dict.fromkeys(what.measures, constant), "ranks": ranks}
-
-
-def _one(of: Marginal, a: int) -> Marginal:
-    return Marginal(of.n, of.mean[a], of.scatter[a], of.eps)
+    counts = {"constant": (layers, (of.mean.shape[-1] - of.count).long().cpu().numpy())}
+    counts |= {name: (layers, m.ranks(of).cpu().numpy()) for name, m in measures.items() if m.ranks}
+    return [Part(counts=counts)]
 
 
 def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
@@ -165,7 +162,8 @@ def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
         places = torch.tensor(cells, device=what.device).T
         cross = cross_products(side_x, side_y, cells if near else None, order)
         cross = cross if near else cross[tuple(places)]
-        parts.append(_part(task, (k, m), (x, y if order is None else y.in_order(order)), places, cross, order is None))
+        y = y if order is None else LayerMoments(y.marginal, {scaled: n[:, order] for scaled, n in y.norms.items()})
+        parts.append(_part(task, (k, m), (x, y), places, cross, order is None))
     return parts
 
 
@@ -184,7 +182,7 @@ def _part(
 ) -> Part:
     """Score pairs of layers at `places` of two batches; `own` says whether their frames stand in their own order."""
     what, run = task.what, task.run
-    i, j = (np.array(task.batches[k])[at] for k, at in zip(batches, places.cpu().numpy(), strict=True))
+    i, j = task.numbers(*batches, places.cpu().numpy())
     near = torch.from_numpy(np.flatnonzero(what.near[i, j] | what.near[j, i])).to(places)
 
     def of(measures: Sequence[str], some: Any = ...) -> tuple[Moments, dict[str, NDArray[np.float64]]]:
@@ -212,18 +210,14 @@ def _part(
 def frames_of_batches(folder: Path, k: int, m: int) -> list[Part]:
     """Score layers of two batches by measures of the frames themselves, those of y in each order."""
     task = _task(folder)
-    what, run, parts = task.what, task.run, [Part() for _ in task.run.orders]
-    for name in what.measures:
+    parts = [Part() for _ in task.run.orders]
+    for name in task.what.measures:
         score = _of_utterances if MEASURES[name].utterances else _of_sample
-        for number, (order, part) in enumerate(zip(run.orders, parts, strict=True)):
-            cells = task.cells(k, m, near=number not in run.everywhere)
+        for number, (order, part) in enumerate(zip(task.run.orders, parts, strict=True)):
+            cells = task.cells(k, m, near=number not in task.run.everywhere)
             if cells:
-                scored = score(task, name, (k, m), cells, order)
-                i, j = (
-                    np.array(task.batches[of])[list(at)]
-                    for of, at in zip((k, m), zip(*cells, strict=True), strict=True)
-                )
-                part.x, part.y, part.value[name] = i, j, np.array(scored).T
+                part.x, part.y = task.numbers(k, m, np.transpose(cells))
+                part.value[name] = np.array(score(task, name, (k, m), cells, order)).T
     return parts
 
 
@@ -231,14 +225,10 @@ def _of_utterances(
     task: Task, name: str, batches: tuple[int, int], cells: list[tuple[int, int]], order: NDArray[np.int64] | None
 ) -> list[tuple[float, float]]:
     """Score pairs of layers, both ways, by a measure of moments of groups of utterances."""
-    turned = order is not None and task.run.given is not None
-    left, right = _batch(task, batches[0]), _batch(task, batches[1], turned)
-    scored = []
-    for a, b in cells:
-        y = right[b][:] if order is None else right[b][order]
-        m = moments(left[a], y, utterances=task.run.lengths, device=task.what.device)
-        scored.append((float(MEASURES[name].score(m)), float(MEASURES[name].score(m.swapped))))
-    return scored
+    left, right = _batch(task, batches[0]), _batch(task, batches[1], _turned(task, order))
+    how: Any = {"utterances": task.run.lengths, "device": task.what.device}
+    pairs = (moments(left[a], right[b][slice(None) if order is None else order], **how) for a, b in cells)
+    return [(float(MEASURES[name].score(m)), float(MEASURES[name].score(m.swapped))) for m in pairs]
 
 
 def _of_sample(
@@ -246,8 +236,8 @@ def _of_sample(
 ) -> list[tuple[float, float]]:
     """Score pairs of layers by a symmetric measure of sampled frames; what it needs of a layer is kept."""
     rows = sample_of(task.run.lengths, task.what.sample)
-    turned = order is not None and task.run.given is not None
-    left, right = _prepared(task.folder, name, batches[0]), _prepared(task.folder, name, batches[1], turned)
+    left = _prepared(task.folder, name, batches[0])
+    right = _prepared(task.folder, name, batches[1], _turned(task, order))
     if order is not None:  # the sample is at the same places of all utterances that are mismatched
         turn = torch.from_numpy(np.searchsorted(rows, order[rows])).to(right[0].device)
         reordered: Any = MEASURES[name].reordered

@@ -14,7 +14,7 @@ from torch import Tensor
 from sslsim.activations.selection import View
 from sslsim.measures.moments import Moments
 from sslsim.measures.neighbours import SAMPLE
-from sslsim.measures.neurons import best_partners
+from sslsim.measures.neurons import best_correlations, best_partners
 from sslsim.measures.random_basis import directions, in_bases, neuron_p
 from sslsim.measures.registry import MEASURES
 
@@ -81,6 +81,8 @@ class Part:
     value: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     rotated: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # (2, pairs, bases), NaN at other depths
     partners: dict[tuple[int, str], Partners] = field(default_factory=dict)  # of layer i in a checkpoint
+    # numbers of layers, and a count of each: 'constant' neurons, components that a measure is made of
+    counts: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
 
 
 class Scores:
@@ -90,8 +92,7 @@ class Scores:
         self.size = size
         self.value: dict[str, NDArray[np.float64]] = {}  # by measure, (views, views): of row x in column y
         self.rotated: dict[str, NDArray[np.float64]] = {}  # (bases, views, views)
-        self.ranks: dict[str, NDArray[np.int64]] = {}  # components of each layer that a measure is made of, (views,)
-        self.constant: dict[str, NDArray[np.int64]] = {}  # neurons of each layer that do not vary, by measure
+        self.counts: dict[str, NDArray[np.int64]] = {}  # (views,)
         self.partners: dict[tuple[int, str], Partners] = {}
 
     def add(self, part: Part) -> None:
@@ -102,6 +103,8 @@ class Scores:
         for name, values in part.rotated.items():
             grids = self.rotated.setdefault(name, np.full((values.shape[2], self.size, self.size), np.nan))
             grids[:, part.y, part.x], grids[:, part.x, part.y] = values[1].T, values[0].T
+        for name, (layers, counts) in part.counts.items():
+            self.counts.setdefault(name, np.full(self.size, -1))[layers] = counts
         for key, best in part.partners.items():
             self.partners[key] = self.partners[key] | best if key in self.partners else best
 
@@ -121,15 +124,15 @@ def score_pairs(pairs: Moments, norms: Norms, measures: Sequence[str]) -> dict[s
 
 def in_random_bases(pairs: Moments, what: Comparison, bases: int) -> dict[str, NDArray[np.float64]]:
     """Score many pairs with the neurons looked in turned into random bases, (2, pairs, bases) by measure."""
-    names: dict[str, Any] = {name: of for name in what.measures if (of := MEASURES[name].of_best)}
+    names = [name for name in what.measures if MEASURES[name].in_bases]
     out = {name: np.empty((2, len(pairs.cross), bases)) for name in names}
     for way, m in enumerate((pairs, pairs.swapped) if names else ()):
         whole, index = m.y.source or (m.y, slice(None))
         for basis in range(bases):
             turned = directions(whole, basis, what.seed)[index].to(m.correlation)
             best = (m.correlation @ turned).abs().amax(-1)
-            for name, of_best in names.items():
-                out[name][way, :, basis] = of_best(m, best).cpu().numpy()
+            for name in names:
+                out[name][way, :, basis] = MEASURES[name].score(m, best=best).cpu().numpy()
     return out
 
 
@@ -139,7 +142,7 @@ def partners_of(pairs: Moments, what: Comparison, x: NDArray, y: NDArray, *, bas
     for m, of, to in ((pairs, x, y), (pairs.swapped, y, x)):
         neuron, r = (part.cpu().numpy() for part in best_partners(m))
         rotated = in_bases(m).size.cpu().numpy() if bases else np.full_like(r, np.nan)
-        p = neuron_p(m, m.correlation.abs().amax(-1)).cpu().numpy() if bases else rotated
+        p = neuron_p(m, best_correlations(m)).cpu().numpy() if bases else rotated
         for c, (i, j) in enumerate(zip(of.tolist(), to.tolist(), strict=True)):
             (model, _), (other, layer) = what.views[i].label, what.views[j].label
             if model != other:

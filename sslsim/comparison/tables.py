@@ -16,8 +16,8 @@ PAIR = ["relation", "depth_x", "depth_y", "trained_x", "trained_y"]
 def pair_columns(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """Say of every row what its two models are to each other and where in depth its layers are.
 
-    The table, made from `stores`, has `SIDES` and value; before value come relation (one of
-    `sslsim.encoders.lineage.RELATIONS`), depth_x and depth_y (layer over number of blocks, 0 to 1; not of neurons),
+    The table, made from `stores`, has `SIDES` and value; before value come relation
+    (`sslsim.encoders.lineage.RELATIONS`), depth_x and depth_y (layer over number of blocks, 0 to 1; not of neurons),
     trained_x and trained_y (False for random weights and the spectrogram).
     """
     lineage = Lineage(tuple(store.checkpoint for store in stores))
@@ -37,8 +37,7 @@ def pair_columns(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.D
 def same_depth(table: pd.DataFrame) -> pd.Series:
     """Say which rows of a table are of layers at the same relative depth: each x with the nearest layer of y.
 
-    The last layer of a
-    model follows from any of its rows with a depth above 0; a model without one has a single layer, at any depth.
+    The last layer of a model follows from any of its rows with a depth above 0; a model without one has one layer.
     """
     sides = [table[[f"{key}_{side}" for key in ("model", "layer", "depth")]] for side in "xy"]
     layers = pd.concat([side.set_axis(["model", "layer", "depth"], axis=1) for side in sides]).drop_duplicates()

@@ -28,20 +28,19 @@ def chunks(n: int, size: int = CHUNK) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def mean(x: Array, rows: slice = slice(None)) -> Tensor:
-    """Mean of every neuron in float64 over a run of frames; an error names the first frame that is not finite."""
+def mean(x: Array) -> Tensor:
+    """Mean of every neuron in float64; an error names the first frame that is not finite."""
     total = np.zeros(x.shape[1])
-    start, stop, _ = rows.indices(len(x))
-    for part in chunks(stop - start):
-        frames = x[start + part.start : start + part.stop]
+    for rows in chunks(len(x)):
+        frames = x[rows]
         if not isinstance(frames, np.ndarray):
             frames = block(frames, torch.float64).numpy()
         with np.errstate(invalid="ignore"):  # infinities of both signs
             total += frames.sum(0, dtype=np.float64)
         if not np.isfinite(total).all():
-            bad = start + part.start + int((~np.isfinite(frames)).any(1).argmax())
+            bad = rows.start + int((~np.isfinite(frames)).any(1).argmax())
             raise SslsimError(f"frame {bad} holds NaN or infinity; drop such frames before comparing")
-    return torch.from_numpy(total / (stop - start))
+    return torch.from_numpy(total / len(x))
 
 
 def check_pair(x: Array, y: Array) -> torch.dtype:

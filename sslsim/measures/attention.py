@@ -89,16 +89,8 @@ class Heads:
         return torch.special.xlogy(self.maps, 2 * self.maps).sum((1, 2), dtype=torch.float64)
 
 
-def _correlations(a: Heads, b: Heads) -> Sums:
-    """Sum over query rows of the correlation of the two heads' rows; rows without variance are left out of the mean."""
-    return Sums(multiply(a.unit, b.unit.T).double(), (a.varies @ b.varies.T).double())
-
-
 def _products(a: Heads, b: Heads) -> tuple[Tensor, Tensor]:
-    """Products of the heads over all (query, key) cells, each row centred at 1 / T, and squares of their distances.
-
-    In float64 where both are on one utterance, because there heads may be nearly alike.
-    """
+    """Products of the heads over all cells, rows centred at 1 / T, and squared distances; float64 on one utterance."""
     if a is b:
         both = a.centred.double()
         products = both @ both.T
@@ -143,22 +135,19 @@ def _quick_log() -> Callable[[Tensor], Tensor]:
 
 
 def utterance_sums(
-    measures: Sequence[str],
-    parts: Iterable[tuple[Heads, Heads]],
-    *,
-    half: bool = False,
-    among: Among | None = None,
+    measures: Sequence[str], parts: Iterable[tuple[Heads, Heads]], *, half: bool = False, among: Among | None = None
 ) -> dict[str, Sums]:
     """Score every head of `a` with every head of `b` on one utterance, by measures of heads or of layers.
 
-    Both are given as runs of the same query rows. With `half` only the pairs of head i of `a` with heads i and on of
-    `b` are wanted, and the rest need not mean anything. js, the slowest, is computed `among` these heads alone: it is
-    NaN for other pairs.
+    Both are given as runs of the same query rows. With `half` only pairs of head i of `a` with heads i and on of `b`
+    need mean anything. js, the slowest, is computed `among` these heads alone, and NaN for other pairs.
     """
     wanted = {*measures}
 
     def of_rows(a: Heads, b: Heads) -> dict[str, Sums]:
-        out = {"pearson": _correlations(a, b)} if "pearson" in wanted else {}
+        out: dict[str, Sums] = {}
+        if "pearson" in wanted:  # rows without variance are left out of the mean
+            out["pearson"] = Sums(multiply(a.unit, b.unit.T).double(), (a.varies @ b.varies.T).double())
         if "js" in wanted:
             out["js"] = _js(a, b, half, among)
         if wanted & {*FROBENIUS, *LAYER_MEASURES}:
@@ -179,14 +168,9 @@ def utterance_sums(
 def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, device: str = "cpu") -> np.ndarray:
     """Similarity of every head of `a` with every head of `b`, shape (heads_a, heads_b); 1 for a head with itself.
 
-    Parameters
-    ----------
-    measure : {'pearson', 'js', 'frobenius', 'frobenius_published'}
-        Pearson and js are means over query rows, the two Frobenius forms means over utterances.
-    a, b : sequence of arrays of shape (heads, rows, T)
-        One array an utterance, the same query rows of the same utterances on both sides; rows = T for whole maps.
-    device : str
-        Where to compute.
+    The measures pearson and js are means over query rows, frobenius and frobenius_published means over utterances. `a`
+    and `b` have one array (heads, rows, T) an utterance, of the same query rows of the same utterances; rows = T for
+    whole maps.
     """
     check_head_measure(measure)
     return _sum_over(a, b, measure, device).mean.cpu().numpy()
@@ -214,15 +198,8 @@ class Profile:
     one_key: np.ndarray  # share of all attention on the frame that gets most: 1 / T when broad, 1 if always the same
 
 
-def head_profile(maps: Sequence[Maps], queries: Sequence[Sequence[int] | np.ndarray]) -> Profile:
-    """Describe what each head looks at: maps (heads, rows, T) and frame numbers (rows,) of queries, by utterance."""
-    if len(maps) != len(queries) or not len(maps):
-        raise SslsimError(f"{len(maps)} maps and {len(queries)} lists of query frames; give one list an utterance")
-    return profile_of([looks(given, numbers, u) for u, (given, numbers) in enumerate(zip(maps, queries, strict=True))])
-
-
 def looks(maps: Maps, queries: Sequence[int] | np.ndarray, u: int = 0) -> tuple[Tensor, int]:
-    """Means over the query rows of one utterance of what makes a `Profile`, and how many rows they are."""
+    """Means over query rows (numbers of frames) of one utterance of what makes a `Profile`, and how many rows."""
     a, q = check_maps(maps, "maps", u).double(), torch.as_tensor(np.asarray(queries))
     if len(q) != a.shape[1] or q.min() < 0 or q.max() >= a.shape[2]:
         counts = f"{len(q)} frame numbers up to {int(q.max())} for {a.shape[1]} rows of {a.shape[2]} frames"

@@ -53,10 +53,7 @@ class Components:
 
 
 def singular_values(a: Tensor, count: Tensor) -> Tensor:
-    """Singular values (..., k) of matrices, smallest first, of which only the largest `count` (...) are not 0.
-
-    By the eigenvalues of the smaller Gram matrix: half the time of a decomposition of `a` itself.
-    """
+    """Singular values (..., k), smallest first, by the smaller Gram matrix; only the largest `count` (...) are > 0."""
     gram = a @ a.mT if a.shape[-2] <= a.shape[-1] else a.mT @ a
     values = torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt()
     k = values.shape[-1]

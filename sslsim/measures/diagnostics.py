@@ -35,10 +35,9 @@ def autocorrelation(x: Array, lengths: Sequence[int], lags: int = LAGS) -> NDArr
 
 
 def effective_frames(x: NDArray, y: NDArray, n: int) -> NDArray[np.float64]:
-    """Independent frames worth as much for the correlation of two neurons, (n_neurons_x, n_neurons_y).
+    """Independent frames worth as much for the correlation of two neurons, (n_neurons_x, n_neurons_y), at most n.
 
-    ``n / (1 + 2 sum_k (1 - k / n) r_x(k) r_y(k))`` (Bartlett 1946), at most the n there are; x and y are the
-    `autocorrelation` of each layer.
+    ``n / (1 + 2 sum_k (1 - k / n) r_x(k) r_y(k))`` (Bartlett 1946); x and y are the `autocorrelation` of each layer.
     """
     weight = 1 - np.arange(1, len(x)) / n
     return n / np.maximum(1 + 2 * (x[1:] * weight[:, None]).T @ y[1:], 1.0)

@@ -1,8 +1,7 @@
 """Layer measures: do two layers span the same subspace, or have the same geometry?
 
-All are functions of the `Moments` of two layers, or of many pairs; neurons without variance are left out.
-``standardize=True`` z-scores every neuron first, ``False`` keeps its units; the two differ when few neurons hold most
-of the variance.
+All are functions of the `Moments` of two layers, or of many pairs. ``standardize=True`` z-scores every neuron first,
+``False`` keeps its units; the two differ when few neurons hold most of the variance.
 """
 
 from typing import Any
@@ -22,15 +21,9 @@ DROPPED = 3  # neurons of largest variance that linear_cka_dropped leaves out
 def cca(m: Moments) -> Tensor:
     """Mean canonical correlation.
 
-    Over all min(k_x, k_y) pairs of directions; k is the rank of each side: the number of varying neurons unless some
-    are linearly dependent or frames are few.
+    Over min(k_x, k_y) pairs; k is the rank: fewer than neurons vary if some are linearly dependent or frames are few.
     """
     return m.canonical[1].sum(-1) / torch.minimum(m.x.components.rank, m.y.components.rank)
-
-
-def cca_ranks(layer: Marginal) -> Tensor:
-    """Rank of each layer."""
-    return layer.components.rank
 
 
 def svcca_ranks(
@@ -104,8 +97,7 @@ def linear_cka_dropped(m: Moments, *, drop: int = DROPPED) -> Tensor:
 def linear_cka_debiased(m: Moments, norms_x: Tensor, norms_y: Tensor, *, standardize: bool = True) -> Tensor:
     """Linear CKA from the unbiased HSIC of Song et al. 2012: 0 on average for unrelated layers, or slightly below.
 
-    `norms_x` and `norms_y` are `squared_norms` of the frames of each side, (..., n_frames), with the same
-    `standardize`.
+    `norms_x` and `norms_y` (..., n_frames) are `squared_norms` of each side with the same `standardize`.
     """
     if m.x.n < 4:
         raise SslsimError(f"debiased CKA needs at least 4 frames, got {m.x.n}; give more or use linear_cka_biased")

@@ -1,18 +1,16 @@
 """First and second moments of layers: the one object behind most measures.
 
 Data are read once, in chunks (see `products`). Sums, means and each layer's eigendecomposition are float64. What is
-computed for a pair of wide layers runs in the dtype of their products, float32 for stored ones: the rounding of each of
-many directions is small against what the products have left out, and evens out. Layers of few neurons, where it would
-not, stay float64.
-
-Moments may be of one pair of layers or of many at once: everything has the same leading dimensions (...), and scores
-are tensors (...). A neuron that does not vary has correlation 0 with all others and is left out of means.
+computed for a pair of wide layers runs in the dtype of their products, float32 for stored ones: rounding is small
+against what the products have left out, and evens out. Layers of few neurons, where it would not, stay float64. Moments
+may be of one pair of layers or of many at once, with leading dimensions (...); scores are tensors (...). A neuron that
+does not vary has correlation 0 with all others and is left out of means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -57,9 +55,12 @@ class Marginal:
 
     def __getitem__(self, index: Any) -> Marginal:
         """Pick some of the layers; what was or will be computed is computed once for all of them."""
-        whole = self.source is None
-        assert whole, "pick from the whole"
+        assert self.source is None, "pick from the whole"
         return Marginal(self.n, self.mean[index], self.scatter, self.eps, (), self.wide, (self, index))
+
+    def one(self, i: int) -> Marginal:
+        """Moments of one of the layers, by itself."""
+        return Marginal(self.n, self.mean[i], self.scatter[i], self.eps)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is quickly made again: moments are kept on disk between pieces of work."""
@@ -69,8 +70,8 @@ class Marginal:
     def check_varies(self) -> None:
         """Raise if no neuron of a layer varies."""
         if not self.alive.any(-1).all():
-            many = self.mean.shape[-1]
-            raise SslsimError(f"none of {many} neurons varies over {self.n:,} frames; nothing to compare")
+            what = f"{self.mean.shape[-1]} neurons varies over {self.n:,} frames"
+            raise SslsimError(f"none of {what}; nothing to compare")
 
     @_of_each_layer
     def alive(self) -> Tensor:
@@ -241,7 +242,7 @@ class Moments:
     def canonical(self) -> tuple[Tensor, Tensor, Tensor]:
         """Canonical directions of x in its components (..., k_x, k), correlations, directions of y (..., k_y, k).
 
-        The correlations (..., k) are in float64, the largest first; those beyond the smaller rank are 0.
+        The correlations (..., k) are float64, the largest first; those beyond the smaller rank are 0.
         """
         left, rho, right = singular_vectors(self.whitened, exact=self.x.wide > 0)
         most = torch.minimum(self.x.components.rank, self.y.components.rank)
@@ -266,35 +267,25 @@ def moments(
         counts = f"utterances have {sum(known.lengths):,} frames together, x {len(x):,}"
         raise SslsimError(f"{counts}; give the number of frames of each, in order")
     parts = [_moments(x[rows], y[rows], dtype, device) for rows in map(np.flatnonzero, known.masks)]
-    sides = [
-        Marginal(side.n, side.mean, side.scatter, side.eps, tuple(getattr(part, name) for part in parts))
-        for name, side in (("x", whole.x), ("y", whole.y))
-    ]
-    return Moments(sides[0], sides[1], whole.cross, tuple(part.cross for part in parts))
+    x, y = replace(whole.x, groups=tuple(p.x for p in parts)), replace(whole.y, groups=tuple(p.y for p in parts))
+    return Moments(x, y, whole.cross, tuple(part.cross for part in parts))
 
 
 def _moments(x: Array, y: Array, dtype: torch.dtype, device: str | torch.device) -> Moments:
     left, right = (Side([side], mean(side).to(device), dtype) for side in (x, y))
-    return Moments(marginal(left), marginal(right), cross_products(left, right)[0, 0])
+    return Moments(marginal(left).one(0), marginal(right).one(0), cross_products(left, right)[0, 0])
 
 
-def marginal(side: Side, wide: int = WIDE, alone: bool = True) -> Marginal:
-    """Moments of the layers of a side: of the one that there is, or unless `alone` (layers, ...) of all."""
-    places = range(len(side.columns))
-    scatter = cross_products(side, side, [(i, i) for i in places])
+def marginal(side: Side, wide: int = WIDE) -> Marginal:
+    """Moments of the layers of a side, (layers, ...)."""
+    scatter = cross_products(side, side, [(i, i) for i in range(len(side.columns))])
     # the two triangles of a product may differ in the last digit, so their mean is taken
     scatter = (scatter + scatter.mT) / 2
-    means = side.means.reshape(len(places), -1)
-    made = (means[0], scatter[0]) if alone else (means, scatter)
-    return Marginal(side.n, *made, torch.finfo(side.dtype).eps, wide=wide)
+    return Marginal(side.n, side.means.reshape(len(scatter), -1), scatter, torch.finfo(side.dtype).eps, wide=wide)
 
 
 def squared_norms(x: Array, layer: Marginal, *, standardize: bool) -> Tensor:
-    """Squared norms of every centred frame of a layer, (n_frames,) float64.
-
-    What debiased CKA needs beside the moments; `standardize` divides every varying neuron by its root sum of squares,
-    as in `Marginal.correlation`.
-    """
+    """Squared norms (n_frames,) of every centred frame of a layer; `standardize` scales neurons as in `correlation`."""
     weight = layer.weight.square() if standardize else layer.alive.double()
     parts = [block(x[rows], torch.float64, layer.mean.device) - layer.mean for rows in chunks(len(x))]
     return torch.cat([frames.square_() @ weight for frames in parts])

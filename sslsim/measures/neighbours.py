@@ -1,7 +1,6 @@
 """Measures that need the frames themselves: do the same frames lie close together in two layers?
 
-They compare every frame with every other, so they run on a sample: evenly spaced frames, `SAMPLE` at most unless told.
-What a layer alone contributes is prepared once and scored with every other layer.
+They compare every frame with every other of a sample, `SAMPLE` evenly spaced ones at most unless told.
 """
 
 import numpy as np
@@ -87,10 +86,7 @@ def kernel_in(x: Tensor, order: Tensor) -> Tensor:
 
 
 def rbf_cka(x: Tensor, y: Tensor) -> float:
-    """CKA of Gaussian kernels as wide as the median distance, on at most 2,000 frames; too high with few.
-
-    From `kernel` of each layer.
-    """
+    """CKA of Gaussian kernels as wide as the median distance, on at most 2,000 frames; too high with few."""
     return float(torch.linalg.vecdot(x, y).sum())
 
 

@@ -1,7 +1,6 @@
 """Neuron measures: does single neuron i of one layer have a counterpart in another layer?
 
-All are functions of `Moments`, of one pair of layers or of many; neurons without variance are left out. Method: Wu et
-al. 2020 (arXiv 2005.01172).
+All are functions of `Moments`, of one pair of layers or many. Method: Wu et al. 2020 (arXiv 2005.01172).
 """
 
 from collections.abc import Callable
@@ -24,7 +23,12 @@ def max_corr(m: Moments) -> Tensor:
 
     Positive by chance: it is a maximum over many neurons.
     """
-    return over_neurons(m, m.correlation.abs().amax(-1))
+    return over_neurons(m, best_correlations(m))
+
+
+def best_correlations(m: Moments) -> Tensor:
+    """Best absolute correlation of every neuron of x with one of y, (..., n_neurons_x)."""
+    return m.correlation.abs().amax(-1)
 
 
 def over_neurons(m: Moments, values: Tensor) -> Tensor:
@@ -33,10 +37,7 @@ def over_neurons(m: Moments, values: Tensor) -> Tensor:
 
 
 def best_partners(m: Moments) -> tuple[Tensor, Tensor]:
-    """Best partner of every neuron of x among those of y, (..., n_neurons_x), and the signed correlation with it.
-
-    The correlation is NaN for a neuron of x without variance.
-    """
+    """Best partner in y of every neuron of x, (..., n_neurons_x), and its correlation: NaN if x does not vary."""
     best = m.correlation.abs().argmax(-1, keepdim=True)
     r = m.correlation.gather(-1, best)[..., 0].double()
     return best[..., 0], torch.where(m.x.alive, r, torch.nan)
@@ -82,18 +83,14 @@ def _soft_match(size: NDArray[Any]) -> float:
 
 
 def multiple_corr(m: Moments) -> Tensor:
-    """Multiple correlation R of every neuron of x with all neurons of y, (..., n_neurons_x).
-
-    The norm of its correlations with the whitened neurons of y, in which empty directions take no part.
-    """
+    """Multiple correlation of every neuron of x with all of y, (..., n_neurons_x): the norm of that with whwhite y."""
     return m.y_whitened.square().sum(-1, dtype=torch.float64).clamp(max=1.0).sqrt()
 
 
 def linreg(m: Moments) -> Tensor:
     """Mean over the neurons of x of R, in sample, of a linear regression on all neurons of y.
 
-    R and not R2, as in Wu et al. It rises with n_neurons_y / n_frames by fitting noise: independent data reach about
-    sqrt(n_neurons_y / n_frames).
+    R and not R2, as in Wu et al. By fitting noise, independent data reach about sqrt(n_neurons_y / n_frames).
     """
     return over_neurons(m, multiple_corr(m))
 
@@ -112,9 +109,9 @@ def linreg_heldout(m: Moments) -> Tensor:
 
     Each group of utterances is predicted from a fit on the others; ``R2 = 1 - sum e^2 / sum (x - mean_fitted)^2`` over
     all groups, so that predicting the mean of the fitted utterances is 0 and worse is below. The penalty of each fit is
-    chosen among `PENALTIES` without the group left out: fitted without the next group too, and judged on that. R2 and
-    not R, since it can fall below 0. At least three groups of utterances are needed. Everything is computed from their
-    moments: a fit on all groups but one is a merge of moments, and the error on the one left out follows from its own.
+    chosen among `PENALTIES` without the group left out: fitted without the next group too, and judged on that. At least
+    three groups are needed. A fit on all groups but one is a merge of moments; the error on the one follows from its
+    own.
     """
     return heldout_r2(m).mean()
 
@@ -140,10 +137,7 @@ def heldout_r2(m: Moments) -> Tensor:
 
 
 def _errors(fit: Moments, held: Moments, alive: Tensor, penalties: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """Squared errors on `held` of a fit with each penalty, (penalties, n_alive_x), and about its mean, (n_alive_x,).
-
-    In the principal components of the z-scored y of the fit every penalty is one division.
-    """
+    """Squared errors on `held` of a fit with each penalty, (penalties, n_alive_x), and about its mean, (n_alive_x,)."""
     weight, components = fit.y.weight, fit.y.components
     shift_x, shift_y = (held.x.mean - fit.x.mean)[alive], held.y.mean - fit.y.mean
     around = held.x.scatter.diagonal()[alive] + held.x.n * shift_x.square()

@@ -1,9 +1,9 @@
 """Sums of products of layers' centred frames: the one pass over the data that all measures share.
 
-Frames are read in chunks, put side by side for as many layers as are wanted, brought near zero and multiplied in the
-dtype of the data (float32 for stored layers); chunks are summed in float64. The usual E[xy] - E[x]E[y] loses every
-digit when means are large against deviations: here the mean, rounded to the dtype of the product, comes off each frame
-first, and what the rounding left is taken out of the sums exactly.
+Frames are read in chunks, several layers side by side, and multiplied in the dtype of the data (float32 for stored
+layers); chunks are summed in float64. The usual E[xy] - E[x]E[y] loses every digit when means are large against
+deviations: here the mean, rounded to that dtype, comes off each frame first, and what the rounding left is taken out of
+the sums exactly.
 """
 
 from __future__ import annotations
@@ -24,11 +24,7 @@ WHOLE = 2**28  # bytes of centred frames that are kept, to be multiplied in seve
 
 @dataclass(frozen=True)
 class Utterances:
-    """Which frames are of one utterance, and which utterances form a group.
-
-    Groups are runs of whole utterances of about the same length together, so that speakers who stand together stay
-    together, or those of one label.
-    """
+    """Which frames are of one utterance, and which utterances form a group: runs of about one length, or one label."""
 
     lengths: tuple[int, ...]  # frames of each utterance, in order
     n_groups: int = 5  # runs, at most
@@ -65,8 +61,8 @@ class Utterances:
 class Side:
     """Layers (n_frames, n_neurons) on the same frames, side by side, about their means, read a chunk at a time.
 
-    Their products run in `dtype`; `means` is of all neurons side by side, float64. Where all frames are few they are
-    kept, so that they are read once for many products.
+    Products run in `dtype`; `means` is of all neurons, float64. Where all frames are few they are kept for more
+    products.
     """
 
     def __init__(self, layers: Sequence[Array], means: Tensor, dtype: torch.dtype) -> None:

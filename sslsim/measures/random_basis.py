@@ -1,12 +1,10 @@
 """Random bases of a layer: the control that tells neurons from the subspace that they span.
 
-Neuron measures look at a layer through its neurons, one axis each. A random basis (Haar) of the same z-scored neurons
-spans the same subspace; what a measure says of it is what the subspace alone brings about. How well the best axis of a
-random basis matches a neuron follows from moments alone, so that neither score nor chance level needs any basis drawn.
+A random basis (Haar) of the z-scored neurons of a layer spans the same subspace; what a measure says of it is what the
+subspace alone brings about. How well its best axis matches a neuron follows from moments, without any basis drawn.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sslsim.measures.moments import Marginal, Moments
-from sslsim.measures.neurons import over_neurons
+from sslsim.measures.neurons import best_correlations, over_neurons
 
 POINTS, FURTHEST = 32, 10.0  # of the curve of each neuron, and how many deviations out it goes
 FALSE_SHARE = 0.1  # of the neurons that `neuron_count` counts, at most so many by chance
@@ -30,13 +28,16 @@ class InBases(NamedTuple):
 
     def p(self, square: Tensor, axes: Tensor) -> Tensor:
         """Probability that the best of so many axes of a random basis has such a squared correlation."""
-        at, deviates = self.curve
-        square = square.to(at)
-        right = torch.searchsorted(at, square[..., None]).clamp(1, at.shape[-1] - 1)
-        low, high = (at.gather(-1, place) for place in (right - 1, right))
-        share = ((square[..., None] - low) / (high - low)).clamp(0.0, 1.0)
-        deviate = torch.lerp(deviates.gather(-1, right - 1), deviates.gather(-1, right), share)[..., 0]
+        deviate = _interpolated(square.to(self.curve[0])[..., None], *self.curve)[..., 0]
         return _of_best(deviate.double(), axes[..., None])
+
+
+def _interpolated(x: Tensor, at: Tensor, values: Tensor) -> Tensor:
+    """Values at x (..., n) of curves that are known at rising points (..., m); beyond, those of the last point."""
+    right = torch.searchsorted(at, x).clamp(1, at.shape[-1] - 1)
+    low, high = at.gather(-1, right - 1), at.gather(-1, right)
+    share = ((x - low) / (high - low)).clamp(0.0, 1.0)
+    return torch.lerp(values.gather(-1, right - 1), values.gather(-1, right), share)
 
 
 def in_bases(m: Moments) -> InBases:
@@ -48,40 +49,30 @@ def in_bases(m: Moments) -> InBases:
     a neuron follow from saddlepoints that neurons of a layer can share, so that the whole costs less than one basis.
     Axes count as independent, which holds but for layers of few neurons. A construction of this package.
     """
-    if "_in_bases" not in vars(m):
-        vars(m)["_in_bases"] = _in_bases(m)
-    return vars(m)["_in_bases"]
-
-
-def _in_bases(m: Moments) -> InBases:
-    of = _saddlepoints(m.y, m.dtype)
+    if "in_bases" in vars(m):
+        return vars(m)["in_bases"]
+    point, slope, curvature, logarithm, *parts = _saddlepoints(m.y, m.dtype)
     squares = m.y_whitened.square() * m.y.components.variance.to(m.dtype)[..., None, :]  # of u along components of y
-    near, square, third = (squares @ part.mT for part in of.parts)
+    near, square, third = (squares @ part.mT for part in parts)
     square = square.clamp(min=torch.finfo(m.dtype).tiny)  # of a neuron that has nothing to do with y
-    at = of.point * near + square / of.slope
-    first = (of.logarithm + (square / (of.slope * at)).log()).clamp(min=1e-12).sqrt()
-    bend = (of.curvature + of.slope.square() - 2 * third * of.slope / square) / 2
-    second = of.point * bend.clamp(min=torch.finfo(m.dtype).tiny).sqrt()
+    at = point * near + square / slope
+    first = (logarithm + (square / (slope * at)).log()).clamp(min=1e-12).sqrt()
+    bend = (curvature + slope.square() - 2 * third * slope / square) / 2
+    second = point * bend.clamp(min=torch.finfo(m.dtype).tiny).sqrt()
     deviates = first + (second / first).log() / first
     above = _of_best(deviates, m.y.count.to(m.dtype)[..., None, None])
     zero, one = torch.zeros_like(at[..., :1]), torch.ones_like(at[..., :1])
     along, above = torch.cat([zero, at], -1), torch.cat([one, above], -1)
     square, size = (torch.trapezoid(above, of).double() for of in (along, along.sqrt()))
-    return InBases(square, size, (at.contiguous(), deviates))
+    vars(m)["in_bases"] = found = InBases(square, size, (at.contiguous(), deviates))
+    return found
 
 
-class _Saddlepoints(NamedTuple):
-    """Sums over the components of a layer at points that all neurons of another layer share, (..., 1, points)."""
+def _saddlepoints(layer: Marginal, dtype: torch.dtype) -> Sequence[Tensor]:
+    """Choose `POINTS` saddlepoints at about even distances in deviations from the mean; kept by the layers.
 
-    point: Tensor
-    slope: Tensor
-    curvature: Tensor
-    logarithm: Tensor
-    parts: list[Tensor]  # by component, (..., points, k)
-
-
-def _saddlepoints(layer: Marginal, dtype: torch.dtype) -> _Saddlepoints:
-    """Choose `POINTS` saddlepoints at about even distances in deviations from the mean; kept by the layers."""
+    Points, and there slope, curvature and logarithm, (..., 1, points); three terms by component, (..., points, k).
+    """
     whole, index = layer.source or (layer, ...)
     known = vars(whole).setdefault("random_bases", {})
     if dtype not in known:
@@ -89,17 +80,14 @@ def _saddlepoints(layer: Marginal, dtype: torch.dtype) -> _Saddlepoints:
         wide = torch.logspace(-4, 9, 261, dtype=torch.float64, device=variance.device)
         far = (wide[:, None] * variance[..., None, :]).log1p().sum(-1).sqrt()  # (..., 261), rising
         steps = torch.arange(1, POINTS + 1, dtype=torch.float64, device=variance.device) * (FURTHEST / POINTS)
-        right = torch.searchsorted(far, steps.expand(*far.shape[:-1], -1).contiguous()).clamp(1, len(wide) - 1)
-        low, high = far.gather(-1, right - 1), far.gather(-1, right)
-        share = ((steps - low) / (high - low)).clamp(0.0, 1.0)
-        point = torch.lerp(wide[right - 1].log(), wide[right].log(), share).exp()[..., None]
+        steps = steps.expand(*far.shape[:-1], -1).contiguous()
+        point = _interpolated(steps, far, wide.log().expand_as(far)).exp()[..., None]
         d = 1 + point * variance[..., None, :]
         ratio = variance[..., None, :] / d
         sums = (ratio.sum(-1), ratio.square().sum(-1), d.log().sum(-1))
         flat = [part.to(dtype)[..., None, :] for part in (point[..., 0], *sums)]
         known[dtype] = *flat, *(part.to(dtype) for part in (1 / d, 1 / d**2, ratio / d**2))
-    point, slope, curvature, logarithm, *parts = (part[index] for part in known[dtype])
-    return _Saddlepoints(point, slope, curvature, logarithm, parts)
+    return [part[index] for part in known[dtype]]
 
 
 def _of_best(deviate: Tensor, axes: Tensor) -> Tensor:
@@ -107,33 +95,24 @@ def _of_best(deviate: Tensor, axes: Tensor) -> Tensor:
     return -torch.expm1(axes * torch.log1p(-torch.special.ndtr(-deviate).clamp(max=1 - 1e-7)))
 
 
-def neuron_excess(m: Moments) -> Tensor:
+def neuron_excess(m: Moments, best: Tensor | None = None) -> Tensor:
     """Mean over the neurons of x of the variance that the best neuron of y explains beyond a random basis.
 
-    ``mean_i (r_i^2 - b_i) / (1 - b_i)`` with r_i the best correlation of neuron i and b_i the mean square of its best
-    in random bases of y. Near 1 where every neuron has a counterpart, near 0 where both span one subspace in unrelated
-    axes. An excess of variance, not a share of neurons. A construction of this package.
+    ``mean_i (r_i^2 - b_i) / (1 - b_i)`` with r_i the best correlation of neuron i (`best`, if given) and b_i the mean
+    square of its best in random bases of y. Near 1 where every neuron has a counterpart, near 0 where both span one
+    subspace in unrelated axes. An excess of variance, not a share of neurons. A construction of this package.
     """
-    return excess(m, m.correlation.abs().amax(-1))
-
-
-def excess(m: Moments, best: Tensor) -> Tensor:
-    """Excess of best absolute correlations (..., n_neurons_x)."""
-    base = in_bases(m).square
+    base, best = in_bases(m).square, best_correlations(m) if best is None else best
     return over_neurons(m, (best.double().square() - base) / (1 - base).clamp(min=1e-6))
 
 
-def neuron_count(m: Moments) -> Tensor:
+def neuron_count(m: Moments, best: Tensor | None = None) -> Tensor:
     """Share of the neurons of x with a partner in y that random bases of y do not explain.
 
-    Neurons whose best correlation exceeds that of random bases, of which a tenth at most is so by chance (Benjamini &
-    Hochberg 1995 on the p of each). A construction of this package.
+    Neurons whose best correlation (`best`, if given) exceeds that of random bases, of which a tenth at most is so by
+    chance (Benjamini & Hochberg 1995 on the p of each). A construction of this package.
     """
-    return count(m, m.correlation.abs().amax(-1))
-
-
-def count(m: Moments, best: Tensor) -> Tensor:
-    """Share of neurons with such best absolute correlations (..., n_neurons_x) that random bases do not explain."""
+    best = best_correlations(m) if best is None else best
     p = torch.where(m.x.alive, neuron_p(m, best), torch.inf).sort(-1).values
     ranks = torch.arange(1, p.shape[-1] + 1, dtype=torch.float64, device=p.device)
     found = p <= FALSE_SHARE * ranks / m.x.count[..., None]
@@ -158,9 +137,6 @@ def haar(d: int, basis: int, seed: int = 0) -> Tensor:
 
 
 def directions(layer: Marginal, basis: int, seed: int = 0) -> Tensor:
-    """Columns (..., d, d) that take z-scored neurons to the coordinates in a random basis, each of deviation 1.
-
-    `basis` is its number, `seed` that of all bases; layers of one width share them.
-    """
+    """Columns (..., d, d) that turn z-scored neurons into a random basis, deviation 1; layers of one width share it."""
     q = haar(layer.mean.shape[-1], basis, seed).to(layer.mean.device)
     return q * (q * (layer.correlation.float() @ q)).sum(-2, keepdim=True).rsqrt()

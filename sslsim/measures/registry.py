@@ -15,7 +15,7 @@ from torch import Tensor
 from sslsim.errors import SslsimError, close_match
 from sslsim.measures import attention, layers, neighbours, neurons, random_basis
 from sslsim.measures.arrays import Array, block, check_pair
-from sslsim.measures.moments import Marginal, Moments, moments, squared_norms
+from sslsim.measures.moments import Marginal, moments, squared_norms
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Measure:
     reordered: Callable[[Tensor, Tensor], Tensor] | None = None  # the same of the frames in another order
     by_chance: Callable[[int], float] | None = None  # what unrelated layers score on so many frames, where it is known
     costly: bool = False  # whether mismatches of all pairs of layers would cost more than they tell
-    of_best: Callable[[Moments, Tensor], Tensor] | None = None  # score of best correlations, as in a random basis
+    in_bases: bool = False  # whether the score takes ``best=`` correlations, those of a random basis
 
     @property
     def of_frames(self) -> bool:
@@ -90,18 +90,13 @@ MEASURES: dict[str, Measure] = {
     "soft_matched_corr": _neuron("soft_matched_corr: shared partners", neurons.soft_matched_corr, costly=True),
     "max_corr_in_bases": _of_x("max_corr in random bases", random_basis.max_corr_in_bases, **_bases),
     "neuron_excess": _of_x(
-        "neuron_excess: variance beyond random bases",
-        random_basis.neuron_excess,
-        of_best=random_basis.excess,
-        **_below_0,
+        "neuron_excess: variance beyond random bases", random_basis.neuron_excess, in_bases=True, **_below_0
     ),
-    "neuron_count": _of_x(
-        "neuron_count: neurons with a partner", random_basis.neuron_count, of_best=random_basis.count, **_bases
-    ),
+    "neuron_count": _of_x("neuron_count: neurons with a partner", random_basis.neuron_count, in_bases=True, **_bases),
     "linreg": _of_x("linreg: all neurons, in-sample R", neurons.linreg, **_pca),
     "linreg_r2": _of_x("linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, **_pca),
     "linreg_heldout": _of_x("linreg_heldout: R2 on other utterances", neurons.linreg_heldout, **_heldout),
-    "cca": _of("layer", "cca: mean canonical correlation", layers.cca, ranks=layers.cca_ranks, **_pca),
+    "cca": _of("layer", "cca: mean canonical correlation", layers.cca, ranks=lambda x: x.components.rank, **_pca),
     **_scaled(
         "svcca",
         "svcca: 99 % of variance",
@@ -148,7 +143,6 @@ MEASURES: dict[str, Measure] = {
     "attention_cka": _of("attention", "attention_cka: all heads together", attention.attention_cka),
 }
 BEYOND_BASES = ("neuron_excess", "neuron_count")  # near 0 where neurons are not shared
-TITLES = {name: measure.title for name, measure in MEASURES.items()}
 
 
 def measure_named(name: str) -> Measure:
@@ -158,14 +152,9 @@ def measure_named(name: str) -> Measure:
     return MEASURES[name]
 
 
-def level_of(name: str) -> str:
-    """Level at which a measure compares: 'neuron', 'layer' or 'attention'."""
-    return measure_named(name).level
-
-
 def title_of(name: str) -> str:
     """Return what figures write for a measure; the name itself for one of the user's."""
-    return TITLES.get(name, name)
+    return MEASURES[name].title if name in MEASURES else name
 
 
 def reference_table() -> pd.DataFrame:
@@ -185,19 +174,11 @@ def similarity(
 ) -> float:
     """Similarity of two layers on the same frames; higher is more alike, a layer with itself gives 1.
 
-    Parameters
-    ----------
-    measure : str
-        A name in ``sslsim.MEASURES``; those of attention compare maps, see `attention_similarity`.
-    x, y : arrays of shape (n_frames, n_neurons_x) and (n_frames, n_neurons_y)
-        Activations, numpy or torch. Directional measures ask for x in terms of y.
-    utterances : sequence of int, optional
-        Number of frames of each utterance, in order: linreg_heldout needs it.
-    device : str
-        Where to compute, such as 'cpu' or 'cuda'.
-    **options
-        Passed to the measure, such as ``variance`` of svcca; ``sample``, the number of evenly spaced frames that
-        mutual_knn and rbf_cka use.
+    The measure is a name in ``sslsim.MEASURES``; those of attention compare maps, see `attention_similarity`. `x`
+    (n_frames, n_neurons_x) and `y` (n_frames, n_neurons_y) are numpy or torch; directional measures ask for x in terms
+    of y. linreg_heldout needs the number of frames of each of the `utterances`, in order. Options are passed to the
+    measure, such as ``variance`` of svcca; ``sample`` is the number of evenly spaced frames that mutual_knn and rbf_cka
+    use. `device` is where to compute, such as 'cpu' or 'cuda'.
     """
     chosen = measure_named(measure)
     if chosen.level == "attention":

@@ -34,23 +34,10 @@ def attention_evidence(
     Chance is what a head says of another on a wrong utterance of about the same length, both cropped alike: heads that
     look at the start or the end of any utterance, or at a fixed distance from the query, agree by chance in this sense.
     js, whose cost is many times that of the others, has a chance level for layers at the same relative depth only.
+    `rows` is how many query rows of each utterance are compared, evenly spaced among those stored; all by default.
 
-    Parameters
-    ----------
-    stores, measures, executor, device
-        See `sslsim.compare_attention`.
-    rows : int, optional
-        Query rows of each utterance to compare, evenly spaced among those stored; all by default.
-    resampling : Resampling
-        How many mismatches and blocks.
-
-    Returns
-    -------
-    layers : Evidence
-        Scores of layers.
-    heads : Evidence
-        Best match of every head in every other checkpoint. Its null is the best match in each mismatch, whichever head
-        that is, so that p allows for the search.
+    Returns the evidence of layers, and that of the best match of every head in every other checkpoint. The null of the
+    second is the best match in each mismatch, whichever head that is, so that p allows for the search.
     """
     heads.check_attention_measures(measures)
     crops = heads.kept_rows(stores, rows)

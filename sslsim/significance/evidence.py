@@ -1,7 +1,6 @@
 """Scores with their controls, mismatch by mismatch and block by block, and numbers estimated from them.
 
-Any function of the scores (their mean over a relation, the best layer, the difference of two relations) has a chance
-level and an interval of its own, because all that they are made from is kept.
+Any function of the scores has a chance level and an interval of its own, because all that they are made from is kept.
 """
 
 from __future__ import annotations
@@ -19,38 +18,25 @@ from scipy import stats
 from sslsim.errors import SslsimError
 from sslsim.measures.registry import MEASURES
 from sslsim.significance.jackknife import LEVEL, jackknife_error, jackknife_interval
-from sslsim.significance.nulls import calibrated, p_value, threshold
-
-BLOCK_BY = ("utterance", "speaker")
+from sslsim.significance.nulls import p_value
 
 
 @dataclass(frozen=True)
 class Resampling:
     """How chance levels, intervals and random bases are made; 0 leaves each of them out.
 
-    Attributes
-    ----------
-    permutations : int
-        Mismatches of utterances, the same for all layers, of pairs of layers at the same relative depth, on which
-        claims rest. The smallest p is 1 / (permutations + 1). At most one less than there are utterances are made.
-    blocks : int
-        Blocks of utterances, left out one after another for the intervals of pairs at the same depth.
-    rotations : int
-        Random bases into which layers at the same depth are turned, to see what is found where neurons are not shared.
-    block_by : {'utterance', 'speaker'}
-        What stays together in a block.
-    seed : int
-        Of mismatches and random bases.
-    elsewhere : int
-        How many of the mismatches all other pairs of layers get, for the chance level of a map; measures that cost much
-        more than others (`Measure.costly`) get none.
+    Pairs of layers at the same relative depth, on which claims rest, get all: `permutations` mismatches of utterances,
+    the same for all layers, so that the smallest p is 1 / (permutations + 1) (there are at most one less than
+    utterances); `blocks` of utterances, left out one after another for the intervals; `rotations` random bases, to see
+    what is found where neurons are not shared. All other pairs get the first `elsewhere` mismatches, for the chance
+    level of a map, but none by measures that cost much more than others (`Measure.costly`).
     """
 
     permutations: int = 20
     blocks: int = 10
     rotations: int = 20
-    block_by: str = "utterance"
-    seed: int = 0
+    block_by: str = "utterance"  # what stays together in a block: 'utterance' or 'speaker'
+    seed: int = 0  # of mismatches and random bases
     elsewhere: int = 2
 
     def __post_init__(self) -> None:
@@ -59,8 +45,8 @@ class Resampling:
                 raise SslsimError(f"{name} is {getattr(self, name)}; give 0 or more")
         if self.blocks < 0 or self.blocks == 1:
             raise SslsimError(f"blocks is {self.blocks}; an interval needs at least 2, and 0 is for none")
-        if self.block_by not in BLOCK_BY:
-            raise SslsimError(f"block_by is {self.block_by!r}; give one of {', '.join(BLOCK_BY)}")
+        if self.block_by not in ("utterance", "speaker"):
+            raise SslsimError(f"block_by is {self.block_by!r}; give one of utterance, speaker")
 
 
 @dataclass(frozen=True)
@@ -72,10 +58,7 @@ class Estimate:
     high: float = np.nan
     error: float = np.nan  # standard error
     chance: float = np.nan  # mean of the same number over the mismatches
-    threshold: float = np.nan  # what chance exceeds once in twenty times (`nulls.threshold`)
-    z: float = np.nan  # distance from chance in standard deviations of the mismatches
     p: float = np.nan  # of at least this value by chance
-    calibrated: float = np.nan  # see `nulls.calibrated`
     rotated: float = np.nan  # mean of the same number in random bases
     p_rotation: float = np.nan  # of at least this value in random bases
     p_zero: float = np.nan  # of 0, two-sided, by the jackknife: for differences, of which mismatches say nothing
@@ -83,34 +66,18 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Scores of many pairs with their controls.
+    """Scores of many pairs with their controls, NaN where not computed (see `Resampling`).
 
-    Attributes
-    ----------
-    pairs : DataFrame
-        One row a score, as from `sslsim.compare`.
-    null : ndarray of shape (K, n_pairs)
-        The scores of every mismatch of utterances, which is the same for all pairs. NaN where not computed: beyond
-        ``Resampling.elsewhere`` for layers at other depths.
-    left_out : ndarray of shape (B, n_pairs)
-        The scores without every block of utterances; NaN for layers at other depths.
-    sizes : tuple of int
-        Frames of each block.
-    rotated : ndarray of shape (R, n_pairs)
-        Of neuron_excess and neuron_count of layers at the same depth: the scores with y in every random basis. NaN
-        elsewhere.
-    partners : DataFrame, optional
-        As from `sslsim.neuron_partners`, and for each neuron, where they were computed: chance, the mean over the
-        mismatches of all layers of its best correlation with any neuron of the other checkpoint; rotated, the mean of
-        its best correlation in random bases of the layer where it is largest; p_rotation, of its size in random bases
-        of any layer.
+    `partners` are as from `sslsim.neuron_partners`, with columns for each neuron, where computed: chance, mean over the
+    mismatches of all layers of its best correlation with any neuron of the other checkpoint; rotated, mean of its best
+    in random bases of the layer where it is largest; p_rotation, of its size in random bases of any layer.
     """
 
-    pairs: pd.DataFrame
-    null: NDArray[np.float64]
-    left_out: NDArray[np.float64]
-    sizes: tuple[int, ...]
-    rotated: NDArray[np.float64]
+    pairs: pd.DataFrame  # one row a score, as from `sslsim.compare`
+    null: NDArray[np.float64]  # scores of every mismatch of utterances, which is the same for all pairs, (K, n_pairs)
+    left_out: NDArray[np.float64]  # scores without every block of utterances, (B, n_pairs)
+    sizes: tuple[int, ...]  # frames of each block
+    rotated: NDArray[np.float64]  # neuron_excess and neuron_count with y in every random basis, (R, n_pairs)
     partners: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
@@ -119,7 +86,7 @@ class Evidence:
                 raise SslsimError(f"{name} has shape {getattr(self, name).shape} for {len(self.pairs)} pairs")
 
     def table(self, level: float = LEVEL) -> pd.DataFrame:
-        """Pairs with ci_low, ci_high, chance, threshold, z, p, p_t, calibrated, rotated and p_rotation.
+        """Pairs with ci_low, ci_high, chance, p, rotated, p_rotation, mismatches and p_t.
 
         What was not computed is NaN. p_t is p by a t test with one variance of the mismatches of all layers of two
         models, so that a few of each suffice; mismatches is how many p was ranked among, so that it is never below
@@ -127,8 +94,8 @@ class Evidence:
         Where a measure has no mismatches and its chance level is known (`Measure.by_chance`), chance is that.
         """
         worth = self._worth(lambda values: values, level)
-        names = {name: {"low": "ci_low", "high": "ci_high"}.get(name, name) for name in worth}
-        table = self.pairs.assign(**{names[name]: worth[name] for name in names if name not in ("error", "p_zero")})
+        ends = {"low": "ci_low", "high": "ci_high"}
+        table = self.pairs.assign(**{ends.get(k, k): worth[k] for k in worth if k not in ("error", "p_zero")})
         known = [MEASURES[name].by_chance if name in MEASURES else None for name in table.measure]
         if any(known):  # where there are no mismatches
             exact = [of(n) if of else np.nan for of, n in zip(known, table.n_frames, strict=True)]
@@ -159,14 +126,9 @@ class Evidence:
     def estimate(
         self, of: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None, level: float = LEVEL
     ) -> Estimate:
-        """Make one number of the scores of all pairs.
+        """Make one number of the scores of all pairs, with an interval of this coverage.
 
-        Parameters
-        ----------
-        of : callable
-            From scores (..., n_pairs) to numbers (...); their mean by default, ``lambda v: v.max(-1)`` for the best.
-        level : float
-            Coverage of the interval.
+        `of` takes scores (..., n_pairs) to numbers (...): their mean by default, ``lambda v: v.max(-1)`` for the best.
         """
         if self.pairs.empty:
             raise SslsimError("no pairs to estimate from; choose models or layers that were compared")
@@ -181,25 +143,19 @@ class Evidence:
             out["low"], out["high"] = jackknife_interval(value, left_out, self.sizes, level)
             out["error"] = error = jackknife_error(value, left_out, self.sizes)
             out["p_zero"] = 2 * stats.t.sf(abs(value) / np.maximum(error, np.finfo(float).tiny), len(left_out) - 1)
-        with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # what was not computed
-            if len(null):
-                spread = np.nanstd(null, axis=0, ddof=1) if len(null) > 1 else np.full(np.shape(value), np.nan)
-                out["chance"] = np.nanmean(null, axis=0)
-                out["z"] = (value - out["chance"]) / spread
-                for name, made in (("threshold", threshold), ("p", p_value), ("calibrated", calibrated)):
-                    out[name] = np.where(np.isfinite(out["chance"]), made(value, null), np.nan)
-            if np.isfinite(rotated).any():
-                known = np.isfinite(rotated).any(0)
-                out["rotated"] = np.where(known, np.nanmean(rotated, axis=0), np.nan)
-                out["p_rotation"] = np.where(known, p_value(value, rotated), np.nan)
+        for name, p, control in (("chance", "p", null), ("rotated", "p_rotation", rotated)):
+            if len(control):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", RuntimeWarning)  # what was not computed
+                    out[name] = np.nanmean(control, axis=0)
+                out[p] = np.where(np.isfinite(out[name]), p_value(value, control), np.nan)
         return out
 
 
 def shifted(null: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
     """Take what cropping does to the score off the mismatches, so that they can be held against that of all frames.
 
-    `null` is first the score on cropped utterances and then the mismatches of those, (1 + K, n_pairs). Where the first
-    was not computed, the mismatches stay as they are: fewer frames make chance, if anything, higher.
+    `null` (1 + K, n_pairs) is first the score on cropped utterances. Where that was not computed, the mismatches stay
+    as they are: fewer frames make chance, if anything, higher.
     """
     return null[1:] + np.nan_to_num(value - null[0])

@@ -16,13 +16,13 @@ LEVEL = 0.95
 def jackknife_error(value: ArrayLike, left_out: ArrayLike, sizes: Sequence[int]) -> NDArray[np.float64]:
     """Return the standard error of a score from its values without each block of utterances.
 
-    The delete-a-group jackknife for blocks of unequal size (Busing, Meijer & van der Leeden 1999), from scores of all
-    frames (...), scores without each block (B, ...) and the number of frames of each block.
+    The delete-a-group jackknife for blocks of unequal size (Busing, Meijer & van der Leeden 1999): scores of all frames
+    (...), without each block (B, ...), and frames of each block.
     """
     left = np.asarray(left_out, dtype=np.float64)
     if len(left) < 2 or len(left) != len(sizes):
-        got = f"got {len(left)} scores, {len(sizes)} blocks"
-        raise SslsimError(f"a jackknife needs a score without each of at least 2 blocks; {got}")
+        got = f"{len(left)} scores, {len(sizes)} blocks"
+        raise SslsimError(f"a jackknife needs a score without each of at least 2 blocks; got {got}")
     weight = (np.sum(sizes) / np.asarray(sizes, dtype=np.float64)).reshape(-1, *[1] * (left.ndim - 1))
     pseudo = weight * np.asarray(value) - (weight - 1) * left
     mean = (pseudo / weight).sum(0)

@@ -40,12 +40,8 @@ def evidence(
 ) -> Evidence:
     """Compare layers as `sslsim.compare` does, with chance level, interval and random bases of every score.
 
-    Parameters
-    ----------
-    stores, measures, frames, between, given, executor, device
-        See `sslsim.compare`; measures of layers and neurons.
-    resampling : Resampling
-        How many mismatches, blocks and random bases. Each mismatch costs something less than the comparison itself.
+    Measures are of layers and neurons; for the other arguments see `sslsim.compare`. `resampling` says how many
+    mismatches, blocks and random bases there are. Each mismatch costs something less than the comparison itself.
     """
     check_measures(measures)
     for name in measures:
@@ -106,25 +102,22 @@ def _assemble(
     table = scores_table(what, scores)
     rotations = max((len(grids) for grids in scores.rotated.values()), default=0)
     none = np.full((rotations, len(what.views), len(what.views)), np.nan)
-    columns: list[list[NDArray[np.float64]]] = [[], [], []]
-    for name in what.measures:
-        x, y = np.nonzero(np.isfinite(scores.value[name]))
-        for column, grids in zip(
-            columns, ([s.value[name] for s in null], [s.value[name] for s in left_out]), strict=False
-        ):
-            column.append(np.reshape([grid[x, y] for grid in grids], (len(grids), len(x))))
-        columns[2].append(scores.rotated.get(name, none)[:, x, y])
-    low, out, rotated = (np.concatenate(column, axis=1) for column in columns)
-    low = shifted(low, table.value.to_numpy()) if null else low
-    return Evidence(table, low, out, sizes, rotated)
+    places = {name: np.nonzero(np.isfinite(scores.value[name])) for name in what.measures}
+
+    def of(runs: list[Scores]) -> NDArray[np.float64]:
+        values = [np.concatenate([one.value[name][at] for name, at in places.items()]) for one in runs]
+        return np.reshape(values, (len(runs), len(table)))
+
+    low = shifted(of(null), table.value.to_numpy()) if null else of(null)
+    rotated = [scores.rotated.get(name, none)[:, x, y] for name, (x, y) in places.items()]
+    return Evidence(table, low, of(left_out), sizes, np.concatenate(rotated, axis=1))
 
 
 def _partners(what: Comparison, scores: Scores, null: list[Scores]) -> pd.DataFrame:
     """Best partners with what mismatches and random bases give for the same neuron."""
-    columns: dict[tuple[int, str], dict[str, NDArray]] = {key: {} for key in scores.partners}
+    columns: dict[tuple[int, str], dict[str, NDArray]] = {}
     for key, best in scores.partners.items():
-        if null:
-            columns[key]["chance"] = np.mean([np.abs(one.partners[key].r) for one in null], axis=0)
+        chance = {"chance": np.mean([np.abs(one.partners[key].r) for one in null], axis=0)} if null else {}
         p = -np.expm1(best.layers * np.log1p(-np.minimum(best.p, 1 - 1e-15)))
-        columns[key] |= {"rotated": best.rotated, "p_rotation": p}
+        columns[key] = chance | {"rotated": best.rotated, "p_rotation": p}
     return partners_table(what.views, scores, columns)

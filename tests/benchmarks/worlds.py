@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from worlds import FAST, FASTEST, LOUD, MEASURED, OUTLIER, SLOW, SLOWEST, World, evidence_of
 
-from sslsim.analysis import best_layers, layer_claims, neuron_claims
+from sslsim.analysis import layer_claims, neuron_claims
+from sslsim.analysis.layers import measured, separate_at_same_depth
 from sslsim.measures.registry import similarity
 from sslsim.significance.evidence import Resampling
 from sslsim.significance.jackknife import LEVEL
@@ -149,7 +150,7 @@ def claimed(name: str, at: str, seed: int) -> Rows:
         ends = {"effect": row.effect, "low": row.ci_low, "high": row.ci_high, "truth": truth.get(row.measure)}
         rows.append({"claim": row.claim, "measure": row.measure, "p": row.p, "holds": row.holds == "yes"} | ends)
     for measure in ("svcca", "linear_cka_debiased"):
-        p = best_layers(evidence, measure).iloc[0].p
+        p = measured(separate_at_same_depth(evidence)[0][1], measure).estimate(lambda v: v.max(-1)).p
         rows.append({"claim": "the best layers are alike", "measure": measure, "p": p, "holds": p <= ALPHA})
     return [{"world": name, "at": at} | row for row in rows]
 

@@ -6,7 +6,7 @@ from conftest import edited
 
 from sslsim.comparison.heads import compare_attention, compare_heads, describe_heads
 from sslsim.errors import SslsimError
-from sslsim.measures.attention import HEAD_MEASURES, attention_cka, attention_similarity, head_profile
+from sslsim.measures.attention import HEAD_MEASURES, attention_cka, attention_similarity, looks, profile_of
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_descriptions_are_those_of_the_maps(stores):
     table = describe_heads(stores)
     assert len(table) == 2 * 2 + 3 * 2
     queries = [stores[1].query_rows(u) for u in range(len(stores[1].index))]
-    expected = head_profile(maps(stores[1], 2), queries)
+    expected = profile_of(map(looks, maps(stores[1], 2), queries))
     rows = table.query("model == 'b' and layer == 2")
     assert rows["head"].tolist() == [0, 1, 2]
     for name in ("entropy", "distance", "diagonality", "one_key"):

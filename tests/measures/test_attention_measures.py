@@ -140,7 +140,7 @@ def test_what_heads_look_at():
     ahead = np.eye(t)[np.minimum(queries + 2, t - 1)]
     first = np.zeros((len(queries), t))
     first[:, 0] = 1
-    profile = attention.head_profile([np.stack([eye, uniform, ahead, first])] * 2, [queries] * 2)
+    profile = attention.profile_of([attention.looks(np.stack([eye, uniform, ahead, first]), queries)] * 2)
     np.testing.assert_allclose(profile.entropy, [0, 1, 0, 0], atol=1e-12)
     away = np.abs(np.arange(t) - queries[:, None]).mean()
     np.testing.assert_allclose(
@@ -148,21 +148,20 @@ def test_what_heads_look_at():
     )  # the last query sees 0
     np.testing.assert_allclose(profile.diagonality, 1 - profile.distance / away, atol=1e-12)
     np.testing.assert_allclose(profile.one_key, [1 / 10, 1 / t, 1 / 10, 1], atol=1e-12)
-    lone = attention.head_profile([np.ones((2, 1, 1))], [[0]])
+    lone = attention.profile_of([attention.looks(np.ones((2, 1, 1)), [0])])
     assert lone.entropy.tolist() == lone.distance.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
     ("queries", "message"),
     [
-        ([], "1 maps and 0 lists of query frames; give one list an utterance"),
-        ([[0, 1]], "queries, utterance 0: 2 frame numbers up to 1 for 3 rows of 3 frames"),
-        ([[0, 1, 3]], "queries, utterance 0: 3 frame numbers up to 3 for 3 rows of 3 frames"),
+        ([0, 1], "queries, utterance 0: 2 frame numbers up to 1 for 3 rows of 3 frames"),
+        ([0, 1, 3], "queries, utterance 0: 3 frame numbers up to 3 for 3 rows of 3 frames"),
     ],
 )
 def test_queries_that_do_not_number_the_rows(queries, message):
     with pytest.raises(sslsim.SslsimError, match=message):
-        attention.head_profile([np.eye(3)[None]], queries)
+        attention.looks(np.eye(3)[None], queries)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from scipy import stats
 
 from sslsim.measures.moments import Marginal, Moments, moments
 from sslsim.measures.neurons import multiple_corr
-from sslsim.measures.random_basis import directions, excess, haar, in_bases, neuron_count, neuron_excess, neuron_p
+from sslsim.measures.random_basis import directions, haar, in_bases, neuron_count, neuron_excess, neuron_p
 from sslsim.measures.registry import MEASURES, similarity
 
 PERMUTED = [3, 0, 4, 1, 2]
@@ -189,7 +189,7 @@ def test_the_excess_by_hand(layers):
     m = moments(*layers)
     base, best = in_bases(m).square, torch.linspace(0.1, 0.9, 7)
     expected = [(float(r) ** 2 - float(b)) / (1 - float(b)) for r, b in zip(best, base, strict=True)]
-    assert excess(m, best) == pytest.approx(np.mean(expected))
+    assert neuron_excess(m, best) == pytest.approx(np.mean(expected))
 
 
 def test_no_scale_or_order_of_neurons_changes_anything():

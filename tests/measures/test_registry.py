@@ -9,7 +9,7 @@ import sslsim
 from sslsim.measures.attention import HEAD_MEASURES, LAYER_MEASURES
 from sslsim.measures.moments import Marginal, Moments, moments, squared_norms
 from sslsim.measures.products import Utterances
-from sslsim.measures.registry import MEASURES, TITLES, level_of, measure_named, reference_table, title_of
+from sslsim.measures.registry import MEASURES, measure_named, reference_table, title_of
 
 OF_LAYERS = [name for name, measure in MEASURES.items() if measure.level != "attention"]
 X, Y = seeded()
@@ -134,12 +134,11 @@ def test_torch_and_numpy_agree_and_half_precision_is_promoted():
 
 
 def test_the_registry_knows_all_and_says_so():
-    assert {name for name in MEASURES if level_of(name) == "attention"} == {*HEAD_MEASURES, *LAYER_MEASURES}
-    assert level_of("neuron_count") == "neuron"
+    assert {name for name in MEASURES if MEASURES[name].level == "attention"} == {*HEAD_MEASURES, *LAYER_MEASURES}
     assert title_of("svcca") == "svcca: 99 % of variance, standardised"
     assert title_of("svcca_raw") == "svcca: 99 % of variance, raw"
     assert title_of("mine") == "mine"
-    assert len(set(TITLES.values())) == len(TITLES)
+    assert len({measure.title for measure in MEASURES.values()}) == len(MEASURES)
     table = reference_table().set_index("name")
     assert list(table.columns) == ["what it says", "range", "direction"]
     assert (table["what it says"].str.len() > 12).all()

@@ -8,7 +8,6 @@ from scipy import stats
 from sslsim.errors import SslsimError
 from sslsim.significance.evidence import Evidence, Resampling
 from sslsim.significance.jackknife import jackknife_error, jackknife_interval
-from sslsim.significance.nulls import calibrated, threshold
 
 
 @pytest.fixture
@@ -33,10 +32,7 @@ def test_a_table_holds_the_controls_of_each_pair_alone(made):
         row, null, score = table.loc[k], made.null[:known, k], value[k]
         assert row.mismatches == known
         assert row.chance == pytest.approx(null.mean())
-        assert row.z == pytest.approx((score - null.mean()) / null.std(ddof=1))
         assert row.p == (1 + (null >= score).sum()) / (known + 1)
-        assert row.threshold == threshold(score, null)
-        assert row.calibrated == calibrated(score, null)
     assert table.p_rotation.isna().tolist() == table.rotated.isna().tolist() == [True, False, False, True]
     np.testing.assert_allclose(table.p_rotation[1:3], (1 + (made.rotated >= value).sum(0)[1:3]) / 10)
     np.testing.assert_allclose(table.rotated[1:3], made.rotated.mean(0)[1:3])
@@ -69,10 +65,7 @@ def test_an_estimate_by_hand(made, of):
     error = jackknife_error(value, left_out, some.sizes)
     assert (found.value, found.low, found.high, found.error) == pytest.approx((value, *ends, error))
     assert found.chance == pytest.approx(null.mean())
-    assert found.z == pytest.approx((value - null.mean()) / null.std(ddof=1))
     assert found.p == (1 + (null >= value).sum()) / 8
-    assert found.threshold == pytest.approx(max([value, *null]))  # of eight, the largest
-    assert found.calibrated == pytest.approx(max(0, (value - found.threshold) / (1 - found.threshold)))
     assert found.p_zero == pytest.approx(2 * (1 - stats.t.cdf(abs(value) / error, 4)))
 
 
@@ -84,16 +77,15 @@ def test_controls_that_were_not_computed_are_left_out(made):
     assert mixed.p == (1 + (made.null[:3].mean(1) >= mixed.value).sum()) / 4
     assert np.isnan([mixed.low, mixed.error, mixed.p_zero, mixed.rotated, mixed.p_rotation]).all()
     nothing = Evidence(made.pairs, made.null * np.nan, made.left_out, made.sizes, made.rotated).estimate()
-    assert np.isnan([nothing.chance, nothing.z, nothing.p, nothing.threshold, nothing.calibrated]).all()
+    assert np.isnan([nothing.chance, nothing.p]).all()
 
 
 def test_a_score_that_never_moves_is_certain():
     table = pd.DataFrame({"value": [0.5, 0.0]})
     still = Evidence(table, np.zeros((3, 2)), np.array([[0.5, 0.0]] * 3), (5, 5, 5), np.empty((0, 2)))
     first, second = (still.estimate(lambda v, k=k: v[..., k]) for k in (0, 1))
-    assert (first.low, first.high, first.p_zero, first.z) == (0.5, 0.5, 0, np.inf)
+    assert (first.low, first.high, first.p_zero) == (0.5, 0.5, 0)
     assert (second.p, second.p_zero) == (1, 1)
-    assert np.isnan(second.z)
 
 
 def test_only_keeps_pairs_with_their_controls(made):

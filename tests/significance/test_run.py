@@ -16,7 +16,7 @@ from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.comparison.tables import same_depth
 from sslsim.errors import SslsimError
 from sslsim.measures.moments import moments
-from sslsim.measures.random_basis import count, excess, haar, in_bases, neuron_p
+from sslsim.measures.random_basis import haar, in_bases, neuron_count, neuron_excess, neuron_p
 from sslsim.measures.registry import MEASURES, similarity
 from sslsim.significance.attention import attention_evidence
 from sslsim.significance.evidence import Resampling
@@ -28,7 +28,7 @@ HOW = Resampling(permutations=3, elsewhere=2, blocks=4, rotations=3)
 KEYS = ["measure", "model_x", "layer_x", "model_y", "layer_y"]
 EVERY = [name for name in MEASURES if MEASURES[name].level != "attention"]
 FEW = ["linreg_heldout", "max_corr", "svcca", "linear_cka_debiased", "mutual_knn"]  # one of each kind
-BEYOND = {"neuron_excess": excess, "neuron_count": count}
+BEYOND = {"neuron_excess": neuron_excess, "neuron_count": neuron_count}
 ARRAYS = ("null", "left_out", "rotated")
 
 
