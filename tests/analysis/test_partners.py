@@ -17,7 +17,7 @@ def test_the_strongest_leave_counterparts_out():
 
 
 def test_chance_levels_of_best_partners_agree_where_nothing_is_shared(tmp_path):
-    models = World("independent", 4, neurons=20, utterances=20, frames=60).stores(tmp_path)
+    models = World("independent", 4, neurons=60, utterances=20, frames=60).stores(tmp_path)
     resampling = sslsim.Resampling(
         permutations=10, blocks=0, rotations=0
     )  # what random bases give follows from moments
