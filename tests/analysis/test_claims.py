@@ -34,7 +34,7 @@ ALONE = [EXCESS, NEURONS]
 OF_NEURONS = ("linreg_r2", *BEYOND_BASES)
 SEEDS = range(5)
 SMALL = {"neurons": 20, "layers": 1, "utterances": 24, "frames": 50}
-WIDE = {"neurons": 60, "utterances": 48, "frames": 100}  # a few more neurons than the tenth make a small share
+WIDE = {"neurons": 60, "utterances": 48, "frames": 100}  # a tenth of them is six, not two
 PAIRS = [("a", "a-ctc")]
 
 
