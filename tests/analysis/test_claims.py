@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from grids import PERMUTATIONS, SIZES, lineup, made
 from scipy import stats
-from worlds import World
+from worlds import World, evidence_of
 
 import sslsim
 from sslsim.analysis.claims import (
@@ -20,31 +20,35 @@ from sslsim.analysis.claims import (
     layer_claims,
     neuron_claims,
 )
+from sslsim.comparison.tables import same_depth
+from sslsim.measures.registry import BEYOND_BASES
 from sslsim.significance.evidence import Evidence
 
-SUBSPACE, NEURONS, PAPER = (
+SUBSPACE, EXCESS, NEURONS, PAPER = (
     "the subspace is shared",
-    "neurons have partners of their own",
+    "single neurons explain more than random axes",
+    "neurons have partners",
     "the same subspace, other neurons",
 )
+ALONE = [EXCESS, NEURONS]
+OF_NEURONS = ("linreg_r2", *BEYOND_BASES)
 SEEDS = range(5)
 SMALL = {"neurons": 20, "layers": 1, "utterances": 24, "frames": 50}
+WIDE = {"neurons": 60, "utterances": 48, "frames": 100}  # a few more neurons than the tenth make a small share
 PAIRS = [("a", "a-ctc")]
 
 
-def judged(kind, seed, folder, measures=("max_corr", "linreg_r2"), of=neuron_claims, **options):
+def judged(kind, seed, measures=OF_NEURONS, of=neuron_claims, **options):
     """Return the claims on one world, a row a claim."""
-    stores = World(kind, seed, **SMALL | options).models(folder)
-    resampling = sslsim.Resampling(permutations=20, blocks=6, rotations=20, seed=seed)
-    return of(sslsim.evidence(stores, measures, between=[("x", "y")], resampling=resampling))
+    world = World(kind, seed, **SMALL | (WIDE if kind == "tenth" else {}) | options)
+    return of(evidence_of(world, measures, permutations=20, blocks=6, rotations=20))
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory):
+def worlds():
     """Claims on neurons of worlds of every kind, by kind and seed; a row a claim."""
-    folder = tmp_path_factory.mktemp("worlds")
     kinds = ("independent", "permuted", "rotated", "half", "tenth")
-    return {kind: [judged(kind, seed, folder).set_index("claim") for seed in SEEDS] for kind in kinds}
+    return {kind: [judged(kind, seed).set_index("claim") for seed in SEEDS] for kind in kinds}
 
 
 def held(tables, claim):
@@ -55,26 +59,33 @@ def held(tables, claim):
 
 
 def test_where_nothing_is_shared_no_claim_holds(worlds):
-    assert held(worlds["independent"], NEURONS) == 0
+    assert held(worlds["independent"], NEURONS) == held(worlds["independent"], PAPER) == 0
     assert held(worlds["independent"], SUBSPACE) <= 1
+    assert held(worlds["independent"], EXCESS) <= 1
     for table in worlds["independent"]:
-        assert table.effect[[SUBSPACE, NEURONS]].abs().max() < 0.03
+        assert table.effect.abs().max() < 0.03
+        assert (table.ci_low < 0).all()
+        assert (table.ci_high > 0).all()
 
 
 def test_the_same_neurons_in_another_order_are_shared_with_their_subspace(worlds):
     for table in worlds["permuted"]:
-        assert table.holds.to_dict() == {SUBSPACE: "yes", NEURONS: "yes", PAPER: "no"}
-        assert table.effect[[SUBSPACE, NEURONS]].to_numpy() == pytest.approx(1, abs=1e-4)
-        assert table.p[[SUBSPACE, NEURONS]].tolist() == [1 / 21] * 2
+        assert table.holds.to_dict() == {SUBSPACE: "yes", EXCESS: "yes", NEURONS: "yes", PAPER: "no"}
+        assert table.effect[SUBSPACE] == pytest.approx(1, abs=1e-4)
+        chance = table.control[ALONE].str.extract(r"mismatched utterances: (-?[\d.]+),")[0].astype(float)
+        assert (table.effect[ALONE] + chance).to_numpy() == pytest.approx(1, abs=0.0006)  # every neuron has its partner
+        assert chance.abs().max() < 0.05
+        assert table.p[[SUBSPACE, *ALONE]].tolist() == [1 / 21] * 3
 
 
 def test_the_same_subspace_in_other_axes_is_shared_without_its_neurons(worlds):
     assert held(worlds["rotated"], SUBSPACE) == len(SEEDS)
+    assert held(worlds["rotated"], EXCESS) <= 1
     assert held(worlds["rotated"], NEURONS) <= 1
     assert held(worlds["rotated"], PAPER) >= len(SEEDS) - 1
     for table in worlds["rotated"]:
         assert table.effect[SUBSPACE] == pytest.approx(1, abs=1e-4)
-        assert abs(table.effect[NEURONS]) < 0.06
+        assert table.effect[ALONE].abs().max() < 0.06
 
 
 def test_half_a_subspace_is_found_to_be_half(worlds):
@@ -84,21 +95,27 @@ def test_half_a_subspace_is_found_to_be_half(worlds):
         row = table.loc[SUBSPACE]
         assert row.effect == pytest.approx(0.5, abs=0.03)
         inside += row.ci_low < 0.5 < row.ci_high
+        assert table.effect[ALONE].abs().max() < 0.06
     assert inside >= len(SEEDS) - 1
+    assert held(worlds["half"], EXCESS) <= 1
     assert held(worlds["half"], NEURONS) <= 1
 
 
 def test_a_tenth_of_the_neurons_is_found_to_be_a_tenth(worlds):
-    assert held(worlds["tenth"], NEURONS) == held(worlds["tenth"], SUBSPACE) == len(SEEDS)
+    assert held(worlds["tenth"], EXCESS) == held(worlds["tenth"], SUBSPACE) == len(SEEDS)
+    assert held(worlds["tenth"], NEURONS) >= len(SEEDS) - 1  # a count moves by whole neurons, its interval is wide
     assert held(worlds["tenth"], PAPER) == 0
     for table in worlds["tenth"]:
-        assert table.effect[NEURONS] == pytest.approx(0.1, abs=0.02)
-        assert table.ci_high[NEURONS] - table.ci_low[NEURONS] < 0.06
+        assert table.effect[[SUBSPACE, EXCESS]].to_numpy() == pytest.approx(0.1, abs=0.02)
+        assert table.ci_high[EXCESS] - table.ci_low[EXCESS] < 0.06
+        assert table.effect[NEURONS] == pytest.approx(0.1, abs=0.04)
+        assert table.ci_low[NEURONS] < 0.1 < table.ci_high[NEURONS]
+        assert table.p[[SUBSPACE, *ALONE]].tolist() == [1 / 21] * 3
 
 
-def test_a_neuron_at_thirty_times_its_scale_changes_no_claim_on_neurons(worlds, tmp_path):
+def test_a_neuron_at_thirty_times_its_scale_changes_no_claim_on_neurons(worlds):
     for kind in ("rotated", "tenth"):
-        table = judged(kind, 0, tmp_path, outlier=True)
+        table = judged(kind, 0, outlier=True)
         columns = ["effect", "ci_low", "ci_high", "p"]
         expected = worlds[kind][0].reset_index()
         np.testing.assert_allclose(table[columns].astype(float), expected[columns].astype(float), rtol=0, atol=1e-4)
@@ -106,8 +123,8 @@ def test_a_neuron_at_thirty_times_its_scale_changes_no_claim_on_neurons(worlds, 
 
 
 @pytest.mark.parametrize(("kind", "alike"), [("independent", "no"), ("permuted", "yes"), ("half", "yes")])
-def test_layers_are_alike_where_subspaces_are_shared(kind, alike, tmp_path):
-    table = judged(kind, 1, tmp_path, ("svcca", "linear_cka_debiased"), layer_claims)
+def test_layers_are_alike_where_subspaces_are_shared(kind, alike):
+    table = judged(kind, 1, ("svcca", "linear_cka_debiased"), layer_claims)
     assert table.measure.tolist() == ["svcca", "linear_cka_debiased"]
     assert set(table.claim) == {"layers alike above chance"}
     assert set(table.between) == {"other family"}
@@ -115,9 +132,9 @@ def test_layers_are_alike_where_subspaces_are_shared(kind, alike, tmp_path):
 
 
 @pytest.mark.parametrize(("outlier", "same"), [(False, "yes"), (True, "no")])
-def test_raw_cka_says_another_thing_where_a_neuron_dominates_the_layer(outlier, same, tmp_path):
+def test_raw_cka_says_another_thing_where_a_neuron_dominates_the_layer(outlier, same):
     measures = ("svcca", "linear_cka_debiased", "linear_cka_debiased_raw")
-    table = judged("permuted", 0, tmp_path, measures, layer_claims, outlier=outlier).set_index("claim")
+    table = judged("permuted", 0, measures, layer_claims, outlier=outlier).set_index("claim")
     row = table.loc["raw CKA says what standardised CKA says"]
     assert row.holds == same
     assert abs(row.effect) < 0.05 if same == "yes" else row.effect < -0.5
@@ -125,6 +142,14 @@ def test_raw_cka_says_another_thing_where_a_neuron_dominates_the_layer(outlier, 
 
 
 # --- pairs made by hand
+
+
+def made_of_neurons(stores, level, names=OF_NEURONS):
+    """Evidence of these measures; random bases near 0 of both that have any."""
+    evidence = made(stores, names, level)
+    rows = evidence.pairs.measure.isin(BEYOND_BASES).to_numpy()
+    evidence.rotated[:, rows] = 0.02 * np.random.default_rng(1).standard_normal((PERMUTATIONS, rows.sum()))
+    return evidence
 
 
 def read(evidence, rows):
@@ -169,13 +194,12 @@ def numbers(row):
 
 
 def test_neurons_by_hand():
-    stores = lineup("a", "b", "a-ctc")
-    names = ["max_corr", "linreg_r2", "max_corr_excess_x", "max_corr_excess_y", "neurons_shared"]
-    levels = dict(zip(names, (0.5, 0.8, 0.1, 0.15, 0.06), strict=True))
-    evidence = made(stores, names, lambda name, *_: levels[name])
+    levels = dict(zip(OF_NEURONS, (0.8, 0.3, 0.06), strict=True))
+    evidence = made_of_neurons(lineup("a", "b", "a-ctc"), lambda name, *_: levels[name])
     table = neuron_claims(evidence)
     assert table.columns.tolist() == CLAIM_COLUMNS
-    assert table.claim.tolist() == [SUBSPACE, NEURONS, PAPER]
+    assert table.claim.tolist() == [SUBSPACE, EXCESS, NEURONS, PAPER]
+    assert table.measure.tolist() == [*OF_NEURONS, "linreg_r2, neuron_count"]
     assert set(table.between) == {"same family"}  # a and a-ctc share their weights
     apart = [("a", "b"), ("b", "a-ctc")]
 
@@ -184,33 +208,60 @@ def test_neurons_by_hand():
     assert numbers(table.iloc[0]) == pytest.approx((*expected, space.p))
     assert table.control[0] == f"mismatched utterances: {space.chance:.3f}"
 
-    rows = between(evidence.pairs, apart, measure="neurons_shared")
-    single = read(evidence, rows)
     order = {"a": 0, "b": 1, "a-ctc": 2}
     forth = (evidence.pairs.model_x.map(order) < evidence.pairs.model_y.map(order)).to_numpy()
-    of_bases = [
-        (1 + (evidence.rotated[:, half].mean(1) >= evidence.pairs.value[half].mean()).sum()) / (PERMUTATIONS + 1)
-        for half in (rows & forth, rows & ~forth)
-    ]
-    assert numbers(table.iloc[1]) == pytest.approx((single.value, single.low, single.high, max(single.p, *of_bases)))
-    means = [evidence.pairs.value[between(evidence.pairs, apart, measure=m)].mean() for m in ("max_corr", names[3])]
-    assert table.control[1] == f"random bases, where max_corr is {means[0] - means[1]:.3f}"
+    for row, measure in ((1, "neuron_excess"), (2, "neuron_count")):
+        rows = between(evidence.pairs, apart, measure=measure)
+        single = read(evidence, rows)
+        of_bases = [
+            (1 + (evidence.rotated[:, half].mean(1) >= evidence.pairs.value[half].mean()).sum()) / (PERMUTATIONS + 1)
+            for half in (rows & forth, rows & ~forth)
+        ]
+        expected = [v - single.chance for v in (single.value, single.low, single.high)]
+        assert numbers(table.iloc[row]) == pytest.approx((*expected, max(single.p, *of_bases)))
+        bases = evidence.rotated[:, rows].mean()
+        assert table.control[row] == f"mismatched utterances: {single.chance:.3f}, random bases: {bases:.3f}"
     assert single.p > 0.05  # below the chance of wrong utterances
-    assert table.holds.tolist() == ["yes", "no", "yes"]
-    assert (
-        table.loc[2, ["effect", "ci_low", "ci_high"]].tolist() == table.loc[1, ["effect", "ci_low", "ci_high"]].tolist()
-    )
-    assert table.ci_high[2] < FEW_NEURONS
+    assert table.holds.tolist() == ["yes", "yes", "no", "yes"]
+    ends = ["effect", "ci_low", "ci_high"]
+    assert table.loc[3, ends].tolist() == table.loc[2, ends].tolist()
+    assert table.ci_high[3] < FEW_NEURONS
+    assert table.control[3] == "neurons with partners: below 0.1"
+    assert np.isnan(table.p[3])
 
 
+@pytest.mark.parametrize(
+    ("measure", "claim"), [("neuron_excess", EXCESS), ("neuron_count", NEURONS)], ids=["excess", "count"]
+)
 @pytest.mark.parametrize(("level", "turned", "holds"), [(0.3, 0.0, "yes"), (0.3, 0.4, "no"), (0.05, 0.0, "no")])
-def test_a_share_of_neurons_must_pass_chance_and_random_bases_of_either_side(level, turned, holds):
-    stores = lineup("a", "b")
-    names = ["max_corr", "linreg_r2", "max_corr_excess_y", "neurons_shared"]
-    evidence = made(stores, names, lambda name, *_: level if name == names[3] else 0.5)
-    evidence.rotated[:, (evidence.pairs.model_x == "b").to_numpy()] += turned  # only in the direction from b
+def test_single_neurons_must_pass_chance_and_random_bases_of_either_side(measure, claim, level, turned, holds):
+    evidence = made_of_neurons(lineup("a", "b"), lambda name, *_: level if name == measure else 0.5)
+    pairs = evidence.pairs
+    evidence.rotated[:, ((pairs.model_x == "b") & (pairs.measure == measure)).to_numpy()] += turned  # only from b
     table = neuron_claims(evidence).set_index("claim")
-    assert table.holds[NEURONS] == holds
+    expected = {SUBSPACE: "yes", EXCESS: "yes", NEURONS: "yes"} | {claim: holds}
+    assert table.holds[list(expected)].to_dict() == expected
+
+
+@pytest.mark.parametrize(("space", "share", "holds"), [(0.8, 0.12, "yes"), (0.8, 0.3, "no"), (0.05, 0.12, "no")])
+def test_the_claim_of_the_paper_needs_a_shared_subspace_and_few_neurons(space, share, holds):
+    """Chance is near 0.1, so that shares above it are 0.02 and 0.2."""
+    levels = dict(zip(OF_NEURONS, (space, 0.5, share), strict=True))
+    table = neuron_claims(made_of_neurons(lineup("a", "b"), lambda name, *_: levels[name])).set_index("claim")
+    assert (table.ci_high[PAPER] < FEW_NEURONS) == (share < 0.2)
+    assert table.holds[PAPER] == holds
+
+
+def test_layers_at_other_depths_need_no_controls():
+    """Beyond the first mismatches they have none, and no intervals."""
+    stores = lineup("a", "b", "c", "twin", "mel", "a-ctc")
+    evidence = made_of_neurons(stores, lambda *_: 0.5, [*OF_NEURONS, "svcca", "pearson"])
+    elsewhere = ~same_depth(evidence.pairs).to_numpy()
+    null, left_out = evidence.null.copy(), evidence.left_out.copy()
+    null[2:, elsewhere] = left_out[:, elsewhere] = np.nan
+    without = replace(evidence, null=null, left_out=left_out)
+    for of in (neuron_claims, layer_claims, attention_claims, lambda some: finetuning_claims(some, PAIRS)):
+        pd.testing.assert_frame_equal(of(without), of(evidence))
 
 
 def test_layers_by_hand():
@@ -370,8 +421,7 @@ def test_a_claim_needs_its_interval_above_zero_too():
 
 
 def test_claims_without_an_interval_are_not_judged():
-    names = ["max_corr", "linreg_r2", "max_corr_excess_y", "neurons_shared", "svcca"]
-    evidence = made(lineup("a", "b"), names, lambda *_: 0.9)
+    evidence = made_of_neurons(lineup("a", "b"), lambda *_: 0.9, [*OF_NEURONS, "svcca"])
     for of in (neuron_claims, layer_claims):
         table = of(replace(evidence, left_out=evidence.left_out[:0], sizes=()))
         assert table.ci_low.isna().all()
@@ -384,17 +434,17 @@ FEW = "too few permutations"
 @pytest.mark.parametrize(
     ("permutations", "rotations", "neurons"),
     [
-        (0, 19, [FEW, FEW, FEW]),
-        (18, 19, [FEW, FEW, FEW]),
-        (19, 18, ["yes", "too few rotations", "no"]),
-        (18, 18, [FEW, "too few permutations and rotations", FEW]),
-        (19, 19, ["yes", "yes", "no"]),
+        (0, 19, [FEW] * 4),
+        (18, 19, [FEW] * 4),
+        (19, 18, ["yes", *["too few rotations"] * 2, "no"]),
+        (18, 18, [FEW, *["too few permutations and rotations"] * 2, FEW]),
+        (19, 19, ["yes", "yes", "yes", "no"]),
     ],
 )
 def test_fewer_than_nineteen_cannot_judge_what_chance_explains(permutations, rotations, neurons):
     stores = lineup("a", "b", "twin")
-    names = ["max_corr", "linreg_r2", "max_corr_excess_y", "neurons_shared", "svcca", "pearson"]
-    evidence = made(stores, names, lambda name, *_: 0.3 if name == names[2] else 0.9)
+    names = [*OF_NEURONS, "svcca", "pearson"]
+    evidence = made_of_neurons(stores, lambda name, *_: 0.3 if name == "neuron_excess" else 0.9, names)
     few = replace(evidence, null=evidence.null[:permutations], rotated=evidence.rotated[:rotations])
     assert neuron_claims(few).holds.tolist() == neurons
     for of in (layer_claims, attention_claims):
@@ -424,9 +474,11 @@ def test_what_the_evidence_lacks_is_named():
         neuron_claims(evidence)
     with pytest.raises(sslsim.SslsimError, match="the evidence has no pearson, only max_corr, cca; compute it too"):
         attention_claims(evidence)
-    both = made(stores, ["max_corr", "linreg_r2"], lambda *_: 0.5)
-    with pytest.raises(sslsim.SslsimError, match="the evidence has no neurons_shared, only max_corr, linreg_r2"):
-        neuron_claims(both)  # as it is without rotations
+    for n, lacks in enumerate(BEYOND_BASES, 1):
+        some = made(stores, OF_NEURONS[:n], lambda *_: 0.5)
+        known = ", ".join(OF_NEURONS[:n])
+        with pytest.raises(sslsim.SslsimError, match=f"the evidence has no {lacks}, only {known}; compute it too"):
+            neuron_claims(some)
     with pytest.raises(
         sslsim.SslsimError,
         match="nothing to judge; the evidence needs models trained apart, and svcca or linear_cka_debiased",
@@ -436,9 +488,9 @@ def test_what_the_evidence_lacks_is_named():
 
 def test_models_that_were_not_trained_apart_are_not_judged():
     stores = lineup("a", "a-ctc", "twin", "mel")
-    evidence = made(stores, ["max_corr", "linreg_r2", "svcca", "pearson"], lambda *_: 0.5)
+    evidence = made(stores, [*OF_NEURONS, "svcca", "pearson"], lambda *_: 0.5)
     for of, needed in (
-        (neuron_claims, "and max_corr and linreg_r2"),
+        (neuron_claims, "linreg_r2, neuron_excess and neuron_count"),
         (layer_claims, "and svcca or linear_cka_debiased"),
         (attention_claims, "and pearson"),
     ):

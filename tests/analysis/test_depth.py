@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from grids import lineup, made
@@ -12,12 +13,12 @@ from sslsim import analysis
 from sslsim.analysis import layers
 from sslsim.analysis.layers import same_depth_by_relation
 
-RESAMPLING = sslsim.Resampling(permutations=5, blocks=4, rotations=2)
+RESAMPLING = sslsim.Resampling(permutations=5, blocks=4, rotations=2, elsewhere=20)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    return World("half", 1, neurons=12, layers=3, utterances=12, frames=30).models(tmp_path_factory.mktemp("made"))
+    return World("half", 1, neurons=12, layers=3, utterances=12, frames=30).stores(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +66,24 @@ def test_best_layers_take_the_search_into_the_chance_level(evidence):
     assert (row.layer_x, row.layer_y) == (best.layer_x, best.layer_y)
 
 
+def test_the_chance_level_of_the_search_is_of_the_mismatches_that_all_pairs_of_layers_have(evidence):
+    """Layers at other depths have the first `elsewhere` alone; the rest would be of a search among fewer pairs."""
+    pairs, null = evidence.pairs, evidence.null.copy()
+    null[2:, (pairs.layer_x != pairs.layer_y).to_numpy()] = np.nan
+    row = analysis.best_layers(replace(evidence, null=null), "svcca").set_index(["model_x", "model_y"]).loc["x", "y"]
+    between = ((pairs.measure == "svcca") & (pairs.model_x == "x") & (pairs.model_y == "y")).to_numpy()
+    assert row.chance == pytest.approx(evidence.null[:2, between].max(1).mean())
+    assert row.value == pairs.value[between].max()
+
+
 def test_the_best_pair_of_layers_is_recognised_and_held_against_searches(tmp_path):
-    x, y = World("permuted", 0, neurons=20, layers=2, utterances=24, frames=50).models(tmp_path)
-    stores = [x, replace(y, layers=y.layers[::-1])]
-    evidence = sslsim.evidence(stores, ["svcca"], resampling=sslsim.Resampling(blocks=6, rotations=0))
+    world = World("permuted", 0, neurons=20, layers=2, utterances=24, frames=50)
+    x, y = world.stores(tmp_path)
+    turned = np.split(np.stack([y.layer(1), y.layer(0)]), world.starts[1:], axis=1)
+    arrays, said_by = (dict(zip(world.utterance_names, each, strict=True)) for each in (turned, world.said_by))
+    stores = [x, sslsim.from_arrays("y", arrays, tmp_path, speakers=said_by, family="two")]
+    resampling = sslsim.Resampling(blocks=6, rotations=0, elsewhere=20)
+    evidence = sslsim.evidence(stores, ["svcca"], resampling=resampling)
     best = analysis.best_layers(evidence, "svcca")
     assert best[["model_x", "model_y"]].to_numpy().tolist() == [["x", "y"], ["y", "x"]]
     assert (best.layer_x + best.layer_y == 1).all()  # the same neurons stand in layer 0 of one and 1 of the other

@@ -17,15 +17,18 @@ def test_the_strongest_leave_counterparts_out():
 
 
 def test_chance_levels_of_best_partners_agree_where_nothing_is_shared(tmp_path):
-    models = World("independent", 4, neurons=20, utterances=20, frames=60).models(tmp_path)
-    resampling = sslsim.Resampling(permutations=10, blocks=0, rotations=10)
-    evidence = sslsim.evidence(models, ["max_corr"], resampling=resampling)
+    models = World("independent", 4, neurons=20, utterances=20, frames=60).stores(tmp_path)
+    resampling = sslsim.Resampling(
+        permutations=10, blocks=0, rotations=0
+    )  # what random bases give follows from moments
+    evidence = sslsim.evidence(models, ["max_corr", "max_corr_in_bases"], resampling=resampling)
     row = analysis.chance_levels(evidence, models).iloc[0]
     assert row.effective_frames < 0.7 * row.frames  # frames follow one another
     assert row.extreme_value == pytest.approx(row.mismatched, rel=0.25)
     assert row.rotated == pytest.approx(row.mismatched, rel=0.1)
-    without = evidence.only(~evidence.pairs.measure.str.contains("excess"))
-    with pytest.raises(sslsim.SslsimError, match="no max_corr_excess_y, .*; it needs max_corr and rotations"):
+    assert row.value == pytest.approx(row.mismatched, rel=0.1)  # as nothing is shared
+    without = evidence.only(evidence.pairs.measure == "max_corr")
+    with pytest.raises(sslsim.SslsimError, match="no max_corr_in_bases, only max_corr; compute it too"):
         analysis.chance_levels(without, models)
 
 
