@@ -1,8 +1,8 @@
 """Benchmarks: ratios against honest references in one run, written to results.md beside this file.
 
-make bench                               all but the last two; about 35 minutes on two cores
+make bench                               all but the last; about 35 minutes on two cores
 make bench ARGS="pairs attention"        some
-make bench ARGS="paper"                  evidence of the size of the paper; an hour on two cores
+make bench ARGS="paper"                  evidence of the size of the paper; paper-part takes a seventh of the time
 make bench ARGS="grid --device cuda"     the paper-size grid on a GPU, with 50,000 frames
 tests/benchmarks/gpu.sh                  what needs a GPU: the embedded report, paper, agreement; 8 minutes at most
 """
@@ -240,14 +240,36 @@ def bench_paper(device: str) -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         roots = [str(store.root) for store in made.stores(Path(folder), 4_000, PAPER)]
         for notebook in NOTEBOOKS:
-            found = alone("evidence", device, notebook, *roots)
-            row = {"what": f"{notebook}: {found['pairs']:,.0f} pairs of layers, {device}", "n": 1}
-            row |= {"time": f"{found['seconds'] / 60:.1f} min", "of CPU": f"{found['cpu'] / 60:.1f} min"}
-            row |= {"of a pair": f"{found['seconds'] / found['pairs']:.3f} s"}
-            row |= {"peak memory": f"{found['peak']:.1f} GB"}
-            rows.append(row | ({"on the GPU": f"{found['gpu']:.1f} GB"} if device != "cpu" else {}))
+            rows.append(paper_row(notebook, device, alone("evidence", device, notebook, *roots)))
             rows[-1]["wanted, both together"] = "60 min on 2 cores, 10 min on 16" if device == "cpu" else "3 min"
     return rows
+
+
+def bench_paper_part(device: str) -> Rows:
+    """Evidence of one pair of checkpoints of each kind, and what all 21 pairs of seven would take by that.
+
+    Extrapolated, what is done once for a layer counts with every pair of its checkpoint.
+    """
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        stores = made.stores(Path(folder), 4_000, [PAPER[i] for i in (0, 1, 3, 4)])
+        for notebook in NOTEBOOKS:
+            whole: dict[str, float] = {}
+            for kind, many, x, y in (("base, base", 3, 0, 1), ("base, large", 12, 0, 2), ("large, large", 6, 2, 3)):
+                found = alone("evidence", device, notebook, *(str(stores[i].root) for i in (x, y)))
+                rows.append(paper_row(f"{notebook}, {kind}", device, found))
+                for name, value in found.items():
+                    together = max if name in ("peak", "gpu") else sum
+                    whole[name] = together((whole.get(name, 0.0), value if together is max else many * value))
+            rows.append(paper_row(f"{notebook}, seven checkpoints, extrapolated", device, whole))
+    return rows
+
+
+def paper_row(what: str, device: str, found: dict[str, float]) -> dict[str, object]:
+    row: dict[str, object] = {"what": f"{what}: {found['pairs']:,.0f} pairs of layers, {device}", "n": 1}
+    row |= {"time": f"{found['seconds'] / 60:.1f} min", "of CPU": f"{found['cpu'] / 60:.1f} min"}
+    row |= {"of a pair": f"{found['seconds'] / found['pairs']:.3f} s", "peak memory": f"{found['peak']:.1f} GB"}
+    return row | ({"on the GPU": f"{found['gpu']:.1f} GB"} if device != "cpu" else {})
 
 
 def evidence_alone(device: str, notebook: str, *roots: str) -> dict[str, float]:
@@ -265,7 +287,7 @@ def made_evidence(stores: Sequence[ActivationStore], notebook: str, device: str)
     told = {name: one.default for name, one in read_parameters(find([notebook])[0]).items()}
     between = list(combinations([store.name for store in stores], 2))
     counts = {name: told[name] for name in ("permutations", "blocks", "rotations") if name in told}
-    how = {"between": between, "resampling": sslsim.Resampling(**counts), "partners": notebook == "neurons"}
+    how = {"between": between, "resampling": sslsim.Resampling(**counts)}
     return sslsim.evidence(stores, told["measures"], frames=told["frames"], device=device, **how)
 
 
@@ -437,9 +459,10 @@ BENCHMARKS = {
     "extraction": bench_extraction,
     "report": bench_report,
     "paper": bench_paper,
+    "paper-part": bench_paper_part,
     "agreement": bench_agreement,
 }
-ASKED_FOR = ("report", "paper", "agreement")  # they take long, or need a GPU
+ASKED_FOR = ("report", "paper", "paper-part", "agreement")  # they take long, or need a GPU
 ALONE = {"compare": compare_alone, "extract": extract_alone, "evidence": evidence_alone}
 
 
