@@ -73,7 +73,7 @@ ASK = """(() => {
 })()"""
 SAID = {  # columns of the table behind each number
     "similarity": ["value"],
-    "excess": ["value"],
+    "share": ["value"],
     "interval": ["ci_low", "ci_high"],
     "chance": ["chance"],
     "p": ["p"],
@@ -254,7 +254,7 @@ def _compare(frame: pd.DataFrame, title: str, line: str) -> Iterator[str]:
         name, *numbers = re.fullmatch(r"(.+?) (-?[\d.]+)(?: to (-?[\d.]+))?", part).groups()
         for column, number in zip(SAID[name], numbers, strict=False):
             half = 0.51 * 10.0 ** -len(number.partition(".")[2])
-            if abs(rows[column].iat[0] - float(number)) > half:
+            if not abs(rows[column].iat[0] - float(number)) <= half:  # nor may it be said of what is not there
                 yield f"{line!r}, but {column} in the table is {rows[column].iat[0]}"
 
 

@@ -186,6 +186,12 @@ def evidence(frame: pd.DataFrame) -> Iterator[str]:
         p = frame[column].dropna()
         if p.empty or not p.between(0, 1, inclusive="right").all():
             yield f"{column} is not a probability above 0 everywhere"
+    if "p_t" in frame:  # 0 where a score is far from mismatches that hardly vary; no chance, no p: a map is grey there
+        if not frame.p_t.dropna().between(0, 1).all():
+            yield "p_t is not a probability everywhere"
+        tested = frame.p_t.notna()
+        if not tested.any() or (tested & (frame.chance.isna() | frame.mismatches.eq(0))).any():
+            yield f"p_t of {int(tested.sum())} pairs, of which some, or none, have mismatches"
     few = {f"too few {what}" for what in ("permutations", "rotations", "permutations and rotations")}
     if "holds" in frame and not set(frame.holds) <= {"yes", "no", "no interval"} | few:
         yield f"claims hold {sorted(set(frame.holds))}"

@@ -33,7 +33,9 @@ def square(layers: list[tuple[str, int]], measure: str = "svcca", **columns) -> 
 
 
 def pairs() -> pd.DataFrame:
-    """Make a table of two models with three and two layers, as from an evidence."""
+    """Make a table of two models with three and two layers, as from an evidence; one cell has no chance level."""
     layers = [("a<b>", 0), ("a<b>", 1), ("a<b>", 2), ("c", 0), ("c", 1)]
-    value = np.random.default_rng(0).random((5, 5))
-    return square(layers, value=value, chance=0.1, threshold=0.2, p=1 / 21, ci_low=value - 0.01, ci_high=value + 0.01)
+    value, known = np.random.default_rng(0).random((5, 5)), np.ones((5, 5))
+    known[0, 1] = np.nan
+    worth = {"chance": 0.1 * known, "p": known / 21, "p_t": np.where(value > 0.2, 0.01, 0.4) * known}
+    return square(layers, value=value, ci_low=value - 0.01, ci_high=value + 0.01, **worth)

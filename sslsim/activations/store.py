@@ -38,7 +38,7 @@ _TEXT_COLUMNS = {"utterance": str, "speaker": str, "waveform": str, "path": str,
 class ActivationStore:
     """Hidden states and attention rows of one checkpoint over one corpus.
 
-    What the checkpoint is like is told as in `encoders.Anatomy`. `index` has one row an utterance: utterance, speaker,
+    What the checkpoint is like is told as in `Anatomy`. `index` has one row an utterance: utterance, speaker,
     recording, begin and end (its place in its file), n_samples, waveform (content hash of its samples), length (T,
     frames that the encoder makes of it), n_frames (frames kept), start (its first frame's row in a layer), n_rows
     (attention query rows kept). `skipped` has one of each that is not there: utterance, path, reason.

@@ -143,11 +143,10 @@ def along_depth(evidence: Evidence, measures: Sequence[str]) -> pd.DataFrame:
         for relation, mask in same_depth_by_relation(some.pairs).items():
             here = mask & some.pairs.trained_x.to_numpy()
             for at in sorted(set(depth[here])) if relation != "same model" else ():
-                estimate = some.only(here & (depth == at).to_numpy()).estimate()
-                row = {"measure": name, "relation": relation, "depth": at, "value": estimate.value}
-                row |= {"ci_low": estimate.low, "ci_high": estimate.high, "chance": estimate.chance, "p": estimate.p}
-                rows.append(row)
-    return pd.DataFrame(rows)
+                of = some.only(here & (depth == at).to_numpy()).estimate()
+                rows.append((name, relation, at, of.value, of.low, of.high, of.chance, of.p))
+    columns = ["measure", "relation", "depth", "value", "ci_low", "ci_high", "chance", "p"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def beyond(

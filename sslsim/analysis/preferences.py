@@ -29,14 +29,10 @@ _BLOCK = 8192  # frames read at a time
 
 
 class Labels(NamedTuple):
-    """The label of every stored frame.
+    """The label of every stored frame."""
 
-    `codes` (n_frames,) are places in `names`, the labels that are marked often enough to be preferred; -1 for a frame
-    without a mark or with a rarer label, -2 in an utterance without any mark.
-    """
-
-    names: tuple[str, ...]
-    codes: Ints
+    names: tuple[str, ...]  # of labels that are marked often enough to be preferred
+    codes: Ints  # places in names, (n_frames,): -1 without a mark or with a rarer label, -2 in an utterance without any
 
 
 def labels_if_any(marks: pd.DataFrame, store: ActivationStore, corpus: Any) -> Labels | None:

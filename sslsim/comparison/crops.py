@@ -63,11 +63,6 @@ def kept_rows(stores: Sequence[ActivationStore], rows: int | None = None) -> lis
     return [Crop(u, positions(stored, stride), length) for u, (stored, length) in counts]
 
 
-def n_rows(crops: Sequence[Crop]) -> int:
-    """Query rows in all."""
-    return sum(len(crop.rows) for crop in crops)
-
-
 def alike(store: ActivationStore, crops: list[Crop]) -> list[Crop]:
     """Crop the maps of some utterances alike, so that any can stand for any other.
 

@@ -12,7 +12,7 @@ import torch
 from sslsim.activations.results import kept
 from sslsim.activations.selection import check_measures
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison.crops import Crop, alike, head_labels, kept_rows, n_rows, read_maps, summed, with_attention
+from sslsim.comparison.crops import Crop, alike, head_labels, kept_rows, read_maps, summed, with_attention
 from sslsim.comparison.tables import pair_columns, sides, square_table
 from sslsim.measures import attention
 from sslsim.measures.arrays import chunks
@@ -38,7 +38,7 @@ def compare_heads(
     crops = kept_rows(stores)
     scores, _ = score_heads(stores, measures, crops, executor=executor, device=device)
     table = square_table(scores.means, scores.labels, ["model", "layer", "head"])
-    return pair_columns(table.assign(n_frames=n_rows(crops)), stores)
+    return pair_columns(table.assign(n_frames=sum(len(crop.rows) for crop in crops)), stores)
 
 
 @kept
@@ -60,7 +60,7 @@ def compare_attention(
     check_attention_measures(measures)
     crops = kept_rows(stores)
     scores, _ = score_heads(stores, measures, crops, executor=executor, device=device)
-    table, best = scores.tables(stores, n_rows(crops))
+    table, best = scores.tables(stores, sum(len(crop.rows) for crop in crops))
     return table, best.dropna(subset="value").reset_index(drop=True)
 
 
@@ -192,8 +192,8 @@ def score_mismatches(
 ) -> Iterator[HeadScores]:
     """Score every pair of heads on utterances cropped alike, and then on those with each utterance's partners.
 
-    Pairs of a mismatch are of head i on its utterance with head j on the partner, i up to j, and the other half their
-    mirror image. js is computed for heads that are `near` one another alone, and is NaN for others.
+    Pairs are of head i on its utterance with head j on the partner, i up to j, the other half their mirror image; js is
+    of heads that are `near` one another alone, else NaN.
     """
     cropped = {crop.utterance: crop for stratum in strata for crop in alike(stores[0], [crops[u] for u in stratum])}
     other = [np.arange(len(crops)), *partners]

@@ -85,15 +85,15 @@ class Part:
     counts: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
 
 
+@dataclass
 class Scores:
     """Scores of all pairs of layers on the frames of one run, those of y in one order; NaN where not computed."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.value: dict[str, NDArray[np.float64]] = {}  # by measure, (views, views): of row x in column y
-        self.rotated: dict[str, NDArray[np.float64]] = {}  # (bases, views, views)
-        self.counts: dict[str, NDArray[np.int64]] = {}  # (views,)
-        self.partners: dict[tuple[int, str], Partners] = {}
+    size: int
+    value: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # by measure, (views, views): of x in column y
+    rotated: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # (bases, views, views)
+    counts: dict[str, NDArray[np.int64]] = field(default_factory=dict)  # (views,)
+    partners: dict[tuple[int, str], Partners] = field(default_factory=dict)
 
     def add(self, part: Part) -> None:
         """Take in what a piece gave; pieces come in a fixed order."""

@@ -158,10 +158,7 @@ def title_of(name: str) -> str:
 
 
 def reference_table() -> pd.DataFrame:
-    """Return all measures, one row each: name, what it says, range, direction.
-
-    "x in y" is the direction of a score of (x, y) that says how well x is represented in y.
-    """
+    """Return all measures, a row each: name, what it says, range, direction ("x in y": how well y represents x)."""
     rows = [
         (name, one.description, one.value_range, "symmetric" if one.symmetric else "x in y")
         for name, one in MEASURES.items()

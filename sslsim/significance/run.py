@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -84,12 +85,8 @@ def _mismatches(lengths: tuple[int, ...], how: Resampling, given: bool, partners
 
 def _null(runs: Sequence[Run], scores: Sequence[Sequence[Scores]]) -> list[Scores]:
     """Return scores in their own order, of several their mean, and then those of every mismatch."""
-    every = [
-        (order is None, one)
-        for run, some in zip(runs, scores, strict=True)
-        for order, one in zip(run.orders, some, strict=True)
-    ]
-    own, wrong = ([one for right, one in every if right is wanted] for wanted in (True, False))
+    every = [*zip((order for run in runs for order in run.orders), chain(*scores), strict=True)]
+    own, wrong = ([one for order, one in every if (order is None) is right] for right in (True, False))
     for first in own[:1]:
         first.value = {name: np.mean([one.value[name] for one in own], axis=0) for name in first.value}
     return [*own[:1], *wrong]

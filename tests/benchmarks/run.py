@@ -1,8 +1,8 @@
 """Benchmarks: ratios against honest references in one run, written to results.md beside this file.
 
-make bench                               all but the last two; about 35 minutes on two cores
+make bench                               all but the last; about 35 minutes on two cores
 make bench ARGS="pairs attention"        some
-make bench ARGS="paper"                  evidence of the size of the paper; an hour on two cores
+make bench ARGS="paper"                  evidence of the size of the paper; paper-part extrapolates it
 make bench ARGS="grid --device cuda"     the paper-size grid on a GPU, with 50,000 frames
 tests/benchmarks/gpu.sh                  what needs a GPU: the embedded report, paper, agreement; 8 minutes at most
 """
@@ -38,6 +38,7 @@ import torch
 
 import sslsim
 from sslsim.activations.store import ActivationStore
+from sslsim.comparison.tables import near_layers
 from sslsim.encoders.files import checkpoint_fingerprint
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.encoders.load import load_encoder
@@ -53,6 +54,10 @@ GRID = (("base-a", 768, 13), ("base-b", 768, 13), ("large-a", 1024, 25), ("large
 PAPER = (("base-a", 768, 13), ("base-b", 768, 13), ("base-c", 768, 13), *((f"large-{x}", 1024, 25) for x in "abcd"))
 FEW = (("base-a", 768, 3), ("large-a", 1024, 3))
 NOTEBOOKS = ("neurons", "layers")
+CLAIMED = {
+    "neurons": ("max_corr", "max_corr_in_bases", "neuron_excess", "neuron_count", "linreg_r2"),
+    "layers": (),
+}  # added to the settings
 NOTHING = sslsim.Resampling(permutations=0, blocks=0, rotations=0)
 CONTROLS = {
     "10 blocks left out": sslsim.Resampling(permutations=0, rotations=0),
@@ -240,14 +245,61 @@ def bench_paper(device: str) -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         roots = [str(store.root) for store in made.stores(Path(folder), 4_000, PAPER)]
         for notebook in NOTEBOOKS:
-            found = alone("evidence", device, notebook, *roots)
-            row = {"what": f"{notebook}: {found['pairs']:,.0f} pairs of layers, {device}", "n": 1}
-            row |= {"time": f"{found['seconds'] / 60:.1f} min", "of CPU": f"{found['cpu'] / 60:.1f} min"}
-            row |= {"of a pair": f"{found['seconds'] / found['pairs']:.3f} s"}
-            row |= {"peak memory": f"{found['peak']:.1f} GB"}
-            rows.append(row | ({"on the GPU": f"{found['gpu']:.1f} GB"} if device != "cpu" else {}))
+            rows.append(paper_row(notebook, device, alone("evidence", device, notebook, *roots)))
             rows[-1]["wanted, both together"] = "60 min on 2 cores, 10 min on 16" if device == "cpu" else "3 min"
     return rows
+
+
+def bench_paper_part(device: str) -> Rows:
+    """Time of `paper`, extrapolated from two checkpoints of each kind with four layers each.
+
+    A pair of layers at one depth costs what all controls cost, any other a score and two mismatches; CPU time of one
+    thread each. Extrapolated by the numbers of such pairs between seven checkpoints.
+    """
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        stores = made.stores(
+            Path(folder), 4_000, [(name, width, 4) for name, width, _ in (PAPER[i] for i in (0, 1, 3, 4))]
+        )
+        roots = [str(store.root) for store in stores]
+        for notebook in NOTEBOOKS:
+            total, highest = 0.0, 0.0
+            for kind, many, x, y in (("base, base", 3, 0, 1), ("base, large", 12, 0, 2), ("large, large", 6, 2, 3)):
+                whole, few = (
+                    alone("evidence", device, way, roots[x], roots[y]) for way in (notebook, f"{notebook}-few")
+                )
+                far = few["cpu"] / 16
+                near = (whole["cpu"] - 12 * far) / 4
+                sides = [25 if width == 1024 else 13 for _, width, _ in (PAPER[3 * (x > 1)], PAPER[3 * (y > 1)])]
+                at_one = len(pairs_at_one_depth(*sides))
+                taken = near * at_one + far * (sides[0] * sides[1] - at_one)
+                row: dict[str, object] = {
+                    "what": f"{notebook}, {kind}, {device}",
+                    "n": 1,
+                    "pair at one depth": f"{near:.2f} s",
+                }
+                row |= {"other pair": f"{far:.2f} s", "two whole checkpoints": f"{taken / 60:.1f} min"}
+                rows.append(row | {"peak memory": f"{whole['peak']:.1f} GB"})
+                total, highest = total + many * taken, max(highest, whole["peak"])
+            row = {
+                "what": f"{notebook}, seven checkpoints, extrapolated",
+                "two whole checkpoints": f"in all {total / 60:.0f} min",
+            }
+            rows.append(row | {"peak memory": f"{highest:.1f} GB"})
+    return rows
+
+
+def pairs_at_one_depth(x: int, y: int) -> set[tuple[int, int]]:
+    """Numbers of layers, of models of so many, that are nearest in depth for one of the two."""
+    left, right = (near_layers(np.arange(a), a - 1, b - 1).astype(int).tolist() for a, b in ((x, y), (y, x)))
+    return {*enumerate(left), *((i, j) for j, i in enumerate(right))}
+
+
+def paper_row(what: str, device: str, found: dict[str, float]) -> dict[str, object]:
+    row: dict[str, object] = {"what": f"{what}: {found['pairs']:,.0f} pairs of layers, {device}", "n": 1}
+    row |= {"time": f"{found['seconds'] / 60:.1f} min", "of CPU": f"{found['cpu'] / 60:.1f} min"}
+    row |= {"of a pair": f"{found['seconds'] / found['pairs']:.3f} s", "peak memory": f"{found['peak']:.1f} GB"}
+    return row | ({"on the GPU": f"{found['gpu']:.1f} GB"} if device != "cpu" else {})
 
 
 def evidence_alone(device: str, notebook: str, *roots: str) -> dict[str, float]:
@@ -261,12 +313,16 @@ def evidence_alone(device: str, notebook: str, *roots: str) -> dict[str, float]:
 
 
 def made_evidence(stores: Sequence[ActivationStore], notebook: str, device: str) -> sslsim.Evidence:
-    """Evidence as a notebook makes it by default, between different checkpoints."""
+    """Evidence as a notebook makes it, between different checkpoints; NOTEBOOK-few: as of pairs at other depths."""
+    few = notebook.endswith("-few")
+    notebook = notebook.removesuffix("-few")
     told = {name: one.default for name, one in read_parameters(find([notebook])[0]).items()}
-    between = list(combinations([store.name for store in stores], 2))
+    measures = dict.fromkeys([*told["measures"], *CLAIMED[notebook]])
     counts = {name: told[name] for name in ("permutations", "blocks", "rotations") if name in told}
-    how = {"between": between, "resampling": sslsim.Resampling(**counts), "partners": notebook == "neurons"}
-    return sslsim.evidence(stores, told["measures"], frames=told["frames"], device=device, **how)
+    counts = {"permutations": 2, "blocks": 0, "rotations": 0} if few else counts
+    between = list(combinations([store.name for store in stores], 2))
+    how = {"between": between, "resampling": sslsim.Resampling(**counts)}
+    return sslsim.evidence(stores, list(measures), frames=told["frames"], device=device, **how)
 
 
 def bench_report(device: str) -> Rows:
@@ -437,9 +493,10 @@ BENCHMARKS = {
     "extraction": bench_extraction,
     "report": bench_report,
     "paper": bench_paper,
+    "paper-part": bench_paper_part,
     "agreement": bench_agreement,
 }
-ASKED_FOR = ("report", "paper", "agreement")  # they take long, or need a GPU
+ASKED_FOR = ("report", "paper", "paper-part", "agreement")  # they take long, or need a GPU
 ALONE = {"compare": compare_alone, "extract": extract_alone, "evidence": evidence_alone}
 
 

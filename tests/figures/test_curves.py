@@ -9,6 +9,7 @@ from sslsim import figures
 from sslsim.encoders.lineage import RELATIONS
 from sslsim.errors import SslsimError
 from sslsim.figures import style
+from sslsim.measures.registry import BEYOND_BASES
 
 pytestmark = pytest.mark.usefixtures("no_trace")
 
@@ -99,12 +100,13 @@ def test_what_is_all_but_zero_leaves_the_axis_at_zero(depths, chance, bottom):
     assert figures.along_depth(depths.assign(chance=chance), "svcca").axes[0].get_ylim() == (bottom, 1.02)
 
 
-def test_an_excess_along_depth_has_an_axis_of_its_own(depths):
-    table = depths.assign(measure="neurons_shared", **{c: depths[c] / 10 for c in ("value", "ci_low", "ci_high")})
-    figure = figures.along_depth(pd.concat([depths, table.assign(chance=-0.001)]), ["svcca", "neurons_shared"])
+def test_what_is_beyond_bases_has_an_axis_of_its_own_along_depth(depths):
+    small = depths.assign(chance=-0.001, **{c: depths[c] / 10 for c in ("value", "ci_low", "ci_high")})
+    both = pd.concat([depths, *(small.assign(measure=name) for name in BEYOND_BASES)])
+    figure = figures.along_depth(both, ["svcca", *BEYOND_BASES])
     assert figure.axes[0].get_ylim() == (0, 1.02)
-    assert figure.axes[1].get_ylim()[1] < 0.12
-    assert [ax.get_ylabel() for ax in figure.axes] == ["similarity", "excess over random bases"]
+    assert all(0.08 < ax.get_ylim()[1] < 0.12 for ax in figure.axes[1:])
+    assert [ax.get_ylabel() for ax in figure.axes] == ["similarity", "share", "share"]
 
 
 def test_best_matching_layers_are_means_over_other_models():

@@ -9,7 +9,7 @@ from made_tables import no_trace, square  # noqa: F401
 
 from sslsim.errors import SslsimError
 from sslsim.figures.maps import above_chance, above_chance_maps, heatmap, heatmaps, matrix, pair_maps
-from sslsim.measures.registry import title_of
+from sslsim.measures.registry import BEYOND_BASES, title_of
 
 pytestmark = pytest.mark.usefixtures("no_trace")
 
@@ -58,7 +58,7 @@ def test_a_matrix_keeps_the_order_of_the_table():
 
 
 def test_maps_of_several_measures_stand_in_the_same_places():
-    table = square(LAYERS, value=RAMP, chance=0.1, threshold=0.15)
+    table = square(LAYERS, value=RAMP, chance=0.1, p_t=0.01)
     table = pd.concat([table.assign(measure=name) for name in ("cca", "svcca", "svcca_raw")])
     names = ["svcca_raw", "svcca", "cca"]
     first, second = heatmaps(table, names), above_chance_maps(table, names)
@@ -70,7 +70,7 @@ def test_maps_of_several_measures_stand_in_the_same_places():
 
 
 def test_maps_of_pairs_of_models_have_a_row_a_measure():
-    table = square(LAYERS, value=RAMP, chance=0.1, threshold=0.5)
+    table = square(LAYERS, value=RAMP, chance=0.1, p_t=0.01)
     table = pd.concat([table, table.assign(measure="cca", value=table.value / 2)])
     for above, less in ((False, 0.0), (True, 0.1)):
         figure = pair_maps(table, [("alpha", "beta"), ("beta", "alpha")], ["svcca", "cca"], above_chance=above)
@@ -79,41 +79,50 @@ def test_maps_of_pairs_of_models_have_a_row_a_measure():
             np.testing.assert_allclose(values(ax), grid - less)
 
 
-def test_above_chance_shows_what_chance_leaves_and_strikes_the_rest():
-    threshold = np.full((5, 5), 0.1)
-    threshold[0, 2], threshold[3, 1] = RAMP[0, 2], np.nan  # as high as chance gets; not known
-    ax = above_chance(square(LAYERS, value=RAMP, chance=0.25, threshold=threshold), "svcca")
+def test_above_chance_shows_what_chance_leaves_and_strikes_what_it_explains():
+    p = np.full((5, 5), 0.05)
+    p[0, 2], p[2, 4], p[3, 1] = 0.051, 1.0, np.nan  # the last has one mismatch, or none
+    ax = above_chance(square(LAYERS, value=RAMP, chance=0.25, p_t=p), "svcca")
     np.testing.assert_allclose(values(ax), RAMP - 0.25)
     assert ax.collections[0].get_clim() == (0, 1)
-    assert struck(ax)[0] == [(0, 2), (3, 1)]
-    assert "p > 0.05" in ax.collections[0].colorbar.ax.get_ylabel()
+    assert struck(ax) == ([(0, 2), (2, 4)], ["#ffffff"] * 2)
+    label = ax.collections[0].colorbar.ax.get_ylabel()
+    assert label == "similarity above chance\nstruck through: chance explains it (p > 0.05)"
     assert ax.collections[0].colorbar.extend == "min"  # 0.05 below chance, in the colour of 0
 
 
-def test_pairs_that_were_not_computed_are_grey_and_not_struck():
-    table = square(LAYERS, value=0.5, chance=0.1, threshold=0.6)
+def test_what_was_not_computed_is_grey_and_not_struck():
+    """Pairs of layers that are not in the table, and those that have no chance level."""
+    chance = np.full((5, 5), 0.1)
+    chance[0, 1], chance[4, 0] = np.nan, np.nan
+    table = square(LAYERS, value=0.5, chance=chance, p_t=0.6)
     table = table[(table.model_x == "alpha") | (table.model_y == "alpha")]
     ax = above_chance(table, "svcca")
-    assert np.isnan(values(ax)).tolist() == [[False] * 5] * 2 + [[False] * 2 + [True] * 3] * 3
-    assert len(struck(ax)[0]) == 16
+    grey = np.isnan(chance) | (np.add.outer([0, 0, 1, 1, 1], [0, 0, 1, 1, 1]) == 2)
+    np.testing.assert_allclose(values(ax), np.where(grey, np.nan, 0.4))
+    assert struck(ax)[0] == [*zip(*np.nonzero(~grey), strict=True)]
     assert mpl.colors.same_color(ax.collections[0].get_cmap().get_bad(), "0.88")
     assert np.isnan(values(heatmap(table, "svcca"))).sum() == 9
 
 
-def test_an_excess_is_shown_as_it_is_on_a_scale_of_its_own():
+@pytest.mark.parametrize("measure", BEYOND_BASES)
+def test_what_is_beyond_bases_is_shown_as_it_is_on_a_scale_of_its_own(measure):
     layers = [(name, layer) for name in ("alpha", "beta") for layer in range(2)]
-    value, p, rotation = np.full((4, 4), 0.02), np.full((4, 4), 1 / 21), np.full((4, 4), 1 / 21)
+    value, p, chance = np.full((4, 4), 0.02), np.full((4, 4), 0.01), np.full((4, 4), 0.015)
     value[:2, :2] = value[2:, 2:] = 0.9  # a model and itself do not set the scale
     value[0, 3] = 0.049
-    p[0, 2], rotation[1, 2], p[1, 3], rotation[1, 3] = 2 / 21, 0.5, np.nan, np.nan
-    rotation[0, 0], p[2, 0] = 1.0, np.nan
-    ax = above_chance(square(layers, "neurons_shared", value=value, p=p, p_rotation=rotation), "neurons_shared")
+    p[0, 0], p[0, 2], p[1, 2] = 1.0, 0.051, 0.5
+    p[1, 3], chance[1, 3] = np.nan, np.nan  # no mismatches: shown, not struck
+    table = square(layers, measure, value=value, p_t=p, chance=chance, p_rotation=1.0)  # of other bases says nothing
+    ax = above_chance(table, measure)
     np.testing.assert_allclose(values(ax), value)
     assert ax.collections[0].get_clim() == (0, 0.05)
     assert ax.collections[0].colorbar.extend == "max"
     cells, colours = struck(ax)
-    assert cells == [(0, 0), (0, 2), (1, 2), (1, 3)]  # p unknown: p_rotation decides; both unknown: struck
-    assert colours == ["#000000"] + ["#ffffff"] * 3  # legible on bright cells too
+    assert cells == [(0, 0), (0, 2), (1, 2)]
+    assert colours == ["#000000"] + ["#ffffff"] * 2  # legible on bright cells too
+    label = ax.collections[0].colorbar.ax.get_ylabel()
+    assert label == "share of variance or neurons\nstruck through: chance explains it (p > 0.05)"
 
 
 def test_what_is_not_in_the_table_is_named():
@@ -122,7 +131,7 @@ def test_what_is_not_in_the_table_is_named():
         heatmap(table, "svca")
     with pytest.raises(SslsimError, match="no measure to draw; give a list of at least one"):
         heatmaps(table, [])
-    with pytest.raises(SslsimError, match="no column chance, threshold; give one from sslsim.evidence, with permut"):
+    with pytest.raises(SslsimError, match="no column chance, p_t; give one from sslsim.evidence, with permut"):
         above_chance(table, "svcca")
-    with pytest.raises(SslsimError, match="no column p_rotation; give one from sslsim.evidence"):
-        above_chance(table.assign(measure="neurons_shared", p=1.0), "neurons_shared")
+    with pytest.raises(SslsimError, match="no column p_t; give one from sslsim.evidence"):
+        above_chance(table.assign(measure="neuron_count", chance=0.0), "neuron_count")
