@@ -184,9 +184,7 @@ def evidence(frame: pd.DataFrame) -> Iterator[str]:
             yield f"{int(outside.sum())} of {len(some)} values lie outside their interval"
     for column in {"p", "p_rotation"} & set(frame.columns):
         p = frame[column].dropna()
-        ranked = (
-            column == "p" or "neuron_x" not in frame
-        )  # that of a neuron is by a formula, and may be too small to hold
+        ranked = column == "p" or "neuron_x" not in frame  # of a neuron it is by a formula, and may be 0
         if p.empty or not p.between(0, 1, inclusive="right" if ranked else "both").all():
             yield f"{column} is not a probability{' above 0' if ranked else ''} everywhere"
     if "p_t" in frame:  # 0 where a score is far from mismatches that hardly vary; no chance, no p: a map is grey there
