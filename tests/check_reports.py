@@ -184,8 +184,9 @@ def evidence(frame: pd.DataFrame) -> Iterator[str]:
             yield f"{int(outside.sum())} of {len(some)} values lie outside their interval"
     for column in {"p", "p_rotation"} & set(frame.columns):
         p = frame[column].dropna()
-        if p.empty or not p.between(0, 1, inclusive="right").all():
-            yield f"{column} is not a probability above 0 everywhere"
+        ranked = column == "p" or "neuron_x" not in frame  # of a neuron it is by a formula, and may be 0
+        if p.empty or not p.between(0, 1, inclusive="right" if ranked else "both").all():
+            yield f"{column} is not a probability{' above 0' if ranked else ''} everywhere"
     if "p_t" in frame:  # 0 where a score is far from mismatches that hardly vary; no chance, no p: a map is grey there
         if not frame.p_t.dropna().between(0, 1).all():
             yield "p_t is not a probability everywhere"

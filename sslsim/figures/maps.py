@@ -115,7 +115,7 @@ def _mesh(
     (low, high), values = scale, grid.to_numpy()
     step = 0.25 * np.ceil((high - low) / 1.5) if high - low >= 1 else (high - low) / 5
     slack = 0.01 * (high - low) if open_ends else np.inf  # what no eye sees
-    beyond = bool(np.nanmin(values) < low - slack), bool(np.nanmax(values) > high + slack)
+    beyond = bool((values < low - slack).any()), bool((values > high + slack).any())
     # not seaborn's heatmap: for every panel it draws the whole figure to see whether tick labels overlap
     cmap = plt.get_cmap("viridis").with_extremes(bad="0.88")
     mesh = ax.pcolormesh(np.ma.masked_invalid(values), vmin=low, vmax=high, cmap=cmap, rasterized=True)

@@ -103,6 +103,9 @@ def test_what_was_not_computed_is_grey_and_not_struck():
     assert struck(ax)[0] == [*zip(*np.nonzero(~grey), strict=True)]
     assert mpl.colors.same_color(ax.collections[0].get_cmap().get_bad(), "0.88")
     assert np.isnan(values(heatmap(table, "svcca"))).sum() == 9
+    nothing = above_chance(table.assign(chance=np.nan, p_t=np.nan), "svcca")
+    assert np.isnan(values(nothing)).all()
+    assert struck(nothing)[0] == []
 
 
 @pytest.mark.parametrize("measure", BEYOND_BASES)
