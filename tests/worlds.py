@@ -80,6 +80,9 @@ class Model:
         """Activations of a layer, (n_frames, n_neurons)."""
         return self.layers[i]
 
+    def _rows(self, i: int, rows: np.ndarray, columns: tuple) -> np.ndarray:
+        return self.layers[i][(rows, *columns)]
+
 
 @dataclass(frozen=True)
 class World:

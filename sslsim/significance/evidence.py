@@ -114,7 +114,8 @@ class Evidence:
         keys = [self.pairs[name].to_numpy() for name in ("measure", "model_x", "model_y")]
         both = spread.groupby(keys, sort=False)[["sum", "df"]].transform("sum").to_numpy()
         with np.errstate(invalid="ignore", divide="ignore"):
-            return stats.t.sf(distance / np.sqrt(both[:, 0] / both[:, 1] * (1 + 1 / known)), both[:, 1])
+            p = stats.t.sf(distance / np.sqrt(both[:, 0] / both[:, 1] * (1 + 1 / known)), both[:, 1])
+        return np.where((both[:, 0] == 0) & (distance <= 0), 1.0, p)  # shares are often 0, as their mismatches are
 
     def only(self, rows: NDArray[np.bool_] | pd.Series) -> Evidence:
         """Return the evidence of some of the pairs."""
