@@ -4,11 +4,13 @@ Every call computes with one thread of torch, and results come back in the order
 the numbers do not depend on how many workers there are or on which was first.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from itertools import islice
@@ -72,13 +74,18 @@ def results(
     finally:
         if stop:
             stop.set()
-        rest = [future for future in waiting if not future.cancel()]  # they still use the caller's files
-        if not wanted:
-            begun.interrupt()
-        wait(rest, timeout=None if wanted else GRACE)
-        if own:
-            own.shutdown(wait=wanted)
+        _wind_up(waiting, begun, own, wanted=wanted)
         torch.set_num_threads(threads)  # what a thread of ours set would hold for threads begun later
+
+
+def _wind_up(waiting: Iterable[Future[Any]], begun: _Begun, own: ThreadPoolExecutor | None, *, wanted: bool) -> None:
+    """Wait for calls that have begun or, where they are not `wanted`, break them off; cancel the others."""
+    rest = [future for future in waiting if not future.cancel()]  # they still use the caller's files
+    if not wanted:
+        begun.interrupt()
+    wait(rest, timeout=None if wanted else GRACE)
+    if own:
+        own.shutdown(wait=wanted)
 
 
 class _Begun:

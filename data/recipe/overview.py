@@ -23,9 +23,9 @@ ROWS = {
     "linreg": "all neurons together (`linreg`)",
     "linear_cka_debiased": "geometry (`linear_cka_debiased`)",
     "pearson": "attention (`pearson`)",
-    "linreg_r2": "variance explained, beyond chance",
-    "neuron_excess": "variance explained by single neurons, beyond random bases",
-    "neuron_count": "neurons with a partner (share), beyond chance",
+    "linreg_r2": "variance beyond chance: by all neurons",
+    "neuron_excess": "by single neurons (`neuron_excess`)",
+    "neuron_count": "neurons with a partner (`neuron_count`)",
 }
 SCORES = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"], "attention": ["pearson"]}
 FINETUNED = ("w2v2-small", "hubert-small")
