@@ -52,8 +52,7 @@ def results(
     pool: Executor = executor or own  # type: ignore[assignment]
     most = workers if executor and workers else len(calls)
     waiting: deque[Future[Result]] = deque()
-    numbered, begun = enumerate(calls), _Begun()
-    wanted = True
+    numbered, begun, wanted = enumerate(calls), _Begun(), True
     try:
         while True:
             running = {future for future in waiting if not future.done()} if most < len(calls) else set()
