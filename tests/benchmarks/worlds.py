@@ -1,6 +1,6 @@
 """Claims and intervals on made worlds, whose truth is known: how often they are right, and how much speech they need.
 
-python tests/benchmarks/worlds.py              25 worlds a kind, 100 where nothing is shared, to worlds.md
+python tests/benchmarks/worlds.py              25 worlds a kind, 50 where nothing is shared, to worlds.md
 python tests/benchmarks/worlds.py --power      how much speech a weak effect needs, to power.csv and power.png
 
 What is done is kept in worlds.jsonl beside them: started again, it goes on from there.
@@ -290,9 +290,9 @@ def with_ends(hits: Iterable[bool]) -> str:
 
 def calibration(count: int, workers: int, out: Path) -> None:
     """Write how often claims and intervals are right."""
-    names = {name: count * (4 if WORLDS[GIVEN.get(name, name)][1] == NOTHING else 1) for name in (*WORLDS, *GIVEN)}
+    names = {name: count * (2 if WORLDS[GIVEN.get(name, name)][1] == NOTHING else 1) for name in (*WORLDS, *GIVEN)}
     claims = over_all(
-        claimed, [(n, at, s) for s in range(4 * count) for n in names if s < names[n] for at in RATES], workers, out
+        claimed, [(n, at, s) for s in range(2 * count) for n in names if s < names[n] for at in RATES], workers, out
     )
     claims = claims.sort_values("world", key=lambda world: world.map(list(names).index), kind="stable")
     models = [(name, at, seed) for name in HELD for at in RATES for seed in range(MIXTURES)]
