@@ -162,11 +162,11 @@ def _round_top(grid: pd.DataFrame) -> float:
 
 
 def _wide(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Square frame of one column, layers in the order of the rows."""
+    """Square frame of one column, layers in the order of the rows on both sides."""
     x = pd.MultiIndex.from_frame(rows[["model_x", "layer_x"]]).unique()
     y = pd.MultiIndex.from_frame(rows[["model_y", "layer_y"]]).unique()
     wide = rows.pivot(index=["model_x", "layer_x"], columns=["model_y", "layer_y"], values=column)
-    return wide.reindex(index=x, columns=y)
+    return wide.reindex(index=x, columns=x[x.isin(y)].append(y[~y.isin(x)]))
 
 
 def _label_blocks(ax: Axes, grid: pd.DataFrame) -> None:
