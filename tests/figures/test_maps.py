@@ -142,6 +142,9 @@ def test_what_is_not_in_the_table_is_named():
 
 def test_models_stand_in_one_order_on_both_sides_without_pairs_of_a_model_with_itself():
     pairs = [("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"), ("b", "c"), ("c", "b")]
-    rows = pd.DataFrame([(x, 0, y, 0, "svcca", 0.5) for x, y in pairs], columns=[*SIDES, "measure", "value"])
-    grid = figures.matrix(rows, "svcca")
+    rows = pd.DataFrame(
+        [(x, 0, y, 0, "svcca", 0.5) for x, y in pairs],
+        columns=["model_x", "layer_x", "model_y", "layer_y", "measure", "value"],
+    )
+    grid = matrix(rows, "svcca")
     assert list(grid.columns) == list(grid.index) == [("a", 0), ("b", 0), ("c", 0)]
