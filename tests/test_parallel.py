@@ -158,6 +158,7 @@ def test_calls_that_have_begun_are_broken_off(stopped_by):
 
     found = results(call, [(i,) for i in range(50)], workers=2, stop=stop)
     if stopped_by == "Ctrl-C":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         clock = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
