@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sslsim.activations.conditions import condition, further, orthonormal
 from sslsim.activations.store import ActivationStore, StoredLayer
 from sslsim.errors import SslsimError, close_match
-from sslsim.speech.positions import positions, stride_for
+from sslsim.speech.positions import common_positions
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from sslsim.measures.products import Utterances
@@ -149,9 +149,7 @@ def layer_views(stores: Sequence[ActivationStore], frames: int | None, given: An
     """
     index, chosen = stores[0].index, None
     if frames is not None and frames < index.n_frames.sum():
-        stride = stride_for(index.n_frames, frames)
-        parts = [start + positions(n, stride) for start, n in zip(index.start, index.n_frames, strict=True)]
-        chosen = np.concatenate(parts)
+        chosen = common_positions(index.n_frames.tolist(), frames)
         if len(chosen) < 2:
             told = f"at common positions of {len(index):,} utterances that is {len(chosen)}"
             raise SslsimError(f"frames is {frames}; {told}; give more of the {stores[0].n_frames:,}, or None for all")

@@ -27,7 +27,7 @@ from sslsim.measures.arrays import mean
 from sslsim.measures.moments import WIDE, Marginal, Moments, marginal, moments, squared_norms
 from sslsim.measures.products import Side, cross_products
 from sslsim.measures.registry import MEASURES
-from sslsim.speech.positions import positions, stride_for
+from sslsim.speech.positions import common_positions
 
 DTYPE = torch.float32  # of stored layers and their products
 
@@ -163,7 +163,7 @@ def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
         cross = cross_products(side_x, side_y, cells if near else None, order)
         cross = cross if near else cross[tuple(places)]
         y = y if order is None else LayerMoments(y.marginal, {scaled: n[:, order] for scaled, n in y.norms.items()})
-        parts.append(_part(task, (k, m), (x, y), places, cross, order is None))
+        parts.append(_part(task, (k, m), (x, y), places, cross, order is None, partners=run.partners and not near))
     return parts
 
 
@@ -179,6 +179,8 @@ def _part(
     places: Tensor,
     cross: Tensor,
     own: bool,
+    *,
+    partners: bool,
 ) -> Part:
     """Score pairs of layers at `places` of two batches; `own` says whether their frames stand in their own order."""
     what, run = task.what, task.run
@@ -195,7 +197,7 @@ def _part(
     costly = [name for name in what.measures if MEASURES[name].costly and not own]
     pairs, value = of([name for name in what.measures if name not in costly])
     part = Part(i, j, value)
-    if run.partners:
+    if partners:  # of all pairs of layers, or they are nobody's best
         part.partners = partners_of(pairs, what, i, j, bases=own and not run.chance)
     if len(near) and (costly or (run.rotations and own)):
         pairs, value = of(costly, near)
@@ -248,8 +250,7 @@ def _of_sample(
 
 def sample_of(lengths: Sequence[int], sample: int) -> NDArray[np.int64]:
     """Numbers of at most so many frames, of utterances of these lengths, at the same positions of each."""
-    stride, starts = stride_for(lengths, sample), np.cumsum([0, *lengths[:-1]])
-    rows = np.concatenate([start + positions(n, stride) for start, n in zip(starts, lengths, strict=True)])
+    rows = common_positions(lengths, sample)
     if len(rows) < 2:
         raise SslsimError(f"sample is {sample}; give at least 2 frames")
     return rows

@@ -31,6 +31,12 @@ def stride_for(lengths: Sequence[int], most: int | None) -> float:
     return float(high)
 
 
+def common_positions(lengths: Sequence[int], most: int) -> NDArray[np.int64]:
+    """Numbers, utterance after utterance, of at most so many frames at the same positions of all."""
+    stride, starts = stride_for(lengths, most), np.cumsum([0, *lengths[:-1]])
+    return np.concatenate([start + positions(n, stride) for start, n in zip(starts, lengths, strict=True)])
+
+
 def _places(n: int, stride: float) -> NDArray[np.int64]:
     """Return the positions of the rule from 0 to `n`, and something beyond."""
     return np.floor((np.arange(np.ceil(n / stride) + 1) + 0.5) * stride).astype(np.int64)
