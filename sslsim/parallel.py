@@ -1,7 +1,7 @@
 """Independent calls, spread over threads of this process or over any executor of `concurrent.futures`.
 
-Every call computes with one thread of torch, and results come back in the order of the calls: on machines of one kind
-the numbers do not depend on how many workers there are or on which was first.
+Every call computes with one thread of torch and of numpy, and results come back in the order of the calls: on machines
+of one kind the numbers do not depend on how many workers there are or on which was first.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
+
+from threadpoolctl import threadpool_limits
 
 from sslsim.errors import SslsimError
 
@@ -45,35 +48,46 @@ def results(
     number of each call that has ended, as they end; `stop` is set when no more results are wanted, on a failure or
     Ctrl-C: calls that have begun may look at it and end.
     """
+    executor = chosen_executor(executor)
+    with _threads() as threads:
+        own = None if executor else ThreadPoolExecutor(workers or threads, thread_name_prefix="sslsim")
+        pool: Executor = executor or own  # type: ignore[assignment]
+        most = workers if executor and workers else len(calls)
+        waiting: deque[Future[Result]] = deque()
+        numbered, begun, wanted = enumerate(calls), _Begun(), True
+        try:
+            while True:
+                running = {future for future in waiting if not future.done()} if most < len(calls) else set()
+                room = min(most - len(running), len(calls) if ahead is None else ahead - len(waiting))
+                for i, call in islice(numbered, max(room, 0)):
+                    waiting.append(pool.submit(begun.run if own else _alone, function, call))
+                    waiting[-1].add_done_callback(lambda future, i=i: future.cancelled() or done(i))  # type: ignore[misc]
+                    running.add(waiting[-1])
+                if not waiting:
+                    break
+                if most < len(calls) and not waiting[0].done():  # whichever ends first makes room for the next
+                    wait(running, return_when=FIRST_COMPLETED)
+                    continue
+                yield waiting.popleft().result()
+        except (KeyboardInterrupt, GeneratorExit):
+            wanted = False
+            raise
+        finally:
+            if stop:
+                stop.set()
+            _wind_up(waiting, begun, own, wanted=wanted)
+
+
+@contextmanager
+def _threads() -> Iterator[int]:
+    """Yield how many threads torch uses; numpy gets one meanwhile, and torch in the end what it had."""
     import torch  # takes seconds: a store that is only reopened must not wait for it
 
-    threads, executor = torch.get_num_threads(), chosen_executor(executor)
-    own = None if executor else ThreadPoolExecutor(workers or threads, thread_name_prefix="sslsim")
-    pool: Executor = executor or own  # type: ignore[assignment]
-    most = workers if executor and workers else len(calls)
-    waiting: deque[Future[Result]] = deque()
-    numbered, begun, wanted = enumerate(calls), _Begun(), True
+    threads = torch.get_num_threads()
     try:
-        while True:
-            running = {future for future in waiting if not future.done()} if most < len(calls) else set()
-            room = min(most - len(running), len(calls) if ahead is None else ahead - len(waiting))
-            for i, call in islice(numbered, max(room, 0)):
-                waiting.append(pool.submit(begun.run if own else _alone, function, call))
-                waiting[-1].add_done_callback(lambda future, i=i: future.cancelled() or done(i))  # type: ignore[misc]
-                running.add(waiting[-1])
-            if not waiting:
-                break
-            if most < len(calls) and not waiting[0].done():  # whichever ends first makes room for the next
-                wait(running, return_when=FIRST_COMPLETED)
-                continue
-            yield waiting.popleft().result()
-    except (KeyboardInterrupt, GeneratorExit):
-        wanted = False
-        raise
+        with threadpool_limits(1, "blas"):
+            yield threads
     finally:
-        if stop:
-            stop.set()
-        _wind_up(waiting, begun, own, wanted=wanted)
         torch.set_num_threads(threads)  # what a thread of ours set would hold for threads begun later
 
 

@@ -36,8 +36,8 @@ def neuron_claims(evidence: Evidence) -> pd.DataFrame:
     - linreg_r2: the share of the variance of each neuron that lies in the subspace of the other layer,
       ``(R2 - c) / (1 - c)`` with c the R2 of mismatched utterances;
     - neuron_excess: the variance that single neurons explain beyond random axes of the same subspace, and neuron_count:
-      the share of neurons that have a partner which random bases do not explain, less chance; both judged against
-      mismatches and random bases;
+      the share of neurons that have a partner which random bases do not explain, of those that chance leaves; both
+      judged against mismatches and random bases;
     - the claim of the paper, the same subspace with other neurons: the subspace is shared, and the interval of the
       share of neurons lies below a tenth.
     """
@@ -45,7 +45,7 @@ def neuron_claims(evidence: Evidence) -> pd.DataFrame:
     for relation, part in separate_at_same_depth(evidence):
         space = _above_chance("the subspace is shared", relation, part, "linreg_r2", best=1.0)
         more = _above_bases("single neurons explain more than random axes", relation, part, "neuron_excess")
-        single = _above_bases("neurons have partners", relation, part, "neuron_count")
+        single = _above_bases("neurons have partners", relation, part, "neuron_count", best=1.0)
         # judged is the size of the share of neurons: with enough speech the smallest is told from chance
         alone = space["holds"] == "yes" and single["ci_high"] < FEW_NEURONS
         holds = space["holds"] if space["holds"].startswith(TOO_FEW) else _yes_or_no(alone, single["ci_low"])
@@ -55,15 +55,15 @@ def neuron_claims(evidence: Evidence) -> pd.DataFrame:
     return _table(rows, "models trained apart, linreg_r2, neuron_excess and neuron_count")
 
 
-def _above_bases(claim: str, between: str, evidence: Evidence, measure: str) -> Row:
+def _above_bases(claim: str, between: str, evidence: Evidence, measure: str, best: float | None = None) -> Row:
     """Judge a score of single neurons against mismatches and random bases."""
     evidence = measured(evidence, measure)
     whole = evidence.estimate()
     # random bases are those of the layer looked in: taken together, the two directions of a pair would agree more
     # than their bases do, and chance would be found significant too often
     x, y = np.split(pd.factorize(pd.concat([evidence.pairs.model_x, evidence.pairs.model_y]))[0], 2)
-    p = max(whole.p, *(evidence.only(half).estimate().p_rotation for half in (x < y, x > y)))
-    row = _above_chance(claim, between, evidence, measure)
+    p = np.max([whole.p, *(evidence.only(half).estimate().p_rotation for half in (x < y, x > y))])
+    row = _above_chance(claim, between, evidence, measure, best)
     row |= {"control": f"{row['control']}, random bases: {whole.rotated:.3f}", "p": p}
     return _judged(row, permutations=len(evidence.null), rotations=len(evidence.rotated))
 

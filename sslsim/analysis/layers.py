@@ -166,7 +166,7 @@ def beyond(
     pairs, tables = stores.lineage.typical_pairs(), []
     some = [store for store in stores if any(store.name in pair for pair in pairs)]
     how: dict[str, Any] = {"frames": frames, "between": pairs, "device": device}
-    how["resampling"] = replace(resampling, elsewhere=0, rotations=0)
+    how["resampling"] = replace(resampling, elsewhere=None, rotations=0)
     for of, known in (("", None), (" of the rest", given)):
         deep = along_depth(run.evidence(some, [measure], given=known, **how), [measure])
         tables.append(deep.assign(measure=f"{measure}{of}"))
@@ -202,7 +202,7 @@ def convergence(
     total, width, rows = stores[0].n_frames, {s.name: s.n_neurons for s in stores}, []
     some = [s for s in stores if any(s.name in pair for pair in pairs)]
     how: dict[str, Any] = {"between": pairs, "device": device}
-    how["resampling"] = Resampling(permutations=2, elsewhere=0, blocks=0, rotations=0, seed=seed)
+    how["resampling"] = Resampling(permutations=2, elsewhere=None, blocks=0, rotations=0, seed=seed)
     sizes = [*(f for f in FRAMES if f < total), total] if pairs else []
     for before, n in zip([0, *sizes], sizes, strict=False):
         names = [name for name in measures if before < SAMPLE or not MEASURES[name].prepare]

@@ -1,6 +1,6 @@
 """Scores of every pair of layers, in independent pieces (see `pieces`) that any executor can run.
 
-A first round makes each layer's own moments and decomposition, once, and leaves them in a scratch folder; a second
+A first round makes what depends on one layer, such as its moments, once, and leaves it in a scratch folder; a second
 takes batches of layers of one checkpoint two by two, with the frames of y in one order after another: mismatched
 utterances leave a layer's own moments as they are.
 """
@@ -42,24 +42,24 @@ def score_runs(what: Comparison, runs: Sequence[Run], executor: Executor | None)
     scores = [[Scores(len(what.views)) for _ in run.orders] for run in runs]
     with _scratch(what.views[0].store.root.parent) as folder:
         tasks = [(of, task) for of, run in enumerate(runs) for task in _tasks(what, run, folder / str(of))]
-        rounds = [(of, *piece) for of, task in tasks for piece in _rounds(task)]
+        rounds = [(of, task, [*_rounds(task)]) for of, task in tasks]
         workers = workers_on(what.device)
-        total = sum(len(calls) for *_, calls in rounds)
+        total = sum(len(calls) for *_, two in rounds for _, calls in two)
         with tqdm(total=total, unit="piece", file=sys.stdout, mininterval=1.0) as bar:
-            for of, piece, calls in rounds:
+            for of, task, two in rounds:
                 bar.set_description(runs[of].title)
-                for parts in results(piece, calls, executor=executor, workers=workers):
+                for parts in itertools.chain(*(results(*one, executor=executor, workers=workers) for one in two)):
                     for one, part in zip(scores[of], parts, strict=False):
                         one.add(part)
                     bar.update()
+                shutil.rmtree(task.folder, ignore_errors=True)  # it takes gigabytes
     return scores
 
 
 def _rounds(task: Task) -> Iterator[tuple[Callable[..., Any], list[tuple[Any, ...]]]]:
     """Pieces to run one after another, and the calls of each."""
-    if not task.of_frames:
-        every = itertools.product(range(len(task.batches)), pieces.turns(task.run))
-        yield pieces.moments_of_batch, [(task.folder, *of) for of in every]
+    made = itertools.product(range(len(task.batches)), pieces.turns(task.run))
+    yield pieces.samples_of_batch if task.of_frames else pieces.moments_of_batch, [(task.folder, *of) for of in made]
     score = pieces.frames_of_batches if task.of_frames else pieces.pairs_of_batches
     yield score, [(task.folder, *pair) for pair in task.pairs()]
 

@@ -114,8 +114,8 @@ def _turned(task: Task, order: NDArray[np.int64] | None) -> bool:
     return order is not None and task.run.given is not None
 
 
-def _moments_file(task: Task, k: int, turned: bool) -> Path:
-    return task.folder / f"moments-{k}{'-turned' if turned else ''}.pickle"
+def _file(task: Task, what: str, k: int, turned: bool) -> Path:
+    return task.folder / f"{what}-{k}{'-turned' if turned else ''}.pickle"
 
 
 def _batch(task: Task, k: int, turned: bool = False) -> list[View]:
@@ -138,7 +138,7 @@ def moments_of_batch(folder: Path, k: int, turned: bool) -> list[Part]:
         scaled: torch.stack([squared_norms(v, of.one(a), standardize=scaled) for a, v in enumerate(views)])
         for scaled in {measure.standardize for measure in measures.values() if measure.norms}
     }
-    save(LayerMoments(of, norms), _moments_file(task, k, turned))
+    save(LayerMoments(of, norms), _file(task, "moments", k, turned))
     layers = np.array(task.batches[k])
     counts = {"constant": (layers, (of.mean.shape[-1] - of.count).long().cpu().numpy())}
     counts |= {name: (layers, m.ranks(of).cpu().numpy()) for name, m in measures.items() if m.ranks}
@@ -168,7 +168,7 @@ def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
 
 
 def _side(task: Task, k: int, turned: bool) -> tuple[LayerMoments, Side]:
-    of = pickle.loads(_moments_file(task, k, turned).read_bytes())
+    of = pickle.loads(_file(task, "moments", k, turned).read_bytes())
     return of, Side(_batch(task, k, turned), of.marginal.mean.flatten(), DTYPE)
 
 
@@ -209,6 +209,17 @@ def _part(
     return part
 
 
+def samples_of_batch(folder: Path, k: int, turned: bool) -> list[Part]:
+    """Leave in the scratch folder what measures of sampled frames compare of every layer of a batch."""
+    task = _task(folder)
+    rows, views = sample_of(task.run.lengths, task.what.sample), _batch(task, k, turned)
+    for name in task.what.measures:
+        if function := MEASURES[name].prepare:
+            prepare: Any = partial(function, device=task.what.device)
+            save(_of_each(views, lambda view, prepare=prepare: prepare(view[rows])), _file(task, name, k, turned))
+    return []
+
+
 def frames_of_batches(folder: Path, k: int, m: int) -> list[Part]:
     """Score layers of two batches by measures of the frames themselves, those of y in each order."""
     task = _task(folder)
@@ -238,8 +249,8 @@ def _of_sample(
 ) -> list[tuple[float, float]]:
     """Score pairs of layers by a symmetric measure of sampled frames; what it needs of a layer is kept."""
     rows = sample_of(task.run.lengths, task.what.sample)
-    left = _prepared(task.folder, name, batches[0])
-    right = _prepared(task.folder, name, batches[1], _turned(task, order))
+    left = _left(_file(task, name, batches[0], False))
+    right = _left(_file(task, name, batches[1], _turned(task, order)))
     if order is not None:  # the sample is at the same places of all utterances that are mismatched
         turn = torch.from_numpy(np.searchsorted(rows, order[rows])).to(right[0].device)
         reordered: Any = MEASURES[name].reordered
@@ -248,7 +259,8 @@ def _of_sample(
     return [(score, score) for score in scores]
 
 
-def sample_of(lengths: Sequence[int], sample: int) -> NDArray[np.int64]:
+@lru_cache(maxsize=4)
+def sample_of(lengths: tuple[int, ...], sample: int) -> NDArray[np.int64]:
     """Numbers of at most so many frames, of utterances of these lengths, at the same positions of each."""
     rows = common_positions(lengths, sample)
     if len(rows) < 2:
@@ -257,11 +269,9 @@ def sample_of(lengths: Sequence[int], sample: int) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=4)
-def _prepared(folder: Path, name: str, k: int, turned: bool = False) -> list[Tensor]:
+def _left(file: Path) -> list[Tensor]:
     """Return what a measure of sampled frames compares of every layer of a batch."""
-    task = _task(folder)
-    rows, prepare = sample_of(task.run.lengths, task.what.sample), MEASURES[name].prepare
-    return _of_each(_batch(task, k, turned), lambda view: prepare(view[rows], device=task.what.device))  # type: ignore[misc]
+    return pickle.loads(file.read_bytes())
 
 
 def _of_each(views: Sequence[View], function: Callable[..., Any]) -> list[Any]:
@@ -277,5 +287,5 @@ def _of_each(views: Sequence[View], function: Callable[..., Any]) -> list[Any]:
 
 def forget() -> None:
     """Let go of what pieces of a comparison keep between them."""
-    for kept in (_task, _views, _prepared):
+    for kept in (_task, _views, _left):
         kept.cache_clear()

@@ -1,8 +1,7 @@
-"""Layers as arrays that are read a run of frames at a time, and how they are multiplied."""
+"""Layers as arrays that are read a run of frames at a time."""
 
-import timeit
 from collections.abc import Iterator
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from sslsim.errors import SslsimError
 
 Array = Any  # (n_frames, n_neurons), read in runs of frames: numpy, torch, or a layer of a store
 CHUNK = 2048  # frames a product: float32 sums stay exact to 1e-6, buffers in reach of the cache
-LARGE = 2**23  # multiplications from which it matters which library makes a product
 
 
 def block(x: Array, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Tensor:
@@ -56,21 +54,3 @@ def check_pair(x: Array, y: Array) -> torch.dtype:
     dtypes = (block(side[:1], None).dtype for side in (x, y))
     floats = (dtype if dtype.is_floating_point else torch.float64 for dtype in dtypes)
     return reduce(torch.promote_types, floats, torch.float32)  # half precision would lose what the measures look at
-
-
-def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a @ b``; a large product in float32 on a CPU by torch or by numpy, whichever is quicker here."""
-    large = a.dim() == b.dim() == 2 and a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
-    if large and a.dtype == b.dtype == torch.float32 and a.device.type == "cpu" and _by_numpy():
-        return torch.from_numpy(a.numpy() @ b.numpy())
-    return a @ b
-
-
-@lru_cache(maxsize=1)
-def _by_numpy() -> bool:
-    """Whether numpy multiplies quicker than torch: their libraries differ in the processors that they know."""
-    a = torch.ones(768, 768)
-    by_torch, by_numpy = (
-        min(timeit.repeat(product, number=1, repeat=3)) for product in (lambda: a @ a, lambda: a.numpy() @ a.numpy())
-    )
-    return by_numpy < 0.8 * by_torch  # near a draw numbers should not depend on chance

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.measures.arrays import block, chunks, multiply
+from sslsim.measures.arrays import block, chunks
 
 Maps = np.ndarray | Tensor
 Among = Sequence[tuple[np.ndarray, np.ndarray]]  # numbers of some heads of a, and of those of b to compare them with
@@ -95,7 +95,7 @@ def _products(a: Heads, b: Heads) -> tuple[Tensor, Tensor]:
         both = a.centred.double()
         products = both @ both.T
         return products, products.diag()[:, None] + products.diag() - 2 * products
-    products = multiply(a.centred, b.centred.T).double()
+    products = (a.centred @ b.centred.T).double()
     return products, a.squares[:, None] + b.squares - 2 * products
 
 
@@ -147,7 +147,7 @@ def utterance_sums(
     def of_rows(a: Heads, b: Heads) -> dict[str, Sums]:
         out: dict[str, Sums] = {}
         if "pearson" in wanted:  # rows without variance are left out of the mean
-            out["pearson"] = Sums(multiply(a.unit, b.unit.T).double(), (a.varies @ b.varies.T).double())
+            out["pearson"] = Sums((a.unit @ b.unit.T).double(), (a.varies @ b.varies.T).double())
         if "js" in wanted:
             out["js"] = _js(a, b, half, among)
         if wanted & {*FROBENIUS, *LAYER_MEASURES}:

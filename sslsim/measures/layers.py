@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError
-from sslsim.measures.arrays import multiply
 from sslsim.measures.components import singular_values
 from sslsim.measures.moments import Marginal, Moments
 
@@ -46,7 +45,7 @@ def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE, b
     else:
         left, right = (side.components_raw.whitener.to(m.dtype) for side in (m.x, m.y))
         left, right = left[..., : int(k_x.max())], right[..., : int(k_y.max())]
-        leading = multiply(multiply(left.mT, m.covariance.to(m.dtype)), right)
+        leading = left.mT @ m.covariance.to(m.dtype) @ right
     leading = leading[..., : int(k_x.max()), : int(k_y.max())]
     rows, columns = (
         torch.arange(size, device=leading.device) < k[..., None]

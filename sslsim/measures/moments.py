@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError
-from sslsim.measures.arrays import Array, block, check_pair, chunks, mean, multiply
+from sslsim.measures.arrays import Array, block, check_pair, chunks, mean
 from sslsim.measures.components import Components, singular_vectors
 from sslsim.measures.products import Side, Utterances, cross_products
 
@@ -217,20 +217,20 @@ class Moments:
     @_of_either_way
     def x_whitened(self) -> Tensor:
         """Correlation of the whitened components of x with every neuron of y, (..., k_x, n_neurons_y)."""
-        return multiply(self.whitener(self.x).mT, self.correlation)
+        return self.whitener(self.x).mT @ self.correlation
 
     @_of_either_way
     def y_whitened(self) -> Tensor:
         """Correlation of every neuron of x with the whitened components of y, (..., n_neurons_x, k_y)."""
-        return multiply(self.correlation, self.whitener(self.y))
+        return self.correlation @ self.whitener(self.y)
 
     @_of_either_way
     def whitened(self) -> Tensor:
         """Cross products of the principal components of z-scored x and y, each of length 1; (..., k_x, k_y)."""
         if "x_whitened" in vars(self) or ("swapped" in vars(self) and "y_whitened" in vars(self.swapped)):
-            made = multiply(self.x_whitened, self.whitener(self.y))
+            made = self.x_whitened @ self.whitener(self.y)
         else:
-            made = multiply(self.whitener(self.x).mT, self.y_whitened)
+            made = self.whitener(self.x).mT @ self.y_whitened
         if self.same is None or not self.same.any():
             return made
         one = torch.eye(made.shape[-2], dtype=made.dtype, device=made.device)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslsim.measures.arrays import Array, block, chunks, multiply
+from sslsim.measures.arrays import Array, block, chunks
 
 WHOLE = 2**28  # bytes of centred frames that are kept, to be multiplied in several orders
 
@@ -110,9 +110,9 @@ def cross_products(
         a = left.near_zero(rows)
         b = a if right is left and order is None else right.near_zero(rows, order)
         if pairs is None:
-            part = multiply(a.T, b)
+            part = a.T @ b
         else:
-            part = torch.stack([multiply(a[:, left.columns[i]].T, b[:, right.columns[j]]) for i, j in pairs])
+            part = torch.stack([a[:, left.columns[i]].T @ b[:, right.columns[j]] for i, j in pairs])
         total = part.double() if total is None else total.add_(part)
     assert total is not None
     if pairs is None:

@@ -132,8 +132,8 @@ def max_corr_in_bases(m: Moments) -> Tensor:
 @lru_cache(maxsize=64)
 def haar(d: int, basis: int, seed: int = 0) -> Tensor:
     """Random orthogonal matrix (d, d), float32, uniform over all (Mezzadri 2007, arXiv math-ph/0609050)."""
-    q, r = np.linalg.qr(np.random.default_rng([seed, basis, d]).standard_normal((d, d)))
-    return torch.from_numpy(q * np.sign(r.diagonal())).float()
+    q, r = torch.linalg.qr(torch.from_numpy(np.random.default_rng([seed, basis, d]).standard_normal((d, d))))
+    return (q * r.diagonal().sign()).float()
 
 
 def directions(layer: Marginal, basis: int, seed: int = 0) -> Tensor:

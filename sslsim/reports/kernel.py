@@ -125,7 +125,8 @@ class _LiveEngine(Engine):
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> None:
         path = options["path"]
-        environment = dict.fromkeys(_THREAD_VARIABLES, str(options["threads"])) | os.environ
+        threads = dict.fromkeys(_THREAD_VARIABLES, str(options["threads"]))
+        environment = threads | {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # kernels side by side: no busy waiting
         environment |= {"JPY_SESSION_NAME": str(path)}
         with closing(ensure_event_loop()):  # that of this thread
             for again in (False, True):

@@ -29,7 +29,8 @@ class Resampling:
     the same for all layers, so that the smallest p is 1 / (permutations + 1) (there are at most one less than
     utterances); `blocks` of utterances, left out one after another for the intervals; `rotations` random bases, to see
     what is found where neurons are not shared. All other pairs get the first `elsewhere` mismatches, for the chance
-    level of a map, but none by measures that cost much more than others (`Measure.costly`).
+    level of a map, but none by measures that cost much more than others (`Measure.costly`); where it is None they are
+    not compared at all.
     """
 
     permutations: int = 20
@@ -37,11 +38,11 @@ class Resampling:
     rotations: int = 20
     block_by: str = "utterance"  # what stays together in a block: 'utterance' or 'speaker'
     seed: int = 0  # of mismatches and random bases
-    elsewhere: int = 2
+    elsewhere: int | None = 2
 
     def __post_init__(self) -> None:
         for name in ("permutations", "rotations", "elsewhere", "seed"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise SslsimError(f"{name} is {getattr(self, name)}; give 0 or more")
         if self.blocks < 0 or self.blocks == 1:
             raise SslsimError(f"blocks is {self.blocks}; an interval needs at least 2, and 0 is for none")

@@ -52,9 +52,11 @@ def evidence(
     chosen, device = check_between(between, stores), chosen_device(device)
     what = comparison(stores, measures, chosen, frames, given, seed=resampling.seed, device=device)
     lengths = utterances_of(what.views).lengths
-    partners = "max_corr" in measures  # each neuron's best
+    partners = "max_corr" in measures and resampling.elsewhere is not None  # each neuron's best, of all layers
     blocks = blocks_of(stores[0].index, lengths, resampling.blocks, resampling.block_by)
     runs = [Run("scores", lengths=lengths, rotations=resampling.rotations, partners=partners)]
+    if resampling.elsewhere is None:
+        runs = [replace(runs[0], everywhere=())]
     wrong = _mismatches(lengths, resampling, given is not None, partners)
     for g, mask in enumerate(blocks.masks):
         rest = tuple(0 if u in blocks.members[g] else n for u, n in enumerate(lengths))
@@ -62,7 +64,9 @@ def evidence(
     every = score_runs(what, [*runs, *wrong], executor)
     (scores, *left), null = (one for (one,) in every[: len(runs)]), _null(wrong, every[len(runs) :])
     made = _assemble(what, scores, null, left, blocks.sizes)
-    best = pair_columns(_partners(what, scores, null[1 : 1 + resampling.elsewhere]), stores) if partners else None
+    best = (
+        pair_columns(_partners(what, scores, null[1 : 1 + (resampling.elsewhere or 0)]), stores) if partners else None
+    )
     return replace(made, pairs=pair_columns(made.pairs, stores), partners=best)
 
 
@@ -73,12 +77,12 @@ def _mismatches(lengths: tuple[int, ...], how: Resampling, given: bool, partners
     wrong = Mismatches.of(lengths, how.permutations, how.seed)
     cut = Run("mismatches", wrong.frames(), tuple(wrong.lengths.tolist()), partners=partners, chance=True)
     if not given:
-        whole = tuple(range(1, 1 + min(how.elsewhere, len(wrong.partners))))
+        whole = tuple(range(1, 1 + min(how.elsewhere or 0, len(wrong.partners))))
         return [replace(cut, orders=(None, *wrong.orders), everywhere=whole)]
     runs = []
     for number, order in enumerate(wrong.orders):
         orders = (None, order) if number < REFERENCES else (order,)
-        everywhere = (len(orders) - 1,) if number < how.elsewhere else ()
+        everywhere = (len(orders) - 1,) if number < (how.elsewhere or 0) else ()
         runs.append(replace(cut, orders=orders, everywhere=everywhere, given=order))
     return runs
 

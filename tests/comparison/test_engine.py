@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,8 @@ from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.errors import SslsimError
 from sslsim.parallel import executor as dask_executor
 from sslsim.parallel import workers_on
+from sslsim.significance.evidence import Resampling
+from sslsim.significance.run import evidence
 
 
 @pytest.fixture
@@ -142,6 +145,21 @@ def test_the_scratch_folder_is_private_beside_the_stores_and_removed(stores, mon
     with pytest.raises(ZeroDivisionError):
         compare(stores, ["max_corr"], device="cpu")
     assert sorted({*folder.iterdir()} - {folder / "results"}) == before
+
+
+def test_what_a_run_has_left_is_gone_when_the_next_begins(stores, monkeypatch):
+    """Moments of many runs together would take more room than the stores."""
+    seen, once = [], {name: getattr(pieces, name) for name in ("moments_of_batch", "samples_of_batch")}
+
+    def spied(name, folder, *rest):
+        seen.append({file.parent for file in folder.parents[1].glob("*/*/*-*.pickle")})
+        return once[name](folder, *rest)
+
+    for name in once:
+        monkeypatch.setattr(pieces, name, partial(spied, name))
+    with ThreadPoolExecutor(1) as pool:
+        evidence(stores, ["svcca", "mutual_knn"], resampling=Resampling(2, 3, 0), device="cpu", executor=pool)
+    assert {len(left) for left in seen} == {0, 1}  # nothing, or the same of other layers
 
 
 def test_a_full_disk_is_said_and_nothing_is_left(stores, monkeypatch):

@@ -6,37 +6,8 @@ import torch
 
 from sslsim.errors import SslsimError
 from sslsim.measures import arrays, products
-from sslsim.measures.arrays import multiply
 from sslsim.measures.moments import moments
 from sslsim.measures.products import Side, cross_products
-
-
-@pytest.mark.parametrize("numpy", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("view", ["plain", "transposed", "strips", "both"])
-def test_multiply_in_any_layout(view, dtype, numpy, monkeypatch):
-    monkeypatch.setattr(arrays, "LARGE", 1)
-    monkeypatch.setattr(arrays, "_by_numpy", lambda: numpy)
-    torch.manual_seed(0)
-    a, b = torch.randn(70, 90, dtype=dtype), torch.randn(90, 50, dtype=dtype)
-    if view in ("transposed", "both"):
-        a = torch.randn(90, 70, dtype=dtype).T
-    if view == "strips":
-        a, b = torch.randn(90, 200, dtype=dtype)[:, 30:100].T, torch.randn(90, 80, dtype=dtype)[:, 9:59]
-    if view == "both":
-        b = torch.randn(50, 90, dtype=dtype).T
-    found = multiply(a, b)
-    assert found.dtype == dtype
-    tolerance = 2e-5 if dtype == torch.float32 else 1e-12
-    torch.testing.assert_close(found.double(), a.double() @ b.double(), rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize(("by_torch", "by_numpy", "chosen"), [(1.0, 0.7, True), (1.0, 0.9, False), (1.0, 2.0, False)])
-def test_the_quicker_library_multiplies(by_torch, by_numpy, chosen, monkeypatch):
-    """Numpy only where it is clearly quicker: near a draw numbers would depend on chance."""
-    seconds = iter([[9.0, by_torch], [9.0, by_numpy]])
-    monkeypatch.setattr(arrays.timeit, "repeat", lambda *_, **__: next(seconds))
-    assert arrays._by_numpy.__wrapped__() is chosen
 
 
 @pytest.fixture

@@ -199,6 +199,17 @@ def test_mismatches_bases_and_blocks_are_independent_numbers(stores, whole):
     assert (quiet(stores, ["svcca"], Resampling(4, 0, 0, elsewhere=0)).table().mismatches == 4 * near(one)).all()
 
 
+def test_layers_at_other_depths_may_be_left_out(stores, whole):
+    same = quiet(stores, EVERY, replace(HOW, elsewhere=None))
+    assert same.partners is None  # best partners are among all layers
+    of_all = whole.only(near(whole))
+    order = same.pairs[KEYS].merge(of_all.pairs[KEYS].reset_index())["index"].to_numpy()
+    assert len(same.pairs) == len(of_all.pairs) == len(order)
+    for name in ARRAYS:  # products of one pair of layers and of many differ in rounding
+        np.testing.assert_allclose(getattr(same, name), getattr(of_all, name)[:, order], atol=1e-5)
+    np.testing.assert_allclose(same.pairs.value, of_all.pairs.value.iloc[order], atol=1e-5)
+
+
 # --- random bases
 
 
