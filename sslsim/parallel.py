@@ -152,7 +152,7 @@ def chosen_device(device: str) -> str:
 
 
 def workers_on(device: str) -> int | None:
-    """Return how many calls may compute on a device at a time: on a CPU as many as there are workers, on a GPU few."""
+    """Return how many calls may compute on a device at a time, None for as many as there are workers."""
     return None if device.startswith("cpu") else GPU_WORKERS
 
 

@@ -177,11 +177,10 @@ def best_layers(evidence: Evidence, measure: str) -> pd.DataFrame:
     """Find the best-matching pair of layers of every two checkpoints, with the chance level of the search.
 
     Columns: model_x, model_y, relation, layer_x, layer_y, value, chance (mean over `Resampling.elsewhere` mismatches of
-    the best pair of layers, whichever that is). Two mismatches, the default, are too few for a p, and blocks are left
-    out for layers at the same depth alone, so that there is no interval.
+    the best pair, whichever that is: too few for a p). Costly measures, of one depth alone, give no rows.
     """
     some = measured(evidence, measure)
-    pairs, rows = some.pairs, []
+    pairs, rows = some.pairs[:0] if MEASURES[measure].costly else some.pairs, []
     for _, group in pairs[pairs.model_x != pairs.model_y].groupby(["model_x", "model_y"], sort=False):
         chance = some.only(pairs.index.isin(group.index)).estimate(lambda v: v.max(-1)).chance
         rows.append({**group.loc[group.value.idxmax()], "chance": chance})

@@ -187,20 +187,20 @@ def _part(
     i, j = task.numbers(*batches, places.cpu().numpy())
     near = torch.from_numpy(np.flatnonzero(what.near[i, j] | what.near[j, i])).to(places)
 
-    def of(measures: Sequence[str], some: Any = ...) -> tuple[Moments, dict[str, NDArray[np.float64]]]:
+    def of(some: Any) -> tuple[Moments, Norms]:
         a, b = places[0][some], places[1][some]
         same = torch.from_numpy(i == j).to(places.device)[some] if own else None
         pairs = Moments(sides[0].marginal[a], sides[1].marginal[b], cross[some], same=same)
-        norms: Norms = {scaled: (one[a], sides[1].norms[scaled][b]) for scaled, one in sides[0].norms.items()}
-        return pairs, score_pairs(pairs, norms, measures)
+        return pairs, {scaled: (one[a], sides[1].norms[scaled][b]) for scaled, one in sides[0].norms.items()}
 
-    costly = [name for name in what.measures if MEASURES[name].costly and not own]
-    pairs, value = of([name for name in what.measures if name not in costly])
-    part = Part(i, j, value)
+    others, (pairs, norms) = len(near) < len(i), of(...)
+    costly = [name for name in what.measures if others and MEASURES[name].costly and not run.costly]
+    part = Part(i, j, score_pairs(pairs, norms, [name for name in what.measures if name not in costly]))
     if partners:  # of all pairs of layers, or they are nobody's best
         part.partners = partners_of(pairs, what, i, j, bases=own and not run.chance)
     if len(near) and (costly or (run.rotations and own)):
-        pairs, value = of(costly, near)
+        pairs, norms = of(near) if others else (pairs, norms)
+        value = score_pairs(pairs, norms, costly)
         rotated = in_random_bases(pairs, what, run.rotations) if run.rotations and own else {}
         for into, scored in ((part.value, value), (part.rotated, rotated)):
             for name, values in scored.items():

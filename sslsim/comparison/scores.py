@@ -45,6 +45,7 @@ class Run:
     everywhere: tuple[int, ...] = (0,)  # numbers of the orders for all pairs of layers; others: those at the same depth
     rotations: int = 0  # random bases of y, in which pairs at the same depth are scored too
     partners: bool = False  # find each neuron's best partner in every other checkpoint too
+    costly: bool = True  # score all pairs of layers by costly measures too, not only those at the same depth
     # only what chance levels need: float32 where narrow layers have float64 (`Marginal.dtype`)
     chance: bool = False
     # of layers less what is given: the order of a mismatch, in which it comes off too (see `selection.mismatched`);

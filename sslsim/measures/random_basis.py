@@ -69,10 +69,7 @@ def in_bases(m: Moments) -> InBases:
 
 
 def _saddlepoints(layer: Marginal, dtype: torch.dtype) -> Sequence[Tensor]:
-    """Choose `POINTS` saddlepoints at about even distances in deviations from the mean; kept by the layers.
-
-    Points, and there slope, curvature and logarithm, (..., 1, points); three terms by component, (..., points, k).
-    """
+    """Points, and there slope, curvature and logarithm, (..., 1, points); three terms a component (..., points, k)."""
     whole, index = layer.source or (layer, ...)
     known = vars(whole).setdefault("random_bases", {})
     if dtype not in known:

@@ -41,7 +41,7 @@ class Measure:
     prepare: Callable[..., Tensor] | None = None  # of frames: what the score compares
     reordered: Callable[[Tensor, Tensor], Tensor] | None = None  # the same of the frames in another order
     by_chance: Callable[[int], float] | None = None  # what unrelated layers score on so many frames, where it is known
-    costly: bool = False  # whether mismatches of all pairs of layers would cost more than they tell
+    costly: bool = False  # whether evidence of all pairs of layers would cost more than it tells
     in_bases: bool = False  # whether the score takes ``best=`` correlations, those of a random basis
 
     @property
@@ -75,8 +75,7 @@ def _heads(name: str, title: str, description: str, value_range: str = "0 to 1",
 
 _neuron, _of_x = partial(_of, "neuron"), partial(_of, "neuron", symmetric=False)
 _pca: dict[str, Any] = {"needs": ("components",)}
-_bases = _pca | {"costly": True}
-_below_0: dict[str, Any] = _bases | {"value_range": "at most 1"}
+_below_0: dict[str, Any] = _pca | {"value_range": "at most 1"}
 _debiased: dict[str, Any] = {"value_range": "at most 1", "norms": True}
 _heldout: dict[str, Any] = {"value_range": "at most 1", "utterances": True}
 _svcca, _svcca_below = (
@@ -88,11 +87,11 @@ MEASURES: dict[str, Measure] = {
     "max_corr": _of_x("max_corr: best single neuron", neurons.max_corr),
     "matched_corr": _neuron("matched_corr: one-to-one neurons", neurons.matched_corr, costly=True),
     "soft_matched_corr": _neuron("soft_matched_corr: shared partners", neurons.soft_matched_corr, costly=True),
-    "max_corr_in_bases": _of_x("max_corr in random bases", random_basis.max_corr_in_bases, **_bases),
+    "max_corr_in_bases": _of_x("max_corr in random bases", random_basis.max_corr_in_bases, **_pca),
     "neuron_excess": _of_x(
         "neuron_excess: variance beyond random bases", random_basis.neuron_excess, in_bases=True, **_below_0
     ),
-    "neuron_count": _of_x("neuron_count: neurons with a partner", random_basis.neuron_count, in_bases=True, **_bases),
+    "neuron_count": _of_x("neuron_count: neurons with a partner", random_basis.neuron_count, in_bases=True, **_pca),
     "linreg": _of_x("linreg: all neurons, in-sample R", neurons.linreg, **_pca),
     "linreg_r2": _of_x("linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, **_pca),
     "linreg_heldout": _of_x("linreg_heldout: R2 on other utterances", neurons.linreg_heldout, **_heldout),
@@ -111,7 +110,7 @@ MEASURES: dict[str, Measure] = {
         **_pca,
         description="svcca of one component fewer, as the code of Wu et al. 2020 truncates",
     ),
-    **_scaled("pwcca", "pwcca: projection-weighted", {"score": layers.pwcca}, symmetric=False, **_bases),
+    **_scaled("pwcca", "pwcca: projection-weighted", {"score": layers.pwcca}, symmetric=False, costly=True, **_pca),
     **_scaled("linear_cka_biased", "linear CKA, biased", {"score": layers.linear_cka_biased}),
     "linear_cka_dropped": _of(
         "layer", "linear CKA, raw, 3 largest neurons dropped", layers.linear_cka_dropped, standardize=False

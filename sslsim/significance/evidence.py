@@ -29,8 +29,8 @@ class Resampling:
     the same for all layers, so that the smallest p is 1 / (permutations + 1) (there are at most one less than
     utterances); `blocks` of utterances, left out one after another for the intervals; `rotations` random bases, to see
     what is found where neurons are not shared. All other pairs get the first `elsewhere` mismatches, for the chance
-    level of a map, but none by measures that cost much more than others (`Measure.costly`); where it is None they are
-    not compared at all.
+    level of a map, but are not compared by measures that cost much more than others (`Measure.costly`); where it is
+    None they are not compared at all.
     """
 
     permutations: int = 20
@@ -38,7 +38,7 @@ class Resampling:
     rotations: int = 20
     block_by: str = "utterance"  # what stays together in a block: 'utterance' or 'speaker'
     seed: int = 0  # of mismatches and random bases
-    elsewhere: int | None = 2
+    elsewhere: int | None = 1
 
     def __post_init__(self) -> None:
         for name in ("permutations", "rotations", "elsewhere", "seed"):

@@ -24,9 +24,7 @@ class Mismatches:
     chance is compared with too: each loses frames in the middle, so that what all have in common at their beginning and
     at their end is in the mismatches as well. They stand in a random circle; each mismatch shifts the circle by another
     step. Score and mismatches are then a group of pairings, no two of which have a pair in common, so that p is exact
-    whatever their number (Hemerik & Goeman 2018); partners chosen anew each time would make chance significant too
-    often. Frames are never shuffled: neurons of speech change slowly, and shuffled frames would make pure noise
-    significant.
+    whatever their number (Hemerik & Goeman 2018).
     """
 
     full: NDArray[np.int64]  # frames of each utterance

@@ -54,9 +54,8 @@ def evidence(
     lengths = utterances_of(what.views).lengths
     partners = "max_corr" in measures and resampling.elsewhere is not None  # each neuron's best, of all layers
     blocks = blocks_of(stores[0].index, lengths, resampling.blocks, resampling.block_by)
-    runs = [Run("scores", lengths=lengths, rotations=resampling.rotations, partners=partners)]
-    if resampling.elsewhere is None:
-        runs = [replace(runs[0], everywhere=())]
+    own = Run("scores", lengths=lengths, rotations=resampling.rotations, partners=partners, costly=False)
+    runs = [own if resampling.elsewhere is not None else replace(own, everywhere=())]
     wrong = _mismatches(lengths, resampling, given is not None, partners)
     for g, mask in enumerate(blocks.masks):
         rest = tuple(0 if u in blocks.members[g] else n for u, n in enumerate(lengths))
@@ -64,9 +63,7 @@ def evidence(
     every = score_runs(what, [*runs, *wrong], executor)
     (scores, *left), null = (one for (one,) in every[: len(runs)]), _null(wrong, every[len(runs) :])
     made = _assemble(what, scores, null, left, blocks.sizes)
-    best = (
-        pair_columns(_partners(what, scores, null[1 : 1 + (resampling.elsewhere or 0)]), stores) if partners else None
-    )
+    best = _partners(what, stores, scores, null[1 : 1 + (resampling.elsewhere or 0)]) if partners else None
     return replace(made, pairs=pair_columns(made.pairs, stores), partners=best)
 
 
@@ -75,7 +72,7 @@ def _mismatches(lengths: tuple[int, ...], how: Resampling, given: bool, partners
     if not how.permutations:
         return []
     wrong = Mismatches.of(lengths, how.permutations, how.seed)
-    cut = Run("mismatches", wrong.frames(), tuple(wrong.lengths.tolist()), partners=partners, chance=True)
+    cut = Run("mismatches", wrong.frames(), tuple(wrong.lengths.tolist()), partners=partners, costly=False, chance=True)
     if not given:
         whole = tuple(range(1, 1 + min(how.elsewhere or 0, len(wrong.partners))))
         return [replace(cut, orders=(None, *wrong.orders), everywhere=whole)]
@@ -114,11 +111,11 @@ def _assemble(
     return Evidence(table, low, of(left_out), sizes, np.concatenate(rotated, axis=1))
 
 
-def _partners(what: Comparison, scores: Scores, null: list[Scores]) -> pd.DataFrame:
+def _partners(what: Comparison, stores: Sequence[ActivationStore], scores: Scores, null: list[Scores]) -> pd.DataFrame:
     """Best partners with what mismatches and random bases give for the same neuron."""
     columns: dict[tuple[int, str], dict[str, NDArray]] = {}
     for key, best in scores.partners.items():
         chance = {"chance": np.mean([np.abs(one.partners[key].r) for one in null], axis=0)} if null else {}
         p = -np.expm1(best.layers * np.log1p(-np.minimum(best.p, 1 - 1e-15)))
         columns[key] = chance | {"rotated": best.rotated, "p_rotation": p}
-    return partners_table(what.views, scores, columns)
+    return pair_columns(partners_table(what.views, scores, columns), stores)

@@ -71,7 +71,9 @@ def test_where_nothing_is_shared_no_claim_holds(worlds):
 def test_the_same_neurons_in_another_order_are_shared_with_their_subspace(worlds):
     for table in worlds["permuted"]:
         assert table.holds.to_dict() == {SUBSPACE: "yes", EXCESS: "yes", NEURONS: "yes", PAPER: "no"}
-        assert table.effect[[SUBSPACE, NEURONS]].tolist() == pytest.approx([1, 1], abs=1e-4)  # each neuron has a partner
+        assert table.effect[[SUBSPACE, NEURONS]].tolist() == pytest.approx(
+            [1, 1], abs=1e-4
+        )  # each neuron has a partner
         chance = float(table.control[EXCESS].split("utterances: ")[1].split(",")[0])
         assert table.effect[EXCESS] + chance == pytest.approx(1, abs=0.0006)
         assert abs(chance) < 0.05

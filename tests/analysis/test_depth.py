@@ -12,6 +12,7 @@ import sslsim
 from sslsim import analysis
 from sslsim.analysis import layers
 from sslsim.analysis.layers import same_depth_by_relation
+from sslsim.comparison.tables import same_depth
 
 RESAMPLING = sslsim.Resampling(permutations=5, blocks=4, rotations=2, elsewhere=20)
 
@@ -90,6 +91,12 @@ def test_the_best_pair_of_layers_is_recognised_and_held_against_searches(tmp_pat
     assert (best.layer_x + best.layer_y == 1).all()  # the same neurons stand in layer 0 of one and 1 of the other
     assert best.value.to_numpy() == pytest.approx(1, abs=1e-4)
     assert (best.chance < 0.9).all()
+
+
+def test_there_is_no_best_layer_among_those_at_one_depth(models):
+    few = sslsim.evidence(models, ["pwcca"], resampling=sslsim.Resampling(1, 0, 0))
+    assert same_depth(few.pairs).all()  # it is costly
+    assert analysis.best_layers(few, "pwcca").empty
 
 
 def test_a_measure_that_was_not_computed_is_refused(evidence):
