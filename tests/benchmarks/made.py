@@ -6,12 +6,9 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import soundfile
 import torch
 from scipy.signal import lfilter
@@ -25,38 +22,6 @@ DECAY = 0.5  # component i of a layer has standard deviation i ** -DECAY: 99 % o
 UTTERANCE = 250  # frames, 5 s
 
 
-@dataclass(frozen=True)
-class Model:
-    """What `sslsim` asks of a store of activations, with each layer in a file of its own."""
-
-    root: Path
-    n_frames: int
-    n_neurons: int
-    n_layers: int
-    frame_key: str = "made"
-
-    @cached_property
-    def checkpoint(self) -> Checkpoint:
-        """A checkpoint of the folder's name, of a family of its own."""
-        return Checkpoint(self.root.name, "made", family=self.root.name)
-
-    @property
-    def name(self) -> str:
-        """Of the checkpoint."""
-        return self.root.name
-
-    @cached_property
-    def index(self) -> pd.DataFrame:
-        """Utterances of UTTERANCE frames."""
-        lengths = [min(UTTERANCE, self.n_frames - start) for start in range(0, self.n_frames, UTTERANCE)]
-        index = pd.DataFrame({"utterance": [f"u{u}" for u in range(len(lengths))], "speaker": "s", "length": lengths})
-        return index.assign(n_frames=index.length, start=index.length.cumsum() - index.length)
-
-    def layer(self, i: int) -> np.ndarray:
-        """Activations of a layer, (n_frames, n_neurons), from its file."""
-        return np.memmap(self.root / str(i), "f4", "r", shape=(self.n_frames, self.n_neurons))
-
-
 def layers(code: torch.Tensor, count: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """Yield layers of a code (n, width): noise that grows with depth is added, each in a basis of its own."""
     n, width = code.shape
@@ -65,16 +30,6 @@ def layers(code: torch.Tensor, count: int, generator: torch.Generator) -> Iterat
         basis = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
         noise = torch.randn(n, width, generator=generator)
         yield ((code + (0.3 + 0.1 * i) * noise) * scale) @ basis + torch.randn(width, generator=generator)
-
-
-def write(model: Model, seed: int) -> Model:
-    """Write the layers of a model."""
-    generator = torch.Generator().manual_seed(seed)
-    code = torch.randn(model.n_frames, model.n_neurons, generator=generator)
-    model.root.mkdir()
-    for i, layer in enumerate(layers(code, model.n_layers, generator)):
-        layer.numpy().tofile(model.root / str(i))
-    return model
 
 
 def stores(folder: Path, n: int, sizes: Sequence[tuple[str, int, int]]) -> list[ActivationStore]:
@@ -100,10 +55,20 @@ def stores(folder: Path, n: int, sizes: Sequence[tuple[str, int, int]]) -> list[
 
 
 @contextmanager
-def models(n: int, *sizes: tuple[str, int, int]) -> Iterator[list[Model]]:
-    """Yield models of (name, width, layers) on n frames, in a folder that is removed afterwards."""
+def models(n: int, *sizes: tuple[str, int, int]) -> Iterator[list[ActivationStore]]:
+    """Yield stores of (name, width, layers) on n frames that are not alike, in a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        yield [write(Model(Path(folder) / name, n, *size), seed) for seed, (name, *size) in enumerate(sizes)]
+        yield [unlike(Path(folder), n, *size, seed) for seed, size in enumerate(sizes)]
+
+
+def unlike(folder: Path, n: int, name: str, width: int, count: int, seed: int) -> ActivationStore:
+    """Make a store of frames drawn one by one, in utterances of UTTERANCE."""
+    generator = torch.Generator().manual_seed(seed)
+    every = np.empty((count, n, width), "f4")
+    for i, layer in enumerate(layers(torch.randn(n, width, generator=generator), count, generator)):
+        every[i] = layer.numpy()
+    parts = np.split(every, range(UTTERANCE, n, UTTERANCE), axis=1)
+    return sslsim.from_arrays(name, {f"u{u:04d}": part for u, part in enumerate(parts)}, folder, family=name)
 
 
 def attention(models: int, blocks: int, heads: int, frames: int, seed: int = 0) -> torch.Tensor:

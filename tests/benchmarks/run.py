@@ -81,7 +81,7 @@ def in_turn(ours: Callable[[], object], theirs: Callable[[], object], rounds: in
     return median(a for a, _ in taken), median(b for _, b in taken), median(b / a for a, b in taken)
 
 
-def compare(models: Sequence[made.Model], measures: Sequence[str] = FIVE, device: str = "cpu"):
+def compare(models: Sequence[ActivationStore], measures: Sequence[str] = FIVE, device: str = "cpu"):
     return sslsim.compare(models, list(measures), device=device)
 
 
@@ -167,7 +167,7 @@ def bench_frames(device: str) -> Rows:
         taken = []
         for n in (10_000, 100_000):
             with made.models(n, ("m", 768, 8)) as (model,):
-                taken.append(alone("compare", "cpu", ",".join(measures), described(model)))
+                taken.append(alone("compare", "cpu", ",".join(measures), str(model.root)))
         small, large = taken
         row = {"what": f"8 layers x 768, {', '.join(measures)}"}
         row |= {"10,000 frames": f"{small['seconds']:.2f} s, {small['peak']:.2f} GB"}
@@ -178,14 +178,9 @@ def bench_frames(device: str) -> Rows:
     return rows
 
 
-def described(model: made.Model) -> str:
-    return f"{model.root}:{model.n_frames}:{model.n_neurons}:{model.n_layers}"
-
-
-def compare_alone(device: str, measures: str, *models: str) -> dict[str, float]:
+def compare_alone(device: str, measures: str, *roots: str) -> dict[str, float]:
     """Compare in one more process: its memory is that of the comparison, not of making layers."""
-    sizes = [text.split(":") for text in models]
-    stores = [made.Model(Path(root), *map(int, size)) for root, *size in sizes]
+    stores = [sslsim.open(root) for root in roots]
     sslsim.compare(stores[:1], ["max_corr"], frames=100, device=device)
     rounds = 3 if len(stores) == 1 else 1
     taken = min(seconds(lambda: compare(stores, measures.split(","), device)) for _ in range(rounds))
@@ -230,7 +225,7 @@ def bench_grid(device: str) -> Rows:
     """Grid of the paper's size: 76 layers of two base and two large models, five measures."""
     frames = 20_000 if device == "cpu" else 50_000
     with made.models(frames, *GRID) as models:
-        found = alone("compare", device, ",".join(FIVE), *map(described, models))
+        found = alone("compare", device, ",".join(FIVE), *(str(model.root) for model in models))
     row = {"what": f"76 layers (2 x 13 x 768, 2 x 25 x 1024), {frames:,} frames, five measures, {device}"}
     row |= {"time": f"{found['seconds'] / 60:.1f} min", "peak memory": f"{found['peak']:.1f} GB"}
     return [row | {"wanted": "25 min, 8 GB" if device == "cpu" else "2 min", "n": 1}]
