@@ -192,7 +192,7 @@ class StoredLayer:
         return read.reshape(wanted.shape + read.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return self[:].astype(np.float32 if dtype is None else dtype, copy=False)
+        return np.array(self[:], np.float32 if dtype is None else dtype, copy=copy)
 
 
 class Stores(ByName[ActivationStore]):
