@@ -249,7 +249,7 @@ def bench_paper(device: str) -> Rows:
 def bench_paper_part(device: str) -> Rows:
     """CPU time of `paper`, extrapolated from two base and from two large checkpoints with four layers each.
 
-    A layer has moments of its own, of all frames and without each block; a pair at one depth has all controls, any
+    A layer has moments and neighbours of its own, of all frames and without each block; a pair at one depth has all controls, any
     other a score and one mismatch. A base and a large layer are taken to cost the mean of both kinds.
     """
     rows: Rows = []
@@ -304,16 +304,17 @@ def paper_row(what: str, device: str, found: dict[str, float]) -> dict[str, obje
 
 
 def evidence_alone(device: str, notebook: str, *roots: str) -> dict[str, float]:
-    """Make evidence in one more process; of its CPU time, that of the layers' own moments is said too."""
-    stores, of_layers, make = [sslsim.open(root) for root in roots], [0.0], pieces.moments_of_batch
+    """Make evidence in one more process; of its CPU time, that of what is of one layer is said too."""
+    stores, of_layers = [sslsim.open(root) for root in roots], [0.0]
 
-    def watched(*call):
+    def watched(make, *call):
         start = time.thread_time()
         made_of_it = make(*call)
         of_layers[0] += time.thread_time() - start
         return made_of_it
 
-    pieces.moments_of_batch = watched
+    for name in ("moments_of_batch", "samples_of_batch"):
+        setattr(pieces, name, partial(watched, getattr(pieces, name)))
     before = time.process_time()
     taken = seconds(lambda: made_evidence(stores, notebook, device))
     computed = time.process_time() - before
