@@ -249,8 +249,8 @@ def bench_paper(device: str) -> Rows:
 def bench_paper_part(device: str) -> Rows:
     """CPU time of `paper`, extrapolated from two base and from two large checkpoints with four layers each.
 
-    A layer has moments and neighbours of its own, of all frames and without each block; a pair at one depth has all controls, any
-    other a score and one mismatch. A base and a large layer are taken to cost the mean of both kinds.
+    A layer has moments and neighbours of its own, of all frames and without each block; a pair at one depth has all
+    controls, any other a score and one mismatch. A base and a large layer are taken to cost the mean of both kinds.
     """
     rows: Rows = []
     base, large = 13, 25
