@@ -510,4 +510,4 @@ def test_the_index_beside_the_stores_is_plain_and_signed(stores):
     (file,) = stores[0].root.parent.glob("speech-*.json")
     content = json.loads(file.read_text())
     assert content["index"]["utterance"] == stores[0].index.utterance.tolist()
-    assert set(content) == {"index", "skipped", "hash"}
+    assert set(content) == {"of", "index", "skipped", "hash"}

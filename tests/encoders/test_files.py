@@ -71,7 +71,7 @@ def test_a_hub_id_is_fetched_at_its_revision_and_without_pickles(checkpoints, mo
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert locate(Checkpoint("x", "org/name", revision="0" * 40)) == checkpoints / "wav2vec2-post"
     settings = ["config.json", "preprocessor_config.json", "processor_config.json"]
-    assert asked == [("org/name", "0" * 40, [*settings, "model*.safetensors*"])]
+    assert asked == [("org/name", "0" * 40, [*settings, "adapter_config.json", "model*.safetensors*"])]
 
 
 def test_pickles_are_fetched_where_there_is_nothing_else(checkpoints, monkeypatch, tmp_path):
