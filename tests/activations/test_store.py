@@ -226,6 +226,9 @@ def test_damaged_stores_are_refused_by_name(make_store):
         redescribe(store, version=version)
         with pytest.raises(SslsimError, match=rf"store '.*model': version {version}, this sslsim reads 5; delete this"):
             open_store(store.root)
+    redescribe(store, version=5, position_rule="every other")
+    with pytest.raises(SslsimError, match=r"model': position_rule every other, this sslsim reads floor.*; delete this"):
+        open_store(store.root)
     for text in ("{", "[]", "{}", '{"version": 5}'):
         (store.root / "store.json").write_text(text)
         with pytest.raises(SslsimError, match="store.json is (damaged|not as it was written); delete this folder"):
