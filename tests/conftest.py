@@ -118,6 +118,7 @@ def make_store(tmp_path):
             n_heads=n_heads,
             fingerprint="f" * 64,
             corpus_fingerprint="c" * 64,
+            segmentation={},
             normed=not final_norm,
             input_normed=not final_norm,
             final_norm=final_norm,

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pandas as pd
 
 from sslsim import __version__
 from sslsim.activations.draft import drafting
-from sslsim.activations.store import RULES, ActivationStore, keeping, open_store
+from sslsim.activations.store import RULES, ActivationStore, keeping, open_asked
 from sslsim.encoders.encoder import Anatomy, Encoded
 from sslsim.encoders.lineup import checked
 from sslsim.errors import SslsimError, close_match
@@ -44,6 +43,7 @@ def from_arrays(
         **vars(Anatomy(shapes[0][0], shapes[0][2], 0, how)),
         fingerprint=key,
         corpus_fingerprint="",
+        segmentation={},
         dtype="float32",
         **keeping(index, None, None, heads=False),
         versions={"sslsim": __version__, "numpy": np.__version__},
@@ -52,7 +52,7 @@ def from_arrays(
     with drafting(store.root, lambda: store) as draft:
         for task in draft.tasks() if draft else ():
             task.write(lambda row: Encoded(np.asarray(arrays[row.utterance], "f4"), None, np.zeros((0, 0, 0, 0), "f4")))
-    return replace(open_store(store.root), checkpoint=checkpoint)
+    return open_asked(store.root, checkpoint, {"fingerprint": key})
 
 
 def _looked_at(where: str, arrays: Mapping[str, Any], said: Mapping[str, str]) -> tuple[list[tuple[int, ...]], str]:

@@ -10,6 +10,7 @@ workers, since the cut into shards belongs to the store.
 import os
 import platform
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -78,7 +79,8 @@ class Draft:
         written = self.folder / STORE_FILE
         if not written.is_file() or written.read_bytes() != files[STORE_FILE]:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(mode=0o755, exist_ok=True)
+        check_ours(self.folder)
         remove_stale(self.folder, ".*.part")
         for number, layout in enumerate(self.store.layouts):
             path = self.folder / shard_file(number)
@@ -134,6 +136,8 @@ def drafting(root: Path, plan: Callable[[], ActivationStore]) -> Iterator[Draft 
     try:
         with nullcontext() if root.exists() else alone(root):
             if not root.exists():
+                with suppress(FileNotFoundError):
+                    check_ours(folder)
                 try:
                     draft = Draft(folder, replace(plan(), root=root))
                     draft.begin()
@@ -192,6 +196,15 @@ def _checked(store: ActivationStore, row: Any, arrays: Encoded) -> Encoded:
     return arrays
 
 
+def check_ours(folder: Path, opened: int | None = None) -> None:
+    """Raise unless a folder, or what was opened as it, is of this user, and no other may put anything into it."""
+    state, me = folder.lstat() if opened is None else os.fstat(opened), os.geteuid()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != me or state.st_mode & 0o022:
+        found = f"is of user {state.st_uid} with the mode {stat.filemode(state.st_mode)}"
+        needed = f"user {me} uses only a folder of its own that nobody else may write to"
+        raise SslsimError(f"{str(folder)!r} {found}; {needed}: remove it, or have the stores in another folder")
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -205,10 +218,10 @@ def remove_stale(out: Path, pattern: str) -> None:
     mark = f".{platform.node()}."
     for path in out.glob(pattern):
         pid = path.name.rpartition(mark)[2].split(".")[0]
-        if mark in path.name and pid.isdigit():
+        if mark in path.name and pid.isdecimal():
             try:
                 os.kill(int(pid), 0)
             except ProcessLookupError:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            except OSError:
-                pass  # someone else's is alive
+            except (OSError, OverflowError):
+                pass  # someone else's is alive, or it is no number of a process

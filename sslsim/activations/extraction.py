@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from sslsim import __version__
 from sslsim.activations.draft import Task, check_room, drafting, remove_stale
 from sslsim.activations.results import key_of
-from sslsim.activations.store import RULES, ActivationStore, Stores, keeping, open_store, signed
+from sslsim.activations.store import RULES, ActivationStore, Stores, keeping, open_asked, signed
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
 from sslsim.encoders.files import checkpoint_fingerprint, expected_shape
@@ -55,20 +55,22 @@ _LOADING = threading.Lock()
 def extract_all(study: "Study", out: Path, executor: Executor | None, device: str) -> Stores:
     """Make the stores of a study that are not in the folder `out`, and open all; see `study.extract`."""
     chosen, utterances = study.selected(), study.utterances()
-    audio = corpus_fingerprint(utterances)
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
-    heard = audio, *(float(seconds) for seconds in vars(study.segmentation).values())
-    kept = *RULES, *heard, study.frames, study.queries, study.dtype
-    roots = {each: out / f"{each.name}-{key_of(*kept, prints[each])[:12]}" for each in chosen}
-    missing = [checkpoint for checkpoint in chosen if not roots[checkpoint].exists()]
+    seconds = {name: float(value) for name, value in vars(study.segmentation).items()}
+    heard = {"corpus_fingerprint": corpus_fingerprint(utterances), "segmentation": seconds}
+    kept = heard | {name: getattr(study, name) for name in ("frames", "queries", "dtype")}
+    asked = {checkpoint: kept | {"fingerprint": prints[checkpoint]} for checkpoint in chosen}
+    roots = {each: out / f"{each.name}-{key_of(RULES, asked[each])[:12]}" for each in chosen}
+    there = {each: open_asked(roots[each], each, asked[each]) for each in chosen if roots[each].exists()}
+    missing = [checkpoint for checkpoint in chosen if checkpoint not in there]
     if missing:
         executor = chosen_executor(executor)
         with _scratch(out) as keep:
-            file = out / f"speech-{key_of(*heard, version('soundfile'), version('soxr'))[:12]}.json"
+            file = out / f"speech-{key_of(heard, version('soundfile'), version('soxr'))[:12]}.json"
             index, skipped = _index(study, utterances, file, keep, executor)
             _check_skipped(skipped, index.empty, study.strict)
             index = index.assign(length=[n_frames(n) for n in index["n_samples"]])
-            plan = Plan(study, utterances, audio, prints, roots, index, skipped, chosen_device(device), keep, executor)
+            plan = Plan(study, utterances, heard, prints, roots, index, skipped, chosen_device(device), keep, executor)
             _announce(missing, plan)
             try:  # in threads one checkpoint after another, so that one is in memory at a time
                 threads = executor is None or isinstance(executor, ThreadPoolExecutor)
@@ -78,7 +80,7 @@ def extract_all(study: "Study", out: Path, executor: Executor | None, device: st
             finally:
                 _encoder.cache_clear()
     # names and notes as the lineup has them now: they may have changed since, the content has not
-    stores = Stores(replace(open_store(roots[checkpoint]), checkpoint=checkpoint) for checkpoint in chosen)
+    stores = Stores(there.get(each) or open_asked(roots[each], each, asked[each]) for each in chosen)
     if study.strict and not missing:
         _check_skipped(stores[0].skipped, False, study.strict)
     return stores
@@ -90,7 +92,7 @@ class Plan:
 
     study: "Study"
     utterances: list[Utterance]
-    audio: str  # its fingerprint
+    heard: Mapping[str, Any]  # what a store says of the audio
     prints: Mapping[Checkpoint, str]  # those of the checkpoints
     roots: Mapping[Checkpoint, Path]  # where the stores will be
     index: pd.DataFrame
@@ -125,13 +127,13 @@ def _index(
     """Return the index of a corpus and what is left out, as the file tells, or by decoding all of it once."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: it is made again
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content == signed(content):
+        if content == signed(content) and content["of"] == file.name:
             return pd.DataFrame(content["index"]), pd.DataFrame(content["skipped"])
     options: dict[str, Any] = {"unit": " utterances", "file": sys.stdout, "mininterval": 1, "delay": 2}
     with tqdm(total=len(utterances), desc="reading audio", **options) as bar:
         index, skipped = index_of(utterances, study.segmentation, keep=keep, executor=executor, done=bar.update)
     if not index.empty:
-        content = {"index": index.to_dict("list"), "skipped": skipped.to_dict("list")}
+        content = {"of": file.name, "index": index.to_dict("list"), "skipped": skipped.to_dict("list")}
         write_text(file, json.dumps(signed(content)))
     return index, skipped
 
@@ -202,7 +204,7 @@ def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
         checkpoint=checkpoint,
         **vars(anatomy),
         fingerprint=plan.prints[checkpoint],
-        corpus_fingerprint=plan.audio,
+        **plan.heard,
         dtype=study.dtype,
         **keeping(plan.index, study.frames, study.queries, heads=anatomy.n_heads > 0),
         versions=versions | {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"},

@@ -123,7 +123,7 @@ def _write(file: Path, made: Any) -> Any:
     """Keep a result and return it as it will be read; where it cannot be kept, as it is."""
     try:
         with replacing(file) as part, ZipFile(part, "w") as parts:
-            parts.writestr(_TOLD, json.dumps(made, default=partial(_saved, parts)))  # tuples are lists in it
+            parts.writestr(_TOLD, json.dumps([file.name, made], default=partial(_saved, parts)))  # no tuples in it
         return _loaded(file)
     except (OSError, ValueError, TypeError, KeyError):
         return made
@@ -161,4 +161,7 @@ def _loaded(file: Path) -> Any:
                 raise ValueError(f"{told['name']} is no dataclass of this package")
             return kind(**{name: made(each) for name, each in told["fields"].items()})  # type: ignore[operator]
 
-        return made(json.loads(parts.read(_TOLD)))
+        name, told = json.loads(parts.read(_TOLD))
+        if name != file.name:
+            raise ValueError(f"{name} is in the place of another")
+        return made(told)

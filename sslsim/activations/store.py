@@ -8,8 +8,8 @@ the small files are checked by ``open_store``, numbers when first read in a proc
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from sslsim.errors import SslsimError
 from sslsim.speech.positions import RULE, positions, stride_for
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
 
-STORE_VERSION = 4  # raised by one whenever the layout or the meaning of a file changes
+STORE_VERSION = 5  # raised by one whenever the layout or the meaning of a file changes
 FRAME_RULE = f"frame i covers samples [{HOP} i, {HOP} i + {WINDOW}) at {SAMPLE_RATE} Hz"
-RULES = (STORE_VERSION, FRAME_RULE, RULE)
+RULES = {"version": STORE_VERSION, "frame_rule": FRAME_RULE, "position_rule": RULE}
 STORE_FILE = "store.json"
 TABLES = {"index": "index.csv", "skipped": "skipped.csv"}
 AGAIN = "delete this folder and extract again"
@@ -52,6 +52,7 @@ class ActivationStore:
     n_frames: int  # rows of every layer
     fingerprint: str  # hash of the content of the checkpoint
     corpus_fingerprint: str  # and of the audio
+    segmentation: dict[str, float]  # how recordings were cut, see `Segmentation`
     normed: bool
     input_normed: bool
     final_norm: bool
@@ -223,11 +224,9 @@ def described(store: ActivationStore) -> dict[str, bytes]:
     """Return the small files of a store, by name; the description last."""
     tables = {file: getattr(store, name).to_csv(index=False).encode() for name, file in TABLES.items()}
     content = {
-        "version": STORE_VERSION,
+        **RULES,
         **{name: getattr(store, name) for name in _PLAIN},
         "checkpoint": asdict(store.checkpoint),
-        "frame_rule": FRAME_RULE,
-        "position_rule": RULE,
         "hashes": {file: hashlib.sha256(table).hexdigest() for file, table in tables.items()},
     }
     return tables | {STORE_FILE: (json.dumps(signed(content), indent=2) + "\n").encode()}
@@ -262,6 +261,16 @@ def open_store(path: str | Path) -> ActivationStore:
     return store
 
 
+def open_asked(root: Path, checkpoint: Checkpoint, asked: Mapping[str, Any]) -> ActivationStore:
+    """Open the store that is where one with these fields belongs, by that name; one that has others is an error."""
+    store = open_store(root)
+    for name, wanted in asked.items():
+        if (found := getattr(store, name)) != wanted:
+            fault = f"its {name.replace('_', ' ')} is {found}, not {wanted} as asked for"
+            raise SslsimError(f"store {str(root)!r}: {fault}; another store is in its place, move that away")
+    return replace(store, checkpoint=checkpoint)
+
+
 def _read_description(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the store's fields and its tables' hashes, as ``store.json`` tells them."""
     if not (root / STORE_FILE).is_file():
@@ -270,8 +279,8 @@ def _read_description(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise SslsimError(f"store {str(root)!r}: no {STORE_FILE} there{hint}")
     try:
         content = json.loads((root / STORE_FILE).read_text(encoding="utf-8"))
-        if content["version"] != STORE_VERSION:
-            fault = f"version {content['version']}, this sslsim reads {STORE_VERSION}"
+        if other := [name for name, rule in RULES.items() if content[name] != rule]:
+            fault = f"{other[0]} {content[other[0]]}, this sslsim reads {RULES[other[0]]}"
         elif content == signed(content):
             plain = {name: content[name] for name in _PLAIN}
             return plain | {"checkpoint": Checkpoint(**content["checkpoint"])}, dict(content["hashes"])

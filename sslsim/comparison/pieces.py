@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copyreg
 import itertools
+import os
 import pickle
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sslsim.activations.draft import check_ours
 from sslsim.activations.selection import View, mismatched, on_rows
 from sslsim.comparison.scores import Comparison, Norms, Part, Run, in_random_bases, partners_of, score_pairs
 from sslsim.errors import SslsimError
@@ -79,6 +81,18 @@ def save(value: object, path: Path) -> None:
         ) from error
 
 
+def _read(path: Path) -> Any:
+    """Read a value from the scratch folder if nobody else can have put it there: a pickle can run anything."""
+    check_ours(scratch := path.parents[2])
+    opened = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        check_ours(scratch, opened)  # the same, even if it was replaced meanwhile
+        with open(os.open(path.relative_to(scratch), os.O_RDONLY, dir_fd=opened), "rb") as file:
+            return pickle.loads(file.read())
+    finally:
+        os.close(opened)
+
+
 def _as_array(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[np.ndarray]]:
     """Return how to make a tensor again: torch's own way opens an archive for each, which takes longer than reading."""
     return partial(torch.as_tensor, device=tensor.device), (tensor.numpy(force=True),)
@@ -94,7 +108,7 @@ class LayerMoments:
 
 @lru_cache(maxsize=2)
 def _task(folder: Path) -> Task:
-    return pickle.loads((folder / "task.pickle").read_bytes())
+    return _read(folder / "task.pickle")
 
 
 @lru_cache(maxsize=2)
@@ -168,7 +182,7 @@ def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
 
 
 def _side(task: Task, k: int, turned: bool) -> tuple[LayerMoments, Side]:
-    of = pickle.loads(_file(task, "moments", k, turned).read_bytes())
+    of = _read(_file(task, "moments", k, turned))
     return of, Side(_batch(task, k, turned), of.marginal.mean.flatten(), DTYPE)
 
 
@@ -271,7 +285,7 @@ def sample_of(lengths: tuple[int, ...], sample: int) -> NDArray[np.int64]:
 @lru_cache(maxsize=4)
 def _left(file: Path) -> list[Tensor]:
     """Return what a measure of sampled frames compares of every layer of a batch."""
-    return pickle.loads(file.read_bytes())
+    return _read(file)
 
 
 def _of_each(views: Sequence[View], function: Callable[..., Any]) -> list[Any]:

@@ -69,7 +69,7 @@ class Grid:
     lead: int = 0  # samples of silence put before the sound
     tail: int = 0  # and after it
     first: int = 0  # the encoder's own frame that is frame 0
-    most: int | None = None  # frames that it can take
+    always: int = 0  # frames that it gives however short the sound is; 0: as many as there are
     beyond: int = 0  # frames that it may give after those of the sound
 
 
@@ -194,9 +194,9 @@ class Encoder:
         import torch
 
         grid, length, blocks = self.grid, n_frames(len(waveform)), self.anatomy.n_layers - 1
-        if grid.most is not None and length > grid.most:
-            fault = f"takes at most {grid.most:,} frames, not {length:,}; cut the audio shorter with piece_seconds"
-            raise problem(self.checkpoint, fault)
+        if grid.always and length > grid.always - grid.first:
+            most = f"{grid.always - grid.first:,} frames, not {length:,}"
+            raise problem(self.checkpoint, f"takes at most {most}; cut the audio shorter with piece_seconds")
         sound = np.pad(waveform, (grid.lead, grid.tail)) if grid.lead or grid.tail else waveform
         # the checkpoint's own preprocessor: zero mean and unit variance or not, mask of ones or none
         inputs = self.preprocess(sound, sampling_rate=SAMPLE_RATE, return_tensors="pt")
@@ -205,15 +205,21 @@ class Encoder:
         wanted = torch.as_tensor(rows + grid.first, device=self.device)
         with torch.inference_mode(), _exact_products(self.device), self.hooks.listening(wanted) as (states, maps):
             last = self.model(**inputs).last_hidden_state[0]
-            if not 0 <= len(last) - part.stop <= grid.beyond:
-                fault = f"gave {len(last)} frames where {length} were expected (25 ms windows every 20 ms)"
-                raise problem(self.checkpoint, f"{fault}; this architecture is not supported")
+            shapes = {str(tuple(state.shape)) for state in [*states, last]}  # before any is cut
+            if len(shapes) > 1:
+                told = ", ".join(sorted(shapes))
+                raise problem(self.checkpoint, f"gives hidden states of several shapes, {told}, which is not supported")
+            if not 0 <= len(last) - (grid.always or part.stop) <= grid.beyond:
+                fault = f"gave {len(last)} frames where {grid.always or length} were expected"
+                fault = f"{fault} (25 ms windows every 20 ms); this architecture is not supported"
+                raise problem(self.checkpoint, fault)
             if len(states) != blocks + 1:
                 raise problem(self.checkpoint, f"gave {len(states)} hidden states for {blocks} blocks")
             if len(rows) and len(maps) != blocks:
                 raise problem(self.checkpoint, f"gave {len(maps)} attention maps for {blocks} blocks")
-            if len(last) > length:  # frames of silence around the sound: attention is that among its frames
-                maps = [rows / rows.sum(-1, keepdim=True) for rows in (m[..., part] for m in maps)]
+            # of attention to frames of silence around the sound, and of rounded weights, rows do not sum to 1
+            if len(last) > length or self.dtype != "float32":
+                maps = [rows / rows.sum(-1, keepdim=True) for rows in (m[..., part].float() for m in maps)]
             return [state[part] for state in states], maps, last[part]
 
 

@@ -12,6 +12,7 @@ from sslsim.speech.recording import content_fingerprint
 
 _SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
+_ADAPTER = "adapter_config.json"
 
 
 def locate(checkpoint: Checkpoint) -> Path:
@@ -22,14 +23,20 @@ def locate(checkpoint: Checkpoint) -> Path:
         if checkpoint.revision:
             raise problem(checkpoint, f"has a revision, but its source is a folder, {str(folder)!r}")
     elif HUB_ID.fullmatch(checkpoint.source):
-        folder = _fetch(checkpoint, [*_SETTINGS, _WEIGHTS[0]] if trained else [*_SETTINGS])
-        if trained and not _weight_files(folder):
+        folder = _fetch(checkpoint, [*_SETTINGS, _ADAPTER, _WEIGHTS[0]] if trained else [*_SETTINGS])
+        if trained and not _weight_names(checkpoint, folder):
             folder = _fetch(checkpoint, [_WEIGHTS[1]])
+        names = _weight_names(checkpoint, folder) if trained else []
+        if absent := [name for name in names if not (folder / name).exists()]:
+            folder = _fetch(checkpoint, absent)
     else:
         raise problem(checkpoint, f"no folder {checkpoint.source!r}")
     if not (folder / "config.json").is_file():
         raise problem(checkpoint, f"no config.json in {str(folder)!r}; a folder that save_pretrained left has one")
-    if trained and not _weight_files(folder):
+    if trained and (folder / _ADAPTER).exists():  # transformers would add it iff peft is installed
+        advice = "merge the adapter (merge_and_unload of peft) and save the model to a folder of its own"
+        raise problem(checkpoint, f"has an adapter, {_ADAPTER} in {str(folder)!r}; {advice}")
+    if trained and not _weight_names(checkpoint, folder):
         raise problem(checkpoint, f"no weights in {str(folder)!r} ({' or '.join(_WEIGHTS)})")
     return folder
 
@@ -60,9 +67,26 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the files that from_pretrained reads weights from: safetensors, else pickled ones."""
-    return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+def _weight_names(checkpoint: Checkpoint, folder: Path) -> list[str]:
+    """Return all files that weights may be read from: safetensors, else pickled ones, and those that others name."""
+    names = {file.name for file in folder.glob("*.safetensors*")}  # whatever they are called, see below
+    if not names & {"model.safetensors", "model.safetensors.index.json"}:
+        names |= {file.name for file in folder.glob(_WEIGHTS[1])}
+    names |= _named(folder / "config.json", "transformers_weights")
+    for index in sorted(name for name in names if name.endswith(".index.json")):
+        names |= _named(folder / index, "weight_map")
+    for name in sorted(names):
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise problem(checkpoint, f"names weights {name!r}, which is out of {str(folder)!r}; put them in there")
+    return sorted(names)
+
+
+def _named(file: Path, key: str) -> set[str]:
+    """Return the files that a JSON file names; what is wrong with it transformers will say."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        named = json.loads(file.read_text(encoding="utf-8"))[key]
+        return set(map(str, named.values())) if isinstance(named, dict) else {str(named)}
+    return set()
 
 
 def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
@@ -73,8 +97,8 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
     if checkpoint.source == LOG_MEL:
         return hashlib.sha256(f"{RECIPE}\0{version('transformers')}".encode()).hexdigest()
     folder, trained = locate(checkpoint), checkpoint.untrained_seed is None
-    files = [folder / name for name in _SETTINGS if (folder / name).is_file()]
-    files += _weight_files(folder) if trained else []
+    names = [*_SETTINGS, *(_weight_names(checkpoint, folder) if trained else ())]
+    files = [name for name in names if (folder / name).is_file()]
     drawn = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
-    parts = ["" if trained else drawn, *(f"{file.name}\0{content_fingerprint(file)}\n" for file in files)]
+    parts = ["" if trained else drawn, *(f"{name}\0{content_fingerprint(folder / name)}\n" for name in files)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

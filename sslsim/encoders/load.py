@@ -20,7 +20,7 @@ from sslsim.encoders.encoder import Anatomy, Encoder, Grid, Hooks, LogMel, atten
 from sslsim.encoders.files import first_line, locate
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, problem
 from sslsim.errors import SslsimError
-from sslsim.speech.recording import SAMPLE_RATE, n_frames
+from sslsim.speech.recording import HOP, SAMPLE_RATE, n_frames
 
 DTYPES = ("float32", "bfloat16", "float16")
 _LOADING = threading.Lock()  # random weights and transformers' verbosity are global to the process
@@ -37,10 +37,10 @@ _TRIAL = 9_999  # samples of the sound that an encoder is tried on: 30 frames, a
 def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float32") -> Encoder | LogMel:
     """Load the encoder of a checkpoint, without the head that finetuning may have added, and try it.
 
-    The class comes from ``config.json``, never from a name. Attention is eager, the only kind that has maps to give.
-    Weights are loaded in float32 whatever the file holds, and then brought to `dtype`; with an ``untrained_seed`` they
-    are those that transformers draws for the architecture, and the caller's own random state stays as it was. What is
-    not a speech encoder of 20 ms frames, or lacks weights of it or has others, is an error.
+    The class comes from ``config.json``, never from a name. Attention is eager, the only kind that has maps to give,
+    and weights are loaded in float32 and then brought to `dtype`, whatever the files say. With an ``untrained_seed``
+    they are those that transformers draws for the architecture, and the caller's own random state stays as it was. What
+    is not a speech encoder of 20 ms frames, or lacks weights of it or has others, is an error.
     """
     if dtype not in DTYPES:
         raise SslsimError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
@@ -82,9 +82,6 @@ def _tried(encoder: Encoder) -> Encoder:
     finally:
         for hook in hooks:
             hook.remove()
-    if any(state.shape != last.shape for state in states):
-        shapes = ", ".join(sorted({str(tuple(state.shape)) for state in [*states, last]}))
-        raise problem(encoder.checkpoint, f"gives hidden states of several shapes, {shapes}, which is not supported")
     outputs = [out[part] for out in normed if out.shape[1:] == last.shape[1:]]
     norms = [any(torch.equal(out, state) for out in outputs) for state in states]
     found = replace(encoder.anatomy, n_neurons=int(last.shape[1]), normed=all(norms[1:]), input_normed=norms[0])
@@ -104,14 +101,15 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
     with _quiet():
         try:
             preprocess = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+            hints: dict[str, Any] = {"return_dict": True, "output_attentions": False}
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **hints)
             if checkpoint.untrained_seed is not None:
-                config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(checkpoint.untrained_seed)
                     model, info = AutoModel.from_config(config, **options), {}
             else:
                 more = {"weights_only": True, "output_loading_info": True}
-                model, info = AutoModel.from_pretrained(folder, **more, **options)
+                model, info = AutoModel.from_pretrained(folder, config=config, **more, **options)
         except Exception as error:  # config, tensors and pickles each fail in their own way
             raise problem(checkpoint, f"{str(folder)!r} does not load: {first_line(error)}") from error
     decodes = model.config.is_encoder_decoder
@@ -147,8 +145,7 @@ def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> Grid:
     if kind == "Wav2Vec2FeatureExtractor":
         return Grid()
     if kind == "WhisperFeatureExtractor":  # its frame j is centred on sample 320 j, and 30 s are always taken
-        most = model.config.max_source_positions - 1
-        return Grid(lead=120, first=1, most=most, beyond=most)
+        return Grid(lead=120, first=1, always=preprocess.n_samples // HOP)
     if kind == "SeamlessM4TFeatureExtractor":  # frame j covers samples [320 j, 320 j + 560), in two windows
         return Grid(lead=80, tail=80, beyond=1)
     raise problem(checkpoint, f"has a preprocessor {kind}, whose frames are not known here")

@@ -265,13 +265,14 @@ def _check_shape(maps: Any, name: str, utterance: int) -> None:
 
 
 def check_maps(maps: Maps, name: str = "maps", utterance: int = 0) -> Tensor:
-    """Return `maps` as a floating tensor (heads, rows, T), or raise what is wrong with it."""
+    """Return `maps` as a floating tensor (heads, rows, T), or raise what is wrong; halves are brought to sum 1."""
     _check_shape(maps, name, utterance)
-    double = maps.dtype in (np.float64, torch.float64)
+    double, half = maps.dtype in (np.float64, torch.float64), maps.dtype.itemsize == 2
     maps = block(maps, torch.float64 if double else torch.float32)
-    off = (maps.sum(2) - 1).abs().amax()
-    if not off < 1e-3 or maps.amin() < 0:  # `not <` is true for NaN too
+    sums = maps.sum(2, keepdim=True)
+    off = (sums - 1).abs().amax()
+    if not off < (1e-2 if half else 1e-3) or maps.amin() < 0:  # `not <` is true for NaN too
         why = f"sums off by up to {float(off):.3g}, smallest weight {float(maps.amin()):.3g}"
         advice = "give attention weights after the softmax"
         raise SslsimError(f"{name}, utterance {utterance}: rows are not distributions ({why}); {advice}")
-    return maps
+    return maps / sums if half else maps

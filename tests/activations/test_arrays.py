@@ -72,3 +72,13 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_written(tmp_path, arr
     with pytest.raises(SslsimError, match=message):
         sslsim.from_arrays(**{"name": "m", "arrays": arrays, "folder": tmp_path / "new", **options})
     assert not (tmp_path / "new").exists()
+
+
+def test_a_store_of_other_arrays_in_its_place_is_refused(tmp_path):
+    (first, one), (second, two) = ((made(seed), sslsim.from_arrays("a", made(seed), tmp_path)) for seed in (0, 1))
+    for store, name in ((one, "kept"), (two, one.root.name)):
+        store.root.rename(tmp_path / name)
+    told = rf"store '.*{one.root.name}': its fingerprint is {two.fingerprint}, not {one.fingerprint} as asked for"
+    with pytest.raises(SslsimError, match=told):
+        sslsim.from_arrays("a", first, tmp_path)
+    assert sslsim.from_arrays("a", second, tmp_path).root == two.root

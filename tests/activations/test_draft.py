@@ -225,6 +225,47 @@ def test_a_draft_of_other_content_or_libraries_is_begun_anew(small, tmp_path, ot
     assert write(tmp_path / "out", replace(small, **other)) == [0, 1, 2]
 
 
+def of_another(folder, monkeypatch):
+    me = os.geteuid()
+    monkeypatch.setattr(drafts.os, "geteuid", lambda: me + 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (of_another, r"is of user \d+ with the mode drwxr-xr-x; user \d+ uses only"),
+        (lambda folder, _: folder.chmod(0o777), "with the mode drwxrwxrwx"),
+        (lambda folder, _: folder.chmod(0o775), "with the mode drwxrwxr-x"),
+        (lambda folder, _: folder.rename(folder.with_name("x")).chmod(0o755), None),
+        (lambda folder, _: (folder.rename(folder.with_name("x")), folder.symlink_to("x")), "with the mode lrwx"),
+        (lambda folder, _: (folder.rename(folder.with_name("x")), folder.write_text("")), "with the mode -rw"),
+    ],
+)
+def test_a_draft_that_another_may_have_written_is_refused_and_left(small, tmp_path, monkeypatch, spoil, found):
+    root = tmp_path / "out"
+    folder = draft_of_two(root, small)
+    assert folder.stat().st_mode & 0o777 == 0o755
+    spoil(folder, monkeypatch)
+    if found is None:  # moved away: there is none
+        assert write(root, small) == [0, 1, 2]
+        return
+    before = files(tmp_path)
+    with pytest.raises(SslsimError, match=f"^'.*/.out.partial' .*{found}.*: remove it, or have") as caught:
+        write(root, small)
+    assert "\n" not in str(caught.value)
+    assert files(tmp_path) == before
+
+
+def test_a_draft_is_not_written_to_by_others_whatever_the_umask(small, whole, tmp_path):
+    before = os.umask(0)
+    try:
+        draft_of_two(tmp_path / "out", small)
+        assert write(tmp_path / "out", small) == [2]
+    finally:
+        os.umask(before)
+    assert files(tmp_path / "out") == whole
+
+
 def test_a_disk_too_small_is_refused_and_keeps_what_is_there(small, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(drafts.shutil, "disk_usage", lambda _path: SimpleNamespace(free=0))
@@ -346,12 +387,12 @@ def test_what_a_killed_process_left_is_cleared_and_what_a_living_one_has_is_not(
     left = tmp_path / f".pieces.{platform.node()}.{dead.pid}.x"
     other = tmp_path / f".pieces.{platform.node()}.{os.getppid()}.x"
     elsewhere = tmp_path / f".pieces.not-{platform.node()}.{dead.pid}.x"
-    for folder in (left, other, elsewhere):
+    planted = [tmp_path / f".pieces.{platform.node()}.{pid}.x" for pid in ("9" * 19, "\u00b2", "0", "x")]
+    for folder in (left, other, elsewhere, *planted):
         folder.mkdir()
     drafts.remove_stale(tmp_path, ".pieces.*")
     assert not left.exists()
-    assert other.exists()
-    assert elsewhere.exists()
+    assert all(folder.exists() for folder in (other, elsewhere, *planted))
 
 
 STEPS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "shutil.rmtree")

@@ -19,6 +19,7 @@ import torch
 from conftest import tone
 from safetensors.torch import load_file, save_file
 
+import sslsim
 from sslsim.activations import draft as drafts
 from sslsim.activations import extraction, shards
 from sslsim.activations.selection import check_pairable
@@ -510,4 +511,62 @@ def test_the_index_beside_the_stores_is_plain_and_signed(stores):
     (file,) = stores[0].root.parent.glob("speech-*.json")
     content = json.loads(file.read_text())
     assert content["index"]["utterance"] == stores[0].index.utterance.tolist()
-    assert set(content) == {"index", "skipped", "hash"}
+    assert set(content) == {"of", "index", "skipped", "hash"}
+
+
+def another(path):
+    """Return what a folder of one store says once that of another stands in its place."""
+    return rf"^store '{path}': its {{}} is {{}}, not {{}} as asked for; another store is in its place, move that away$"
+
+
+@pytest.mark.parametrize("how", [shutil.copytree, lambda a, b: b.symlink_to(a), os.rename])
+def test_a_store_of_another_checkpoint_in_its_place_is_refused(stores, study, tmp_path, no_loading, how):
+    first, second = (shutil.copytree(store.root, tmp_path / store.root.name) for store in stores)
+    assert study.extract(tmp_path)[0].root == first
+    shutil.rmtree(first)
+    how(second, first)
+    told = another(first).format("fingerprint", stores[1].fingerprint, stores[0].fingerprint)
+    with pytest.raises(SslsimError, match=told):
+        replace(study, checkpoints=NAMES[:1]).extract(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "found", "wanted"),
+    [
+        ({"frames": 30}, "frames", "25000", "30"),
+        ({"queries": 0}, "queries", "16", "0"),
+        ({"dtype": "float16"}, "dtype", "float32", "float16"),
+        ({"segmentation": Segmentation(0.5)}, "segmentation", ".*_seconds': 30.0.*", ".*_seconds': 0.5.*"),
+        ({"subset": Subset(max_utterances=2)}, "corpus fingerprint", r"\w{64}", r"\w{64}"),
+    ],
+)
+def test_a_store_of_another_study_in_its_place_is_refused(mel, tmp_path, change, name, found, wanted):
+    """Every field of the key, before anything is extracted."""
+    given = mel if "queries" not in change else replace(mel, queries=16)
+    (made,), other = given.extract(tmp_path / "out"), replace(given, **change)
+    place = other.extract(tmp_path / "other")[0].root.name
+    made.root.rename(made.root.with_name(place))
+    (tmp_path / "out" / "kept").touch()
+    before = sorted((tmp_path / "out").iterdir())
+    with pytest.raises(SslsimError, match=another(f".*{place}").format(name, found, wanted)):
+        replace(other, checkpoints=("log-mel", "hubert-pre")).extract(tmp_path / "out")
+    assert sorted((tmp_path / "out").iterdir()) == before
+
+
+def test_an_index_of_another_corpus_in_its_place_is_made_again(mel, tmp_path):
+    some = replace(mel, subset=Subset(max_utterances=2))
+    expected = everything(some.extract(tmp_path / "some"))
+    mel.extract(tmp_path / "out")
+    (file,), (place,) = (tmp_path / "out").glob("speech-*"), (tmp_path / "some").glob("speech-*")
+    file.rename(tmp_path / "out" / place.name)
+    assert everything(some.extract(tmp_path / "out")) == expected
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_attention_of_half_precision_is_compared(one, stores, tmp_path, dtype):
+    (half,) = replace(one, dtype=dtype, queries=8).extract(tmp_path, device="cpu")
+    for u in range(4):
+        np.testing.assert_allclose(half.attention(2, u).sum(2), 1, atol=1e-6)
+    table = sslsim.compare([half, stores[0]], ["js", "pearson"], device="cpu")
+    whole = sslsim.compare([stores[1], stores[0]], ["js", "pearson"], device="cpu")
+    np.testing.assert_allclose(table.value, whole.value, atol=0.02)

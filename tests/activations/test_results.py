@@ -270,3 +270,14 @@ def test_arguments_are_told_apart():
     assert key_of({"x": ("a", ["b"])}) == key_of({"x": [np.str_("a"), ("b",)]})
     with pytest.raises(TypeError, match="function cannot be part of a key"):
         key_of({"x": [lambda: 1]})
+
+
+def test_a_result_in_the_place_of_another_is_computed_again(make_store, counted, calls):
+    stores = [make_store("a")]
+    for measure in ("cca", "svcca"):
+        counted(stores, [measure])
+    one, other = sorted((stores[0].root.parent / "results").glob("*.zip"))
+    shutil.copy(one, other)
+    for measure in ("cca", "svcca"):
+        counted(stores, [measure])
+    assert len(calls) == 3

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import pickle
 import platform
 import stat
 import tempfile
@@ -145,6 +146,48 @@ def test_the_scratch_folder_is_private_beside_the_stores_and_removed(stores, mon
     with pytest.raises(ZeroDivisionError):
         compare(stores, ["max_corr"], device="cpu")
     assert sorted({*folder.iterdir()} - {folder / "results"}) == before
+
+
+class Planted:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (type(self.path).touch, (self.path,))
+
+
+def foreign(scratch, monkeypatch):
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+
+
+def linked(scratch, _):
+    scratch.symlink_to(scratch.rename(scratch.with_name("moved")))
+
+
+@pytest.mark.parametrize("spoil", [foreign, linked, lambda scratch, _: scratch.chmod(0o777)])
+@pytest.mark.parametrize("piece", ["moments_of_batch", "pairs_of_batches", "frames_of_batches"])
+def test_no_pickle_is_read_that_another_may_have_written(stores, tmp_path, monkeypatch, piece, spoil):
+    real, ran = getattr(pieces, piece), tmp_path / "ran"
+
+    def planted(inner, *rest):
+        with monkeypatch.context() as patch:
+            for file in inner.glob("*.pickle"):
+                file.write_bytes(pickle.dumps(Planted(ran)))
+            spoil(inner.parents[1], patch)
+            pieces.forget()
+            return real(inner, *rest)
+
+    monkeypatch.setattr(pieces, piece, planted)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(SslsimError, match=r"\.pieces\..*' is of user \d+ with") as caught,
+    ):
+        compare(stores, ["max_corr", "mutual_knn"], device="cpu", executor=pool)
+    assert "\n" not in str(caught.value)
+    assert not ran.exists()
 
 
 def test_what_a_run_has_left_is_gone_when_the_next_begins(stores, monkeypatch):

@@ -513,6 +513,7 @@ def test_half_precision_stays_near(saved, loaded, name, dtype):
     assert half.hidden.dtype == half.attention.dtype == np.float32
     assert 0 < off(half.hidden, whole.hidden) < 0.1
     assert 0 < off(half.attention, whole.attention) < 0.1
+    np.testing.assert_allclose(half.attention.sum(axis=-1), 1, atol=1e-6)  # as rounded they are off by up to 0.004
 
 
 def test_unknown_precision_is_refused(saved):
@@ -538,6 +539,48 @@ def test_sew_is_refused(tmp_path):
     refused(
         save(model, preprocessor("SEW", False), tmp_path), r"hidden states of several shapes, \(15, 24\), \(30, 24\)"
     )
+
+
+def test_an_encoder_that_pools_in_time_after_its_blocks_is_refused(tmp_path):
+    """Whisper's preprocessor asks for 5 seconds always: half as many frames would do for a short sound."""
+    sizes = {name: WHISPER[f"encoder_{name[8:]}"] for name in ("encoder_layers", "encoder_attention_heads")}
+    config = transformers.Qwen2AudioEncoderConfig(
+        d_model=24, encoder_ffn_dim=32, max_source_positions=250, num_mel_bins=80, **sizes
+    )
+    folder = save(transformers.AutoModel.from_config(config), preprocessor("Whisper", False), tmp_path)
+    refused(folder, r"gives hidden states of several shapes, \(125, 24\), \(250, 24\), which is not supported")
+
+
+def test_an_encoder_that_pools_in_time_before_its_blocks_is_refused(tmp_path, monkeypatch):
+    whisper = transformers.models.whisper.modeling_whisper.WhisperEncoder
+    begin = whisper.__init__
+    monkeypatch.setattr(whisper, "__init__", lambda self, config: (begin(self, config), slower(self))[0])
+    folder = save(build("Whisper", max_source_positions=125), preprocessor("Whisper", False), tmp_path)
+    refused(folder, "gave 125 frames where 250 were expected .* this architecture is not supported")
+
+
+def slower(encoder):
+    encoder.conv2.stride = (4,)
+
+
+HINTS = [{"_attn_implementation": kind} for kind in ("sdpa", "flash_attention_2", "nonsense", {"": "sdpa"})]
+HINTS += [{"attn_implementation": "sdpa"}, {"_attn_implementation_internal": "sdpa"}, {"return_dict": False}]
+HINTS += [{"output_attentions": True, "_attn_implementation": "sdpa"}]
+
+
+@pytest.mark.parametrize("hint", HINTS, ids=str)
+@pytest.mark.parametrize("name", FEW)
+def test_hints_in_the_settings_do_not_decide(copied, loaded, name, hint):
+    folder = copied(name)
+    edit(folder / "config.json", **hint)
+    encoded, expected = (
+        load_encoder(Checkpoint("x", str(folder))).encode(WAVEFORM, ROWS),
+        loaded(name).encode(WAVEFORM, ROWS),
+    )
+    np.testing.assert_array_equal(encoded.hidden, expected.hidden)
+    np.testing.assert_array_equal(encoded.attention, expected.attention)
+    twin = load_encoder(Checkpoint("x", str(folder), untrained_seed=0))
+    assert twin.encode(WAVEFORM, ROWS).attention.shape == expected.attention.shape
 
 
 def test_a_text_model_is_refused(tmp_path):

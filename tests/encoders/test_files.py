@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from conftest import tone
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sslsim.encoders.encoder import RECIPE
 from sslsim.encoders.files import checkpoint_fingerprint, locate
@@ -71,7 +74,7 @@ def test_a_hub_id_is_fetched_at_its_revision_and_without_pickles(checkpoints, mo
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert locate(Checkpoint("x", "org/name", revision="0" * 40)) == checkpoints / "wav2vec2-post"
     settings = ["config.json", "preprocessor_config.json", "processor_config.json"]
-    assert asked == [("org/name", "0" * 40, [*settings, "model*.safetensors*"])]
+    assert asked == [("org/name", "0" * 40, [*settings, "adapter_config.json", "model*.safetensors*"])]
 
 
 def test_pickles_are_fetched_where_there_is_nothing_else(checkpoints, monkeypatch, tmp_path):
@@ -92,6 +95,99 @@ def test_offline_is_one_clear_line():
     with pytest.raises(SslsimError, match=message) as caught:
         locate(Checkpoint("x", "org/name", revision="v1"))
     assert "\n" not in str(caught.value)
+
+
+def sharded(checkpoints, folder, names):
+    """Write a checkpoint whose weights lie in shards of these names."""
+    shutil.copytree(checkpoints / "wav2vec2-post", folder)
+    weights, shards = load_file(folder / "model.safetensors"), {}
+    (folder / "model.safetensors").unlink()
+    for i, (key, weight) in enumerate(sorted(weights.items())):
+        shards.setdefault(names[i % len(names)], {})[key] = weight
+    for name, part in shards.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        save_file(part, folder / name, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {key: name for name, part in shards.items() for key in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return Checkpoint("x", str(folder))
+
+
+@pytest.mark.parametrize(
+    "names", [["part-1.safetensors", "b.safetensors"], ["sub/one.safetensors", "sub/two.safetensors"]]
+)
+def test_shards_of_any_name_count(checkpoints, tmp_path, names):
+    checkpoint = sharded(checkpoints, tmp_path / "copy", names)
+    whole = load_encoder(Checkpoint("y", str(checkpoints / "wav2vec2-post"))).encode(tone(0, 4_000), [])
+    np.testing.assert_array_equal(load_encoder(checkpoint).encode(tone(0, 4_000), []).hidden, whole.hidden)
+    for name in names:
+        before, file = checkpoint_fingerprint(checkpoint), tmp_path / "copy" / name
+        save_file({key: weight * 2 for key, weight in load_file(file).items()}, file, {"format": "pt"})
+        assert checkpoint_fingerprint(checkpoint) != before
+
+
+def test_weights_that_settings_or_a_layout_of_shards_name_count(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints / "wav2vec2-post", tmp_path / "copy")
+    checkpoint, weights = Checkpoint("x", str(folder)), load_file(folder / "model.safetensors")
+    (folder / "sub").mkdir()
+    edit = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(edit | {"transformers_weights": "sub/w.safetensors"}))
+    for name in ("sub/w.safetensors", "shard-00001-model-00001-of-00001.safetensors"):  # each before model.safetensors
+        before = checkpoint_fingerprint(checkpoint)
+        save_file(weights, folder / name, {"format": "pt"})
+        assert checkpoint_fingerprint(checkpoint) != before
+    (folder / "model.safetensors").unlink()
+    (folder / "model.fp16.safetensors").touch()  # which nothing reads
+    torch.save(weights, folder / "pytorch_model.bin")
+    before = checkpoint_fingerprint(checkpoint)
+    torch.save({}, folder / "pytorch_model.bin")
+    assert checkpoint_fingerprint(checkpoint) != before
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/other.safetensors", "sub/../../other.safetensors"])
+def test_weights_out_of_the_folder_are_refused(checkpoints, tmp_path, name):
+    checkpoint = sharded(checkpoints, tmp_path / "copy", ["one.safetensors"])
+    index = {"metadata": {}, "weight_map": {"a": "one.safetensors", "b": name}}
+    (tmp_path / "copy" / "model.safetensors.index.json").write_text(json.dumps(index))
+    told = f"^checkpoint 'x': names weights '{name}', which is out of '.*copy'; put them in there$"
+    for use in (locate, checkpoint_fingerprint, load_encoder):
+        with pytest.raises(SslsimError, match=told):
+            use(checkpoint)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": [1]}', '{"weight_map": {"a": {}}}', "\udcff"])
+def test_an_index_of_odd_shape_is_one_line(checkpoints, tmp_path, text):
+    checkpoint = sharded(checkpoints, tmp_path / "copy", ["one.safetensors"])
+    (tmp_path / "copy" / "model.safetensors.index.json").write_bytes(text.encode(errors="surrogateescape"))
+    checkpoint_fingerprint(checkpoint)
+    with pytest.raises(SslsimError, match="^checkpoint 'x': '.*copy' does not load: ") as caught:
+        load_encoder(checkpoint)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_is_refused_by_name_whatever_is_installed(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints / "wav2vec2-post", tmp_path / "copy")
+    (folder / "adapter_config.json").write_text("{}")
+    told = "^checkpoint 'x': has an adapter, adapter_config.json in '.*copy'; merge the adapter .* and save"
+    for use in (locate, checkpoint_fingerprint, load_encoder):
+        with pytest.raises(SslsimError, match=told):
+            use(Checkpoint("x", str(folder)))
+    assert locate(Checkpoint("x", str(folder), untrained_seed=0)) == folder  # whose weights no adapter changes
+
+
+def test_shards_of_other_names_are_fetched(checkpoints, monkeypatch, tmp_path):
+    source, asked = sharded(checkpoints, tmp_path / "hub", ["part-1.safetensors", "part-2.safetensors"]).source, []
+    (tmp_path / "cache").mkdir()
+
+    def snapshot_download(repo, *, revision, allow_patterns):
+        asked.append(allow_patterns)
+        for file in Path(source).iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, tmp_path / "cache")
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    load_encoder(Checkpoint("x", "org/name"))
+    assert asked[1:] == [["part-1.safetensors", "part-2.safetensors"]]
 
 
 COMMIT, OLDER = "5" * 40, "a" * 40

@@ -7,6 +7,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 
 import sslsim
+from sslsim.errors import SslsimError
 from sslsim.measures import attention
 from sslsim.measures.attention import attention_cka, attention_similarity
 
@@ -190,3 +191,19 @@ def test_queries_that_do_not_number_the_rows(queries, message):
 def test_errors_say_what_failed(measure, a, b, message):
     with pytest.raises(sslsim.SslsimError, match=message):
         attention_similarity(measure, a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_maps_of_half_precision_are_brought_to_sum_1(dtype):
+    whole = [torch.as_tensor(softmax_maps(np.random.default_rng(u), 3, 40, n)) for u, n in enumerate((9, 300))]
+    half = [maps.to(dtype) for maps in whole]
+    off = max(float((maps.float().sum(2) - 1).abs().max()) for maps in half)
+    assert (off > 1e-3) == (dtype is torch.bfloat16)
+    for measure in ("pearson", "js", "frobenius"):
+        found = attention_similarity(measure, half, half)
+        np.testing.assert_allclose(found.diagonal(), 1, atol=1e-6)
+        np.testing.assert_allclose(found, attention_similarity(measure, whole, whole), atol=0.01)
+    with pytest.raises(SslsimError, match="a, utterance 0: rows are not distributions .sums off by up to 0.05"):
+        attention_similarity("js", [half[0] * 1.05], half[:1])
+    with pytest.raises(SslsimError, match="rows are not distributions"):
+        attention_similarity("js", [half[0].float() * 1.005], [half[0].float()])
