@@ -39,8 +39,7 @@ def layer_lines(by_relation: pd.DataFrame, measure: str) -> Figure:
 def finetuning_lines(by_layer: pd.DataFrame, measures: Sequence[str]) -> Figure:
     """Draw, by layer, how much of a pretrained model is left after finetuning: a panel a measure, a line a model.
 
-    Solid: the finetuned model; dashed: another seed of the pretrained one; dotted: models of another family at the same
-    depth. `by_layer` comes from `sslsim.analysis.finetuning_by_layer`.
+    `by_layer` comes from `sslsim.analysis.finetuning_by_layer`; what dashes and dots are is in the legend.
     """
     rows = rows_of(by_layer, measures).assign(model=lambda t: t.pretrained + " to " + t.finetuned)
     grid = _panels(rows, "measure", listed(measures), "model", "layer")
@@ -57,8 +56,7 @@ def finetuning_lines(by_layer: pd.DataFrame, measures: Sequence[str]) -> Figure:
 def along_depth(deep: pd.DataFrame, measures: str | Sequence[str]) -> Figure:
     """Draw similarity at equal relative depth: a panel a measure, a line a relation with its interval, chance dotted.
 
-    The similarity axis is fixed, but for measures that are near 0 where neurons are not shared. `deep` comes from
-    `sslsim.analysis.along_depth`.
+    The axis is fixed, but for measures near 0 where neurons are not shared. `deep`: `sslsim.analysis.along_depth`.
     """
     from sslsim.measures.registry import BEYOND_BASES  # not above: it imports torch
 

@@ -194,9 +194,8 @@ def _blocks(index: pd.Index) -> Iterator[tuple[str, int, int]]:
 def attach(ax: Axes, rows: Sequence[str], columns: Sequence[str], numbers: Mapping[str, Sequence[np.ndarray]]) -> None:
     """Keep the numbers of a heatmap with the axes that it fills, from edge to edge, in a form that JSON can hold.
 
-    `rows`, from the top, and `columns` say what each is. `numbers` are what is said of a cell, in this order: by name
-    one array (n_rows, n_columns), or two, the ends of an interval; NaN where there is none. They are kept in float32,
-    little-endian, in base64.
+    `rows`, from the top, and `columns` say what each is. `numbers` are what is said of a cell: by name one array
+    (n_rows, n_columns), or two, the ends of an interval; NaN where there is none. Kept in base64 of little-endian f4.
     """
     packed = []
     for name, arrays in numbers.items():
