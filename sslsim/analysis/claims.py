@@ -38,8 +38,7 @@ def neuron_claims(evidence: Evidence) -> pd.DataFrame:
     - neuron_excess: the variance that single neurons explain beyond random axes of the same subspace, and neuron_count:
       the share of neurons that have a partner which random bases do not explain, of those that chance leaves; both
       judged against mismatches and random bases;
-    - the claim of the paper, the same subspace with other neurons: the subspace is shared, and the interval of the
-      share of neurons lies below a tenth.
+    - the claim of the paper: the subspace is shared, and the interval of the share of neurons lies below a tenth.
     """
     rows = []
     for relation, part in separate_at_same_depth(evidence):
@@ -134,10 +133,9 @@ def _moved(evidence: Evidence, pair: tuple[str, str], measure: str) -> list[Row]
     return rows
 
 
-def _row(claim: str, between: str, measure: str, estimate: Estimate, control: str, **more: Any) -> Row:
-    row: Row = {"claim": claim, "between": between, "measure": measure}
-    row |= {"effect": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
-    return _judged(row | {"p": estimate.p_zero, "control": control} | more)
+def _row(claim: str, between: str, measure: str, estimate: Estimate, control: str) -> Row:
+    row: Row = {"claim": claim, "between": between, "measure": measure, "p": estimate.p_zero, "control": control}
+    return _judged(row | {"effect": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high})
 
 
 def _yes_or_no(holds: bool, low: float) -> str:
@@ -155,10 +153,9 @@ def _above_chance(claim: str, between: str, evidence: Evidence, measure: str, be
     """Judge a score less chance, as a share of what chance leaves open where the best score is given."""
     estimate = measured(evidence, measure).estimate()
     whole = 1.0 if best is None else best - estimate.chance
-    numbers = {"effect": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
-    above = {name: (number - estimate.chance) / whole for name, number in numbers.items()}
-    control = f"mismatched utterances: {estimate.chance:.3f}"
-    row = _row(claim, between, measure, estimate, control, p=estimate.p, **above)
+    value, low, high = ((end - estimate.chance) / whole for end in (estimate.value, estimate.low, estimate.high))
+    above = Estimate(value, low, high, p_zero=estimate.p)
+    row = _row(claim, between, measure, above, f"mismatched utterances: {estimate.chance:.3f}")
     return _judged(row, permutations=len(evidence.null))
 
 

@@ -26,9 +26,8 @@ def extremes(partners: pd.DataFrame, n: int = 4) -> pd.DataFrame:
     """Choose the neurons that are shared most and least between models trained apart, `n` of each kind at most.
 
     By how far the correlation of a neuron with its best partner exceeds what it finds in random bases. Blocks add to
-    what they are given, so that a neuron goes through layers under one number; no neuron, number for number, is chosen
-    twice. Partners come from `sslsim.evidence`. Columns: kind (most shared, least shared), relation, model, layer and
-    neuron of x and y, value, rotated, excess.
+    what they are given, so that a neuron goes through layers under one number; none, number for number, comes twice.
+    Partners are of `sslsim.evidence`. Columns: kind (most or least shared), relation, `PAIR`, value, rotated, excess.
     """
     between = partners[partners.relation.isin(SEPARATE)].dropna(subset=["value", "rotated"])
     ordered = between.assign(excess=between.value.abs() - between.rotated)
@@ -49,9 +48,8 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
     """Find the `n` moments where chosen neurons, and where their partners, are most active, each in another utterance.
 
     Columns: pair (row of `chosen`, from `extremes`), kind, side (x the neuron, y its partner), model, layer, neuron,
-    utterance, frame (its number there), seconds (its centre), z (z-score over all stored frames), z_other and
-    above_other (that of the other one at the same frame, turned around if it anticorrelates, and the share of frames
-    where it is lower).
+    utterance, frame (its number there), seconds (its centre), z (z-score over all stored frames), z_other (of the other
+    one then, turned around if it anticorrelates) and above_other (share of frames where it is lower).
     """
     store, rows = stores[0], []  # all have the same frames
     utterances = np.repeat(np.arange(len(store.index)), store.index.n_frames)  # of each frame

@@ -82,8 +82,7 @@ def first_moved(moved: pd.DataFrame) -> pd.DataFrame:
 def changed_neurons(stores: Sequence[ActivationStore], *, frames: int | None = None) -> pd.DataFrame:
     """Correlation of every neuron of a pretrained model with the same neuron, number for number, after finetuning.
 
-    Models of different width have no rows. Columns: model_x (pretrained), layer_x, neuron_x, model_y (finetuned),
-    layer_y and neuron_y (as of x), value.
+    Models of different width have no rows. Columns: `PAIR`, model_x the pretrained one, model_y the other, and value.
     """
     views = {view.label: view for view in layer_views(stores, frames)}
     tables = []

@@ -1,7 +1,6 @@
 """Tables of layers: what they are, how alike by relation and along depth, which match best, whether scores settled.
 
-The value in row (x, y) of a directional measure says how well x is found in y, `relation` what the two models are to
-each other (`sslsim.encoders.lineage`).
+The value in row (x, y) of a directional measure says how well x is found in y; relations: `sslsim.encoders.lineage`.
 """
 
 import itertools
@@ -49,12 +48,10 @@ def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
 
 @kept
 def concentrations(stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:
-    """Say of every layer how variance is spread over its neurons: model, layer and the fields of `Concentration`."""
+    """Say of every layer how variance is spread over its neurons: model, layer and what `concentration` returns."""
     check_stores(stores)
-    rows = []
-    for view in layer_views(stores, frames):
-        x = view[:]
-        rows.append({"model": view.label[0], "layer": view.layer, **vars(concentration(x, moments(x, x).x))})
+    frames_of = ((*view.label, view[:]) for view in layer_views(stores, frames))
+    rows = [{"model": name, "layer": i} | vars(concentration(x, moments(x, x).x)) for name, i, x in frames_of]
     return pd.DataFrame(rows)
 
 
@@ -82,8 +79,7 @@ def relation_means(by_relation: pd.DataFrame) -> pd.DataFrame:
 def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Where in depth each layer finds its best match by one measure of `similarity_by_relation`.
 
-    Columns: relation, model, layer, depth (relative, 0 to 1), best_model, best_layer, best_depth, best (its
-    similarity). The spectrogram, which has no depth, is left out.
+    The columns are that table's, without measure and mean. The spectrogram, which has no depth, is left out.
     """
     rows = by_relation[(by_relation.measure == measure) & (by_relation.relation != "spectrogram")]
     columns = ["relation", "model", "layer", "depth", "best_model", "best_layer", "best_depth", "best"]
@@ -93,17 +89,16 @@ def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
 def raw_against_standardised(table: pd.DataFrame, spread: pd.DataFrame, n: int | None = None) -> pd.DataFrame:
     """Put CKA raw, standardised and without the largest neurons side by side, a row a layer of a trained model.
 
-    The table is of `sslsim.compare` with the measures of `CKA`, `spread` is from `concentrations`. With `n`, only so
-    many layers: those where raw and standardised differ most. Columns: model, layer, raw, standardised, dropped (means
-    over the layers at the same depth of models trained apart), difference (raw less standardised), top_share,
-    dimensions, kurtosis, dominated.
+    The table is of `sslsim.compare` with the measures of `CKA`, `spread` of `concentrations`. With `n`, only the layers
+    where raw and standardised differ most. Columns: model, layer, raw, standardised, dropped (means over the layers at
+    the same depth of models trained apart), difference (of the first two), top_share, dimensions, kurtosis, dominated.
     """
     near = table[same_depth(table) & table.relation.isin(SEPARATE)]
     kinds = near.measure.map(CKA).fillna("")
     wide = near.assign(kind=kinds).pivot_table(index=["model_x", "layer_x"], columns="kind", values="value", sort=False)
     out = wide[list(CKA.values())].assign(difference=wide.raw - wide.standardised).rename_axis(columns=None)
     columns = ["model", "layer", "top_share", "dimensions", "kurtosis", "dominated"]
-    out = out.rename_axis(["model", "layer"]).reset_index().merge(spread[columns], on=["model", "layer"])
+    out = out.rename_axis(columns[:2]).reset_index().merge(spread[columns], on=columns[:2])
     largest = out.difference.abs().to_numpy().argsort()[::-1][:n]
     return out if n is None else out.iloc[largest].reset_index(drop=True)
 

@@ -49,9 +49,8 @@ def with_intervals(
 def one_to_many(partners: pd.DataFrame) -> pd.DataFrame:
     """Say whether neurons have a partner that no other has, or many share few, by relation.
 
-    Columns: relation, neurons (with a best partner), exclusive (share of them whose partner is no other's of their
-    model), mutual (share whose partner's best partner in turn, among the layers compared, is the neuron itself),
-    most_to_one (most neurons that have one partner).
+    Columns: relation, neurons (with a best partner), exclusive (share whose partner is no other's of their model),
+    mutual (share that are, in the layers compared, their partner's best), most_to_one (most with one partner).
     """
     sharing = partners.groupby(["model_x", *PAIR[3:]]).neuron_x.transform("size")
     there = pd.MultiIndex.from_frame(partners[[*PAIR[3:], *PAIR[:3]]])

@@ -78,8 +78,8 @@ def origins(index: pd.DataFrame, corpus: Any) -> Iterator[tuple[Utterance, float
 
 def rows_of(store: ActivationStore, u: int) -> slice:
     """Return which rows of a layer are of one utterance."""
-    start, n = (int(store.index[column].iat[u]) for column in ("start", "n_frames"))
-    return slice(start, start + n)
+    start = int(store.index.start.iat[u])
+    return slice(start, start + int(store.index.n_frames.iat[u]))
 
 
 def traces(pair: Any, stores: Sequence[ActivationStore]) -> list[Floats]:
@@ -113,7 +113,9 @@ def _preferred(x: StoredLayer, labels: Labels) -> pd.DataFrame:
     varies = spread > 1e-6 * (np.abs(pivot) + np.abs(total / count))
     n = np.bincount(codes[codes >= 0], minlength=n_labels)[:, None]
     z = (sums / np.maximum(n, 1) - total / count) / np.where(varies, spread, 1.0)
-    best, mean_z = _furthest(np.where(n > 0, z, 0.0))
+    z = np.where(n > 0, z, 0.0)
+    best = np.abs(z).argmax(0)
+    mean_z = z[best, np.arange(len(best))]
     return pd.DataFrame({"label": np.array(labels.names)[best], "mean_z": mean_z})[varies]
 
 
@@ -121,12 +123,6 @@ def _one_hot(codes: Ints, n: int) -> csr_array:
     """Return a row a label and a column a frame; frames without a label have none."""
     frames = np.flatnonzero(codes >= 0)
     return csr_array((np.ones(len(frames)), (codes[frames], frames)), shape=(n, len(codes)))
-
-
-def _furthest(z: Floats) -> tuple[Ints, Floats]:
-    """Return the row furthest from 0 of each column, and its value."""
-    best = np.abs(z).argmax(0)
-    return best, z[best, np.arange(z.shape[1])]
 
 
 def same_label(partners: pd.DataFrame, stores: Sequence[ActivationStore], labels: Labels) -> pd.DataFrame:
@@ -171,9 +167,8 @@ def selectivity(
     around where the neuron falls on its label: the probability that a frame of the label has the larger activation
     (Mann & Whitney 1947). Chance is that of labels of other utterances (`sslsim.significance.nulls.Mismatches`),
     searched anew in each permutation; p is the share of them and of the score on cropped utterances that are as
-    selective. Utterances without marks are left out. Columns: `chosen`, as from `extremes`, without relation and
-    excess, and label_x (after its sign), auroc_x, chance_x, p_x, the same of y, and same_label (also in sign, that of
-    the correlation taken off).
+    selective. Utterances without marks are left out. Columns: `chosen`, of `extremes`, without relation and excess,
+    label_x (after its sign), auroc_x, chance_x, p_x, the same of y, same_label (in the sign of the correlation too).
     """
     out = chosen.drop(columns=["relation", "excess"], errors="ignore").reset_index(drop=True)
     kept = np.flatnonzero(labels.codes > -2)
@@ -197,11 +192,11 @@ def _preference(z: Floats, ranks: Floats, codes: Ints, n_labels: int) -> tuple[I
     """Return the preferred label of each neuron, its mean z-score, and its AUROC, turned around if that is below 0."""
     one_hot = _one_hot(codes, n_labels)
     counts = one_hot.sum(1)
-    best, mean_z = _furthest((one_hot @ z) / np.maximum(counts, 1)[:, None])
-    n = counts[best]
-    sums = (one_hot @ ranks)[best, np.arange(z.shape[1])]
-    auroc = (sums - n * (n + 1) / 2) / np.maximum(n * (len(z) - n), 1)
-    return best, mean_z, np.where(mean_z > 0, auroc, 1 - auroc)
+    means = (one_hot @ z) / np.maximum(counts, 1)[:, None]
+    best = np.abs(means).argmax(0)
+    at, n = (best, np.arange(len(best))), counts[best]
+    auroc = ((one_hot @ ranks)[at] - n * (n + 1) / 2) / np.maximum(n * (len(z) - n), 1)
+    return best, means[at], np.where(means[at] > 0, auroc, 1 - auroc)
 
 
 def _scored(x: Floats) -> tuple[Floats, Floats]:

@@ -39,8 +39,7 @@ def layer_lines(by_relation: pd.DataFrame, measure: str) -> Figure:
 def finetuning_lines(by_layer: pd.DataFrame, measures: Sequence[str]) -> Figure:
     """Draw, by layer, how much of a pretrained model is left after finetuning: a panel a measure, a line a model.
 
-    Solid: the finetuned model; dashed: another seed of the pretrained one; dotted: models of another family at the same
-    depth. `by_layer` comes from `sslsim.analysis.finetuning_by_layer`.
+    `by_layer` comes from `sslsim.analysis.finetuning_by_layer`; what dashes and dots are is in the legend.
     """
     rows = rows_of(by_layer, measures).assign(model=lambda t: t.pretrained + " to " + t.finetuned)
     grid = _panels(rows, "measure", listed(measures), "model", "layer")
@@ -57,9 +56,7 @@ def finetuning_lines(by_layer: pd.DataFrame, measures: Sequence[str]) -> Figure:
 def along_depth(deep: pd.DataFrame, measures: str | Sequence[str]) -> Figure:
     """Draw similarity at equal relative depth: a panel a measure, a line a relation with its interval, chance dotted.
 
-    The similarity axis is fixed, but for measures that are near 0 where neurons are not shared. `deep` comes from
-    `sslsim.analysis.along_depth`: measure, relation, depth (0 the first layer, 1 the last), value, ci_low, ci_high,
-    chance.
+    The axis is fixed, but for measures near 0 where neurons are not shared. `deep`: `sslsim.analysis.along_depth`.
     """
     from sslsim.measures.registry import BEYOND_BASES  # not above: it imports torch
 
@@ -84,8 +81,7 @@ def along_depth(deep: pd.DataFrame, measures: str | Sequence[str]) -> Figure:
 def best_matching_layers(best_depths: pd.DataFrame) -> Figure:
     """Draw how deep in other models the best-matching layer is: a panel a relation, a line a model, grey: as deep.
 
-    `best_depths` comes from `sslsim.analysis.best_depths`: relation, model, depth (0 the first layer, 1 the last),
-    best_depth. Where a layer has several rows, lines are means over these and small marks each of them.
+    Where a layer has several rows of `sslsim.analysis.best_depths`, lines are means and small marks each of them.
     """
     need(best_depths, ["relation", "model", "depth", "best_depth"], "from sslsim.analysis.best_depths")
     grid = _panels(best_depths, "relation", relations_of(best_depths), "model", "depth", sharey=True)
@@ -103,8 +99,7 @@ def best_matching_layers(best_depths: pd.DataFrame) -> Figure:
 def distance_moved(moved: pd.DataFrame) -> Figure:
     """Draw how far finetuning moved each layer: a panel a measure, a line a finetuned model with its interval.
 
-    The unit is the distance between two seeds of the pretrained model, where a dashed line stands. `moved` comes from
-    `sslsim.analysis.distance_moved`: finetuned, measure, depth, distance, ci_low, ci_high.
+    The unit, a dashed line, is the distance between two seeds. `moved` comes from `sslsim.analysis.distance_moved`.
     """
     columns = ["finetuned", "measure", "depth", "distance", "ci_low", "ci_high"]
     need(moved, columns, "from sslsim.analysis.distance_moved")
@@ -124,8 +119,7 @@ def distance_moved(moved: pd.DataFrame) -> Figure:
 def convergence(settled: pd.DataFrame, measures: Sequence[str]) -> Figure:
     """Draw scores and their chance levels against the number of frames: a panel a measure, a line a pair of models.
 
-    `settled` comes from `sslsim.analysis.convergence`: measure, pair, n_frames, value, chance, and enough, the number
-    of frames where a vertical line says that there are ten a neuron.
+    `settled` comes from `sslsim.analysis.convergence`; a vertical line stands where there are ten frames a neuron.
     """
     need(settled, ["pair", "n_frames", "value", "chance", "enough"], "from sslsim.analysis.convergence")
     rows = rows_of(settled, measures)

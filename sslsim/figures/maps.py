@@ -5,7 +5,7 @@ reader can ask for those of a cell, by pointing at it or by keyboard.
 """
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -56,9 +56,14 @@ def above_chance(table: pd.DataFrame, measure: str, *, ax: Axes | None = None) -
     label += f"\nstruck through: chance explains it (p > {ALPHA})"
     grid = _wide(rows.assign(value=above), "value")
     struck = _wide(rows.assign(struck=(above.notna() & explained).astype(float)), "struck").to_numpy() == 1
-    scale = (0.0, _round_top(grid) if small else 1.0)
-    ax = _mesh(ax, grid, scale, title(measure), label, open_ends=True)
-    _strike(ax, struck, grid.to_numpy() > 0.6 * scale[1])
+    top = _round_top(grid) if small else 1.0
+    ax = _mesh(ax, grid, (0.0, top), title(measure), label, open_ends=True)
+    # diagonals; those of neighbours join into hatching, which stays legible in a large grid
+    y, x = np.nonzero(struck)
+    ends = np.stack([np.stack([x, y + 1], axis=1), np.stack([x + 1, y], axis=1)], axis=1)
+    look: dict[str, Any] = {"colors": np.where(grid.to_numpy()[y, x] > 0.6 * top, "black", "white").tolist()}
+    look["linewidths"] = min(1.2, 40 / max(grid.shape))
+    ax.add_collection(LineCollection(list(ends), **look, rasterized=True), autolim=False)
     _tell(ax, rows, "share" if small else "similarity")
     return ax
 
@@ -132,25 +137,13 @@ def _mesh(
 
 def _tell(ax: Axes, chosen: pd.DataFrame, name: str) -> None:
     """Attach what the page says of each cell: the score and, where there are, its interval, chance level and p."""
-    grid = _wide(chosen, "value")
+    grid, there = _wide(chosen, "value"), chosen.dropna(axis=1, how="all")
     wanted = {name: ["value"], "interval": ["ci_low", "ci_high"], "chance": ["chance"], "p": ["p"]}
     wanted["p in random bases"] = ["p_rotation"]
-    numbers = {
-        said: tuple(_wide(chosen, column).to_numpy(np.float64) for column in columns)
-        for said, columns in wanted.items()
-        if all(column in chosen and chosen[column].notna().any() for column in columns)
-    }
+    known = {said: of for said, of in wanted.items() if {*of} <= {*there}}
+    numbers = {said: [_wide(there, name).to_numpy(np.float64) for name in of] for said, of in known.items()}
     rows, columns = ([f"{model} {layer}" for model, layer in index] for index in (grid.index, grid.columns))
     attach(ax, rows, columns, numbers)
-
-
-def _strike(ax: Axes, cells: NDArray[np.bool_], bright: NDArray[np.bool_]) -> None:
-    """Draw a diagonal through cells; those of neighbours join into hatching, which stays legible in a large grid."""
-    y, x = np.nonzero(cells)
-    ends = np.stack([np.stack([x, y + 1], axis=1), np.stack([x + 1, y], axis=1)], axis=1)
-    colours = np.where(bright[y, x], "black", "white").tolist()
-    width = min(1.2, 40 / max(cells.shape))
-    ax.add_collection(LineCollection(list(ends), colors=colours, linewidths=width, rasterized=True), autolim=False)
 
 
 def _round_top(grid: pd.DataFrame) -> float:
@@ -198,17 +191,16 @@ def _blocks(index: pd.Index) -> Iterator[tuple[str, int, int]]:
     return zip(models[starts], starts, [*starts[1:], len(models)], strict=True)
 
 
-def attach(ax: Axes, rows: Sequence[str], columns: Sequence[str], numbers: dict[str, tuple[np.ndarray, ...]]) -> None:
+def attach(ax: Axes, rows: Sequence[str], columns: Sequence[str], numbers: Mapping[str, Sequence[np.ndarray]]) -> None:
     """Keep the numbers of a heatmap with the axes that it fills, from edge to edge, in a form that JSON can hold.
 
-    `rows`, from the top, and `columns` say what each is. `numbers` are what is said of a cell, in this order: by name
-    one array (n_rows, n_columns), or two, the ends of an interval; NaN where there is none. They are kept in float32,
-    little-endian, in base64.
+    `rows`, from the top, and `columns` say what each is. `numbers` are what is said of a cell: by name one array
+    (n_rows, n_columns), or two, the ends of an interval; NaN where there is none. Kept in base64 of little-endian f4.
     """
-    packed = [
-        {"name": name, "parts": [base64.b64encode(part.astype("<f4").tobytes()).decode() for part in parts]}
-        for name, parts in numbers.items()
-    ]
+    packed = []
+    for name, arrays in numbers.items():
+        parts = [base64.b64encode(array.astype("<f4").tobytes()).decode() for array in arrays]
+        packed.append({"name": name, "parts": parts})
     setattr(ax, _ATTRIBUTE, {"rows": list(rows), "columns": list(columns), "numbers": packed})
 
 

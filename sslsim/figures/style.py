@@ -1,11 +1,11 @@
 """What all figures share: look, fixed scales, titles of measures, and how rows of a table are chosen."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from functools import partial
 from textwrap import fill
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -16,19 +16,13 @@ from sslsim.errors import SslsimError, close_match
 STYLE: dict[Any, Any] = {"axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 9, "figure.dpi": 110}
 STYLE |= dict.fromkeys(["xtick.labelsize", "ytick.labelsize", "legend.fontsize"], 8)
 STYLE |= dict.fromkeys(["axes.spines.top", "axes.spines.right", "legend.frameon"], False)
+styled = partial(mpl.rc_context, STYLE)  # decorates functions that draw in our style and leave no trace of it
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p"]
 COLOURS = [*sns.color_palette("colorblind", 10), "black", "0.6"]  # one more than markers: no pair comes twice soon
 COLOURED = [c for i, c in enumerate(COLOURS) if i not in (7, 11)]  # without the greys
 _PALETTE = dict(zip(RELATIONS, [9, 1, 2, 0, 3, 5, 4, 7], strict=True))
 # of a relation, whichever others are drawn; "same model" and baselines least like the rest
 RELATION_LOOKS = {relation: (COLOURS[c], MARKERS[i]) for i, (relation, c) in enumerate(_PALETTE.items())}
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Draw in our style and leave no trace of it; decorates functions."""
-    with plt.rc_context(STYLE):
-        yield
 
 
 def looks(names: Iterable[str], colours: Sequence[Any] = COLOURS) -> dict[str, tuple[Any, str]]:

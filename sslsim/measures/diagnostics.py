@@ -1,7 +1,7 @@
 """What to know of layers before a similarity is believed: dependent frames, and neurons that dominate a layer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -24,10 +24,8 @@ def autocorrelation(x: Array, lengths: Sequence[int], lags: int = LAGS) -> NDArr
         raise SslsimError(f"utterances have {sum(lengths):,} frames together, x {len(frames):,}; give those of each")
     mean = frames.mean(0)
     frames = frames - mean
-    starts = np.cumsum([0, *lengths])
     products = np.zeros((lags + 1, frames.shape[1]))
-    for start, stop in zip(starts, starts[1:], strict=False):
-        part = frames[start:stop]
+    for part in np.split(frames, np.cumsum(lengths)[:-1]):
         for lag in range(min(lags + 1, len(part))):
             products[lag] += np.einsum("tn,tn->n", part[: len(part) - lag], part[lag:])
     varies = products[0] > len(frames) * (1e-12 * mean) ** 2
@@ -52,20 +50,7 @@ def chance_max_corr(n_eff: ArrayLike, neurons: int) -> NDArray[np.float64]:
     return np.sqrt(2 * ln / np.asarray(n_eff, dtype=np.float64)) * (1 - np.log(4 * np.pi * ln) / (4 * ln))
 
 
-@dataclass(frozen=True)
-class Concentration:
-    """How a layer's variance is spread over its neurons."""
-
-    top_neuron: int  # of largest variance
-    top_share: float  # its share of the layer's variance
-    neurons_in_effect: float  # participation ratio of the neurons' variances, (sum v)^2 / sum v^2
-    dimensions: float  # participation ratio of the principal components of the neurons in their own units
-    dimensions_standardized: float  # the same of z-scored neurons
-    kurtosis: float  # largest excess kurtosis of a neuron: 0 for normal, large for one that fires rarely
-    dominated: bool  # whether the top neuron holds more than a tenth of the variance and ten times an even share
-
-
-def concentration(x: Array, layer: Marginal) -> Concentration:
+def concentration(x: Array, layer: Marginal) -> SimpleNamespace:
     """Say whether few neurons dominate a layer x of these moments: raw CKA, SVCCA, Procrustes then see only those."""
     variance = layer.scatter.diagonal()
     share = float(variance.max() / variance.sum())
@@ -73,12 +58,13 @@ def concentration(x: Array, layer: Marginal) -> Concentration:
     for start in range(0, layer.n, 4096):
         fourth += (block(x[start : start + 4096], torch.float64, layer.mean.device) - layer.mean).pow(4).sum(0)
     kurtosis = fourth[layer.alive] * layer.n / variance[layer.alive] ** 2 - 3
-    return Concentration(
-        top_neuron=int(variance.argmax()),
-        top_share=share,
+    return SimpleNamespace(
+        top_neuron=int(variance.argmax()),  # of largest variance
+        top_share=share,  # of the layer's variance
+        # participation ratios: of the neurons' variances, of the components of neurons in their own units, of z-scored
         neurons_in_effect=float(variance.sum() ** 2 / variance.square().sum()),
         dimensions=float(layer.covariance.trace() ** 2 / layer.covariance_norm**2),
         dimensions_standardized=float(layer.count**2 / layer.correlation_norm**2),
-        kurtosis=float(kurtosis.max()),
-        dominated=share > max(0.1, 10 / float(layer.count)),
+        kurtosis=float(kurtosis.max()),  # the largest excess: 0 for normal, large for a neuron that fires rarely
+        dominated=share > max(0.1, 10 / float(layer.count)),  # a tenth of the variance, ten times an even share
     )

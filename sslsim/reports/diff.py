@@ -31,8 +31,13 @@ def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None,
     """
     if not 0 <= tolerance < math.inf:
         raise SslsimError(f"tolerance is {tolerance}; give a number from 0")
-    folders = [Path(a).resolve(), Path(b).resolve()]
-    runs = [_run(folder) for folder in folders]
+    folders, runs = [Path(a).resolve(), Path(b).resolve()], []
+    for folder in folders:
+        if (folder / record.SWEEP).is_file():
+            raise SslsimError(f"{folder} holds a sweep; name one of the runs in it")
+        if not (run := record.read(folder / "run.json")):
+            raise SslsimError(f"{folder} holds no run.json of this version; name a folder that sslsim run wrote")
+        runs.append(run)
     name = re.sub("[^A-Za-z0-9]+", "-", folders[0].name).strip("-")
     target = Path(out).resolve() if out else folders[1] / f"compare-{name}.html"
     if target.is_dir():
@@ -51,14 +56,10 @@ def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None,
 def made_from(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what two runs, by run.json, were made from and differs: dicts of ``of, name, a, b, counts``.
 
-    ``counts`` says whether it makes the runs different ones: folders, commit, code and versions do not. None is what is
-    not there; where a checkpoint lies is left out.
+    Folders, commit, code and versions do not count. None is what is not there; where a checkpoint lies is left out.
     """
-    return [
-        {"of": of, "name": name, "a": one, "b": other, "counts": of not in _EXPLAINS}
-        for (of, name), one, other in _both(_ingredients(a), _ingredients(b))
-        if one != other
-    ]
+    rows = [(*key, one, other) for key, one, other in _both(_ingredients(a), _ingredients(b)) if one != other]
+    return [{"of": of, "name": name, "a": x, "b": y, "counts": of not in _EXPLAINS} for of, name, x, y in rows]
 
 
 def claims_that_differ(a: Mapping[str, Any], b: Mapping[str, Any], *, tolerance: float = 0.0) -> list[dict[str, Any]]:
@@ -72,11 +73,10 @@ def claims_that_differ(a: Mapping[str, Any], b: Mapping[str, Any], *, tolerance:
         {(book, *(row[n] for n in names)): row for book, entry in run["notebooks"].items() for row in entry["claims"]}
         for run in (a, b)
     ]
-    rows = [
-        {**dict(zip(("notebook", *names), key, strict=True)), "a": one, "b": other, "changes": changes}
-        for key, one, other in _both(*sides)
-        if (changes := _changes(one, other, tolerance))
-    ]
+    rows = []
+    for key, one, other in _both(*sides):
+        if changes := _changes(one, other, tolerance):
+            rows.append(dict(zip(("notebook", *names), key, strict=True)) | {"a": one, "b": other, "changes": changes})
     return sorted(rows, key=lambda row: row["changes"] == ["effect"])
 
 
@@ -110,14 +110,6 @@ def compare_tables(
     return facts if differs else {}
 
 
-def _run(folder: Path) -> dict[str, Any]:
-    if (folder / record.SWEEP).is_file():
-        raise SslsimError(f"{folder} holds a sweep; name one of the runs in it")
-    if run := record.read(folder / "run.json"):
-        return run
-    raise SslsimError(f"{folder} holds no run.json of this version; name a folder that sslsim run wrote")
-
-
 def _both(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> list[tuple[Any, Any, Any]]:
     """Return each key of either side with its two values; None is what is not there."""
     return [(key, a.get(key), b.get(key)) for key in {**a, **b}]
@@ -127,8 +119,7 @@ def _ingredients(run: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
     """Return what a run was made from, by kind and name."""
     found: dict[tuple[str, str], Any] = {("code", name): run[name] for name in ("commit", "code")}
     found |= {("version", name): version for name, version in run["versions"].items()}
-    kinds = {"lineup": "path", "corpus": "path"}
-    found |= {(kinds.get(name, "study"), name): value for name, value in run["study"].items()}
+    found |= {("path" if name in ("lineup", "corpus") else "study", name): v for name, v in run["study"].items()}
     found |= {("speech", name): value for name, value in run["corpus"].items()}
     for checkpoint in run["checkpoints"]:
         facts = {key: value for key, value in checkpoint.items() if key not in ("name", "source")}

@@ -65,8 +65,7 @@ class Sweep:
 def run(words: Sequence[str], request: Request) -> int:
     """Run notebooks with every combination of values, see `requests`, each run in a folder of its own in `request.out`.
 
-    Return 0, or 1 when a notebook of any run failed. If what was asked for cannot run, that is an SslsimError and of
-    no run anything was written.
+    Return 0, or 1 when a notebook failed. If what was asked for cannot run, that is an SslsimError, nothing is written.
     """
     out = request.out.resolve()
     if (out / "run.json").exists():
@@ -96,9 +95,8 @@ def requests(words: Sequence[str], request: Request) -> dict[str, Request]:
 
     `words` are ``NAME=VALUE,VALUE`` each, the last changes fastest, or one TOML file with ``[[run]]`` tables: ``name``,
     ``notebooks``, and values or lists of values; paths are relative to the file. Names are parameters of the notebooks,
-    or else fields of the study. Of a parameter that is a list itself, a list is one value and a list of lists are
-    several; the command line cannot say that. It is an SslsimError if the words cannot be read, sweep what the request
-    sets, or do not give every run a name of its own.
+    or else fields of the study. Of one that is a list itself, a list is one value and a list of lists are several, in
+    files alone. It is an SslsimError if words cannot be read, sweep what the request sets, or give two runs one name.
     """
     folder, tables = _tables(words)
     asked = []
@@ -132,34 +130,30 @@ def page(sweep: Mapping[str, Any]) -> str:
     rows = sweep["runs"]
     names = list(dict.fromkeys(name for row in rows.values() for name in row["values"]))
     several = [name for name in names if len({json.dumps(row["values"].get(name)) for row in rows.values()}) > 1]
-    books = list(dict.fromkeys(name for row in rows.values() for name in row["notebooks"]))
-    claims: dict[str, list[dict[str, Any]]] = {book: [] for book in books}
+    claims: dict[str, list[dict[str, Any]]] = {}
     for name, row in rows.items():
         for book, entry in row["notebooks"].items():
-            of = (claim | {"measure": f"{claim['measure']}, {claim['between']}"} for claim in entry["claims"])
-            claims[book] += [claim | {"between": name} for claim in of]
+            told = [{**c, "measure": f"{c['measure']}, {c['between']}", "between": name} for c in entry["claims"]]
+            claims[book] = claims.get(book, []) + told
     return render.fill("sweep.html.j2", sweep=sweep, parameters=several or names, claims=claims)
 
 
 def _tables(words: Sequence[str]) -> tuple[Path, list[dict[str, Any]]]:
     """Return what the words ask for as tables, and the folder that paths in them count from."""
-    if not all("=" in word for word in words):
-        if len(words) > 1:
-            raise SslsimError(f"--sweep takes NAME=VALUES or one file, not {' '.join(words)}; put all into the file")
-        return Path(words[0]).parent, _read(Path(words[0]))
-    values: dict[str, Any] = {}
-    for word in words:
-        name, _, text = (part.strip() for part in word.partition("="))
-        parts = [part.strip() for part in text.split(",")]
-        if not name or not all(parts):
-            raise SslsimError(f"--sweep {word}: expected NAME=VALUE,VALUE and no empty value")
-        if name in values:
-            raise SslsimError(f"--sweep {word}: {name} is swept twice; name all its values at once")
-        values[name] = tuple(parts)  # a list of a file may be one value
-    return Path(), [values]
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
+    if all("=" in word for word in words):
+        values: dict[str, Any] = {}
+        for word in words:
+            name, _, text = (part.strip() for part in word.partition("="))
+            parts = [part.strip() for part in text.split(",")]
+            if not name or not all(parts):
+                raise SslsimError(f"--sweep {word}: expected NAME=VALUE,VALUE and no empty value")
+            if name in values:
+                raise SslsimError(f"--sweep {word}: {name} is swept twice; name all its values at once")
+            values[name] = tuple(parts)  # a list of a file may be one value
+        return Path(), [values]
+    if len(words) > 1:
+        raise SslsimError(f"--sweep takes NAME=VALUES or one file, not {' '.join(words)}; put all into the file")
+    file = Path(words[0])
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -169,7 +163,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
     tables = content.pop("run", None)
     if content or not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
         raise SslsimError(f"sweep {str(file)!r}: expected [[run]] tables and nothing else")
-    return tables
+    return file.parent, tables
 
 
 def _choices(table: Mapping[str, Any], types: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, list[Any]]:
