@@ -1,5 +1,6 @@
 """Where data and notebooks lie, and files that are there whole or not at all."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -37,6 +38,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def regular(path: str | Path) -> Path:
+    """Return the path of a file or folder, or raise: a device or a pipe might be read for ever."""
+    if (path := Path(path)).exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a device, a pipe or a socket", str(path))
+    return path
 
 
 def write_text(path: str | Path, text: str) -> None:

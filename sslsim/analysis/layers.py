@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.activations.results import kept
-from sslsim.activations.selection import check_stores, layer_views
+from sslsim.activations.selection import check_between, check_stores, varying_views
 from sslsim.activations.store import ActivationStore, Stores
 from sslsim.comparison.tables import same_depth
 from sslsim.encoders.lineage import RELATIONS, SEPARATE
@@ -52,7 +52,7 @@ def concentrations(stores: Sequence[ActivationStore], frames: int | None = None)
     """Say of every layer how variance is spread over its neurons: model, layer and the fields of `Concentration`."""
     check_stores(stores)
     rows = []
-    for view in layer_views(stores, frames):
+    for view in varying_views(stores, check_between(None, stores), frames):
         x = view[:]
         rows.append({"model": view.label[0], "layer": view.layer, **vars(concentration(x, moments(x, x).x))})
     return pd.DataFrame(rows)

@@ -346,12 +346,12 @@ def test_what_a_killed_process_left_is_cleared_and_what_a_living_one_has_is_not(
     left = tmp_path / f".pieces.{platform.node()}.{dead.pid}.x"
     other = tmp_path / f".pieces.{platform.node()}.{os.getppid()}.x"
     elsewhere = tmp_path / f".pieces.not-{platform.node()}.{dead.pid}.x"
-    for folder in (left, other, elsewhere):
+    planted = [tmp_path / f".pieces.{platform.node()}.{pid}.x" for pid in ("9" * 19, "9" * 200, "²", "0", "-1")]
+    for folder in (left, other, elsewhere, *planted):
         folder.mkdir()
     drafts.remove_stale(tmp_path, ".pieces.*")
     assert not left.exists()
-    assert other.exists()
-    assert elsewhere.exists()
+    assert all(folder.exists() for folder in (other, elsewhere, *planted))
 
 
 STEPS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "shutil.rmtree")
