@@ -138,6 +138,8 @@ def executor(scheduler: str) -> Executor:
 
 def chosen_executor(given: Executor | None) -> Executor | None:
     """Return the executor given, else that of the scheduler that the environment names; None for threads."""
+    if given is not None and not hasattr(given, "submit"):
+        raise SslsimError(f"executor is {given!r}; give one of concurrent.futures, or None for threads")
     scheduler = os.environ.get("SSLSIM_SCHEDULER", "")
     return executor(scheduler) if given is None and scheduler else given
 

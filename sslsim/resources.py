@@ -40,13 +40,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def regular(path: str | Path) -> Path:
-    """Return the path of a file or folder, or raise: a device or a pipe might be read for ever."""
-    if (path := Path(path)).exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EINVAL, "a device, a pipe or a socket", str(path))
-    return path
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, its line ends as they are, whole or not at all."""
     with replacing(path) as part:
@@ -70,3 +63,10 @@ def checked_name(name: str, what: str) -> str:
     if not _NAME.fullmatch(name):
         raise SslsimError(f"{what} {name!r} cannot name a file: use letters and digits joined by - or _")
     return name
+
+
+def regular(path: str | Path) -> Path:
+    """Return the path of a file or folder, or raise: a device or a pipe might be read for ever."""
+    if (path := Path(path)).exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a device, a pipe or a socket", str(path))
+    return path

@@ -80,7 +80,7 @@ def _looked_at(where: str, arrays: Mapping[str, Any], said: Mapping[str, str]) -
 
 
 def _values(where: str, utterance: str, arrays: Mapping[str, Any]) -> np.ndarray:
-    from sslsim.measures.arrays import as_numpy  # it imports torch, which takes seconds
+    from sslsim.measures.arrays import block, numbers  # they import torch, which takes seconds
 
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(as_numpy(arrays[utterance], f"{where}: array of utterance {utterance!r}"), "<f4")
+    values = block(numbers(arrays[utterance], f"{where}: array of utterance {utterance!r}"), None)
+    return np.ascontiguousarray(values.float().numpy(), "<f4")

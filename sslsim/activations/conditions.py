@@ -55,22 +55,20 @@ def _part(stores: Sequence[ActivationStore], given: Any, frames: int) -> NDArray
             labels = "; labels of phones are given as an array, see analysis.labels_if_any" if given == "phone" else ""
             raise SslsimError(f"given names {given!r}, which is unknown{labels or close_match(given, NAMED)}")
         return NAMED[given](stores, frames)
-    from sslsim.measures.arrays import as_numpy  # it imports torch, which takes seconds
+    from sslsim.measures.arrays import block, numbers  # they import torch, which takes seconds
 
     n, plain = stores[0].n_frames, np.empty(0)
     with suppress(TypeError, ValueError, RuntimeError):  # what is wrong is said below
         plain = np.asarray(given)
     if plain.shape == (n,) and plain.dtype.kind not in "fc" and not np.ma.is_masked(given):
         return _indicators(plain.astype(str) if plain.dtype.kind == "O" else plain)
-    with np.errstate(over="ignore"):
-        columns = as_numpy(given, "given").astype("f4")
+    columns = block(numbers(given, "given"), None).float().numpy()
     if columns.ndim not in (1, 2) or len(columns) != n or columns.size == 0:
         raise SslsimError(f"given has shape {columns.shape}; give ({n}, k), one row for every stored frame")
     columns = columns.reshape(n, -1)
     if not np.isfinite(columns).all():
-        raise SslsimError(
-            f"frame {int((~np.isfinite(columns)).any(1).argmax())} of what is given is NaN or infinite in float32"
-        )
+        frame = int((~np.isfinite(columns)).any(1).argmax())
+        raise SslsimError(f"frame {frame} of what is given is NaN or infinite in float32")
     return columns
 
 

@@ -52,6 +52,7 @@ def compare(
     Columns, one row a measure and ordered pair of layers, the diagonal included: measure, model_x, layer_x, model_y,
     layer_y, those of `sslsim.comparison.tables.pair_columns`, value, n_frames (query rows for attention), rank_x and
     rank_y (components kept, for cca and svcca), constant_x and constant_y (neurons left out because they do not vary).
+    Layers in which none varies have no rows, and a warning names them.
     """
     check_measures(measures)
     check_whole("sample", sample, 2)

@@ -35,11 +35,6 @@ def numbers(x: Any, name: str) -> Array:
     return x
 
 
-def as_numpy(x: Any, name: str) -> np.ndarray:
-    """Return `numbers` as an array of numpy, float64."""
-    return block(numbers(x, name), torch.float64).numpy()
-
-
 def block(x: Array, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Tensor:
     """Return frames as a tensor of `dtype` (None: their own), copied where torch cannot take them as they lie."""
     if isinstance(x, np.ndarray) and not (x.flags.writeable and min(x.strides, default=0) >= 0 and x.dtype.isnative):
