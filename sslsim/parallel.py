@@ -138,17 +138,28 @@ def executor(scheduler: str) -> Executor:
 
 def chosen_executor(given: Executor | None) -> Executor | None:
     """Return the executor given, else that of the scheduler that the environment names; None for threads."""
+    if given is not None and not hasattr(given, "submit"):
+        raise SslsimError(f"executor is {given!r}; give one of concurrent.futures, or None for threads")
     scheduler = os.environ.get("SSLSIM_SCHEDULER", "")
     return executor(scheduler) if given is None and scheduler else given
 
 
-def chosen_device(device: str) -> str:
-    """Return the device to compute on: for ``auto`` cuda if there is one, else cpu; any other name as it is."""
-    if device != "auto":
-        return device
+def chosen_device(device: str, executor: Executor | None = None) -> str:
+    """Return the device to compute on: for ``auto`` cuda if there is one, else cpu; an error if another is not there.
+
+    Where workers of an `executor`, or of the scheduler that the environment names, compute, it may be there alone.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if str(device) == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if executor is None and not os.environ.get("SSLSIM_SCHEDULER"):
+            torch.empty(0, device=device).cpu()
+        return str(torch.device(device))
+    except Exception as error:  # each kind of device is missing in its own way
+        told = str(error).strip().split("\n")[0]
+        raise SslsimError(f"device {device!r} cannot be used: {told}; give cpu, cuda or auto") from error
 
 
 def workers_on(device: str) -> int | None:

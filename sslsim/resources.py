@@ -1,5 +1,6 @@
 """Where data and notebooks lie, and files that are there whole or not at all."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -62,3 +63,10 @@ def checked_name(name: str, what: str) -> str:
     if not _NAME.fullmatch(name):
         raise SslsimError(f"{what} {name!r} cannot name a file: use letters and digits joined by - or _")
     return name
+
+
+def regular(path: str | Path) -> Path:
+    """Return the path of a file or folder, or raise: a device or a pipe might be read for ever."""
+    if (path := Path(path)).exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a device, a pipe or a socket", str(path))
+    return path

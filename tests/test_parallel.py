@@ -209,3 +209,17 @@ def test_a_command_ends_within_two_seconds_whatever_its_calls_do(how):
     _, errors = process.communicate(timeout=30)
     assert time.monotonic() - clock < 2
     assert (process.returncode, errors) == (130, "sslsim: interrupted\n")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:99", "meta", "cdua", "", None, 7, ["cpu"]])
+def test_a_device_that_is_not_here_is_refused_unless_others_compute(device, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    if device in ("cuda", 7) and torch.cuda.device_count():
+        pytest.skip("it is here")
+    with pytest.raises(SslsimError, match=r"device .* cannot be used: [^\n]+; give cpu, cuda or auto$"):
+        chosen_device(device)
+    assert [chosen_device(known) for known in ("auto", "cpu", torch.device("cpu"))] == ["cpu"] * 3
+    with ThreadPoolExecutor(1) as workers:
+        assert chosen_device("cuda:99", workers) == "cuda:99"
+    monkeypatch.setenv("SSLSIM_SCHEDULER", "tcp://a:1")
+    assert chosen_device("cuda:99") == "cuda:99"

@@ -13,7 +13,7 @@ from sslsim.activations.draft import drafting
 from sslsim.activations.store import RULES, ActivationStore, keeping, open_asked
 from sslsim.encoders.encoder import Anatomy, Encoded
 from sslsim.encoders.lineup import checked
-from sslsim.errors import SslsimError, close_match
+from sslsim.errors import SslsimError, close_match, is_text
 
 MADE = "arrays"  # source of such a checkpoint
 
@@ -28,7 +28,10 @@ def from_arrays(
     checkpoint is: family, size, finetuned_from, seed_of, untrained_seed. Such stores can be compared with each other if
     their utterances have the same names and lengths. The folder is ``<folder>/<name>-<hash of the content>``.
     """
-    where, said = f"store {name!r}", dict(speakers or {})
+    where, said = f"store {name!r}", {} if speakers is None else speakers
+    named = isinstance(arrays, Mapping) and isinstance(said, Mapping)
+    if not named or not all(map(is_text, [*arrays, *said.values()])):
+        raise SslsimError(f"{where}: give a dict of arrays, and in it and of speakers names that any file can hold")
     checkpoint = checked(where, {"name": name, "source": MADE, **{k: v for k, v in facts.items() if v is not None}})
     for stray in said.keys() - arrays.keys():
         raise SslsimError(f"{where}: speakers has {stray!r}, arrays has not{close_match(stray, arrays)}")
@@ -51,7 +54,7 @@ def from_arrays(
     )
     with drafting(store.root, lambda: store) as draft:
         for task in draft.tasks() if draft else ():
-            task.write(lambda row: Encoded(np.asarray(arrays[row.utterance], "f4"), None, np.zeros((0, 0, 0, 0), "f4")))
+            task.write(lambda row: Encoded(_values(where, row.utterance, arrays), None, np.zeros((0, 0, 0, 0), "f4")))
     return open_asked(store.root, checkpoint, {"fingerprint": key})
 
 
@@ -59,13 +62,8 @@ def _looked_at(where: str, arrays: Mapping[str, Any], said: Mapping[str, str]) -
     """Return the shapes of arrays and a hash of what is kept of them; raise if they are not what they should be."""
     shapes: list[tuple[int, ...]] = []
     content = hashlib.sha256(repr((RULES, sorted(said.items()))).encode())
-    for utterance, given in arrays.items():
-        what = f"{where}: array of utterance {utterance!r}"
-        try:
-            with np.errstate(over="ignore"):
-                values = np.ascontiguousarray(given, "<f4")
-        except (TypeError, ValueError) as error:
-            raise SslsimError(f"{what} is no array of numbers: {error}") from error
+    for utterance in arrays:
+        what, values = f"{where}: array of utterance {utterance!r}", _values(where, utterance, arrays)
         shapes.append(values.shape)
         if values.ndim != 3 or not values.size:
             raise SslsimError(f"{what} has the shape {values.shape}; give (layers, frames, neurons), none of them 0")
@@ -79,3 +77,10 @@ def _looked_at(where: str, arrays: Mapping[str, Any], said: Mapping[str, str]) -
     if not shapes:
         raise SslsimError(f"{where}: no arrays; give at least one utterance")
     return shapes, content.hexdigest()
+
+
+def _values(where: str, utterance: str, arrays: Mapping[str, Any]) -> np.ndarray:
+    from sslsim.measures.arrays import block, numbers  # they import torch, which takes seconds
+
+    values = block(numbers(arrays[utterance], f"{where}: array of utterance {utterance!r}"), None)
+    return np.ascontiguousarray(values.float().numpy(), "<f4")

@@ -5,6 +5,7 @@ They can still share what depends on it in a nonlinear way.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sslsim.activations.results import kept
 from sslsim.activations.store import ActivationStore
 from sslsim.encoders.lineup import LOG_MEL
-from sslsim.errors import SslsimError, close_match
+from sslsim.errors import SslsimError, check_whole, close_match
 
 CONTEXT = 8  # frames on each side, 160 ms
 FRAMES_A_COLUMN = 20  # of the spectrogram: held-out speech is explained best at 17 to 36 frames a component
@@ -40,6 +41,7 @@ def condition(stores: Sequence[ActivationStore], given: Any, frames: int | None 
     - an array (n_stored_frames, k) of numbers, or (n_stored_frames,) of labels, such as phones: the `codes` of
       ``sslsim.analysis.labels_if_any``. Whole numbers and strings of one dimension are labels.
     """
+    check_whole("frames", frames, 1, "all")
     several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     parts = [_part(stores, part, frames or stores[0].n_frames) for part in several]
     if not parts:
@@ -53,13 +55,20 @@ def _part(stores: Sequence[ActivationStore], given: Any, frames: int) -> NDArray
             labels = "; labels of phones are given as an array, see analysis.labels_if_any" if given == "phone" else ""
             raise SslsimError(f"given names {given!r}, which is unknown{labels or close_match(given, NAMED)}")
         return NAMED[given](stores, frames)
-    columns, n = np.asarray(given), stores[0].n_frames
+    from sslsim.measures.arrays import block, numbers  # they import torch, which takes seconds
+
+    n, plain = stores[0].n_frames, np.empty(0)
+    with suppress(TypeError, ValueError, RuntimeError):  # what is wrong is said below
+        plain = np.asarray(given)
+    if plain.shape == (n,) and plain.dtype.kind not in "fc" and not np.ma.is_masked(given):
+        return _indicators(plain.astype(str) if plain.dtype.kind == "O" else plain)
+    columns = block(numbers(given, "given"), None).float().numpy()
     if columns.ndim not in (1, 2) or len(columns) != n or columns.size == 0:
         raise SslsimError(f"given has shape {columns.shape}; give ({n}, k), one row for every stored frame")
-    if columns.ndim == 1:
-        return columns[:, None] if columns.dtype.kind == "f" else _indicators(columns)
+    columns = columns.reshape(n, -1)
     if not np.isfinite(columns).all():
-        raise SslsimError(f"frame {int((~np.isfinite(columns)).any(1).argmax())} of what is given is NaN or infinite")
+        frame = int((~np.isfinite(columns)).any(1).argmax())
+        raise SslsimError(f"frame {frame} of what is given is NaN or infinite in float32")
     return columns
 
 

@@ -223,5 +223,5 @@ def remove_stale(out: Path, pattern: str) -> None:
                 os.kill(int(pid), 0)
             except ProcessLookupError:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            except (OSError, OverflowError):
+            except (OSError, OverflowError, ValueError):
                 pass  # someone else's is alive, or it is no number of a process

@@ -65,12 +65,13 @@ def extract_all(study: "Study", out: Path, executor: Executor | None, device: st
     missing = [checkpoint for checkpoint in chosen if checkpoint not in there]
     if missing:
         executor = chosen_executor(executor)
+        device = chosen_device(device, executor)
         with _scratch(out) as keep:
             file = out / f"speech-{key_of(heard, version('soundfile'), version('soxr'))[:12]}.json"
             index, skipped = _index(study, utterances, file, keep, executor)
             _check_skipped(skipped, index.empty, study.strict)
             index = index.assign(length=[n_frames(n) for n in index["n_samples"]])
-            plan = Plan(study, utterances, heard, prints, roots, index, skipped, chosen_device(device), keep, executor)
+            plan = Plan(study, utterances, heard, prints, roots, index, skipped, device, keep, executor)
             _announce(missing, plan)
             try:  # in threads one checkpoint after another, so that one is in memory at a time
                 threads = executor is None or isinstance(executor, ThreadPoolExecutor)

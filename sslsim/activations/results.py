@@ -11,6 +11,7 @@ import inspect
 import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import fields, is_dataclass, replace
@@ -57,12 +58,18 @@ def kept(function: Callable[Given, Result]) -> Callable[Given, Result]:
         try:
             key = key_of({name: value for name, value in told if name not in _WHERE}, stores, code)
             folder = stores[0].root.parent
-        except (TypeError, ValueError, AttributeError, IndexError, OSError):
+        except (TypeError, ValueError, AttributeError, LookupError, OSError):
             return function(*bound.args, **bound.kwargs)
         file = folder / "results" / f"{function.__name__}-{key}.zip"
         with alone(folder / file.name) if os.access(folder, os.W_OK) else nullcontext():
             found = _read(file)
-            return found[0] if found else _write(file, function(*bound.args, **bound.kwargs))
+            if not found:  # what it warns of is kept too, for whoever reads it later
+                with warnings.catch_warnings(record=True) as heard:
+                    made = function(*bound.args, **bound.kwargs)
+                found = [_write(file, (made, [str(one.message) for one in heard]))]
+        for text in found[0][1]:
+            warnings.warn(text, stacklevel=2)
+        return found[0][0]
 
     return found_or_made
 
@@ -85,7 +92,7 @@ def _said(value: Any) -> Any:
     """Return what JSON does not know in terms of what it knows."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, np.ndarray) and value.dtype != object:
+    if isinstance(value, np.ndarray) and value.dtype != object and not np.ma.is_masked(value):
         return {"array": [value.dtype.str, value.shape, _hash(np.ascontiguousarray(value).tobytes())]}
     if isinstance(value, pd.DataFrame):
         return {"table": [value.dtypes.astype(str).to_dict(), pd.util.hash_pandas_object(value).to_numpy()]}

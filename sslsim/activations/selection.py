@@ -1,7 +1,8 @@
 """Layers of stores on the frames to compare, and checks of what is asked for."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from sslsim.activations.conditions import condition, further, orthonormal
 from sslsim.activations.store import ActivationStore, StoredLayer
-from sslsim.errors import SslsimError, close_match
+from sslsim.errors import SslsimError, check_whole, close_match
 from sslsim.speech.positions import common_positions
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # it imports torch, which takes seconds
 
 SMALL = 2**22  # bytes: chosen frames up to here are kept once read
 RUN = 2048  # frames read at a time
+FEW = 64  # frames among which any layer varies that does
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +128,15 @@ def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
 
 def check_measures(measures: Sequence[str]) -> None:
     """Raise unless `measures` is a list of at least one name."""
-    if isinstance(measures, str) or not measures:
+    some = isinstance(measures, Collection) and not isinstance(measures, str) and len(measures) > 0
+    if not some or not all(isinstance(name, str) for name in measures):
         raise SslsimError(f"measures is {measures!r}; give a list of at least one name")
 
 
 def check_stores(stores: Sequence[ActivationStore]) -> None:
     """Raise unless there is at least one store, names are distinct, and all hold the same frames."""
+    if not isinstance(stores, Sequence) or not all(hasattr(store, "checkpoint") for store in stores):
+        raise SslsimError(f"stores is {str(stores)[:80]!r}; give a list of stores")
     if not stores:
         raise SslsimError("nothing to compare: no store given; extract at least one checkpoint")
     names = [store.name for store in stores]
@@ -147,6 +152,7 @@ def layer_views(stores: Sequence[ActivationStore], frames: int | None, given: An
 
     Less what is `given`, if anything is (`conditions.condition`).
     """
+    check_whole("frames", frames, 1, "all")
     index, chosen = stores[0].index, None
     if frames is not None and frames < index.n_frames.sum():
         chosen = common_positions(index.n_frames.tolist(), frames)
@@ -157,14 +163,36 @@ def layer_views(stores: Sequence[ActivationStore], frames: int | None, given: An
     return views if given is None else less(views, condition(stores, given, len(views[0])))
 
 
+def varying_views(
+    stores: Sequence[ActivationStore], between: set[frozenset[str]], frames: int | None, given: Any = None
+) -> list[LayerView]:
+    """Return the `layer_views` of checkpoints to compare in which a neuron varies; a warning names the others."""
+    used = frozenset().union(*between)
+    views = [view for view in layer_views(stores, frames, given) if view.label[0] in used]
+    live = [view for view in views if _varies(view)]
+    if dead := [f"layer {view.layer} of {view.label[0]}" for view in views if view not in live]:
+        told = f"no neuron varies over {len(views[0]):,} frames in {', '.join(dead)}"
+        if not any(pair <= {view.label[0] for view in live} for pair in between):
+            raise SslsimError(f"{told}; nothing to compare")
+        warnings.warn(f"{told}; left out of the comparison", stacklevel=2)
+    return live
+
+
+def _varies(view: LayerView) -> bool:
+    whole = (
+        view.view if isinstance(view, PartialView) else view
+    )  # what is given takes long to take off, and is no matter
+    return any((whole[start : start + FEW] != whole[0:1]).any() for start in range(0, len(whole), FEW))
+
+
 def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[ActivationStore]) -> set[frozenset[str]]:
     """Return the unordered pairs of checkpoints to compare, each name checked; None stands for all pairs."""
     names = [store.name for store in stores]
     if between is None:
         return {frozenset(pair) for pair in itertools.product(names, names)}
     chosen = set()
-    for pair in between:
-        if isinstance(pair, str) or len(pair) != 2:
+    for pair in between if isinstance(between, Iterable) else [between]:
+        if isinstance(pair, str) or not isinstance(pair, Collection) or len(pair) != 2:
             raise SslsimError(f"between holds {pair!r}; each item must be two names of checkpoints")
         for name in pair:
             if name not in names:

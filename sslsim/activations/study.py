@@ -12,8 +12,8 @@ from sslsim.activations.extraction import extract_all
 from sslsim.activations.store import Stores
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, find_lineup, read_lineup, select
 from sslsim.encoders.load import DTYPES
-from sslsim.errors import SslsimError, close_match
-from sslsim.resources import DATA, write_text
+from sslsim.errors import SslsimError, close_match, is_text
+from sslsim.resources import DATA, regular, write_text
 from sslsim.speech.corpus import Subset, Utterance, read_corpus
 from sslsim.speech.index import Segmentation
 
@@ -47,11 +47,13 @@ class Study:
         if isinstance(self.checkpoints, str):
             raise SslsimError(f"checkpoints is {self.checkpoints!r}; give a list of names")
         object.__setattr__(self, "checkpoints", tuple(self.checkpoints))
+        if odd := [name for name in self.checkpoints if not name or not is_text(name)]:
+            raise SslsimError(f"checkpoints has {odd[0]!r}; give names of the lineup")
         for name, least in (("frames", 2), ("queries", 0)):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
                 raise SslsimError(f"{name} is {value!r}; it must be a whole number, {least} or more, or None for all")
-        if self.dtype not in DTYPES:
+        if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
             raise SslsimError(f"dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
         if not isinstance(self.strict, bool):
             raise SslsimError(f"strict is {self.strict!r}; it must be true or false")
@@ -67,11 +69,11 @@ class Study:
             study = cls()
         else:
             try:
-                content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+                content = tomllib.loads(regular(path).read_text(encoding="utf-8-sig"))
                 study = cls(**_arguments(content, Path(path).absolute().parent))
             except OSError as error:
                 raise SslsimError(f"study {str(path)!r}: cannot be read: {error.strerror}") from error
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 told = str(error) if isinstance(error, SslsimError) else f"not TOML: {error}"
                 raise SslsimError(f"study {str(path)!r}: {told}") from error
         return replace(study, checkpoints=checkpoints) if checkpoints else study  # type: ignore[arg-type]
@@ -132,7 +134,7 @@ def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             raise SslsimError(f"{name} is {table!r}; it must be a table [{name}]")
         arguments[name] = kind(**_values(table, kind, f"[{name}]: "))
     for name in sorted({"lineup", "corpus"} & arguments.keys()):
-        if not isinstance(arguments[name], str):
+        if not arguments[name] or not is_text(arguments[name]):
             raise SslsimError(f"{name} is {arguments[name]!r}; it must be a path")
         arguments[name] = find_lineup(arguments[name], folder) if name == "lineup" else folder / arguments[name]
     return arguments

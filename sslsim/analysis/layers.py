@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.activations.results import kept
-from sslsim.activations.selection import check_stores, layer_views
+from sslsim.activations.selection import check_between, check_stores, varying_views
 from sslsim.activations.store import ActivationStore, Stores
 from sslsim.comparison.tables import same_depth
 from sslsim.encoders.lineage import RELATIONS, SEPARATE
@@ -50,7 +50,7 @@ def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
 def concentrations(stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:
     """Say of every layer how variance is spread over its neurons: model, layer and what `concentration` returns."""
     check_stores(stores)
-    frames_of = ((*view.label, view[:]) for view in layer_views(stores, frames))
+    frames_of = ((*view.label, view[:]) for view in varying_views(stores, check_between(None, stores), frames))
     rows = [{"model": name, "layer": i} | vars(concentration(x, moments(x, x).x)) for name, i, x in frames_of]
     return pd.DataFrame(rows)
 

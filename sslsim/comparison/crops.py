@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sslsim.activations.selection import check_stores
 from sslsim.activations.store import ActivationStore
-from sslsim.errors import SslsimError
+from sslsim.errors import SslsimError, check_whole
 from sslsim.measures import attention
 from sslsim.measures.arrays import chunks
 from sslsim.measures.attention import Among, Heads, Sums
@@ -56,8 +56,7 @@ Job = tuple[int, Crop, Crop]  # which of several sums it belongs to, and the utt
 def kept_rows(stores: Sequence[ActivationStore], rows: int | None = None) -> list[Crop]:
     """Return the stored query rows of each utterance to compare: all, or so many on average, at common positions."""
     index = with_attention(stores)[0].index
-    if rows is not None and rows < 1:
-        raise SslsimError(f"rows is {rows}; give at least 1 query row of each utterance, or None for all stored")
+    check_whole("rows", rows, 1, "all stored")
     stride = stride_for(index.n_rows, None if rows is None else rows * len(index))
     counts = enumerate(zip(index.n_rows.tolist(), index["length"].tolist(), strict=True))
     return [Crop(u, positions(stored, stride), length) for u, (stored, length) in counts]
@@ -91,7 +90,7 @@ def summed(
     device: str,
 ) -> Iterator[dict[int, dict[str, Sums]]]:
     """Sum the scores of all pairs of heads over the jobs of each batch, which come in lists that share utterances."""
-    chosen, where = with_attention(stores), chosen_device(device)
+    chosen, where = with_attention(stores), chosen_device(device, executor)
     calls, pairs = [], len(head_labels(chosen)) ** 2
     for b, batch in enumerate(batches):
         for jobs in batch:

@@ -66,9 +66,8 @@ def _rounds(task: Task) -> Iterator[tuple[Callable[..., Any], list[tuple[Any, ..
 
 def _tasks(what: Comparison, run: Run, folder: Path) -> list[Task]:
     """Put layers in batches and leave in the scratch folder what pieces need to know: of moments, and of frames."""
-    views, used = what.views, frozenset().union(*what.between)
-    models = itertools.groupby(range(len(views)), key=lambda i: views[i].label[0])
-    layers = [list(group) for model, group in models if model in used]
+    views = what.views
+    layers = [list(of) for _, of in itertools.groupby(range(len(views)), key=lambda i: views[i].label[0])]
     of_moments, of_frames = (
         replace(what, measures=tuple(name for name in what.measures if MEASURES[name].of_frames is frames))
         for frames in (False, True)

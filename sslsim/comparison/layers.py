@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 
 from sslsim.activations.results import kept
-from sslsim.activations.selection import View, check_between, check_measures, check_stores, layer_views, utterances_of
+from sslsim.activations.selection import View, check_between, check_measures, check_stores, utterances_of, varying_views
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_runs
 from sslsim.comparison.heads import compare_attention, with_attention
 from sslsim.comparison.pieces import sample_of
 from sslsim.comparison.scores import Comparison, Run, Scores
 from sslsim.comparison.tables import PAIR, SIDES, near_layers, pair_columns, sides
+from sslsim.errors import check_whole
 from sslsim.measures.neighbours import SAMPLE
 from sslsim.measures.registry import MEASURES, measure_named
 from sslsim.parallel import chosen_device
@@ -51,12 +52,14 @@ def compare(
     Columns, one row a measure and ordered pair of layers, the diagonal included: measure, model_x, layer_x, model_y,
     layer_y, those of `sslsim.comparison.tables.pair_columns`, value, n_frames (query rows for attention), rank_x and
     rank_y (components kept, for cca and svcca), constant_x and constant_y (neurons left out because they do not vary).
+    Layers in which none varies have no rows, and a warning names them.
     """
     check_measures(measures)
+    check_whole("sample", sample, 2)
     heads = [name for name in measures if measure_named(name).level == "attention"]
     wanted = [name for name in measures if name not in heads]
     (with_attention if heads else check_stores)(stores)
-    chosen, device, tables = check_between(between, stores), chosen_device(device), []
+    chosen, device, tables = check_between(between, stores), chosen_device(device, executor), []
     if wanted:
         what = comparison(stores, wanted, chosen, frames, given, sample=sample, device=device)
         run = Run("scores", lengths=utterances_of(what.views).lengths)
@@ -83,7 +86,7 @@ def neuron_partners(
     relation, trained_x, trained_y, value (signed correlation).
     """
     check_stores(stores)
-    what = comparison(stores, (), check_between(between, stores), frames, device=chosen_device(device))
+    what = comparison(stores, (), check_between(between, stores), frames, device=chosen_device(device, executor))
     scores = score_runs(what, [Run("partners", partners=True)], executor)[0][0]
     return pair_columns(partners_table(what.views, scores), stores)
 
@@ -96,8 +99,8 @@ def comparison(
     given: Any = None,
     **how: Any,
 ) -> Comparison:
-    """Return what to compare of these stores."""
-    views = layer_views(stores, frames, given)
+    """Return what to compare of these stores: all layers in which a neuron varies."""
+    views = varying_views(stores, between, frames, given)
     last = {store.name: store.n_layers - 1 for store in stores}
     layers, deep = (np.array(side) for side in zip(*((view.layer, last[view.label[0]]) for view in views), strict=True))
     near = near_layers(layers[:, None], deep[:, None], deep[None]) == layers[None]

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from sslsim.errors import SslsimError, close_match
-from sslsim.resources import DATA
+from sslsim.errors import SslsimError, close_match, is_text
+from sslsim.resources import DATA, regular
 
 LOG_MEL = "log-mel"  # source of the checkpoint that is a spectrogram, and its name where a list asks for it
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -68,7 +68,7 @@ class Lineup(ByName[Checkpoint]):
 
 def find_lineup(name: str | Path, folder: Path = Path()) -> Path:
     """Return the file of a lineup that comes with sslsim, given its name, or else the path, counted from `folder`."""
-    near, shipped = folder / name, DATA / "lineups" / f"{name}.toml"
+    near, shipped = folder / Path(name), DATA / "lineups" / f"{name}.toml"
     return shipped if not near.exists() and shipped.is_file() else near
 
 
@@ -83,8 +83,8 @@ def read_lineup(path: str | Path) -> Lineup:
     path = find_lineup(path)
     where = f"lineup {str(path)!r}"
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("checkpoint", [])
-    except (OSError, ValueError) as error:
+        tables = tomllib.loads(regular(path).read_text(encoding="utf-8-sig")).get("checkpoint", [])
+    except (OSError, ValueError, RecursionError) as error:
         told = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"not TOML: {error}"
         raise SslsimError(f"{where}: {told}") from error
     if not isinstance(tables, list) or not tables:
@@ -124,7 +124,7 @@ def checked(where: str, table: Any) -> Checkpoint:
         if key == "untrained_seed":
             if type(value) is not int or value < 0:
                 raise SslsimError(f"{where}: {key} is {value!r}; it must be a whole number, 0 or more")
-        elif not isinstance(value, str):
+        elif not is_text(value):
             raise SslsimError(f"{where}: {key} is {value!r}; it must be a string")
     for key in ("name", "source"):
         if not table.get(key):

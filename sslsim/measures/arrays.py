@@ -5,6 +5,7 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -14,10 +15,30 @@ Array = Any  # (n_frames, n_neurons), read in runs of frames: numpy, torch, or a
 CHUNK = 2048  # frames a product: float32 sums stay exact to 1e-6, buffers in reach of the cache
 
 
+def numbers(x: Any, name: str) -> Array:
+    """Return an array of numbers: what numpy or torch can compute with as it is, tables and lists as arrays.
+
+    What is sparse is filled. It is an error if something is masked, complex or no number. `name` says what it is.
+    """
+    fault = "some of its values are masked" * np.ma.is_masked(x)
+    if isinstance(x, Tensor):
+        x, fault = x.to_dense() if x.layout != torch.strided else x, f"it is {x.dtype}" * x.is_complex()
+    elif isinstance(x, np.ndarray | pd.DataFrame) or not hasattr(x, "shape") or hasattr(x, "toarray"):
+        try:
+            x = np.asarray(x.toarray() if hasattr(x, "toarray") else x)
+            x = x.astype(np.float64) if x.dtype.kind == "O" or x.dtype == np.longdouble else x
+            fault = fault or f"it is {x.dtype}" * (x.dtype.kind not in "fiub")
+        except (TypeError, ValueError) as error:
+            fault = str(error)
+    if fault:
+        raise SslsimError(f"{name} is no array of real numbers: {fault}")
+    return x
+
+
 def block(x: Array, dtype: torch.dtype | None, device: str | torch.device = "cpu") -> Tensor:
-    """Return frames as a tensor of `dtype` (None: their own); those of a read-only memory map are copied for torch."""
-    if isinstance(x, np.ndarray) and not x.flags.writeable:
-        x = x.copy()
+    """Return frames as a tensor of `dtype` (None: their own), copied where torch cannot take them as they lie."""
+    if isinstance(x, np.ndarray) and not (x.flags.writeable and min(x.strides, default=0) >= 0 and x.dtype.isnative):
+        x = x.astype(x.dtype.newbyteorder("="), order="C")
     return torch.as_tensor(x).detach().to(device, dtype)
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.measures.arrays import block, chunks
+from sslsim.measures.arrays import block, chunks, numbers
+from sslsim.parallel import chosen_device
 
 Maps = np.ndarray | Tensor
 Among = Sequence[tuple[np.ndarray, np.ndarray]]  # numbers of some heads of a, and of those of b to compare them with
@@ -214,14 +215,16 @@ def profile_of(parts: Iterable[tuple[Tensor, int]]) -> Profile:
 
 def check_head_measure(name: str) -> None:
     """Raise unless `name` is a measure of two heads."""
-    if name in LAYER_MEASURES:
+    if isinstance(name, str) and name in LAYER_MEASURES:
         raise SslsimError(f"{name!r} compares layers, not heads: use compare or attention_cka")
-    if name not in HEAD_MEASURES:
+    if not isinstance(name, str) or name not in HEAD_MEASURES:
         raise SslsimError(f"unknown attention measure {name!r}{close_match(name, [*HEAD_MEASURES, *LAYER_MEASURES])}")
 
 
 def _sum_over(a: Sequence[Maps], b: Sequence[Maps], measure: str, device: str) -> Sums:
     """Sum of a score over utterances, whose maps are checked to line up."""
+    device = chosen_device(device)
+    a, b = ([numbers(m, f"{name}, utterance {u}") for u, m in enumerate(maps)] for maps, name in ((a, "a"), (b, "b")))
     if len(a) != len(b) or not len(a):
         raise SslsimError(f"attention cannot be paired: a has {len(a)} utterances, b {len(b)}; give the same ones")
 

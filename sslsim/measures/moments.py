@@ -262,7 +262,10 @@ def moments(
     whole = _moments(x, y, dtype, device)
     if utterances is None:
         return whole
-    known = Utterances(tuple(int(length) for length in utterances))
+    try:
+        known = Utterances(tuple(int(length) for length in utterances))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SslsimError(f"utterances is {utterances!r}; give the number of frames of each, in order") from error
     if min(known.lengths, default=-1) < 0 or sum(known.lengths) != len(x):
         counts = f"utterances have {sum(known.lengths):,} frames together, x {len(x):,}"
         raise SslsimError(f"{counts}; give the number of frames of each, in order")

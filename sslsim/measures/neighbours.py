@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslsim.errors import SslsimError
+from sslsim.errors import SslsimError, check_whole
 from sslsim.measures.arrays import Array, block
 
 SAMPLE = 2000
@@ -16,8 +16,7 @@ NEIGHBOURS = 10
 
 def sample_frames(x: Array, sample: int = SAMPLE) -> np.ndarray:
     """Frame numbers of `sample` evenly spaced frames of x, or of all when it has no more."""
-    if sample < 2:
-        raise SslsimError(f"sample is {sample}; give at least 2 frames")
+    check_whole("sample", sample, 2)
     n = len(x)
     return np.arange(n) if n <= sample else (np.arange(sample) * n + n // 2) // sample
 

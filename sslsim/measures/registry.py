@@ -14,8 +14,9 @@ from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
 from sslsim.measures import attention, layers, neighbours, neurons, random_basis
-from sslsim.measures.arrays import Array, block, check_pair
+from sslsim.measures.arrays import Array, block, check_pair, numbers
 from sslsim.measures.moments import Marginal, moments, squared_norms
+from sslsim.parallel import chosen_device
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ BEYOND_BASES = ("neuron_excess", "neuron_count")  # near 0 where neurons are not
 
 def measure_named(name: str) -> Measure:
     """Return the measure called `name`; an unknown name is an error that suggests a close one."""
-    if name not in MEASURES:
+    if not isinstance(name, str) or name not in MEASURES:
         raise SslsimError(f"unknown measure {name!r}{close_match(name, MEASURES)}")
     return MEASURES[name]
 
@@ -171,7 +172,7 @@ def similarity(
     """Similarity of two layers on the same frames; higher is more alike, a layer with itself gives 1.
 
     The measure is a name in ``sslsim.MEASURES``; those of attention compare maps, see `attention_similarity`. `x`
-    (n_frames, n_neurons_x) and `y` (n_frames, n_neurons_y) are numpy or torch; directional measures ask for x in terms
+    (n_frames, n_neurons_x) and `y` (n_frames, n_neurons_y) are arrays or tables; directional ones ask for x in terms
     of y. linreg_heldout needs the number of frames of each of the `utterances`, in order. Options are passed to the
     measure, such as ``variance`` of svcca; ``sample`` is the number of evenly spaced frames that mutual_knn and rbf_cka
     use. `device` is where to compute, such as 'cpu' or 'cuda'.
@@ -182,6 +183,7 @@ def similarity(
         raise SslsimError(f"measure {measure!r} compares attention, not frames: use compare or {function}")
     if "standardize" in options:
         raise SslsimError("scaling is part of a measure's name: svcca z-scores every neuron, svcca_raw does not")
+    x, y, device = numbers(x, "x"), numbers(y, "y"), chosen_device(device)
     try:
         if chosen.prepare:
             check_pair(x, y)
@@ -194,7 +196,7 @@ def similarity(
         sides = ((x, m.x), (y, m.y)) if chosen.norms else ()
         norms = (squared_norms(frames, side, standardize=chosen.standardize) for frames, side in sides)
         return float(chosen.score(m, *norms, **options))
-    except TypeError as error:
-        if "unexpected keyword" in str(error):
-            raise SslsimError(f"measure {measure!r}: {str(error).split('() ')[-1]}") from None
-        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, SslsimError) or not options:
+            raise
+        raise SslsimError(f"measure {measure!r}: {str(error).split('() ')[-1]}") from None

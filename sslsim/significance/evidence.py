@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from sslsim.errors import SslsimError
+from sslsim.errors import SslsimError, check_whole
 from sslsim.measures.registry import MEASURES
 from sslsim.significance.jackknife import LEVEL, jackknife_error, jackknife_interval
 from sslsim.significance.nulls import p_value
@@ -41,12 +41,11 @@ class Resampling:
     elsewhere: int | None = 1
 
     def __post_init__(self) -> None:
-        for name in ("permutations", "rotations", "elsewhere", "seed"):
-            if (getattr(self, name) or 0) < 0:
-                raise SslsimError(f"{name} is {getattr(self, name)}; give 0 or more")
-        if self.blocks < 0 or self.blocks == 1:
-            raise SslsimError(f"blocks is {self.blocks}; an interval needs at least 2, and 0 is for none")
-        if self.block_by not in ("utterance", "speaker"):
+        for name in ("permutations", "rotations", "blocks", "elsewhere", "seed"):
+            check_whole(name, getattr(self, name), 0, "nowhere" if name == "elsewhere" else "")
+        if self.blocks == 1:
+            raise SslsimError("blocks is 1; an interval needs at least 2, and 0 is for none")
+        if not isinstance(self.block_by, str) or self.block_by not in ("utterance", "speaker"):
             raise SslsimError(f"block_by is {self.block_by!r}; give one of utterance, speaker")
 
 

@@ -49,7 +49,7 @@ def evidence(
         if measure_named(name).level == "attention":
             raise SslsimError(f"measure {name!r} compares attention; use attention_evidence")
     check_stores(stores)
-    chosen, device = check_between(between, stores), chosen_device(device)
+    chosen, device = check_between(between, stores), chosen_device(device, executor)
     what = comparison(stores, measures, chosen, frames, given, seed=resampling.seed, device=device)
     lengths = utterances_of(what.views).lengths
     partners = "max_corr" in measures and resampling.elsewhere is not None  # each neuron's best, of all layers

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from sslsim.errors import SslsimError, close_match
-from sslsim.speech.recording import SAMPLE_RATE, SUFFIXES, AudioError, Recording, at_16_khz, content_fingerprint
+from sslsim.errors import SslsimError, close_match, is_text, written
+from sslsim.speech.recording import SAMPLE_RATE, SUFFIXES, AudioError, Recording, at_16_khz, content_fingerprint, opened
 
 SHOWN = 8  # utterances in a notebook
 MISSES = 20  # utterances in a row that are too long for what is left, after which a subset by seconds is full
@@ -50,7 +50,7 @@ class Corpus(list[Utterance]):
         silent = sum(not utterance.text for utterance in self)
         told = f"{len(self):,} utterances of {len(speakers):,} named speakers, {len(self) - silent:,} with text"
         columns = ["id", "speaker", "text", "path"]
-        rows = [[str(getattr(utterance, column)) for column in columns] for utterance in self[:SHOWN]]
+        rows = [[written(str(getattr(utterance, column))) for column in columns] for utterance in self[:SHOWN]]
         more = [["…"] * len(columns)] if len(self) > SHOWN else []
         return f"<p>{told}</p>{pd.DataFrame(rows + more, columns=columns).to_html(index=False)}"
 
@@ -77,8 +77,8 @@ def _utterances(corpus: str | Path | Any) -> list[Utterance]:
     if not isinstance(corpus, str | Path):
         return _dataset_utterances(corpus)
     path = Path(corpus)
-    if not path.exists():
-        raise SslsimError(f"corpus {str(path)!r}: no such folder or manifest")
+    if not str(corpus) or not is_text(str(corpus)) or not (path.is_dir() or path.is_file()):
+        raise SslsimError(f"corpus {str(corpus)!r}: no such folder or manifest")
     if not path.is_dir():
         rows = _rows(_manifest_table(path), f"manifest {str(path)!r}")
         return [Utterance(**{**row, "path": path.parent / row["path"]}) for row in rows]
@@ -100,7 +100,8 @@ def _folder_utterances(folder: Path) -> list[Utterance]:
         chapter, speaker = file.parent, file.parent.parent
         librispeech = file.stem.startswith(f"{speaker.name}-{chapter.name}-")
         name = speaker.name if librispeech else chapter.resolve().name
-        utterances.append(Utterance(file.relative_to(folder).with_suffix("").as_posix(), file, name))
+        # a name that is not UTF-8 can nowhere be written: such a file is left out when it is to be read
+        utterances.append(Utterance(written(file.relative_to(folder).with_suffix("").as_posix()), file, written(name)))
     return utterances
 
 
@@ -112,11 +113,14 @@ def _rows(table: pd.DataFrame, where: str) -> list[dict[str, Any]]:
         raise SslsimError(f"{where}: no column {' or '.join(map(repr, missing))}; its columns are {named}")
     if table.empty:
         raise SslsimError(f"{where}: lists no utterance")
-    table = table.reindex(columns=["id", "path", "speaker", "text"]).astype(object).fillna("").astype(str)
-    for column in ("id", "path"):
-        if (table[column] == "").any():
-            raise SslsimError(f"{where}: row {int((table[column] == '').argmax()) + 1} has no {column}")
-    return table.to_dict("records")
+    table = table.reindex(columns=["id", "path", "speaker", "text"]).astype(object).fillna("")
+    rows = [dict(zip(table, map(str, values), strict=True)) for values in table.itertuples(index=False)]
+    for number, row in enumerate(rows, 1):
+        for column, value in row.items():
+            if not is_text(value) or (not value and column in ("id", "path")):
+                fault = f"a {column} with NUL or what is not UTF-8" if value else f"no {column}"
+                raise SslsimError(f"{where}: row {number} has {fault}")
+    return rows
 
 
 def _manifest_table(path: Path) -> pd.DataFrame:
@@ -134,7 +138,7 @@ def _manifest_table(path: Path) -> pd.DataFrame:
             return table
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise SslsimError(f"manifest {str(path)!r}: cannot be read: {error}") from error
     raise SslsimError(f"corpus {str(path)!r}: neither a folder nor a manifest (.csv, .tsv, .jsonl)")
 
@@ -167,8 +171,9 @@ class Row:
         if cell.get("bytes") is not None:
             return cell["bytes"]
         try:
-            return Path(cell["path"]).read_bytes()
-        except (OSError, TypeError) as error:
+            with opened(cell["path"] or "") as file:
+                return file.read()
+        except (OSError, AudioError) as error:
             raise AudioError(self, f"cannot be read: {error}") from error
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sslsim.errors import SslsimError
+from sslsim.errors import SslsimError, written
 from sslsim.parallel import results
 from sslsim.speech.corpus import Utterance
 from sslsim.speech.recording import WINDOW, AudioError, Recording, at_16_khz, is_silent, waveform_fingerprint
@@ -83,7 +83,7 @@ def _check_all(numbered: Sequence[tuple[int, Utterance]], how: Segmentation, kee
         try:
             pieces = list(_pieces(number, utterance, how, keep))
         except AudioError as error:
-            skipped.append((utterance.id, str(utterance.source), error.reason))
+            skipped.append((utterance.id, written(str(utterance.source)), error.reason))
         else:
             rows += [row for row in pieces if row[-1]]
             skipped += [(row[0], str(utterance.source), SILENT) for row in pieces if not row[-1]]

@@ -13,7 +13,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from sslsim.errors import SslsimError
+from sslsim.errors import SslsimError, is_text
+from sslsim.resources import regular
 from sslsim.speech.truncation import cut_off, finished, tells_length
 
 SAMPLE_RATE = 16_000  # samples per second that every encoder here was trained on
@@ -65,7 +66,7 @@ class Recording(AbstractContextManager["Recording"]):
     def __init__(self, source: Source) -> None:
         self.source = source
         self._sound: Any = None
-        self._file = _open(source)
+        self._file = opened(source)
         try:
             if not self._file.read(1):
                 raise AudioError(source, "empty: 0 bytes")
@@ -166,14 +167,17 @@ class Recording(AbstractContextManager["Recording"]):
         return waveform if self.rate == SAMPLE_RATE else soxr.resample(waveform, self.rate, SAMPLE_RATE)
 
 
-def _open(source: Source) -> BinaryIO:
+def opened(source: Source) -> BinaryIO:
+    """Open the bytes of a sound."""
     if not isinstance(source, str | Path):
         return io.BytesIO(source.content())
+    if not is_text(str(source)):
+        raise AudioError(source, "its name is not UTF-8, or has a NUL; rename it")
     try:
-        return Path(source).open("rb")
-    except (OSError, ValueError) as error:  # a ValueError: a null byte in its name
+        return regular(source).open("rb")
+    except OSError as error:
         known: dict[type, str] = {IsADirectoryError: "a folder, not a file", FileNotFoundError: "no such file"}
-        told = known.get(type(error)) or f"cannot be read: {getattr(error, 'strerror', error)}"
+        told = known.get(type(error)) or f"cannot be read: {error.strerror}"
         raise AudioError(source, told) from error
 
 
@@ -195,7 +199,7 @@ def waveform_fingerprint(waveform: NDArray[np.float32]) -> str:
 def content_fingerprint(source: Source) -> str:
     """Return the SHA-256 of the bytes of a file or clip; of one that cannot be read, of the reason."""
     try:
-        with _open(source) as file:
+        with opened(source) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except (AudioError, OSError) as error:
         reason = error.reason if isinstance(error, AudioError) else str(error.strerror)

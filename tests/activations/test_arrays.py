@@ -58,7 +58,7 @@ def test_stores_of_the_same_utterances_can_be_compared(tmp_path):
             r"array of utterance 'u' has the shape \(3, 4\); give \(layers, frames, neurons\)",
         ),
         ({"u": np.ones((1, 0, 4))}, {}, r"has the shape \(1, 0, 4\)"),
-        ({"u": "x"}, {}, "array of utterance 'u' is no array of numbers: could not convert"),
+        ({"u": "x"}, {}, "array of utterance 'u' is no array of real numbers: it is <U1"),
         ({"u": np.full((1, 2, 3), np.nan)}, {}, "array of utterance 'u' is NaN or infinite in float32"),
         ({"u": np.full((1, 2, 3), 1e99)}, {}, "is NaN or infinite in float32"),
         (made() | {"e": np.ones((3, 4, 5))}, {}, "of utterance 'e' has 3 layers of 5 neurons, the first 2 layers of 5"),

@@ -387,7 +387,7 @@ def test_what_a_killed_process_left_is_cleared_and_what_a_living_one_has_is_not(
     left = tmp_path / f".pieces.{platform.node()}.{dead.pid}.x"
     other = tmp_path / f".pieces.{platform.node()}.{os.getppid()}.x"
     elsewhere = tmp_path / f".pieces.not-{platform.node()}.{dead.pid}.x"
-    planted = [tmp_path / f".pieces.{platform.node()}.{pid}.x" for pid in ("9" * 19, "\u00b2", "0", "x")]
+    planted = [tmp_path / f".pieces.{platform.node()}.{pid}.x" for pid in ("9" * 19, "9" * 200, "²", "0", "-1")]
     for folder in (left, other, elsewhere, *planted):
         folder.mkdir()
     drafts.remove_stale(tmp_path, ".pieces.*")

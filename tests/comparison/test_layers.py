@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 from conftest import edited
 
-from sslsim.activations.selection import layer_views, utterances_of
+from sslsim.activations.selection import check_between, layer_views, utterances_of
 from sslsim.comparison import engine
 from sslsim.comparison.layers import COLUMNS, compare, comparison, neuron_partners
 from sslsim.comparison.pieces import sample_of
 from sslsim.comparison.tables import SIDES, near_layers, same_depth
 from sslsim.errors import SslsimError
 from sslsim.measures.registry import MEASURES, similarity
+from sslsim.significance import Resampling, evidence
 
 FRAMES = (30, 40, 51)
 EVERY = [name for name in MEASURES if MEASURES[name].level != "attention"]
@@ -150,7 +151,7 @@ def test_claims_rest_on_layers_at_the_same_relative_depth(make_store):
     assert near_layers(range(5), 4, 2).tolist() == [0, 1, 1, 2, 2]
     assert near_layers(range(3), 2, 0).tolist() == [0, 0, 0]
     stores = [make_store(name, n_layers=n, queries=0) for name, n in (("a", 5), ("b", 3), ("one", 1))]
-    near = comparison(stores, (), set(), None).near
+    near = comparison(stores, (), check_between(None, stores), None).near
     assert same_depth(quiet(stores, ["max_corr"])).tolist() == near.ravel().tolist()
 
 
@@ -176,7 +177,7 @@ def test_best_partners_are_the_best_over_all_layers(stores):
 
 def test_what_cannot_work_is_said_before_anything_is_computed(stores, make_store, monkeypatch):
     monkeypatch.setattr(engine, "results", None)
-    with pytest.raises(SslsimError, match="sample is 1; give at least 2 frames"):
+    with pytest.raises(SslsimError, match="sample is 1; it must be a whole number, 2 or more"):
         quiet(stores, ["max_corr", "mutual_knn"], sample=1)
     silent = make_store("silent", queries=0, frames=FRAMES)
     with pytest.raises(SslsimError, match="no attention in these stores"):
@@ -211,7 +212,34 @@ def test_stores_that_cannot_be_compared_are_refused(stores, make_store):
         quiet([stores[0], make_store("d", frames=(50, 30))], ["cca"])
 
 
-def test_a_constant_layer_is_named(make_store):
-    store = edited(make_store("flat"), "layer 2", lambda values: values.fill(3.0))
-    with pytest.raises(SslsimError, match="flat, layer 2: none of 6 neurons varies over 57 frames"):
-        quiet([store], ["max_corr"])
+def test_a_layer_in_which_nothing_varies_is_named_and_left_out_whatever_is_compared(make_store, monkeypatch):
+    """The other layers have the scores that they have anyway; who reads the kept result is warned too."""
+    other = make_store("other", seed=1, family="x")
+    whole = make_store("flat", seed=0, family="y")
+    before = compare([whole, other], ["max_corr", "mutual_knn"], device="cpu")
+    flat = edited(whole, "layer 2", lambda values: values.fill(3.1))
+    monkeypatch.setenv("SSLSIM_FRESH", "")
+    told = "no neuron varies over 57 frames in layer 2 of flat; left out of the comparison"
+    calls = {
+        "compare": lambda stores, **how: compare(stores, ["max_corr", "mutual_knn"], device="cpu", **how),
+        "given": lambda stores, **how: compare(stores, ["cca"], device="cpu", given=np.arange(57.0)[:, None], **how),
+        "partners": lambda stores, **how: neuron_partners(stores, device="cpu", **how),
+        "evidence": lambda stores, **how: (
+            evidence(stores, ["max_corr"], resampling=Resampling(2, 2, 2), device="cpu", **how).pairs
+        ),
+    }
+    for name, call in calls.items():
+        for _ in range(2):
+            with pytest.warns(UserWarning, match=told) as heard:
+                table = call([flat, other])
+            assert len(heard) == 1
+            layers = {(model, layer) for model, layer in zip(table.model_x, table.layer_x, strict=True)}
+            assert layers == {("flat", 0), ("flat", 1), ("other", 0), ("other", 1), ("other", 2)}, name
+        if name == "compare":
+            left = before[~((before.model_x == "flat") & (before.layer_x == 2))]
+            left = left[~((left.model_y == "flat") & (left.layer_y == 2))].reset_index(drop=True)
+            pd.testing.assert_frame_equal(table.reset_index(drop=True), left, rtol=1e-6)
+        call([flat, other], between=[("other", "other")])  # where it takes no part nobody is told
+    dead = edited(make_store("dead", n_layers=1), "layer 0", lambda values: values.fill(3.0))
+    with pytest.raises(SslsimError, match="no neuron varies over 57 frames in layer 0 of dead; nothing to compare"):
+        compare([dead, other], ["cca"], between=[("dead", "other")], device="cpu")

@@ -93,7 +93,7 @@ def test_frames_in_another_order_need_not_be_prepared_anew():
     [
         ("mutual_knn", {"k": 200}, "k is 200 with 200 frames; give at least 1 and fewer than there are frames"),
         ("mutual_knn", {"k": 0}, "k is 0 with 200 frames"),
-        ("mutual_knn", {"sample": 1}, "sample is 1; give at least 2 frames"),
+        ("mutual_knn", {"sample": 1}, "sample is 1; it must be a whole number, 2 or more"),
         ("rbf_cka", {"bandwidth": 0}, "bandwidth is 0; give a multiple of the median distance, above 0"),
         ("rbf_cka", {"k": 3}, "measure 'rbf_cka': got an unexpected keyword argument 'k'"),
     ],

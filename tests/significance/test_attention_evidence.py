@@ -247,7 +247,7 @@ def test_no_best_matches_are_no_evidence(stores, count, measures):
 @pytest.mark.parametrize(
     ("measures", "options", "message"),
     [
-        (["pearson"], {"rows": 0}, "rows is 0; give at least 1 query row of each utterance, or None for all stored"),
+        (["pearson"], {"rows": 0}, "rows is 0; it must be a whole number, 1 or more, or None for all stored"),
         (["pearsn"], {}, r"unknown attention measure 'pearsn'; did you mean 'pearson'\?"),
         (["cca"], {}, "unknown attention measure 'cca'"),
         ("js", {}, "measures is 'js'; give a list of at least one name"),

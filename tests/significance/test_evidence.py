@@ -121,13 +121,13 @@ def test_nothing_to_estimate_from_and_an_interval_that_cannot_be(made):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"permutations": -2}, "permutations is -2; give 0 or more"),
-        ({"rotations": -1}, "rotations is -1; give 0 or more"),
-        ({"elsewhere": -1}, "elsewhere is -1; give 0 or more"),
+        ({"permutations": -2}, "permutations is -2; it must be a whole number, 0 or more"),
+        ({"rotations": -1}, "rotations is -1; it must be a whole number, 0 or more"),
+        ({"elsewhere": -1}, "elsewhere is -1; it must be a whole number, 0 or more"),
         ({"blocks": 1}, "blocks is 1; an interval needs at least 2, and 0 is for none"),
-        ({"blocks": -3}, "blocks is -3; an interval needs at least 2, and 0 is for none"),
+        ({"blocks": -3}, "blocks is -3; it must be a whole number, 0 or more"),
         ({"block_by": "word"}, "block_by is 'word'; give one of utterance, speaker"),
-        ({"seed": -1}, "seed is -1; give 0 or more"),
+        ({"seed": -1}, "seed is -1; it must be a whole number, 0 or more"),
     ],
 )
 def test_resampling_that_cannot_be_is_refused(values, message):

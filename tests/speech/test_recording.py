@@ -290,7 +290,7 @@ def test_a_fault_is_told_with_and_without_the_name(tmp_path):
     (tmp_path / "x.wav").mkdir()
     with pytest.raises(AudioError, match="x.wav': a folder, not a file"):
         Recording(tmp_path / "x.wav")
-    with pytest.raises(AudioError, match="cannot be read: embedded null byte"):
+    with pytest.raises(AudioError, match="its name is not UTF-8, or has a NUL; rename it"):
         Recording("a\0b.wav")
 
 
