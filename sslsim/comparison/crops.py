@@ -59,8 +59,7 @@ def kept_rows(stores: Sequence[ActivationStore], rows: int | None = None) -> lis
     if rows is not None and rows < 1:
         raise SslsimError(f"rows is {rows}; give at least 1 query row of each utterance, or None for all stored")
     stride = stride_for(index.n_rows, None if rows is None else rows * len(index))
-    counts = enumerate(zip(index.n_rows.tolist(), index["length"].tolist(), strict=True))
-    return [Crop(u, positions(stored, stride), length) for u, (stored, length) in counts]
+    return [Crop(u, positions(row.n_rows, stride), row.length) for u, row in enumerate(index.itertuples())]
 
 
 def alike(store: ActivationStore, crops: list[Crop]) -> list[Crop]:
