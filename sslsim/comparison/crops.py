@@ -58,8 +58,7 @@ def kept_rows(stores: Sequence[ActivationStore], rows: int | None = None) -> lis
     index = with_attention(stores)[0].index
     check_whole("rows", rows, 1, "all stored")
     stride = stride_for(index.n_rows, None if rows is None else rows * len(index))
-    counts = enumerate(zip(index.n_rows.tolist(), index["length"].tolist(), strict=True))
-    return [Crop(u, positions(stored, stride), length) for u, (stored, length) in counts]
+    return [Crop(u, positions(row.n_rows, stride), row.length) for u, row in enumerate(index.itertuples())]
 
 
 def alike(store: ActivationStore, crops: list[Crop]) -> list[Crop]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,9 +54,8 @@ def compare_attention(
 
     Returns a table of layers as from `compare`, in which a layer's score in another is the mean over its heads of the
     best match there (attention_cka compares all heads of the two together), and a table of the best match of every head
-    among all heads of each other checkpoint, whatever their layer. Columns of the second, one row a measure of heads,
-    head and other checkpoint: measure, model_x, layer_x, head_x, model_y, layer_y, head_y, those of
-    `sslsim.comparison.tables.pair_columns`, value.
+    in each other checkpoint, whatever its layer. Columns of the second, a row a measure of heads, head and other
+    checkpoint: measure, model, layer and head of x and y, those of `sslsim.comparison.tables.pair_columns`, value.
     """
     check_attention_measures(measures)
     crops = kept_rows(stores)
@@ -106,38 +106,31 @@ class HeadScores:
             for name, values in self.means.items()
         }
 
-    def best(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By measure, each head's best match in each model, and which that is, (heads, models); NaN without a score."""
+    def best(self) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """By measure of heads: every head as often as there are other models, its best match in each, and the score."""
         models, out = list(pairwise([*starts(self.labels, 1), len(self.labels)])), {}
+        own = np.repeat(np.arange(len(models)), np.diff(models).ravel())
+        head, other = np.nonzero(own[:, None] != np.arange(len(models)))
         for name in [name for name in self.means if name in attention.HEAD_MEASURES]:
             values = np.where(np.isnan(self.means[name]), -np.inf, self.means[name])
-            place = np.stack([a + values[:, a:b].argmax(1) for a, b in models], axis=1)
-            out[name] = np.take_along_axis(self.means[name], place, 1), place
+            match = np.stack([a + values[:, a:b].argmax(1) for a, b in models], axis=1)[head, other]
+            out[name] = head, match, self.means[name][head, match]  # NaN without a score
         return out
 
     def values(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the column `value` of both `tables`."""
-        layers = [grid.ravel() for grid in self.layers().values()]
-        best = [value[self._others] for value, _ in self.best().values()]
-        return np.concatenate(layers), np.concatenate([*best, []])
+        best = [value for *_, value in self.best().values()]
+        return np.concatenate([grid.ravel() for grid in self.layers().values()]), np.concatenate([*best, []])
 
     def tables(self, stores: Sequence[ActivationStore], n_frames: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Both tables of `compare_attention`, where the second has rows without a value too."""
         of_layers = [self.labels[i][:2] for i in starts(self.labels, 2)]
-        layers, best = square_table(self.layers(), of_layers, ["model", "layer"]), []
-        names, x = ["model", "layer", "head"], np.nonzero(self._others)[0]
-        for name, (value, place) in self.best().items() if len(x) else ():
-            keys = sides(self.labels, names, x, place[self._others])
-            best.append(keys.assign(value=value[self._others]).assign(measure=name))
+        layers, names = square_table(self.layers(), of_layers, ["model", "layer"]), ["model", "layer", "head"]
+        found = [(name, *of) for name, of in self.best().items() if len(of[0])]
+        best = [sides(self.labels, names, x, y).assign(value=value, measure=name) for name, x, y, value in found]
         columns = ["measure", *(f"{name}_{side}" for side in "xy" for name in names), "value"]
         table = pd.concat(best, ignore_index=True)[columns] if best else pd.DataFrame(columns=columns)
         return pair_columns(layers.assign(n_frames=n_frames), stores), pair_columns(table, stores)
-
-    @property
-    def _others(self) -> np.ndarray:
-        """Which models are not that of the head itself, (heads, models)."""
-        own = np.searchsorted(starts(self.labels, 1), np.arange(len(self.labels)), side="right") - 1
-        return own[:, None] != np.arange(own[-1] + 1)
 
 
 def starts(labels: list[tuple[str, int, int]], depth: int) -> np.ndarray:
@@ -155,9 +148,8 @@ def _best_match(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 def _cka(covariance: np.ndarray, alone: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Linear CKA of every pair of layers from the covariance of all heads, and of all with themselves."""
-    squares, norms = (
-        np.add.reduceat(np.add.reduceat(each**2, starts, axis=0), starts, axis=1) for each in (covariance, alone)
-    )
+    rows = (np.add.reduceat(each**2, starts, axis=0) for each in (covariance, alone))
+    squares, norms = (np.add.reduceat(each, starts, axis=1) for each in rows)
     with np.errstate(invalid="ignore"):
         return squares / np.sqrt(np.outer(norms.diagonal(), norms.diagonal()))
 
@@ -167,13 +159,12 @@ def score_heads(
     measures: Sequence[str],
     crops: Sequence[Crop],
     blocks: Sequence[Sequence[int]] = (),
-    executor: Executor | None = None,
-    device: str = "auto",
+    **where: Any,  # executor and device
 ) -> tuple[HeadScores, list[HeadScores]]:
     """Score every pair of heads, and once more without each block of utterances; the blocks together are all."""
     members = blocks or [[u for u, crop in enumerate(crops) if len(crop.rows)]]
     jobs = [(g, crops[u], crops[u]) for g, block in enumerate(members) for u in block]
-    (sums,) = summed(stores, measures, [[jobs]], None, "attention", executor, device)
+    (sums,) = summed(stores, measures, [[jobs]], None, "attention", **where)
     total, labels = attention.add_up(sums.values()), head_labels(with_attention(stores))
     without = [{name: total[name] - one[name] for name in one} for one in sums.values()] if blocks else []
     scores, *left_out = (HeadScores(_means(one), labels) for one in (total, *without))
@@ -186,9 +177,8 @@ def score_mismatches(
     crops: Sequence[Crop],
     strata: Sequence[np.ndarray],
     partners: Sequence[np.ndarray],
-    near: attention.Among | None = None,
-    executor: Executor | None = None,
-    device: str = "auto",
+    near: attention.Among,
+    **where: Any,  # executor and device
 ) -> Iterator[HeadScores]:
     """Score every pair of heads on utterances cropped alike, and then on those with each utterance's partners.
 
@@ -197,12 +187,12 @@ def score_mismatches(
     """
     cropped = {crop.utterance: crop for stratum in strata for crop in alike(stores[0], [crops[u] for u in stratum])}
     other = [np.arange(len(crops)), *partners]
-    batches = [
-        [[(k, cropped[u], cropped[other[k][u]]) for u in stratum for k in some] for stratum in strata]
-        for some in (range(len(other))[part] for part in chunks(len(other), AT_A_TIME))
-    ]
+    batches = []
+    for some in chunks(len(other), AT_A_TIME):
+        orders = list(enumerate(other))[some]
+        batches += [[[(k, cropped[u], cropped[of[u]]) for u in stratum for k, of in orders] for stratum in strata]]
     labels, alone = head_labels(with_attention(stores)), None
-    for sums in summed(stores, measures, batches, near, "attention of mismatches", executor, device):
+    for sums in summed(stores, measures, batches, near, "attention of mismatches", **where):
         for one in sums.values():
             means = _means(one)
             alone = alone or means

@@ -60,18 +60,13 @@ class Heads:
     maps: Tensor
 
     @cached_property
-    def unit(self) -> Tensor:
-        """Rows centred and scaled to length 1, or 0 where a row is uniform; (heads, rows T)."""
+    def unit(self) -> tuple[Tensor, Tensor]:
+        """Rows centred and of length 1, 0 where uniform, (heads, rows T); and 1 or, where uniform, 0, (heads, rows)."""
         centred = self.maps - 1 / self.maps.shape[2]
         norm = torch.linalg.vecdot(centred, centred).sqrt_()
         # softmax rounds a uniform row to within a few float units of 1 / T
         varies = norm > 8 * torch.finfo(centred.dtype).eps * self.maps.shape[2] ** -0.5
-        return centred.mul_(torch.where(varies, 1 / norm, 0.0)[:, :, None]).flatten(1)
-
-    @cached_property
-    def varies(self) -> Tensor:
-        """Which rows are not uniform, 1 or 0; (heads, rows)."""
-        return (self.unit.view(self.maps.shape) != 0).any(2).to(self.maps)
+        return centred.mul_(torch.where(varies, 1 / norm, 0.0)[:, :, None]).flatten(1), varies.to(self.maps)
 
     @cached_property
     def centred(self) -> Tensor:
@@ -141,7 +136,7 @@ def utterance_sums(
     def of_rows(a: Heads, b: Heads) -> dict[str, Sums]:
         out: dict[str, Sums] = {}
         if "pearson" in wanted:  # rows without variance are left out of the mean
-            out["pearson"] = Sums((a.unit @ b.unit.T).double(), (a.varies @ b.varies.T).double())
+            out["pearson"] = Sums(*((x @ y.T).double() for x, y in zip(a.unit, b.unit, strict=True)))
         if "js" in wanted:
             out["js"] = _js(a, b, half, among)
         if wanted & {*FROBENIUS, *LAYER_MEASURES}:
@@ -163,8 +158,7 @@ def attention_similarity(measure: str, a: Sequence[Maps], b: Sequence[Maps], *, 
     """Similarity of every head of `a` with every head of `b`, shape (heads_a, heads_b); 1 for a head with itself.
 
     The measures pearson and js are means over query rows, frobenius and frobenius_published means over utterances. `a`
-    and `b` have one array (heads, rows, T) an utterance, of the same query rows of the same utterances; rows = T for
-    whole maps.
+    and `b` have one array (heads, rows, T) an utterance, of the same query rows; rows = T for whole maps.
     """
     check_head_measure(measure)
     return _sum_over(a, b, measure, device).mean.cpu().numpy()

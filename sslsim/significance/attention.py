@@ -50,10 +50,8 @@ def attention_evidence(
     if resampling.permutations:
         full = [crop.width if len(crop.rows) else 0 for crop in crops]
         wrong = Mismatches.of(full, resampling.permutations, resampling.seed)
-        mismatches = heads.score_mismatches(
-            stores, measures, crops, wrong.strata, wrong.partners, _near(tables[0], scores), **where
-        )
-        null = [one.values() for one in mismatches]
+        how = (wrong.strata, wrong.partners, _near(tables[0], scores))
+        null = [one.values() for one in heads.score_mismatches(stores, measures, crops, *how, **where)]
     made = []
     for i, pairs in enumerate(tables):
         value, n = pairs.value.to_numpy(np.float64), len(pairs)
