@@ -24,7 +24,7 @@ SMALL = {"neurons": 20, "layers": 1}
 
 def judge(world: World) -> pd.DataFrame:
     """Effect, interval, p and truth of the shared subspace and of neurons with partners, of layers at one depth."""
-    evidence = evidence_of(world, MEASURED if world.layers > 1 else MEASURED[:4])
+    evidence = evidence_of(world, MEASURED if world.layers > 1 else MEASURED[:4], elsewhere=20)
     here = evidence.pairs.layer_x == evidence.pairs.layer_y
     space = evidence.only(here & (evidence.pairs.measure == SUBSPACE)).estimate()
     c = space.chance
