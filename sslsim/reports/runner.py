@@ -7,10 +7,12 @@ renders its page, and what one leaves does not depend on the others.
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from sslsim.reports import page as render
 from sslsim.reports import record
 from sslsim.reports.jobs import ORDER, Job, Request, described, plan, study_of
 from sslsim.reports.kernel import Kernels, execute, now
-from sslsim.resources import write_text
+from sslsim.resources import NoRoom, write_text
 
 if TYPE_CHECKING:
     from sslsim.activations import Study
@@ -67,11 +69,12 @@ class Run:
         self.facts |= record.made_from(used)
 
     def finish(self, job: Job, entry: dict[str, Any], staging: Path) -> None:
-        """Put a page in place, delete what only an earlier run of the notebook left, and write run.json and index."""
-        for file in (f"{job.name}.html", f"{job.name}.ipynb"):
+        """Put files in place, delete what only an earlier run of the notebook left, and write run.json and index."""
+        for file in (*entry["files"], f"{job.name}.html", f"{job.name}.ipynb"):
+            (self.out / file).parent.mkdir(exist_ok=True)
             if (staging / file).is_file():
                 os.replace(staging / file, self.out / file)
-            else:
+            elif file not in entry["files"]:
                 (self.out / file).unlink(missing_ok=True)
         entry["files"] = [file for file in entry["files"] if (self.out / file).is_file()]
         for file in set(self.known.get(job.name, {}).get("files", [])) - set(entry["files"]):
@@ -117,37 +120,58 @@ def ask(request: Request, label: str = "") -> Run:
     study = study_of(request.study, request.fields)
     facts = {"format": record.FORMAT, "started": now(), **record.of_package()}
     facts |= {"settings": {**request.settings, **request.parameters}, "study": described(study)}
+    return Run(request, out, jobs, study, facts, _known(out), label)
+
+
+def _known(out: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of run.json whose pages are there."""
     entries = record.read(out / "run.json").get("notebooks", {})
-    known = {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
-    return Run(request, out, jobs, study, facts, known, label)
+    return {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
 
 
 def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = lambda: None) -> None:
     """Run the notebooks of all runs that are not done and write each report as its notebooks end.
 
-    The request says how many notebooks run at a time, over all runs; twice the processors are shared out. Its
-    folder holds what is unfinished, in one that is gone afterwards. `then` is called when a report is written.
+    The request says how many notebooks run at a time, over all runs; twice the processors are shared out. Another run
+    into one of the folders is waited for. A folder in each holds what is unfinished, and is gone afterwards. `then` is
+    called when a report is written.
     """
-    for one in runs:
-        one.out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        _run_all(runs, request, {id(one): stack.enter_context(_staging(one)) for one in runs}, then)
+
+
+@contextmanager
+def _staging(one: Run) -> Iterator[Path]:
+    """Yield a folder for what is unfinished, once no other run writes to the folder of this one."""
+    from sslsim.activations.draft import alone, remove_stale
+
+    with alone(one.out / "run.json"):
+        remove_stale(one.out, ".run-*")  # a kernel that outlived its run finds nothing that it could write over
         one.study.write(one.out / "study.toml")
+        one.known = _known(one.out)
         for part in [*one.out.glob("tables/.*.part.*"), *one.out.glob("figures/.*.part.*")]:
-            part.unlink(missing_ok=True)  # a killed run left it
+            part.unlink(missing_ok=True)  # a killed run of an older version left it
+        with tempfile.TemporaryDirectory(prefix=f".run-.{platform.node()}.{os.getpid()}.", dir=one.out) as folder:
+            yield Path(folder)
+
+
+def _run_all(runs: Sequence[Run], request: Request, staging: dict[int, Path], then: Callable[[], None]) -> None:
     tasks = [(one, job) for one in runs for job in one.jobs if job.name not in one.done]
     tasks.sort(key=lambda task: -task[0].known.get(task[1].name, {"seconds": 0})["seconds"])  # the longest go first
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = min(request.jobs or processors, len(tasks))
     threads, kernels = min(processors, -(-2 * processors // jobs)), Kernels()  # the last one has not half of them idle
     width = max(len(one.label + job.name) for one, job in tasks)
-    with tempfile.TemporaryDirectory(prefix=".run-", dir=request.out) as folder, ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         futures = {}
         try:
-            for i, (one, job) in enumerate(tasks):
+            for one, job in tasks:
                 options = {"threads": threads, "label": f"{one.label}{job.name}".ljust(width), "kernels": kernels}
-                futures[pool.submit(_work, job, Path(folder) / str(i), one.facts, options)] = i
+                folder = staging[id(one)] / job.name
+                futures[pool.submit(_work, job, folder, one.facts, options)] = one, job, folder
             for future in as_completed(futures):
-                one, job = tasks[futures[future]]
-                one.finish(job, future.result(), Path(folder) / str(futures[future]))
+                one, job, folder = futures[future]
+                one.finish(job, future.result(), folder)
                 then()
         except BaseException:  # Ctrl-C: what has not begun does not, what has is ended
             pool.shutdown(wait=False, cancel_futures=True)
@@ -171,6 +195,8 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
         whole["keys"] = {result["name"]: result["keys"] for result in results if result["role"] == "table"}
         html = render.page(notebook, name=job.name, folder=job.path.parent, entry=whole, run=facts)
         write_text(staging / f"{job.name}.html", html)
+    except NoRoom:
+        raise
     except Exception as error:  # noqa: BLE001  rendering broke; the other reports are still wanted
         return entry | {"error": f"{type(error).__name__}: {error}"}
     return whole
