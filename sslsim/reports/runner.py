@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sslsim.errors import SslsimError
 from sslsim.reports import page as render
 from sslsim.reports import record
+from sslsim.reports.forecast import forecast, processors
 from sslsim.reports.jobs import ORDER, Job, Request, described, plan, study_of
 from sslsim.reports.kernel import Kernels, execute, now
 from sslsim.resources import NoRoom, write_text
@@ -52,18 +53,25 @@ class Run:
         failed = any(entry["status"] == "failed" for entry in self.done.values())
         return "interrupted" if len(self.done) < len(self.jobs) else "failed" if failed else "ok"
 
-    def extract(self, opened: dict[str, Any]) -> None:
-        """Extract what the notebooks will open and note what it was made from; `opened` has what other runs opened."""
+    def calls(self) -> dict[str, tuple[Study, dict[str, Any]]]:
+        """Return each study that the notebooks will open, and how it is extracted."""
         from sslsim.activations import Study
 
-        used = []
+        found = {}
         for values in (job.values for job in self.jobs if {"study", "store"} <= set(job.values)):
             own = values["study"] != self.request.settings["study"]
             study = Study.read(values["study"]) if own else self.study
             if values.get("checkpoints"):
                 study = replace(study, checkpoints=tuple(values["checkpoints"]))
             call = {"folder": values["store"], "device": values.get("device", "auto")}
-            if (key := repr((study, call))) not in opened:
+            found[repr((study, call))] = study, call
+        return found
+
+    def extract(self, opened: dict[str, Any]) -> None:
+        """Extract what the notebooks will open and note what it was made from; `opened` has what other runs opened."""
+        used = []
+        for key, (study, call) in self.calls().items():
+            if key not in opened:
                 opened[key] = study.extract(**call)
             used.append((study, opened[key]))
         self.facts |= record.made_from(used)
@@ -101,6 +109,9 @@ def run(request: Request) -> int:
     leave open has not failed. If what was asked for cannot run, that is an SslsimError and nothing was written.
     """
     one = ask(request)
+    if request.dry:
+        print(forecast([one]))
+        return 0
     one.extract({})
     run_all([one], request)
     print(one.out / "index.html", flush=True)
@@ -120,7 +131,10 @@ def ask(request: Request, label: str = "") -> Run:
     study = study_of(request.study, request.fields)
     facts = {"format": record.FORMAT, "started": now(), **record.of_package()}
     facts |= {"settings": {**request.settings, **request.parameters}, "study": described(study)}
-    return Run(request, out, jobs, study, facts, _known(out), label)
+    one = Run(request, out, jobs, study, facts, _known(out), label)
+    for own, _ in one.calls().values():
+        own.selected()
+    return one
 
 
 def _known(out: Path) -> dict[str, dict[str, Any]]:
@@ -158,9 +172,9 @@ def _staging(one: Run) -> Iterator[Path]:
 def _run_all(runs: Sequence[Run], request: Request, staging: dict[int, Path], then: Callable[[], None]) -> None:
     tasks = [(one, job) for one in runs for job in one.jobs if job.name not in one.done]
     tasks.sort(key=lambda task: -task[0].known.get(task[1].name, {"seconds": 0})["seconds"])  # the longest go first
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = min(request.jobs or processors, len(tasks))
-    threads, kernels = min(processors, -(-2 * processors // jobs)), Kernels()  # the last one has not half of them idle
+    jobs = min(request.jobs or processors(), len(tasks))
+    threads = min(processors(), -(-2 * processors() // jobs))  # the last one has not half of them idle
+    kernels = Kernels()
     width = max(len(one.label + job.name) for one, job in tasks)
     with ThreadPoolExecutor(jobs) as pool:
         futures = {}

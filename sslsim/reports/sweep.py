@@ -16,6 +16,7 @@ from typing import Any
 from sslsim.errors import SslsimError
 from sslsim.reports import page as render
 from sslsim.reports import record, runner
+from sslsim.reports.forecast import forecast
 from sslsim.reports.jobs import FIELDS, FLAGS, Request, find
 from sslsim.reports.parameters import coerce, read_parameters
 from sslsim.reports.runner import Run
@@ -79,6 +80,9 @@ def run(words: Sequence[str], request: Request) -> int:
             sweep.runs[name] = runner.ask(asked, f"{name}/")
         except SslsimError as error:
             raise SslsimError(f"run {name}: {error}") from None
+    if request.dry:
+        print(forecast([*sweep.runs.values()]))
+        return 0
     opened: dict[str, Any] = {}
     for one in sweep.runs.values():
         one.extract(opened)
