@@ -23,16 +23,15 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def forecast(runs: Sequence[Run]) -> str:
-    """Return what runs would do, a few lines each study; of audio only headers are read, and nothing is written."""
-    lines = []
+def forecast(runs: Sequence[Run]) -> int:
+    """Print what runs would do and return 0; of audio only headers are read, and nothing is written."""
     for one in runs:
         before = [one.known[job.name]["seconds"] for job in one.jobs if job.name in one.known]
         took = f", {_duration(sum(before))} for {len(before)} of them the last time" if before else ""
-        lines.append(f"{one.out}: {', '.join(job.name for job in one.jobs)}{took}")
+        print(f"{one.out}: {', '.join(job.name for job in one.jobs)}{took}")
     for study, call in {key: call for one in runs for key, call in one.calls().items()}.values():
-        lines += _of_study(study, Path(call["folder"]))
-    return "\n".join([*lines, "nothing was done: without --dry-run it is"])
+        print(*_of_study(study, Path(call["folder"])), sep="\n")
+    return 0
 
 
 def _of_study(study: Study, store: Path) -> list[str]:

@@ -78,15 +78,14 @@ class Run:
 
     def finish(self, job: Job, entry: dict[str, Any], staging: Path) -> None:
         """Put files in place, delete what only an earlier run of the notebook left, and write run.json and index."""
-        for file in (*entry["files"], f"{job.name}.html", f"{job.name}.ipynb"):
+        pages = [f"{job.name}.html", f"{job.name}.ipynb"]
+        new = [file for file in (*entry["files"], *pages) if (staging / file).is_file()]
+        for file in new:
             (self.out / file).parent.mkdir(exist_ok=True)
-            if (staging / file).is_file():
-                os.replace(staging / file, self.out / file)
-            elif file not in entry["files"]:
-                (self.out / file).unlink(missing_ok=True)
-        entry["files"] = [file for file in entry["files"] if (self.out / file).is_file()]
-        for file in set(self.known.get(job.name, {}).get("files", [])) - set(entry["files"]):
+            os.replace(staging / file, self.out / file)
+        for file in {*self.known.get(job.name, {}).get("files", []), *pages}.difference(new):
             (self.out / file).unlink(missing_ok=True)
+        entry["files"] = [file for file in entry["files"] if file in new]
         self.done[job.name] = entry
         found = {**self.known, **self.done}
         wanted = [*ORDER, *(job.name for job in self.jobs), *sorted(found)]  # the shipped, as asked for, by name
@@ -96,6 +95,8 @@ class Run:
         record.write(self.out / "run.json", content)
         swept = self.out.name in record.read(self.out.parent / record.SWEEP).get("runs", {})
         write_text(self.out / "index.html", render.fill("index.html.j2", run=content, folder=self.out, sweep=swept))
+        for warning in entry.get("warnings", []):
+            print(f"{self.label}{job.name}: {warning}", flush=True)
         where = self.out / f"{job.name}.html" if entry["page"] else "no page"
         error = f" ({entry['error']})" if entry["error"] else ""
         status = "FAILED" if entry["status"] == "failed" else entry["status"]
@@ -110,8 +111,7 @@ def run(request: Request) -> int:
     """
     one = ask(request)
     if request.dry:
-        print(forecast([one]))
-        return 0
+        return forecast([one])
     one.extract({})
     run_all([one], request)
     print(one.out / "index.html", flush=True)
@@ -163,8 +163,6 @@ def _staging(one: Run) -> Iterator[Path]:
         remove_stale(one.out, ".run-*")  # a kernel that outlived its run finds nothing that it could write over
         one.study.write(one.out / "study.toml")
         one.known = _known(one.out)
-        for part in [*one.out.glob("tables/.*.part.*"), *one.out.glob("figures/.*.part.*")]:
-            part.unlink(missing_ok=True)  # a killed run of an older version left it
         with tempfile.TemporaryDirectory(prefix=f".run-.{platform.node()}.{os.getpid()}.", dir=one.out) as folder:
             yield Path(folder)
 
@@ -206,6 +204,7 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
         whole = entry | outcome | {"title": title, "summary": summary, "page": True}
         whole["claims"] = [claim for result in results for claim in result.get("claims", [])]
         whole["files"] = [file for result in results for file in result["files"]]
+        whole["warnings"] = render.warnings_in(notebook)
         whole["keys"] = {result["name"]: result["keys"] for result in results if result["role"] == "table"}
         html = render.page(notebook, name=job.name, folder=job.path.parent, entry=whole, run=facts)
         write_text(staging / f"{job.name}.html", html)

@@ -81,8 +81,7 @@ def run(words: Sequence[str], request: Request) -> int:
         except SslsimError as error:
             raise SslsimError(f"run {name}: {error}") from None
     if request.dry:
-        print(forecast([*sweep.runs.values()]))
-        return 0
+        return forecast([*sweep.runs.values()])
     opened: dict[str, Any] = {}
     for one in sweep.runs.values():
         one.extract(opened)

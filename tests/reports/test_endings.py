@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from toys import GOOD, write_notebook
 
 from sslsim.reports import record
 from sslsim.reports.report import Report
-from sslsim.resources import DATA, NoRoom, replacing, write_text
+from sslsim.resources import DATA
 
 ROOT = Path(__file__).resolve().parents[2]
 # a kernel that is in native code and does not let go of the interpreter, so that no thread of its own can end it
@@ -35,8 +37,8 @@ def command(out: Path, *words: object) -> list[str]:
 @contextmanager
 def started(*call: object, **options: object) -> Iterator[subprocess.Popen]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command(*call), env=environment, **pipes, **options) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    with subprocess.Popen(command(*call), env=environment, **pipes) as process:
         yield process
 
 
@@ -82,3 +84,111 @@ def test_what_a_notebook_leaves_waits_in_a_folder_of_its_run(tmp_path: Path, mon
         *(f"other/tables/good-t.{suffix}" for suffix in ("csv", "parquet")),
         *(f"out/.run-x/good/tables/good-t.{suffix}" for suffix in ("csv", "parquet")),
     ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits there")
+def test_a_file_that_finds_no_room_is_named_and_the_old_one_stays(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from sslsim.resources import *; resource.setrlimit(resource.RLIMIT_FSIZE, (9000,) * 2)"
+    )
+    for written, told in (
+        ("write_text(sys.argv[1], 'x' * 20_000)", "20 kB"),
+        ("with replacing(sys.argv[1]) as part: open(part, 'wb').write(b'x' * 20_000)", "more than 9 kB"),
+    ):
+        (tmp_path / "old.txt").write_text("old")
+        words = [sys.executable, "-c", f"{code}\n{written}", str(tmp_path / "old.txt")]
+        failed = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        line = rf"NoRoom: {tmp_path}/old.txt cannot be written: it needs {told}, where [\d.,]+ \wB are free \(File too"
+        assert re.search(line, failed.stderr.splitlines()[-1])
+        assert contents(tmp_path) == {"old.txt": b"old"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    (folder := tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no small disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_report_that_a_full_disk_cuts_short_leaves_the_last_one_as_it_was(small_disk: Path, tmp_path: Path) -> None:
+    """A little more is free each time, so that every file of a report is the one that finds no room."""
+    notebook, out = write_notebook(tmp_path / "good.ipynb", PARTS), small_disk / "out"
+    with started(out, notebook) as process:
+        assert process.wait(120) == 0
+    before, refused = contents(out), set()
+    for free in range(0, 400, 12):
+        room = shutil.disk_usage(small_disk).free - free * 1000
+        if room < 0:
+            break
+        (small_disk / "ballast").write_bytes(bytes(room))
+        with started(out, notebook, "-p", "count=9") as process:
+            _, errors = process.communicate(timeout=120)
+        (small_disk / "ballast").unlink()
+        if process.returncode == 0:
+            break
+        assert process.returncode == 2
+        line = r"sslsim: error: \S+/(\S+) cannot be written: it needs .+, where .+ are free \(No space left on device\)"
+        assert (said := re.match(line, errors)), errors
+        refused.add(re.sub(r"\d{2,}", "", said[1]))
+        assert {name: content for name, content in contents(out).items() if name != "study.toml"} == {
+            name: content for name, content in before.items() if name != "study.toml"
+        }
+    assert process.returncode == 0
+    assert len(refused) > 2
+    assert [*check_pages(out), *check_tables(out), *check_figures(out)] == []
+
+
+def test_two_runs_into_one_folder_lose_nothing(tmp_path: Path) -> None:
+    books = [write_notebook(tmp_path / name / f"{name}.ipynb", PARTS) for name in ("one", "two")]
+    out = tmp_path / "out"
+    with started(out, books[0]) as first, started(out, books[1]) as second:
+        assert [first.wait(120), second.wait(120)] == [0, 0]
+    assert sorted(record.read(out / "run.json")["notebooks"]) == ["one", "two"]
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
+    assert [*check_pages(out), *check_tables(out), *check_figures(out)] == []
+
+
+SMALL = {"frames": 500, "permutations": 2, "rotations": 2, "blocks": 2, "listen": 1}
+FOUR = "w2v2-small,w2v2-small-b,w2v2-small-ctc,hubert-small"
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_no_process_and_nothing_in_the_next_run(tmp_path: Path) -> None:
+    """The four real notebooks on a few utterances; a run, or one of its kernels, is killed at a random moment."""
+    speech = pd.read_csv(DATA / "speech/manifest.csv").iloc[::9]
+    speech.assign(path=[str(DATA / "speech" / path) for path in speech.path]).to_csv(tmp_path / "few.csv")
+    shared = ("--checkpoints", FOUR, "--corpus", tmp_path / "few.csv", "--store", tmp_path / "store")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored, by children too
+    draw, silent = random.Random(0), {"stdout": subprocess.DEVNULL}
+
+    def words(**parameters: int) -> list[object]:
+        return [*shared, *(word for name, value in (SMALL | parameters).items() for word in ("-p", f"{name}={value}"))]
+
+    with started(tmp_path / "right", *words(), **silent) as process:
+        assert process.wait(900) == 0
+    tables = {name: content for name, content in contents(tmp_path / "right").items() if name.endswith(".parquet")}
+    assert len({name.split("-")[0] for name in tables}) == 4
+    for number in range(20):
+        other = {"null_seed": 1 + number} if number % 2 else {"frames": 400 - number}  # other numbers in the same files
+        kill = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT][number % 3]
+        with started(tmp_path / "out", *words(**other), **silent) as process:
+            run = psutil.Process(process.pid)
+            while not (kernels := run.children()):
+                assert process.poll() is None
+                time.sleep(0.1)
+            time.sleep(draw.uniform(0, 10))
+            everyone = [run, *run.children(recursive=True)]
+            (kernels[0] if number % 4 == 3 else run).send_signal(kill)
+            if number % 4 == 3:  # the run goes on with the other notebooks, and its page says what happened
+                time.sleep(3)
+                process.kill()
+            assert all_end(everyone, 10), (number, kill, everyone)
+    with started(tmp_path / "out", *words(), **silent) as process:
+        assert process.wait(900) == 0
+    left = contents(tmp_path / "out")
+    assert {name: left[name] for name in tables} == tables
+    assert [name for name in left if name.startswith(".")] == []
