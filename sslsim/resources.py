@@ -46,12 +46,10 @@ def replacing(path: str | Path, needed: int = 0) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        written = part.stat().st_size if part.is_file() else 0
         part.unlink(missing_ok=True)
-        beside = next(folder for folder in path.parents if folder.is_dir())
-        told = size_told(needed) if needed else f"more than {size_told(written)}"
-        told = f"{told}, where {size_told(shutil.disk_usage(beside).free)} are free ({os.strerror(error.errno)})"
-        raise NoRoom(f"{path} cannot be written: it needs {told}; make room and run again") from error
+        free = size_told(shutil.disk_usage(next(folder for folder in path.parents if folder.is_dir())).free)
+        told = f"it needs {size_told(needed) if needed else 'more'}, where {free} are free ({os.strerror(error.errno)})"
+        raise NoRoom(f"{path} cannot be written: {told}; make room and run again") from error
     finally:
         part.unlink(missing_ok=True)
 

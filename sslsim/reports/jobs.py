@@ -138,8 +138,8 @@ def _job(request: Request, path: Path, declared: Mapping[str, Parameter]) -> Job
         settings["study"] = str((path.parent / own).resolve())
     given = {name: value for name, value in settings.items() if name in declared}
     given |= {name: coerce(declared[name], value) for name, value in request.parameters.items() if name in declared}
-    for name, value in given.items():
-        check(declared[name], value)
+    for name in {"device", *request.parameters} & set(given):
+        check(declared[name], given[name])
     table = [
         {"name": p.name, "value": given.get(p.name, p.default), "default": p.default, "help": p.help}
         for p in declared.values()

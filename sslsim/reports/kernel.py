@@ -29,17 +29,11 @@ from sslsim.errors import Unanswered
 from sslsim.resources import NO_ROOM, NoRoom, replacing
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-# The system ends a kernel with the run that started it, whatever it computes; ipykernel looks once a second where the
-# system does not, but not from within native code.
-_BOUND = """
-import os, runpy, sys
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
-    if os.getppid() != int(os.environ["JPY_PARENT_PID"]):
-        os._exit(1)
-runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
-"""
+# The system ends a kernel with its run, in native code too; elsewhere ipykernel looks for its parent once a second.
+_BOUND = """import ctypes, os, runpy, sys
+if sys.platform == "linux" and ctypes.CDLL(None).prctl(1, 9) == 0 and os.getppid() != int(os.environ["JPY_PARENT_PID"]):
+    os._exit(1)  # what is called above is PR_SET_PDEATHSIG, SIGKILL
+runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)"""
 
 
 @dataclass
@@ -168,12 +162,12 @@ _ENDS = {"coalesce_streams": True, "timeout": None, "startup_timeout": 180, "shu
 
 
 def _manager() -> AsyncKernelManager:
-    manager = AsyncKernelManager(
+    manager: Any = AsyncKernelManager(
         kernel_name="python3",
         # no kernel folders: a user's own "python3" may be another interpreter, ipykernel's is this one
         kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
         # ipykernel 7.3 and later warns at each start when its TCP ports are not encrypted
         config=Config({"AsyncKernelManager": {"transport_encryption": "auto"}}),
     )
-    manager.kernel_spec.argv = [sys.executable, "-c", _BOUND, "-f", "{connection_file}"]
+    manager.kernel_spec.argv[:] = [sys.executable, "-c", _BOUND, "-f", "{connection_file}"]
     return manager

@@ -9,9 +9,7 @@ import json
 import math
 import re
 import tokenize
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,6 @@ _TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
 _NAMES = {"int": "an int", "bool": "a bool (true or false)", "list": 'a list (a,b,c or ["a", "b"])'}
 _DECLARED = re.compile(r"(?P<base>int|float|bool|str|list)(\[(?P<item>int|float|bool|str)\])?(?P<optional> \| None)?")
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-_LEAST = {"frames: int | None": 2, "rows: int | None": 1, "listen: int": 0}
-_OF_RESAMPLING = {f"{name}: int": name for name in ("permutations", "rotations", "blocks")}
-_OF_RESAMPLING |= {"block_by: str": "block_by", "null_seed: int": "seed"}
 
 
 @dataclass(frozen=True)
@@ -84,55 +79,44 @@ def check(parameter: Parameter, value: Any) -> None:
 
     Where a notebook's own default could not, it means something else by the name, and any value is taken.
     """
-
-    def fault(value: Any) -> str:
+    try:
+        _use(f"{parameter.name}: {parameter.type}", value, parameter.default)
+    except (SslsimError, RuntimeError, AssertionError) as error:
+        told = str(error).partition("\n")[0]
         try:
-            _rules(parameter.default).get(f"{parameter.name}: {parameter.type}", str)(value)
-        except SslsimError as error:
-            return str(error)
-        return ""
-
-    if value != parameter.default and (said := fault(value)) and not fault(parameter.default):
-        raise SslsimError(f"parameter {parameter.name}: {said}")
+            _use(f"{parameter.name}: {parameter.type}", parameter.default, parameter.default)
+        except SslsimError:
+            return
+        raise SslsimError(f"parameter {parameter.name} is {value!r}: {told}") from None
 
 
-def _rules(default: Any) -> dict[str, Callable[[Any], object]]:
-    """Return what is called with the value of each parameter that is known, by its name and type."""
+def _use(name: str, value: Any, default: Any) -> None:
+    """Do with a value what notebooks do with it first: ranges and names are declared there."""
+    import torch
+
+    from sslsim.activations import Study
     from sslsim.activations.conditions import NAMED
-    from sslsim.activations.selection import check_measures
     from sslsim.measures.registry import measure_named
     from sslsim.parallel import chosen_device
     from sslsim.significance import Resampling
 
-    def at_least(least: int, value: int | None) -> None:
-        if value is not None and value < least:
-            raise SslsimError(f"{value} is given; give {least} or more")
-
-    def of_attention(name: str) -> bool:
-        return measure_named(name).level == "attention"
-
-    def measures(names: list[str]) -> None:
-        check_measures(names)
-        kinds = {*map(of_attention, default)}
-        if wrong := [name for name in names if of_attention(name) not in kinds]:
-            raise SslsimError(f"{wrong[0]!r} {'compares' if kinds == {False} else 'does not compare'} attention")
-
-    def given(name: str) -> None:
-        if name and name not in NAMED:
-            raise SslsimError(f"unknown name {name!r}{close_match(name, NAMED)}")
-
-    def device(name: str) -> None:
-        import torch
-
-        try:
-            torch.zeros(1, device=chosen_device(name)).tolist()
-        except (RuntimeError, AssertionError) as error:
-            why = str(error).partition("\n")[0]
-            raise SslsimError(f"{name!r} cannot be used: {why}; give cpu, cuda, or auto") from None
-
-    rules: dict[str, Any] = {"measures: list[str]": measures, "given: str": given, "device: str": device}
-    rules |= {name: partial(at_least, least) for name, least in _LEAST.items()}
-    return rules | {name: lambda value, of=of: Resampling(**{of: value}) for name, of in _OF_RESAMPLING.items()}
+    match name, value:
+        case "measures: list[str]", _:
+            levels = [{measure_named(each).level == "attention" for each in names} for names in (value, default)]
+            if not value or not levels[0] <= levels[1]:
+                raise SslsimError(f"give measures that compare {'attention' if levels[1] == {True} else 'layers'}")
+        case "given: str", str() if value and value not in NAMED:
+            raise SslsimError(f"unknown name{close_match(value, NAMED)}")
+        case "device: str", _:
+            torch.zeros(1, device=chosen_device(value)).tolist()
+        case "frames: int | None", _:
+            Study(frames=value)
+        case (("rows: int | None" | "listen: int"), int()) if value < (least := int(name.startswith("rows"))):
+            raise SslsimError(f"give {least} or more")
+        case (("permutations: int" | "rotations: int" | "blocks: int" | "block_by: str"), _):
+            Resampling(**{name.partition(":")[0]: value})
+        case "null_seed: int", _:
+            Resampling(seed=value)
 
 
 def _read_cell(source: str) -> dict[str, Parameter]:

@@ -23,19 +23,15 @@ FORMAT = 2
 SWEEP = "sweep.json"
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "papermill", "nbconvert")
 _PACKAGE = Path(__file__).parents[1]
-_NUMBER, _TEXTS = (float, None), dict.fromkeys(("title", "status", "error"), str)
-_CLAIM = dict.fromkeys(("claim", "between", "measure", "holds"), str)
-_CLAIM |= dict.fromkeys(("effect", "ci_low", "ci_high", "p"), _NUMBER) | {"effect_text": str, "p_text": str}
-_SHORT = _TEXTS | {"seconds": float, "claims": [_CLAIM]}
-_ENTRY = _SHORT | dict.fromkeys(("summary", "started", "run"), str) | {"commit": (str, None), "notebook": {"hash": str}}
-_ENTRY |= {"parameters": [{"name": str, "value": object, "default": object}], "keys": {"*": [str]}}
-_ENTRY |= {"files": [re.compile(r"(tables|figures)/[^/\\\0]+")]}
-_SHAPES: dict[str, Any] = {  # of what is read again: a type, any of several, a pattern, a list, dicts of keys or of any
-    "run.json": {"started": str, "commit": (str, None), "code": str, "checkpoints": [{"name": str}]}
-    | {name: {"*": object} for name in ("versions", "study", "corpus")}
-    | {"notebooks": {"*": _ENTRY}},
-    SWEEP: {"runs": {"*": {"status": str, "seconds": float, "values": {"*": object}, "notebooks": {"*": _SHORT}}}},
-}
+_TEXT, _NUMBER, _FILE = (str, type(None)), (float, int, type(None)), re.compile(r"(tables|figures)/[^/\\\0]+")
+_CLAIM: dict[str, Any] = dict.fromkeys(("claim", "between", "measure", "holds", "effect_text", "p_text"), str)
+_CLAIM |= dict.fromkeys(("effect", "ci_low", "ci_high", "p"), _NUMBER)
+_SHORT = {"title": str, "status": str, "error": str, "seconds": (float, int), "claims": [_CLAIM]}
+_ENTRY = _SHORT | {"summary": str, "started": str, "run": str, "commit": _TEXT, "notebook": {"hash": str}}
+_ENTRY |= {"parameters": [{"name": str, "value": object, "default": object}], "keys": {"*": [str]}, "files": [_FILE]}
+_RUN = {"started": str, "commit": _TEXT, "code": str, "checkpoints": [{"name": str}], "notebooks": {"*": _ENTRY}}
+_RUN |= {name: {"*": object} for name in ("versions", "study", "corpus")}
+_ROW = {"status": str, "seconds": (float, int), "values": {"*": object}, "notebooks": {"*": _SHORT}}
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -44,22 +40,22 @@ def read(file: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return content if _like(content, {"format": int} | _SHAPES[file.name]) and content["format"] == FORMAT else {}
+    shape = {"runs": {"*": _ROW}} if file.name == SWEEP else _RUN
+    return content if _like(content, shape | {"format": int}) and content["format"] == FORMAT else {}
 
 
 def _like(value: Any, shape: Any) -> bool:
+    """Return whether a value has the types of `shape`; ``*`` is any key."""
     match shape:
-        case tuple():
-            return any(_like(value, each) for each in shape)
-        case re.Pattern():
-            return isinstance(value, str) and bool(shape.fullmatch(value))
         case [each]:
             return isinstance(value, list) and all(_like(item, each) for item in value)
         case {"*": each}:
             return isinstance(value, dict) and all(_like(item, each) for item in value.values())
         case dict():
             return isinstance(value, dict) and all(k in value and _like(value[k], each) for k, each in shape.items())
-    return value is None if shape is None else isinstance(value, (int, float) if shape is float else shape)
+        case re.Pattern():
+            return isinstance(value, str) and bool(shape.fullmatch(value))
+    return isinstance(value, shape)
 
 
 def write(file: Path, content: Mapping[str, Any]) -> None:

@@ -12,21 +12,26 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsim.errors import SslsimError
 from sslsim.reports import page as render
 from sslsim.reports import record
-from sslsim.reports.forecast import forecast, processors
 from sslsim.reports.jobs import ORDER, Job, Request, described, plan, study_of
 from sslsim.reports.kernel import Kernels, execute, now
 from sslsim.resources import NoRoom, write_text
 
 if TYPE_CHECKING:
     from sslsim.activations import Study
+
+_HOUR = (
+    100.0,
+    26e-6,
+)  # seconds for an hour of speech on two processors: of any encoder, and for neurons squared, a layer
 
 
 @dataclass
@@ -95,7 +100,7 @@ class Run:
         record.write(self.out / "run.json", content)
         swept = self.out.name in record.read(self.out.parent / record.SWEEP).get("runs", {})
         write_text(self.out / "index.html", render.fill("index.html.j2", run=content, folder=self.out, sweep=swept))
-        for warning in entry.get("warnings", []):
+        for warning in entry["warnings"]:
             print(f"{self.label}{job.name}: {warning}", flush=True)
         where = self.out / f"{job.name}.html" if entry["page"] else "no page"
         error = f" ({entry['error']})" if entry["error"] else ""
@@ -143,6 +148,39 @@ def _known(out: Path) -> dict[str, dict[str, Any]]:
     return {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
 
 
+def forecast(runs: Sequence[Run]) -> int:
+    """Print what runs would do and return 0: of audio only headers are read, and nothing is written."""
+    import pandas as pd
+
+    from sslsim.activations.extraction import Plan, announce
+    from sslsim.encoders.files import expected_shape
+    from sslsim.speech.recording import SAMPLE_RATE, n_frames
+
+    for one in runs:
+        print(f"{one.out}: {', '.join(job.name for job in one.jobs)}")
+    for study, call in {key: call for one in runs for key, call in one.calls().items()}.values():
+        chosen, samples = study.selected(), []
+        for utterance in (utterances := study.utterances()):
+            with suppress(SslsimError, OSError):  # it will be left out, or stop the run
+                cuts = study.segmentation.cuts(utterance.n_samples, SAMPLE_RATE)
+                samples += [b - a for a, b in pairwise(cuts)]
+        index = pd.DataFrame({"utterance": "", "waveform": "", "n_samples": samples, "length": map(n_frames, samples)})
+        there = next(folder for folder in (Path(call["folder"]), *Path(call["folder"]).parents) if folder.is_dir())
+        roots = {each: there / each.name for each in chosen}
+        print(
+            f"{', '.join(each.name for each in chosen)}: {len(utterances):,} utterances; at most, where none is there"
+        )
+        announce(chosen, Plan(study, utterances, "", {}, roots, index, index, call["device"], there, None))
+        cost = sum(_HOUR[0] + _HOUR[1] * layers * neurons**2 for layers, neurons, _ in map(expected_shape, chosen))
+        minutes = cost * sum(samples) / SAMPLE_RATE / 3600 / 60 * 2 / _processors()
+        print(f"about {minutes:.0f} minutes of extraction on {_processors()} processors, and then the notebooks")
+    return 0
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = lambda: None) -> None:
     """Run the notebooks of all runs that are not done and write each report as its notebooks end.
 
@@ -170,9 +208,9 @@ def _staging(one: Run) -> Iterator[Path]:
 def _run_all(runs: Sequence[Run], request: Request, staging: dict[int, Path], then: Callable[[], None]) -> None:
     tasks = [(one, job) for one in runs for job in one.jobs if job.name not in one.done]
     tasks.sort(key=lambda task: -task[0].known.get(task[1].name, {"seconds": 0})["seconds"])  # the longest go first
-    jobs = min(request.jobs or processors(), len(tasks))
-    threads = min(processors(), -(-2 * processors() // jobs))  # the last one has not half of them idle
-    kernels = Kernels()
+    processors = _processors()
+    jobs = min(request.jobs or processors, len(tasks))
+    threads, kernels = min(processors, -(-2 * processors // jobs)), Kernels()  # the last one has not half of them idle
     width = max(len(one.label + job.name) for one, job in tasks)
     with ThreadPoolExecutor(jobs) as pool:
         futures = {}
@@ -195,7 +233,15 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
     """Run one notebook and render it into the staging folder, and return its entry of run.json."""
     entry: dict[str, Any] = {"title": "", "summary": "", "status": "failed", "error": "", "started": facts["started"]}
     entry |= {"seconds": 0.0, "run": facts["started"], "commit": facts["commit"], "dirty": facts["dirty"]}
-    entry |= {"notebook": job.origin, "parameters": job.table, "page": False, "claims": [], "files": [], "keys": {}}
+    entry |= {
+        "notebook": job.origin,
+        "parameters": job.table,
+        "page": False,
+        "claims": [],
+        "files": [],
+        "keys": {},
+        "warnings": [],
+    }
     staging.mkdir()
     try:
         notebook, outcome = execute(job.path, staging / f"{job.name}.ipynb", job.given, **options)

@@ -16,7 +16,6 @@ from typing import Any
 from sslsim.errors import SslsimError
 from sslsim.reports import page as render
 from sslsim.reports import record, runner
-from sslsim.reports.forecast import forecast
 from sslsim.reports.jobs import FIELDS, FLAGS, Request, find
 from sslsim.reports.parameters import coerce, read_parameters
 from sslsim.reports.runner import Run
@@ -81,7 +80,7 @@ def run(words: Sequence[str], request: Request) -> int:
         except SslsimError as error:
             raise SslsimError(f"run {name}: {error}") from None
     if request.dry:
-        return forecast([*sweep.runs.values()])
+        return runner.forecast([*sweep.runs.values()])
     opened: dict[str, Any] = {}
     for one in sweep.runs.values():
         one.extract(opened)

