@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -13,14 +14,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
 import pytest
 from check_reports import check_figures, check_pages, check_tables
-from toys import GOOD, write_notebook
+from toys import GOOD, changed_run, write_notebook, write_run
 
+from sslsim.errors import SslsimError
 from sslsim.reports import record
+from sslsim.reports.diff import compare_runs
 from sslsim.reports.report import Report
 from sslsim.resources import DATA
 
@@ -150,6 +154,43 @@ def test_two_runs_into_one_folder_lose_nothing(tmp_path: Path) -> None:
     assert sorted(record.read(out / "run.json")["notebooks"]) == ["one", "two"]
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
     assert [*check_pages(out), *check_tables(out), *check_figures(out)] == []
+
+
+def test_what_python_warns_of_is_told_once_on_page_and_terminal(tmp_path: Path) -> None:
+    warn = "import warnings\nfor _ in range(3): warnings.warn('<few> frames')\nprint('WARNING: low', file=sys.stderr)"
+    cells = ["# A", ("parameters", "x: int = 1"), f"import sys\n{warn}", warn]
+    with started(tmp_path / "out", write_notebook(tmp_path / "a.ipynb", cells)) as process:
+        printed, _ = process.communicate(timeout=120)
+    assert printed.count("a: UserWarning: <few> frames\n") == printed.count("a: WARNING: low\n") == 1
+    page = (tmp_path / "out/a.html").read_text(encoding="utf-8")
+    assert page.count('<p class="open">UserWarning: &lt;few&gt; frames</p>') == 1
+    assert page.count('<p class="open">WARNING: low</p>') == 1
+
+
+def test_a_record_of_odd_shape_is_none(tmp_path: Path) -> None:
+    """Each value of a good record in turn is another kind of thing, or missing."""
+
+    def odd(value: Any) -> Iterator[Any]:
+        if isinstance(value, dict):
+            yield from ({**value, key: each} for key, old in value.items() for each in odd(old))
+            yield from ({k: v for k, v in value.items() if k != key} for key in value)
+        if isinstance(value, list):
+            yield from ([each, *value[1:]] for old in value[:1] for each in odd(old))
+        yield from (each for each in (5, None, "text", [1], {"a": 1}, [[]]) if type(each) is not type(value))
+
+    tables = write_run(tmp_path / "good").parent / "odd"
+    write_run(tables)
+    read = 0
+    for content in [*odd(changed_run()), [], {}, {"format": 2, "notebooks": {"a": {"files": ["../../x"]}}}]:
+        (tables / "run.json").write_text(json.dumps(content), encoding="utf-8")
+        try:
+            compare_runs(tmp_path / "good", tables)
+            read += 1
+        except SslsimError as error:
+            assert re.fullmatch(f"{tables} holds no run.json of this version; name a folder .*", str(error))  # noqa: PT017
+    assert read > 10
+    (tables / "run.json").write_text("[" * 100_000)
+    assert record.read(tables / "run.json") == {}
 
 
 SMALL = {"frames": 500, "permutations": 2, "rotations": 2, "blocks": 2, "listen": 1}
