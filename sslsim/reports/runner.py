@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +149,7 @@ def _known(out: Path) -> dict[str, dict[str, Any]]:
 
 def forecast(runs: Sequence[Run]) -> int:
     """Print what runs would do and return 0: of audio only headers are read, and nothing is written."""
+    import numpy as np
     import pandas as pd
 
     from sslsim.activations.extraction import Plan, announce
@@ -162,14 +162,11 @@ def forecast(runs: Sequence[Run]) -> int:
         chosen, samples = study.selected(), []
         for utterance in (utterances := study.utterances()):
             with suppress(SslsimError, OSError):  # it will be left out, or stop the run
-                cuts = study.segmentation.cuts(utterance.n_samples, SAMPLE_RATE)
-                samples += [b - a for a, b in pairwise(cuts)]
+                samples += np.diff(study.segmentation.cuts(utterance.n_samples, SAMPLE_RATE)).tolist()
         index = pd.DataFrame({"utterance": "", "waveform": "", "n_samples": samples, "length": map(n_frames, samples)})
         there = next(folder for folder in (Path(call["folder"]), *Path(call["folder"]).parents) if folder.is_dir())
         roots = {each: there / each.name for each in chosen}
-        print(
-            f"{', '.join(each.name for each in chosen)}: {len(utterances):,} utterances; at most, where none is there"
-        )
+        print(f"{', '.join(each.name for each in chosen)}: {len(utterances):,} utterances; if none is there yet:")
         announce(chosen, Plan(study, utterances, "", {}, roots, index, index, call["device"], there, None))
         cost = sum(_HOUR[0] + _HOUR[1] * layers * neurons**2 for layers, neurons, _ in map(expected_shape, chosen))
         minutes = cost * sum(samples) / SAMPLE_RATE / 3600 / 60 * 2 / _processors()
