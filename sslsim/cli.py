@@ -105,6 +105,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sweep", metavar="NAME=V,V|FILE.toml", help=told, **several)
     parser.add_argument("--fresh", action="store_true", help="compute anew what is kept beside the stores")
+    parser.add_argument("--dry-run", action="store_true", dest="dry", help="check values and say what would be done")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time; default one a processor")
     _add_study(parser)
     parser.set_defaults(command=_run)
@@ -169,12 +170,15 @@ def _run(arguments: argparse.Namespace) -> int:
         if name in parameters:
             raise SslsimError(f"parameter {name} is given twice: {parameters[name]!r} and {value!r}")
         parameters[name] = value
-    options = {name: getattr(arguments, name) for name in ("out", "store", "study", "device", "jobs")}
+    options = {name: getattr(arguments, name) for name in ("out", "store", "study", "device", "jobs", "dry")}
     request = Request(**options, notebooks=tuple(arguments.notebooks), fields=_fields(arguments), parameters=parameters)
     return sweep.run(arguments.sweep, request) if arguments.sweep else runner.run(request)
 
 
 def _extract(arguments: argparse.Namespace) -> int:
+    from sslsim.reports.parameters import Parameter, check
+
+    check(Parameter("device", "str", "auto"), arguments.device)
     study = study_of(arguments.study, _fields(arguments))
     for store in study.extract(arguments.out, device=arguments.device):
         print(f"{store.checkpoint.name}: {store.n_layers} layers, {store.n_frames:,} frames, {store.root}")
@@ -218,9 +222,9 @@ def _parameters(arguments: argparse.Namespace) -> int:
     from sslsim.reports.parameters import read_parameters
 
     for path in find(arguments.notebooks):
-        found = read_parameters(path).values()
+        rows = [{**vars(p), "default": repr(p.default)} for p in read_parameters(path).values()]
         print(f"{path.stem}:")
-        _print_table([{"name": p.name, "type": p.type, "default": repr(p.default), "help": p.help} for p in found])
+        _print_table(rows)
     return 0
 
 

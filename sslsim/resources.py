@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,11 @@ from pathlib import Path
 from sslsim.errors import SslsimError
 
 _NAME = re.compile(r"[A-Za-z0-9]+([-_][A-Za-z0-9]+)*")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class NoRoom(SslsimError):
+    """A file that the disk has no room for."""
 
 
 def _folder(name: str) -> Path:
@@ -25,25 +31,33 @@ NOTEBOOKS = _folder("notebooks")
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, needed: int = 0) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it becomes `path` at the end, or vanishes on any error.
 
-    The folder is made when missing. The temporary name keeps the suffix, since writers choose the format by it.
+    The folder is made when missing. The temporary name keeps the suffix, since writers choose the format by it. A full
+    disk is a `NoRoom` that names the file and the bytes `needed`, if they are known.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        part.unlink(missing_ok=True)
+        free = size_told(shutil.disk_usage(next(folder for folder in path.parents if folder.is_dir())).free)
+        told = f"it needs {size_told(needed) if needed else 'more'}, where {free} are free ({os.strerror(error.errno)})"
+        raise NoRoom(f"{path} cannot be written: {told}; make room and run again") from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, its line ends as they are, whole or not at all."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+    with replacing(path, len(content := text.encode())) as part:
+        part.write_bytes(content)
 
 
 def size_told(size: float) -> str:

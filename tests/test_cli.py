@@ -205,3 +205,60 @@ def test_notebooks_are_copied_and_none_is_replaced(tmp_path: Path, capsys: Any) 
     assert cli.main(["notebooks", str(tmp_path / "mine")]) == 2
     assert "mine has layers.ipynb already; name another folder" in capsys.readouterr().err
     assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("neurons -p measures=svca", r"measures is \['svca'\]: unknown measure 'svca'; did you mean 'svcca'\?"),
+        ("layers -p measures=pearson", r"measures is \['pearson'\]: give measures that compare layers"),
+        ("attention -p measures=cca", r"measures is \['cca'\]: give measures that compare attention"),
+        ("layers -p measures=", r"measures is \[\]: give measures that compare layers"),
+        ("layers -p given=phones", "given is 'phones': unknown name; did you mean 'loudness'\\?"),
+        ("layers -p block_by=phone", "block_by is 'phone': .*give one of utterance, speaker"),
+        ("-p permutations=-1", "permutations is -1: .*give 0 or more"),
+        ("-p blocks=1", "blocks is 1: .*"),
+        ("-p null_seed=-1", "null_seed is -1: .*give 0 or more"),
+        ("-p frames=-5", "frames is -5: .*2 or more, or None for all"),
+        ("-p rows=0", "rows is 0: give 1 or more"),
+        ("-p listen=-1", "listen is -1: give 0 or more"),
+        ("--device gpu", "device is 'gpu': .*"),
+    ],
+)
+def test_values_are_checked_before_any_audio_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, words: str, text: str
+) -> None:
+    monkeypatch.setattr(sslsim.Study, "utterances", lambda _: pytest.fail("the corpus was read"))
+    assert cli.main(["run", *words.split(), "--out", str(tmp_path / "out")]) == 2
+    assert re.fullmatch(f"sslsim: error: parameter {text}\n", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_means_something_else_in_a_notebook_takes_any_value(tmp_path: Path, capsys: Any) -> None:
+    source = "frames: int | None = 0  # 0 takes all\nlisten: str = 'no'"
+    notebook = write_notebook(tmp_path / "a.ipynb", ["# A", ("parameters", source)])
+    words = ["run", str(notebook), "-p", "frames=1", "-p", "listen=-1", "--dry-run", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/out: a\n"
+
+
+def test_a_dry_run_tells_and_does_nothing(checkpoints: Path, corpus: Path, tmp_path: Path, capsys: Any) -> None:
+    here = [
+        "--lineup",
+        f"{checkpoints}/lineup.toml",
+        "--corpus",
+        str(corpus),
+        "--checkpoints",
+        "hubert-pre,hubert-post",
+    ]
+    assert cli.main(["run", "layers", *here, "--device", "cpu", "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{tmp_path}/out: layers"
+    assert lines[1].startswith("hubert-pre, hubert-post: ")
+    assert re.match(r"to extract on cpu: 1 minutes of audio by 2 of 2 .* this takes about .* free", lines[2])
+    assert re.match(r"about \d+ minutes of extraction on \d+ processors", lines[3])
+    assert list(tmp_path.iterdir()) == []
+    sweep = ["--sweep", "null_seed=0,1", "--dry-run", "--out", str(tmp_path / "out")]
+    assert cli.main(["run", "layers", *here, *sweep]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert list(tmp_path.iterdir()) == []

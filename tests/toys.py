@@ -58,6 +58,7 @@ ENTRY: dict[str, Any] = {
         {"name": "count", "value": 1, "default": 1, "help": ""},
     ],
     "page": True,
+    "warnings": [],
     "claims": [],
     "files": ["tables/some-grid.csv", "tables/some-grid.parquet"],
     "keys": {"grid": []},

@@ -72,7 +72,7 @@ def extract_all(study: "Study", out: Path, executor: Executor | None, device: st
             _check_skipped(skipped, index.empty, study.strict)
             index = index.assign(length=[n_frames(n) for n in index["n_samples"]])
             plan = Plan(study, utterances, heard, prints, roots, index, skipped, device, keep, executor)
-            _announce(missing, plan)
+            announce(missing, plan)
             try:  # in threads one checkpoint after another, so that one is in memory at a time
                 threads = executor is None or isinstance(executor, ThreadPoolExecutor)
                 for i, together in enumerate([[checkpoint] for checkpoint in missing] if threads else [missing], 1):
@@ -151,7 +151,7 @@ def _check_skipped(skipped: pd.DataFrame, none_left: bool, strict: bool) -> None
     print(f"left out {len(skipped):,} that cannot be used (skipped.csv in each store): {told}", flush=True)
 
 
-def _announce(missing: list[Checkpoint], plan: Plan) -> None:
+def announce(missing: list[Checkpoint], plan: Plan) -> None:
     """Say what is about to be extracted and about how much disk that takes; raise if there is too little."""
     kept = keeping(plan.index, plan.study.frames, plan.study.queries, heads=True)
     cells, sizes = int((kept["index"]["n_rows"] * kept["index"]["length"]).sum()), {}

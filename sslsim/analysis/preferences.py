@@ -168,7 +168,7 @@ def selectivity(
     (Mann & Whitney 1947). Chance is that of labels of other utterances (`sslsim.significance.nulls.Mismatches`),
     searched anew in each permutation; p is the share of them and of the score on cropped utterances that are as
     selective. Utterances without marks are left out. Columns: `chosen`, of `extremes`, without relation and excess,
-    label_x (after its sign), auroc_x, chance_x, p_x, the same of y, same_label (in the sign of the correlation too).
+    label_x (before its sign), auroc_x, chance_x, p_x, the same of y, same_label (in the sign of the correlation too).
     """
     out = chosen.drop(columns=["relation", "excess"], errors="ignore").reset_index(drop=True)
     kept = np.flatnonzero(labels.codes > -2)
@@ -179,13 +179,13 @@ def selectivity(
     for number, side in enumerate("xy"):
         x = np.array([pair[number] for pair in activations]).reshape(len(out), len(kept)).T
         best, mean_z, auroc = _preference(*_scored(x), codes, n_labels)
-        label = np.where(mean_z > 0, "+", "-") + np.array(labels.names, dtype=object)[best]
+        label = np.array(labels.names, dtype=object)[best] + np.where(mean_z > 0, "+", "-")
         scored = _scored(x[wrong.frames()])
         first, *null = (_preference(*scored, codes[wrong.frames(of)], n_labels)[2] for of in (None, *wrong.partners))
         columns = {"label": label, "auroc": auroc, "chance": np.mean(null, axis=0), "p": p_value(first, null)}
         out = out.assign(**{f"{name}_{side}": column for name, column in columns.items()})
-    same_sign = (out.label_x.str[0] == out.label_y.str[0]) == (out.value > 0)
-    return out.assign(same_label=same_sign & (out.label_x.str[1:] == out.label_y.str[1:]))
+    same_sign = (out.label_x.str[-1] == out.label_y.str[-1]) == (out.value > 0)
+    return out.assign(same_label=same_sign & (out.label_x.str[:-1] == out.label_y.str[:-1]))
 
 
 def _preference(z: Floats, ranks: Floats, codes: Ints, n_labels: int) -> tuple[Ints, Floats, Floats]:

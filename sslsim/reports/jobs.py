@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsim.errors import SslsimError, close_match
-from sslsim.reports.parameters import Parameter, coerce, read_parameters
+from sslsim.reports.parameters import Parameter, check, coerce, read_parameters
 from sslsim.reports.record import of_notebook
 from sslsim.resources import NOTEBOOKS, checked_name
 
@@ -56,7 +56,7 @@ class Request:
     `notebooks` are names of shipped ones or paths; empty means those of `ORDER`. `study` is a study file or
     ``embedded``, `fields` are values that replace its own. Each of `parameters`, as text or typed, goes to those of the
     notebooks that have it. `swept` are those of both, as they were given, that one run of a sweep has for itself. At
-    most so many `jobs`, notebooks at a time; as many as there are processors by default.
+    most so many `jobs`, notebooks at a time; as many as there are processors by default. `dry`: it is only told.
     """
 
     out: Path
@@ -68,6 +68,7 @@ class Request:
     swept: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
     jobs: int | None = None
+    dry: bool = False
 
     @property
     def settings(self) -> dict[str, str]:
@@ -137,6 +138,8 @@ def _job(request: Request, path: Path, declared: Mapping[str, Parameter]) -> Job
         settings["study"] = str((path.parent / own).resolve())
     given = {name: value for name, value in settings.items() if name in declared}
     given |= {name: coerce(declared[name], value) for name, value in request.parameters.items() if name in declared}
+    for name in {"device", *request.parameters} & set(given):
+        check(declared[name], given[name])
     table = [
         {"name": p.name, "value": given.get(p.name, p.default), "default": p.default, "help": p.help}
         for p in declared.values()

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -25,8 +26,14 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from sslsim.errors import Unanswered
+from sslsim.resources import NO_ROOM, NoRoom, replacing
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# The system ends a kernel with its run, in native code too; elsewhere ipykernel looks for its parent once a second.
+_BOUND = """import ctypes, os, runpy, sys
+if sys.platform == "linux" and ctypes.CDLL(None).prctl(1, 9) == 0 and os.getppid() != int(os.environ["JPY_PARENT_PID"]):
+    os._exit(1)  # what is called above is PR_SET_PDEATHSIG, SIGKILL
+runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)"""
 
 
 @dataclass
@@ -59,29 +66,35 @@ def execute(
     question open, ``error`` says why, ``started`` is in UTC, ``seconds`` is wall time with the start of the kernel.
     The kernel is this very interpreter, whether or not a kernelspec is installed for it, with the notebook's folder
     as working directory and its path in JPY_SESSION_NAME, as in JupyterLab. Numerical libraries get so many `threads`,
-    unless the environment says; `label` starts each line of progress; `kernels` has the kernel while it runs.
+    unless the environment says; `label` starts each line of progress; `kernels` has the kernel while it runs. What
+    `Report` writes goes to the folder of `output`. A disk that is full, here or in the notebook, is a `NoRoom`.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about types it does not know
     papermill_engines.register("sslsim", _LiveEngine)
-    files = [str(each).replace("{", "{{").replace("}", "}}") for each in (path, output)]  # papermill fills in {name}
     kernel = {"engine_name": "sslsim", "kernel_name": "python3", "language": "python", "progress_bar": False}
-    options = {"path": path, "threads": threads, "label": label, "kernels": kernels}
+    options = {"path": path, "staging": output.parent, "threads": threads, "label": label, "kernels": kernels}
     status, said, started, clock = "failed", "", now(), time.monotonic()
-    try:
-        papermill.execute_notebook(*files, values, **kernel, **options)
-        status = "ok"
-    except PapermillExecutionError as error:
-        said = next(iter(error.evalue.strip().splitlines()), "")
-        if error.ename == Unanswered.__name__:
-            status = "unanswered"
-        else:
-            said = f"{error.ename}: {said}"
-    except DeadKernelError:
-        said = "the kernel died: killed, out of memory, or crashed in native code"
-    except Exception as error:  # noqa: BLE001  a broken start must not end the other notebooks
-        said = f"{type(error).__name__}: {error}"
-    if kernels.ended:
-        raise InterruptedError(label)  # nobody wants its page
+    with replacing(output) as part:
+        files = [str(each).replace("{", "{{").replace("}", "}}") for each in (path, part)]  # papermill fills in {name}
+        try:
+            papermill.execute_notebook(*files, values, **kernel, **options)
+            status = "ok"
+        except PapermillExecutionError as error:
+            said = next(iter(error.evalue.strip().splitlines()), "")
+            if error.ename == NoRoom.__name__:
+                raise NoRoom(said) from None
+            if error.ename == Unanswered.__name__:
+                status = "unanswered"
+            else:
+                said = f"{error.ename}: {said}"
+        except DeadKernelError:
+            said = "the kernel died: killed, out of memory, or crashed in native code"
+        except Exception as error:
+            if getattr(error, "errno", None) in NO_ROOM:
+                raise
+            said = f"{type(error).__name__}: {error}"  # a broken start must not end the other notebooks
+        if kernels.ended:
+            raise InterruptedError(label)  # nobody wants its page
     outcome = {"status": status, "error": said, "started": started, "seconds": round(time.monotonic() - clock, 2)}
     return nbformat.read(output, as_version=4), outcome
 
@@ -127,7 +140,7 @@ class _LiveEngine(Engine):
         path = options["path"]
         threads = dict.fromkeys(_THREAD_VARIABLES, str(options["threads"]))
         environment = threads | {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # kernels side by side: no busy waiting
-        environment |= {"JPY_SESSION_NAME": str(path)}
+        environment |= {"JPY_SESSION_NAME": str(path), "SSLSIM_STAGING": str(options["staging"])}
         with closing(ensure_event_loop()):  # that of this thread
             for again in (False, True):
                 client = _LiveClient(nb_man, km=_manager(), **_ENDS)
@@ -149,10 +162,12 @@ _ENDS = {"coalesce_streams": True, "timeout": None, "startup_timeout": 180, "shu
 
 
 def _manager() -> AsyncKernelManager:
-    return AsyncKernelManager(
+    manager: Any = AsyncKernelManager(
         kernel_name="python3",
         # no kernel folders: a user's own "python3" may be another interpreter, ipykernel's is this one
         kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
         # ipykernel 7.3 and later warns at each start when its TCP ports are not encrypted
         config=Config({"AsyncKernelManager": {"transport_encryption": "auto"}}),
     )
+    manager.kernel_spec.argv[:] = [sys.executable, "-c", _BOUND, "-f", "{connection_file}"]
+    return manager

@@ -61,6 +61,13 @@ def results(notebook: NotebookNode) -> list[dict[str, Any]]:
     return list({(mark["role"], mark["name"]): dict(mark) for mark in marks if mark.get("files")}.values())
 
 
+def warnings_in(notebook: NotebookNode) -> list[str]:
+    """Return what Python and libraries warned of while the notebook ran, each once."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    text = "\n".join(output.text for output in outputs if output.get("name") == "stderr")
+    return list(dict.fromkeys(re.findall(r"^(?:.+:\d+: )?(\w*Warning: .+|WARNING\b.+)", text, re.MULTILINE)))
+
+
 def side_by_side(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Put claims of run.json into a table: a row a claim and measure, a column each that they are between."""
     columns = list(dict.fromkeys(claim["between"] for claim in claims))

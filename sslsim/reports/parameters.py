@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sslsim.errors import SslsimError
+from sslsim.errors import SslsimError, close_match
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
 _NAMES = {"int": "an int", "bool": "a bool (true or false)", "list": 'a list (a,b,c or ["a", "b"])'}
@@ -72,6 +72,51 @@ def coerce(parameter: Parameter, value: Any) -> Any:
         kind = _NAMES.get(match["base"], f"a {match['base']}") + (f" of {match['item']}" if match["item"] else "")
         kind += " or none" * bool(match["optional"]) + f" (default {parameter.default!r})"
         raise SslsimError(f"parameter {parameter.name}: {value!r} is not {kind}") from None
+
+
+def check(parameter: Parameter, value: Any) -> None:
+    """Raise an SslsimError unless a value can be used by what notebooks give a parameter of this name and type to.
+
+    Where a notebook's own default could not, it means something else by the name, and any value is taken.
+    """
+    try:
+        _use(f"{parameter.name}: {parameter.type}", value, parameter.default)
+    except (SslsimError, RuntimeError, AssertionError) as error:
+        told = str(error).partition("\n")[0]
+        try:
+            _use(f"{parameter.name}: {parameter.type}", parameter.default, parameter.default)
+        except SslsimError:
+            return
+        raise SslsimError(f"parameter {parameter.name} is {value!r}: {told}") from None
+
+
+def _use(name: str, value: Any, default: Any) -> None:
+    """Do with a value what notebooks do with it first: ranges and names are declared there."""
+    import torch
+
+    from sslsim.activations import Study
+    from sslsim.activations.conditions import NAMED
+    from sslsim.measures.registry import measure_named
+    from sslsim.parallel import chosen_device
+    from sslsim.significance import Resampling
+
+    match name, value:
+        case "measures: list[str]", _:
+            levels = [{measure_named(each).level == "attention" for each in names} for names in (value, default)]
+            if not value or not levels[0] <= levels[1]:
+                raise SslsimError(f"give measures that compare {'attention' if levels[1] == {True} else 'layers'}")
+        case "given: str", str() if value and value not in NAMED:
+            raise SslsimError(f"unknown name{close_match(value, NAMED)}")
+        case "device: str", _:
+            torch.zeros(1, device=chosen_device(value)).tolist()
+        case "frames: int | None", _:
+            Study(frames=value)
+        case (("rows: int | None" | "listen: int"), int()) if value < (least := int(name.startswith("rows"))):
+            raise SslsimError(f"give {least} or more")
+        case (("permutations: int" | "rotations: int" | "blocks: int" | "block_by: str"), _):
+            Resampling(**{name.partition(":")[0]: value})
+        case "null_seed: int", _:
+            Resampling(seed=value)
 
 
 def _read_cell(source: str) -> dict[str, Parameter]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -22,15 +23,40 @@ FORMAT = 2
 SWEEP = "sweep.json"
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "papermill", "nbconvert")
 _PACKAGE = Path(__file__).parents[1]
+_TEXT, _NUMBER, _FILE = (str, type(None)), (float, int, type(None)), re.compile(r"(tables|figures)/[^/\\\0]+")
+_CLAIM: dict[str, Any] = dict.fromkeys(("claim", "between", "measure", "holds", "effect_text", "p_text"), str)
+_CLAIM |= dict.fromkeys(("effect", "ci_low", "ci_high", "p"), _NUMBER)
+_SHORT = {"title": str, "status": str, "error": str, "seconds": (float, int), "claims": [_CLAIM]}
+_ENTRY = _SHORT | {"summary": str, "started": str, "run": str, "page": bool, "notebook": {"hash": str}}
+_ENTRY |= {"parameters": [{"name": str, "value": object, "default": object}], "keys": {"*": [str]}, "files": [_FILE]}
+_ENTRY |= (_CODE := {"commit": _TEXT, "dirty": bool})
+_RUN = _CODE | {"started": str, "status": str, "seconds": (float, int), "code": str, "checkpoints": [{"name": str}]}
+_RUN |= {name: {"*": object} for name in ("versions", "study", "corpus")} | {"notebooks": {"*": _ENTRY}}
+_ROW = {"status": str, "seconds": (float, int), "values": {"*": object}, "notebooks": {"*": _SHORT}}
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return the content of run.json or sweep.json, or nothing when it is missing, broken or of another format."""
+    """Return the content of run.json or sweep.json, or nothing when it is missing, broken, odd or of another format."""
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return content if content["format"] == FORMAT else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError):
         return {}
+    shape = {"runs": {"*": _ROW}} if file.name == SWEEP else _RUN
+    return content if _like(content, shape | {"format": int}) and content["format"] == FORMAT else {}
+
+
+def _like(value: Any, shape: Any) -> bool:
+    """Return whether a value has the types of `shape`; ``*`` is any key."""
+    match shape:
+        case [each]:
+            return isinstance(value, list) and all(_like(item, each) for item in value)
+        case {"*": each}:
+            return isinstance(value, dict) and all(_like(item, each) for item in value.values())
+        case dict():
+            return isinstance(value, dict) and all(k in value and _like(value[k], each) for k, each in shape.items())
+        case re.Pattern():
+            return isinstance(value, str) and bool(shape.fullmatch(value))
+    return isinstance(value, shape)
 
 
 def write(file: Path, content: Mapping[str, Any]) -> None:

@@ -54,6 +54,12 @@ class Report:
             raise SslsimError("the notebook's name is not known here; give it: sslsim.Report(out, name='...')")
         object.__setattr__(self, "name", checked_name(name, "notebook"))
 
+    @property
+    def folder(self) -> Path:
+        """Where files go: in `sslsim run` a folder in `out` whose files it moves when the notebook is done."""
+        staging, out = Path(os.environ.get("SSLSIM_STAGING", "")), Path(self.out)
+        return staging if staging.parent.parent == out.resolve() else out
+
     def table(self, name: str, frame: pd.DataFrame, keys: Sequence[str] | None = None) -> pd.DataFrame:
         """Write ``tables/<notebook>-<name>.csv`` and ``.parquet`` and return the table unchanged, to be shown.
 
@@ -79,9 +85,9 @@ class Report:
         if keys and flat.duplicated(keys).any():
             raise SslsimError(f"table {name!r} has rows that {', '.join(keys)} do not tell apart; give other keys")
         files = [f"tables/{self.name}-{checked_name(name, 'table')}{suffix}" for suffix in (".csv", ".parquet")]
-        with replacing(Path(self.out, files[0])) as part:
+        with replacing(self.folder / files[0]) as part:
             flat.to_csv(part, index=False, lineterminator="\n")
-        with replacing(Path(self.out, files[1])) as part:
+        with replacing(self.folder / files[1]) as part:
             flat.to_parquet(part, index=False)
         text = f"{len(flat):,} row{'' if len(flat) == 1 else 's'} in {Path(self.out, files[0])} and .parquet"
         mark = {"role": "table", "name": name, "files": files, "rows": len(flat), "keys": keys} | more
@@ -115,18 +121,18 @@ class Report:
         if not alt.strip():
             raise SslsimError(f"figure {name!r} has no alt text: say in alt=... what it shows")
         drawn = f"tables/{self.name}-{table}.csv" if table else ""
-        if drawn and not Path(self.out, drawn).is_file():
+        if drawn and not (self.folder / drawn).is_file():
             raise SslsimError(f"figure {name!r} draws the table {table!r}, which is not there: write it first")
         files = [f"figures/{self.name}-{checked_name(name, 'figure')}{suffix}" for suffix in (".png", ".svg")]
         with plt.rc_context({"svg.hashsalt": "sslsim", "svg.fonttype": "path"}):
             bounds = bounds_of(fig)
             maps = panels(fig, bounds)
             for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
-                with replacing(Path(self.out, file)) as part:
+                with replacing(self.folder / file) as part:
                     fig.savefig(part, dpi=DPI, bbox_inches=bounds, metadata=metadata)
         plt.close(fig)
         mark = {"role": "figure", "name": name, "files": files, "caption": caption, "panels": maps, "table": drawn}
-        png = Path(self.out, files[0]).read_bytes()
+        png = (self.folder / files[0]).read_bytes()
         width = round(int.from_bytes(png[16:20], "big") * CSS_DPI / DPI)  # pixels, from the PNG header
         _show({"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt, "width": width}, "sslsim": mark})
         if caption:  # JupyterLab shows it; the page sets it under the figure instead

@@ -7,10 +7,12 @@ renders its page, and what one leaves does not depend on the others.
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +22,15 @@ from sslsim.reports import page as render
 from sslsim.reports import record
 from sslsim.reports.jobs import ORDER, Job, Request, described, plan, study_of
 from sslsim.reports.kernel import Kernels, execute, now
-from sslsim.resources import write_text
+from sslsim.resources import NoRoom, write_text
 
 if TYPE_CHECKING:
     from sslsim.activations import Study
+
+_HOUR = (
+    100.0,
+    26e-6,
+)  # seconds for an hour of speech on two processors: of any encoder, and for neurons squared, a layer
 
 
 @dataclass
@@ -50,32 +57,39 @@ class Run:
         failed = any(entry["status"] == "failed" for entry in self.done.values())
         return "interrupted" if len(self.done) < len(self.jobs) else "failed" if failed else "ok"
 
-    def extract(self, opened: dict[str, Any]) -> None:
-        """Extract what the notebooks will open and note what it was made from; `opened` has what other runs opened."""
+    def calls(self) -> dict[str, tuple[Study, dict[str, Any]]]:
+        """Return each study that the notebooks will open, and how it is extracted."""
         from sslsim.activations import Study
 
-        used = []
+        found = {}
         for values in (job.values for job in self.jobs if {"study", "store"} <= set(job.values)):
             own = values["study"] != self.request.settings["study"]
             study = Study.read(values["study"]) if own else self.study
             if values.get("checkpoints"):
                 study = replace(study, checkpoints=tuple(values["checkpoints"]))
             call = {"folder": values["store"], "device": values.get("device", "auto")}
-            if (key := repr((study, call))) not in opened:
+            found[repr((study, call))] = study, call
+        return found
+
+    def extract(self, opened: dict[str, Any]) -> None:
+        """Extract what the notebooks will open and note what it was made from; `opened` has what other runs opened."""
+        used = []
+        for key, (study, call) in self.calls().items():
+            if key not in opened:
                 opened[key] = study.extract(**call)
             used.append((study, opened[key]))
         self.facts |= record.made_from(used)
 
     def finish(self, job: Job, entry: dict[str, Any], staging: Path) -> None:
-        """Put a page in place, delete what only an earlier run of the notebook left, and write run.json and index."""
-        for file in (f"{job.name}.html", f"{job.name}.ipynb"):
-            if (staging / file).is_file():
-                os.replace(staging / file, self.out / file)
-            else:
-                (self.out / file).unlink(missing_ok=True)
-        entry["files"] = [file for file in entry["files"] if (self.out / file).is_file()]
-        for file in set(self.known.get(job.name, {}).get("files", [])) - set(entry["files"]):
+        """Put files in place, delete what only an earlier run of the notebook left, and write run.json and index."""
+        pages = [f"{job.name}.html", f"{job.name}.ipynb"]
+        new = [file for file in (*entry["files"], *pages) if (staging / file).is_file()]
+        for file in new:
+            (self.out / file).parent.mkdir(exist_ok=True)
+            os.replace(staging / file, self.out / file)
+        for file in {*self.known.get(job.name, {}).get("files", []), *pages}.difference(new):
             (self.out / file).unlink(missing_ok=True)
+        entry["files"] = [file for file in entry["files"] if file in new]
         self.done[job.name] = entry
         found = {**self.known, **self.done}
         wanted = [*ORDER, *(job.name for job in self.jobs), *sorted(found)]  # the shipped, as asked for, by name
@@ -85,6 +99,8 @@ class Run:
         record.write(self.out / "run.json", content)
         swept = self.out.name in record.read(self.out.parent / record.SWEEP).get("runs", {})
         write_text(self.out / "index.html", render.fill("index.html.j2", run=content, folder=self.out, sweep=swept))
+        for warning in entry["warnings"]:
+            print(f"{self.label}{job.name}: {warning}", flush=True)
         where = self.out / f"{job.name}.html" if entry["page"] else "no page"
         error = f" ({entry['error']})" if entry["error"] else ""
         status = "FAILED" if entry["status"] == "failed" else entry["status"]
@@ -98,6 +114,8 @@ def run(request: Request) -> int:
     leave open has not failed. If what was asked for cannot run, that is an SslsimError and nothing was written.
     """
     one = ask(request)
+    if request.dry:
+        return forecast([one])
     one.extract({})
     run_all([one], request)
     print(one.out / "index.html", flush=True)
@@ -117,37 +135,90 @@ def ask(request: Request, label: str = "") -> Run:
     study = study_of(request.study, request.fields)
     facts = {"format": record.FORMAT, "started": now(), **record.of_package()}
     facts |= {"settings": {**request.settings, **request.parameters}, "study": described(study)}
+    one = Run(request, out, jobs, study, facts, _known(out), label)
+    for own, _ in one.calls().values():
+        own.selected()
+    return one
+
+
+def _known(out: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of run.json whose pages are there."""
     entries = record.read(out / "run.json").get("notebooks", {})
-    known = {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
-    return Run(request, out, jobs, study, facts, known, label)
+    return {name: entry for name, entry in entries.items() if (out / f"{name}.html").is_file()}
+
+
+def forecast(runs: Sequence[Run]) -> int:
+    """Print what runs would do and return 0: of audio only headers are read, and nothing is written."""
+    import numpy as np
+    import pandas as pd
+
+    from sslsim.activations.extraction import Plan, announce
+    from sslsim.encoders.files import expected_shape
+    from sslsim.speech.recording import SAMPLE_RATE, n_frames
+
+    for one in runs:
+        print(f"{one.out}: {', '.join(job.name for job in one.jobs)}")
+    for study, call in {key: call for one in runs for key, call in one.calls().items()}.values():
+        chosen, samples = study.selected(), []
+        for utterance in (utterances := study.utterances()):
+            with suppress(SslsimError, OSError):  # it will be left out, or stop the run
+                samples += np.diff(study.segmentation.cuts(utterance.n_samples, SAMPLE_RATE)).tolist()
+        index = pd.DataFrame({"utterance": "", "waveform": "", "n_samples": samples, "length": map(n_frames, samples)})
+        there = next(folder for folder in (Path(call["folder"]), *Path(call["folder"]).parents) if folder.is_dir())
+        roots = {each: there / each.name for each in chosen}
+        print(f"{', '.join(each.name for each in chosen)}: {len(utterances):,} utterances; if none is there yet:")
+        announce(chosen, Plan(study, utterances, {}, {}, roots, index, index, call["device"], there, None))
+        cost = sum(_HOUR[0] + _HOUR[1] * layers * neurons**2 for layers, neurons, _ in map(expected_shape, chosen))
+        minutes = cost * sum(samples) / SAMPLE_RATE / 3600 / 60 * 2 / _processors()
+        print(f"about {minutes:.0f} minutes of extraction on {_processors()} processors, and then the notebooks")
+    return 0
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = lambda: None) -> None:
     """Run the notebooks of all runs that are not done and write each report as its notebooks end.
 
-    The request says how many notebooks run at a time, over all runs; twice the processors are shared out. Its
-    folder holds what is unfinished, in one that is gone afterwards. `then` is called when a report is written.
+    The request says how many notebooks run at a time, over all runs; twice the processors are shared out. Another run
+    into one of the folders is waited for. A folder in each holds what is unfinished, and is gone afterwards. `then` is
+    called when a report is written.
     """
-    for one in runs:
-        one.out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        _run_all(runs, request, {id(one): stack.enter_context(_staging(one)) for one in runs}, then)
+
+
+@contextmanager
+def _staging(one: Run) -> Iterator[Path]:
+    """Yield a folder for what is unfinished, once no other run writes to the folder of this one."""
+    from sslsim.activations.draft import alone, remove_stale
+
+    with alone(one.out / "run.json"):
+        remove_stale(one.out, ".run-*")  # a kernel that outlived its run finds nothing that it could write over
         one.study.write(one.out / "study.toml")
-        for part in [*one.out.glob("tables/.*.part.*"), *one.out.glob("figures/.*.part.*")]:
-            part.unlink(missing_ok=True)  # a killed run left it
+        one.known = _known(one.out)
+        with tempfile.TemporaryDirectory(prefix=f".run-.{platform.node()}.{os.getpid()}.", dir=one.out) as folder:
+            yield Path(folder)
+
+
+def _run_all(runs: Sequence[Run], request: Request, staging: dict[int, Path], then: Callable[[], None]) -> None:
     tasks = [(one, job) for one in runs for job in one.jobs if job.name not in one.done]
     tasks.sort(key=lambda task: -task[0].known.get(task[1].name, {"seconds": 0})["seconds"])  # the longest go first
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = _processors()
     jobs = min(request.jobs or processors, len(tasks))
     threads, kernels = min(processors, -(-2 * processors // jobs)), Kernels()  # the last one has not half of them idle
     width = max(len(one.label + job.name) for one, job in tasks)
-    with tempfile.TemporaryDirectory(prefix=".run-", dir=request.out) as folder, ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         futures = {}
         try:
-            for i, (one, job) in enumerate(tasks):
+            for one, job in tasks:
                 options = {"threads": threads, "label": f"{one.label}{job.name}".ljust(width), "kernels": kernels}
-                futures[pool.submit(_work, job, Path(folder) / str(i), one.facts, options)] = i
+                folder = staging[id(one)] / job.name
+                futures[pool.submit(_work, job, folder, one.facts, options)] = one, job, folder
             for future in as_completed(futures):
-                one, job = tasks[futures[future]]
-                one.finish(job, future.result(), Path(folder) / str(futures[future]))
+                one, job, folder = futures[future]
+                one.finish(job, future.result(), folder)
                 then()
         except BaseException:  # Ctrl-C: what has not begun does not, what has is ended
             pool.shutdown(wait=False, cancel_futures=True)
@@ -159,7 +230,15 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
     """Run one notebook and render it into the staging folder, and return its entry of run.json."""
     entry: dict[str, Any] = {"title": "", "summary": "", "status": "failed", "error": "", "started": facts["started"]}
     entry |= {"seconds": 0.0, "run": facts["started"], "commit": facts["commit"], "dirty": facts["dirty"]}
-    entry |= {"notebook": job.origin, "parameters": job.table, "page": False, "claims": [], "files": [], "keys": {}}
+    entry |= {
+        "notebook": job.origin,
+        "parameters": job.table,
+        "page": False,
+        "claims": [],
+        "files": [],
+        "keys": {},
+        "warnings": [],
+    }
     staging.mkdir()
     try:
         notebook, outcome = execute(job.path, staging / f"{job.name}.ipynb", job.given, **options)
@@ -168,9 +247,12 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
         whole = entry | outcome | {"title": title, "summary": summary, "page": True}
         whole["claims"] = [claim for result in results for claim in result.get("claims", [])]
         whole["files"] = [file for result in results for file in result["files"]]
+        whole["warnings"] = render.warnings_in(notebook)
         whole["keys"] = {result["name"]: result["keys"] for result in results if result["role"] == "table"}
         html = render.page(notebook, name=job.name, folder=job.path.parent, entry=whole, run=facts)
         write_text(staging / f"{job.name}.html", html)
+    except NoRoom:
+        raise
     except Exception as error:  # noqa: BLE001  rendering broke; the other reports are still wanted
         return entry | {"error": f"{type(error).__name__}: {error}"}
     return whole

@@ -30,8 +30,8 @@ class Sweep:
     """The runs that were asked for, by name, and what sweep.json says of earlier ones."""
 
     out: Path
-    runs: dict[str, Run]
-    before: dict[str, Any]
+    runs: dict[str, Run] = field(default_factory=dict)
+    before: dict[str, Any] = field(default_factory=dict)
     started: str = field(default_factory=runner.now)
 
     @property
@@ -67,25 +67,31 @@ def run(words: Sequence[str], request: Request) -> int:
 
     Return 0, or 1 when a notebook failed. If what was asked for cannot run, that is an SslsimError, nothing is written.
     """
+    from sslsim.activations.draft import alone
+
     out = request.out.resolve()
     if (out / "run.json").exists():
         raise SslsimError(f"{out} holds the report of one run, whose index a sweep would replace; give another --out")
-    rows = record.read(out / record.SWEEP).get("runs", {})
-    sweep = Sweep(out, {}, {name: row for name, row in rows.items() if (out / name / "run.json").is_file()})
+    sweep = Sweep(out)
     for name, asked in requests(words, replace(request, store=request.store or out / "store")).items():
         try:
             sweep.runs[name] = runner.ask(asked, f"{name}/")
         except SslsimError as error:
             raise SslsimError(f"run {name}: {error}") from None
+    if request.dry:
+        return runner.forecast([*sweep.runs.values()])
     opened: dict[str, Any] = {}
     for one in sweep.runs.values():
         one.extract(opened)
         _take_up(one)
     kept = [name for name, one in sweep.runs.items() if one.status == "ok"]
     print(*(f"{name}: done already, {out / name / 'index.html'}\n" for name in kept), sep="", end="", flush=True)
-    sweep.publish(kept)
-    if rest := [one for name, one in sweep.runs.items() if name not in kept]:
-        runner.run_all(rest, request, lambda: sweep.publish(kept))
+    with alone(out / record.SWEEP):
+        rows = record.read(out / record.SWEEP).get("runs", {})
+        sweep.before = {name: row for name, row in rows.items() if (out / name / "run.json").is_file()}
+        sweep.publish(kept)
+        if rest := [one for name, one in sweep.runs.items() if name not in kept]:
+            runner.run_all(rest, request, lambda: sweep.publish(kept))
     print(out / "index.html", flush=True)
     return 0 if sweep.status == "ok" else 1
 

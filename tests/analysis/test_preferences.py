@@ -60,8 +60,8 @@ def test_selectivity_is_the_auroc_of_the_preferred_label(planted):
     store, labels = planted
     pairs = pair_table([(("model", 1, 2), ("model", 1, 4)), (("model", 1, 2), ("model", 1, 3))], value=[-0.5, 0.5])
     table = selectivity(pairs, [store], labels, permutations=9)
-    assert table.label_x.tolist() == ["+c", "+c"]
-    assert table.label_y[0] == "-c"
+    assert table.label_x.tolist() == ["c+", "c+"]
+    assert table.label_y[0] == "c-"
     assert table.same_label.tolist() == [True, False]
     x, on = store.layer(1)[:], labels.codes == 2
     assert table.auroc_x[0] == pytest.approx(roc_auc_score(on, x[:, 2]))
@@ -75,9 +75,9 @@ def test_ties_of_activations_count_half(make_store):
     store = edited(make_store(frames=(40,) * 12), "layer 1", lambda x: np.copyto(x, np.round(x)))
     labels = made_labels(store)
     table = selectivity(pair_table([(("model", 1, 0), ("model", 1, 1))], value=1), [store], labels, permutations=3)
-    on = labels.codes == labels.names.index(table.label_x[0][1])
+    on = labels.codes == labels.names.index(table.label_x[0][0])
     expected = roc_auc_score(on, store.layer(1)[:, 0])
-    assert table.auroc_x[0] == pytest.approx(expected if table.label_x[0][0] == "+" else 1 - expected)
+    assert table.auroc_x[0] == pytest.approx(expected if table.label_x[0][-1] == "+" else 1 - expected)
 
 
 def test_chance_allows_for_slow_neurons_and_for_the_search(make_store):

@@ -195,7 +195,7 @@ def test_another_run_replaces_its_own_results_and_nothing_else(finished: Finishe
     """One notebook has changed; the copy of another writes beside it."""
     shutil.copytree(finished.folder, tmp_path / "copy")
     again = Finished(tmp_path / "copy", 0, "")
-    for mine in ("tables/good-mine.csv", "figures/good-mine.png", "tables/.good-grid.1.part.csv"):
+    for mine in ("tables/good-mine.csv", "figures/good-mine.png"):
         (again.out / mine).write_text("x")
     shutil.copyfile(again.folder / "notebooks/good.ipynb", again.folder / "notebooks/better.ipynb")
     cells = [*GOOD[:4], "report.table('other', pd.DataFrame({'a': [1]}))"]

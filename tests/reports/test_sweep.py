@@ -31,13 +31,14 @@ which: str = "a"
 out: str = "../reports"
 """
 TOY = """\
-import time
+import os, time
 from pathlib import Path
 row = {'claim': 'toys are <alike>', 'between': 'toys', 'measure': 'm', 'effect': frames / 10, 'ci_low': 0.0,
        'ci_high': 1.0, 'p': 0.04, 'control': 'none', 'holds': 'yes' if frames > 3 else 'no'}
 row |= {'effect_text': f'{frames / 10:.3f} (0.000 to 1.000)', 'p_text': '0.040'}
-Path(out, 'tables').mkdir(exist_ok=True)
-Path(out, 'tables/toy-claims.csv').write_text('as a Report would, which takes longer to import')
+folder = Path(os.environ['SSLSIM_STAGING'], 'tables')
+folder.mkdir(exist_ok=True)
+(folder / 'toy-claims.csv').write_text('as a Report would, which takes longer to import')
 mark = {'role': 'table', 'name': 'claims', 'files': ['tables/toy-claims.csv'], 'rows': 1, 'keys': [], 'claims': [row]}
 display({'text/plain': ''}, metadata={'sslsim': mark}, raw=True)
 time.sleep(600 if seed == 600 else 0)
