@@ -364,7 +364,6 @@ def check(what: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> No
         err.encode(errors="strict")
 
 
-@pytest.mark.xfail(strict=False, reason="run.json is not checked yet")
 @pytest.mark.parametrize("kind", RECORDS)
 def test_any_record_of_a_run(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = RECORDS[kind] if isinstance(RECORDS[kind], bytes) else json.dumps(RECORDS[kind]).encode()

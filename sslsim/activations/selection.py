@@ -179,9 +179,7 @@ def varying_views(
 
 
 def _varies(view: LayerView) -> bool:
-    whole = (
-        view.view if isinstance(view, PartialView) else view
-    )  # what is given takes long to take off, and is no matter
+    whole = view.view if isinstance(view, PartialView) else view  # what is given takes long to take off
     return any((whole[start : start + FEW] != whole[0:1]).any() for start in range(0, len(whole), FEW))
 
 
