@@ -5,6 +5,7 @@ Each command imports what it needs when it is called: ``sslsim --help`` must not
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import sys
@@ -38,7 +39,8 @@ exit status: 0 done; 1 a notebook failed (its page shows where), or runs differ;
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, given as words after the program's name (those of the process by default); return its status."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args(words)
     if address := vars(arguments).get("scheduler"):
         os.environ["SSLSIM_SCHEDULER"] = address  # all that computes finds it, notebooks' kernels too
     if vars(arguments).get("fresh"):
@@ -46,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # like Ctrl-C, so that kernels are ended and temporary files removed
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if empty := [word for word in words if re.fullmatch(r"(--[\w-]+=)?[\s,]*", word)]:  # as a path, this folder
+            raise SslsimError(f"{empty[0]!r} among the arguments is empty; give it a value, or leave it out")
         return arguments.command(arguments)
     except KeyboardInterrupt:
         print("sslsim: interrupted", file=sys.stderr, flush=True)

@@ -207,6 +207,17 @@ def test_notebooks_are_copied_and_none_is_replaced(tmp_path: Path, capsys: Any) 
     assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("words", [["--corpus", ""], ["--out", " "], ["--checkpoints", ","], ["--store="]])
+def test_a_value_that_is_empty_is_refused(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", *words]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"sslsim: error: {words[-1]!r} among the arguments is empty; give it a value, or leave it out\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
