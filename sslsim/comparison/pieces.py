@@ -29,6 +29,7 @@ from sslsim.measures.arrays import mean
 from sslsim.measures.moments import WIDE, Marginal, Moments, marginal, moments, squared_norms
 from sslsim.measures.products import Side, cross_products
 from sslsim.measures.registry import MEASURES
+from sslsim.resources import size_told
 from sslsim.speech.positions import common_positions
 
 DTYPE = torch.float32  # of stored layers and their products
@@ -74,9 +75,9 @@ def save(value: object, path: Path) -> None:
             pickler.dispatch_table = copyreg.dispatch_table | {Tensor: _as_array}
             pickler.dump(value)
     except OSError as error:
-        free = shutil.disk_usage(path.parent).free / 1e9
+        free = size_told(shutil.disk_usage(path.parent).free)
         raise SslsimError(
-            f"moments of layers cannot be kept in {str(path.parent)!r}, where {free:,.1f} GB are free: "
+            f"moments of layers cannot be kept in {str(path.parent)!r}, where {free} are free: "
             f"{error.strerror}; make room there or compare fewer checkpoints at a time"
         ) from error
 

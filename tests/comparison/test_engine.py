@@ -213,7 +213,9 @@ def test_a_full_disk_is_said_and_nothing_is_left(stores, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pieces.pickle, "Pickler", full)
-    with pytest.raises(SslsimError, match=r"kept in '.*\.pieces.*', where .* GB are free: No space left on device"):
+    with pytest.raises(
+        SslsimError, match=r"kept in '.*\.pieces.*', where [0-9.,]+ .?B are free: No space left on device"
+    ):
         compare(stores, ["max_corr"], device="cpu")
     assert sorted(folder.iterdir()) == before
 
