@@ -154,6 +154,7 @@ def forecast(runs: Sequence[Run]) -> int:
 
     from sslsim.activations.extraction import Plan, announce
     from sslsim.encoders.files import expected_shape
+    from sslsim.parallel import chosen_device
     from sslsim.speech.recording import SAMPLE_RATE, n_frames
 
     for one in runs:
@@ -167,7 +168,8 @@ def forecast(runs: Sequence[Run]) -> int:
         there = next(folder for folder in (Path(call["folder"]), *Path(call["folder"]).parents) if folder.is_dir())
         roots = {each: there / each.name for each in chosen}
         print(f"{', '.join(each.name for each in chosen)}: {len(utterances):,} utterances; if none is there yet:")
-        announce(chosen, Plan(study, utterances, {}, {}, roots, index, index, call["device"], there, None))
+        where = chosen_device(call["device"]), there, None
+        announce(chosen, Plan(study, utterances, {}, {}, roots, index, index, *where))
         cost = sum(_HOUR[0] + _HOUR[1] * layers * neurons**2 for layers, neurons, _ in map(expected_shape, chosen))
         minutes = cost * sum(samples) / SAMPLE_RATE / 3600 / 60 * 2 / _processors()
         print(f"about {minutes:.0f} minutes of extraction on {_processors()} processors, and then the notebooks")
@@ -230,15 +232,8 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
     """Run one notebook and render it into the staging folder, and return its entry of run.json."""
     entry: dict[str, Any] = {"title": "", "summary": "", "status": "failed", "error": "", "started": facts["started"]}
     entry |= {"seconds": 0.0, "run": facts["started"], "commit": facts["commit"], "dirty": facts["dirty"]}
-    entry |= {
-        "notebook": job.origin,
-        "parameters": job.table,
-        "page": False,
-        "claims": [],
-        "files": [],
-        "keys": {},
-        "warnings": [],
-    }
+    entry |= {"notebook": job.origin, "parameters": job.table, "page": False}
+    entry |= {"claims": [], "files": [], "keys": {}, "warnings": []}
     staging.mkdir()
     try:
         notebook, outcome = execute(job.path, staging / f"{job.name}.ipynb", job.given, **options)
