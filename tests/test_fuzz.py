@@ -184,6 +184,7 @@ ARGUMENTS: dict[str, Callable[[Any, Any, Path], Any]] = {
     "longest_seconds": lambda v, s, t: sslsim.Segmentation(longest_seconds=v),
     "study file": lambda v, s, t: sslsim.Study.read(v),
     "store": lambda v, s, t: sslsim.open(v),
+    "resampling": lambda v, s, t: sslsim.evidence(s, ["svcca"], resampling=v),
     "permutations": lambda v, s, t: sslsim.Resampling(permutations=v),
     "blocks": lambda v, s, t: sslsim.Resampling(blocks=v),
     "block_by": lambda v, s, t: sslsim.Resampling(block_by=v),

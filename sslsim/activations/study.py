@@ -123,6 +123,8 @@ def extract(
     there is one. What is wrong with lineup, corpus or a checkpoint's files is said before any encoder is loaded.
     """
     study = study if isinstance(study, Study) else Study.read(study)
+    if not folder:  # as a path it is the working directory
+        raise SslsimError(f"folder is {folder!r}; say where the stores are to lie")
     return extract_all(study, Path(folder).absolute(), executor, device)
 
 

@@ -48,6 +48,8 @@ def evidence(
     for name in measures:
         if measure_named(name).level == "attention":
             raise SslsimError(f"measure {name!r} compares attention; use attention_evidence")
+    if not isinstance(resampling, Resampling):
+        raise SslsimError(f"resampling is {resampling!r}; give a Resampling")
     check_stores(stores)
     chosen, device = check_between(between, stores), chosen_device(device, executor)
     what = comparison(stores, measures, chosen, frames, given, seed=resampling.seed, device=device)

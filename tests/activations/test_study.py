@@ -116,3 +116,8 @@ def test_what_is_no_file_or_cannot_be_written(tmp_path):
         Study.read("embedded", "a")
     with pytest.raises(SslsimError, match="a study is written with a lineup file and a corpus on the disk"):
         Study([Checkpoint("a", "a")]).write(tmp_path / "x.toml")
+
+
+def test_a_folder_without_a_name_is_refused(corpus, checkpoints):
+    with pytest.raises(SslsimError, match="folder is ''; say where the stores are to lie"):
+        Study(checkpoints / "lineup.toml", corpus, ("hubert-pre",)).extract("")
