@@ -27,10 +27,8 @@ from sslsim.resources import NoRoom, write_text
 if TYPE_CHECKING:
     from sslsim.activations import Study
 
-_HOUR = (
-    100.0,
-    26e-6,
-)  # seconds for an hour of speech on two processors: of any encoder, and for neurons squared, a layer
+# seconds for an hour of speech on two processors: of any encoder, and for neurons squared, a layer
+_HOUR = (100.0, 26e-6)
 
 
 @dataclass
