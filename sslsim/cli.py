@@ -75,8 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_extract(commands.add_parser("extract", help="keep hidden states and attention of a corpus", **shared))
     _add_compare(commands.add_parser("compare-runs", help="show what differs between two reports folders", **shared))
     checkpoints = commands.add_parser("checkpoints", help="show the checkpoints of a lineup", **shared)
-    checkpoints.description = "Load each checkpoint of a lineup and show its sizes, and a hash of its content."
+    checkpoints.description = "Load each checkpoint of a lineup; show its sizes, its commit and a hash of its content."
     checkpoints.add_argument("--lineup", default=str(DATA / "lineup.toml"), help=_help("lineup"))
+    pin = "write the lineup as FILE, each model of the hub with the commit that it is now, and load nothing"
+    checkpoints.add_argument("--pin", type=Path, metavar="FILE", help=pin)
     checkpoints.set_defaults(command=_checkpoints)
     measures = commands.add_parser("measures", help="show the measures, their ranges and directions", **shared)
     measures.set_defaults(command=_measures)
@@ -196,12 +198,14 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _checkpoints(arguments: argparse.Namespace) -> int:
-    from sslsim.encoders.files import checkpoint_fingerprint
-    from sslsim.encoders.lineup import read_lineup
+    from sslsim.encoders.files import checkpoint_fingerprint, pinned
+    from sslsim.encoders.lineup import read_lineup, write_lineup
     from sslsim.encoders.load import load_encoder
 
-    rows = []
-    for checkpoint in read_lineup(arguments.lineup):
+    rows, lineup = [], [pinned(checkpoint) for checkpoint in read_lineup(arguments.lineup)]
+    if arguments.pin:
+        write_lineup(arguments.pin, lineup)
+    for checkpoint in lineup if not arguments.pin else ():
         anatomy, said = load_encoder(checkpoint).anatomy, {True: "yes", False: "no"}
         row = {name: getattr(checkpoint, name) for name in ("name", "family", "size")}
         row |= {name: getattr(anatomy, f"n_{name}") for name in ("layers", "neurons", "heads")}
@@ -209,8 +213,9 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
         row |= {key: said.get(value, value) for key, value in anatomy.input.items()}
         row |= {"parameters": f"{anatomy.parameters:,}", "finetuned from": checkpoint.finetuned_from or ""}
         row |= {"seed of": checkpoint.seed_of or "", "weights": checkpoint.weights}
+        row |= {"adapter": row.get("adapter", ""), "commit": checkpoint.revision or ""}
         rows.append(row | {"fingerprint": checkpoint_fingerprint(checkpoint)[:12]})
-    _print_table(rows)
+    _print_table(rows or [{"name": each.name, "commit": each.revision or ""} for each in lineup])
     return 0
 
 

@@ -33,7 +33,7 @@ from sslsim.activations.results import key_of
 from sslsim.activations.store import RULES, ActivationStore, Stores, keeping, open_asked, signed
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
-from sslsim.encoders.files import checkpoint_fingerprint, expected_shape
+from sslsim.encoders.files import checkpoint_fingerprint, expected_shape, pinned
 from sslsim.encoders.lineup import Checkpoint, problem
 from sslsim.errors import SslsimError
 from sslsim.parallel import chosen_device, chosen_executor, results, workers_on
@@ -54,7 +54,7 @@ _LOADING = threading.Lock()
 
 def extract_all(study: "Study", out: Path, executor: Executor | None, device: str) -> Stores:
     """Make the stores of a study that are not in the folder `out`, and open all; see `study.extract`."""
-    chosen, utterances = study.selected(), study.utterances()
+    chosen, utterances = [pinned(each) for each in study.selected()], study.utterances()
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
     seconds = {name: float(value) for name, value in vars(study.segmentation).items()}
     heard = {"corpus_fingerprint": corpus_fingerprint(utterances), "segmentation": seconds}

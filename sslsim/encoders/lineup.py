@@ -1,5 +1,6 @@
 """Which checkpoints: a lineup file is read; no checkpoint is looked at."""
 
+import json
 import re
 import tomllib
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from sslsim.errors import SslsimError, close_match, is_text
-from sslsim.resources import DATA, regular
+from sslsim.resources import DATA, regular, write_text
 
 LOG_MEL = "log-mel"  # source of the checkpoint that is a spectrogram, and its name where a list asks for it
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -96,6 +97,15 @@ def read_lineup(path: str | Path) -> Lineup:
     for key, words in (("finetuned_from", "finetuned from"), ("seed_of", "another seed of")):
         _check_relatives(where, {checkpoint.name: getattr(checkpoint, key) for checkpoint in lineup}, words)
     return lineup
+
+
+def write_lineup(path: Path, lineup: Iterable[Checkpoint]) -> None:
+    """Write checkpoints as a lineup file, folders by their absolute paths; a file that is there is an error."""
+    if path.exists():
+        raise SslsimError(f"{str(path)!r} is there already; give the lineup another name")
+    given = [{key: value for key, value in asdict(each).items() if value not in (None, "")} for each in lineup]
+    lines = [[f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()] for table in given]
+    write_text(path, "\n".join("\n".join(["[[checkpoint]]", *table, ""]) for table in lines))
 
 
 def _check_relatives(where: str, parents: Mapping[str, str | None], words: str) -> None:

@@ -4,6 +4,7 @@ What transformers' many encoders have in common is found by looking: the blocks,
 LayerNorm makes their output, whether another follows the last one. What does not behave is refused.
 """
 
+import math
 import os
 import re
 import threading
@@ -11,26 +12,27 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sslsim.encoders.encoder import Anatomy, Encoder, Grid, Hooks, LogMel, attention_of, ignore_widgets
-from sslsim.encoders.files import first_line, locate
+from sslsim.encoders.files import TOKENIZER, first_line, locate, named, preprocessor_folder
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, problem
 from sslsim.errors import SslsimError
 from sslsim.speech.recording import HOP, SAMPLE_RATE, n_frames
 
 DTYPES = ("float32", "bfloat16", "float16")
 _LOADING = threading.Lock()  # random weights and transformers' verbosity are global to the process
-# weights that a checkpoint may have beyond its encoder: heads, quantizer and their projections
-_HEADS = re.compile(
-    r"((\w+\.)?(lm_head|classifier|projector|layer_weights|quantizer|project_q|project_hid|final_proj"
-    r"|label_embs_concat|label_embeddings_concat|speaker_proj|ctc_proj|layer_norm_for_extract|tdnn|objective|proj_out"
-    r"|masked_spec_embed))\b|feature_extractor\.(weight|bias)$"
-)
-_DECODER = re.compile(r"(model\.)?decoder\.")
+_WRAPPERS = re.compile(r"((module|_orig_mod|model)\.)+")  # of data parallel, compiled and other models around a model
+# encoders inside other models: their classes, if their settings do not tell, and where their weights are
+_INSIDE = {
+    "speech-encoder-decoder": ("", "encoder."),
+    "speecht5": ("SpeechT5EncoderWithSpeechPrenet", "speecht5.encoder."),
+    "seamless_m4t_v2": ("SeamlessM4Tv2SpeechEncoder", "speech_encoder."),
+}
 _TRIAL = 9_999  # samples of the sound that an encoder is tried on: 30 frames, and as much as can be left over
 
 
@@ -51,15 +53,16 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "floa
         model, preprocess = _load(checkpoint, folder)
     import torch
 
-    blocks = _blocks(checkpoint, model)
+    taken = _input_of(model, preprocess) | _adapters(model, folder)
     grid = _grid_of(checkpoint, model, preprocess)
+    blocks = _blocks(checkpoint, model)
     try:
         model = model.to(device, getattr(torch, dtype))
     except (RuntimeError, AssertionError) as error:
         raise SslsimError(f"device {device!r} cannot be used: {first_line(error)}") from error
-    shape = len(blocks) + 1, int(model.config.hidden_size), int(model.config.num_attention_heads)
+    shape = len(blocks) + 1, int(model.config.hidden_size), int(attention_of(blocks[0]).num_heads)
     parameters = sum(weight.numel() for weight in model.parameters())
-    anatomy = Anatomy(*shape, _input_of(model, preprocess), final_norm=True, parameters=parameters)
+    anatomy = Anatomy(*shape, taken, final_norm=True, parameters=parameters)
     hooks = Hooks(checkpoint, blocks, anatomy.n_heads)
     return _tried(Encoder(checkpoint, anatomy, device, dtype, model, preprocess, grid, hooks))
 
@@ -97,52 +100,82 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "trust_remote_code": False}
     with _quiet():
         try:
-            preprocess = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+            preprocess = AutoFeatureExtractor.from_pretrained(preprocessor_folder(folder), trust_remote_code=False)
             hints: dict[str, Any] = {"return_dict": True, "output_attentions": False}
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **hints)
+            name, inside = _INSIDE.get(config.model_type, ("", ""))
+            module = f"transformers.models.{config.model_type}.modeling_{config.model_type}"
+            kind: Any = getattr(import_module(module), name) if name else AutoModel
+            config.output_attentions = config.model_type == "speecht5"  # which gives none else
+            config = config.encoder if inside and not name else config
+            options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
             if checkpoint.untrained_seed is not None:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(checkpoint.untrained_seed)
-                    model, info = AutoModel.from_config(config, **options), {}
+                    model = (kind.from_config if kind is AutoModel else kind._from_config)(config, **options)
             else:
-                more = {"weights_only": True, "output_loading_info": True}
-                model, info = AutoModel.from_pretrained(folder, config=config, **more, **options)
+                model = _trained(checkpoint, folder, kind, inside, {"config": config, **options})
+        except SslsimError:
+            raise
         except Exception as error:  # config, tensors and pickles each fail in their own way
             raise problem(checkpoint, f"{str(folder)!r} does not load: {first_line(error)}") from error
-    decodes = model.config.is_encoder_decoder
-    missing = {key for key in info.get("missing_keys", ()) if not (decodes and _DECODER.match(key))}
+    return (model.get_encoder() if model.config.is_encoder_decoder and not inside else model).eval(), preprocess
+
+
+def _trained(checkpoint: Checkpoint, folder: Path, kind: Any, inside: str, options: dict[str, Any]) -> Any:
+    """Load weights; it is an error if any of the encoder is missing or has another shape, or if there is another."""
+    options |= {"weights_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    names = {"mask_time_emb_vector": "masked_spec_embed"} | ({f"^{re.escape(inside)}": ""} if inside else {})
+    model, info = kind.from_pretrained(folder, key_mapping=names, **options)
+    wrapped = {match[0] if (match := _WRAPPERS.match(key)) else "" for key in info["unexpected_keys"]}
+    if info["missing_keys"] and len(wrapped) == 1 and wrapped != {""}:
+        names = {f"^{re.escape(wrapped.pop() + inside)}": ""} | names
+        model, info = kind.from_pretrained(folder, key_mapping=names, **options)
+    parts, prefix = dict(model.named_children()), f"{model.base_model_prefix}."
+    blocks = {key for key in model.state_dict() if re.search(r"\.\d+\.", key) and not inside}
+
+    def of_encoder(key: str) -> bool:  # or of a second one; what stands beside them is a head
+        first, *more = key.removeprefix(prefix).split(".")
+        return first in parts and len(more) > 1 or any(key[dot.end() :] in blocks for dot in re.finditer(r"\.", key))
+
     faults = {
-        "lacks": missing - {"masked_spec_embed"},
-        "has no place for": {key for key in info.get("unexpected_keys", ()) if not _HEADS.match(key)},
-        "has other shapes for": {str(key) for key in info.get("mismatched_keys", ())},
+        "lacks": {key for key in info["missing_keys"] if not re.match(r"decoder\.|masked_spec_embed$", key)},
+        "has no place for": set(filter(of_encoder, info["unexpected_keys"])),
+        "has other shapes for": {key[0] for key in info["mismatched_keys"]},
     }
     for fault, keys in faults.items():
         if keys:
-            named = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
-            raise problem(checkpoint, f"the encoder of {str(folder)!r} {fault} weights ({len(keys)}): {named}")
-    return (model.get_encoder() if decodes else model).eval(), preprocess
+            some = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+            if any(re.search(r"conv_layers\.[1-9]\d*\.layer_norm", key) for key in keys):
+                some += "; feat_extract_norm and do_stable_layer_norm in config.json look wrong"
+            elif wrapped := wrapped - {"", prefix}:
+                some += f"; others begin with {wrapped.pop()!r}: save the model inside"
+            raise problem(checkpoint, f"the encoder of {str(folder)!r} {fault} weights ({len(keys)}): {some}")
+    return model
 
 
 def _blocks(checkpoint: Checkpoint, model: Any) -> Any:
-    blocks = getattr(getattr(model, "encoder", model), "layers", None)
+    blocks = getattr(getattr(model, "encoder", getattr(model, "wrapped_encoder", model)), "layers", None)
     takes_sound = model.main_input_name in ("input_values", "input_features")
     if not takes_sound or not blocks or attention_of(blocks[0]) is None:
         kind = model.config.model_type
         raise problem(checkpoint, f"a {kind!r} model is not a speech encoder with blocks of attention")
-    if getattr(model, "adapter", None) is not None:
-        raise problem(checkpoint, "has an adapter that shortens its output (add_adapter), which is not supported")
     return blocks
 
 
 def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> Grid:
+    part = getattr(model.config, "encoder_config", model.config)
+    samples = math.prod(getattr(part, "conv_stride", [HOP])) * getattr(part, "squeeze_factor", 1)
+    samples = getattr(part, "subsampling_factor", 0) * getattr(preprocess, "hop_length", 0) or samples
+    if samples != HOP:
+        raise problem(checkpoint, f"makes one frame every {1000 * samples / SAMPLE_RATE:g} ms; 20 ms is supported")
     rate = getattr(preprocess, "sampling_rate", None)
     if rate != SAMPLE_RATE:
         raise problem(checkpoint, f"wants audio at {rate} Hz, not {SAMPLE_RATE}")
     kind = type(preprocess).__name__
-    if kind == "Wav2Vec2FeatureExtractor":
+    if kind in ("Wav2Vec2FeatureExtractor", "SpeechT5FeatureExtractor"):
         return Grid()
     if kind == "WhisperFeatureExtractor":  # its frame j is centred on sample 320 j, and 30 s are always taken
         return Grid(lead=120, first=1, always=preprocess.n_samples // HOP)
@@ -159,6 +192,18 @@ def _input_of(model: Any, preprocess: Any) -> dict[str, Any]:
         features = "layer"  # data2vec has no choice
     flags = {"normalised": "do_normalize", "mask": "return_attention_mask"}
     return {name: bool(getattr(preprocess, flag, False)) for name, flag in flags.items()} | {"features": features}
+
+
+def _adapters(model: Any, folder: Path) -> dict[str, str]:
+    """Take out what add_adapter put after the blocks, and say so; say of which language's adapters are in them."""
+    if getattr(model, "adapter", None) is not None:
+        model.adapter = None
+        if getattr(model.config, "use_intermediate_ffn_before_adapter", False):
+            model.intermediate_ffn = None
+        return {"adapter": "left out, after the blocks"}
+    language = ", ".join(named(folder / TOKENIZER, "target_lang")) or "not named"
+    inside = getattr(model.config, "adapter_attn_dim", None)
+    return {"adapter": f"in the blocks, language: {language}"} if inside else {}
 
 
 @contextmanager

@@ -155,9 +155,9 @@ def test_a_dask_cluster_gives_the_same_bytes(stores, study, tmp_path, monkeypatc
 def test_what_fails_on_an_executor_is_raised_here(checkpoints, corpus, tmp_path):
     for name in ("config.json", "preprocessor_config.json"):
         shutil.copy(checkpoints / "hubert-pre" / name, tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"junk" * 9)
+    save_file({"other": torch.ones(2)}, tmp_path / "model.safetensors", {"format": "pt"})
     lineup = [*read_lineup(checkpoints / "lineup.toml")[:1], Checkpoint("broken", str(tmp_path))]
-    with ThreadPoolExecutor(2) as pool, pytest.raises(SslsimError, match="checkpoint 'broken': .* does not load"):
+    with ThreadPoolExecutor(2) as pool, pytest.raises(SslsimError, match="checkpoint 'broken': .* lacks weights"):
         Study(lineup, corpus).extract(tmp_path / "out", executor=pool)
     assert [name[:13] for name in left(tmp_path / "out")] == ["wav2vec2-post"]  # the good one, whole
 

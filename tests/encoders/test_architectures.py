@@ -521,24 +521,9 @@ def test_unknown_precision_is_refused(saved):
         load_encoder(Checkpoint("x", str(saved("hubert-post"))), dtype="int8")
 
 
-@pytest.mark.parametrize("name", ["wav2vec2-post", "wav2vec2-bert"])
-def test_adapters_are_refused(name, tmp_path):
-    kind, settings, mask = ARCHITECTURES[name]
-    model = build(kind, **settings, add_adapter=True, output_hidden_size=24)
-    save(model, preprocessor(kind, mask), tmp_path)
-    refused(tmp_path, r"has an adapter that shortens its output \(add_adapter\), which is not supported")
-
-
 def test_frames_of_a_shorter_window_are_refused(tmp_path):
     save(build("Wav2Vec2", conv_kernel=[10, 3, 3, 3, 3, 2, 1]), preprocessor("Wav2Vec2", False), tmp_path)
     refused(tmp_path, "gave 31 frames where 30 were expected .* this architecture is not supported")
-
-
-def test_sew_is_refused(tmp_path):
-    model = build("SEW", conv_dim=[12] * 13)
-    refused(
-        save(model, preprocessor("SEW", False), tmp_path), r"hidden states of several shapes, \(15, 24\), \(30, 24\)"
-    )
 
 
 def test_an_encoder_that_pools_in_time_after_its_blocks_is_refused(tmp_path):

@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from fnmatch import fnmatch
-from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -46,9 +44,9 @@ def test_the_fingerprint_follows_content_and_not_place(checkpoints, tmp_path):
     (tmp_path / "copy" / "README.md").write_text("not part of the model")
     assert checkpoint_fingerprint(here) == checkpoint_fingerprint(there)
     for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
-        before = checkpoint_fingerprint(there)
-        with (tmp_path / "copy" / name).open("ab") as file:
-            file.write(b"\n")
+        before, file = checkpoint_fingerprint(there), tmp_path / "copy" / name
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + b"7" if name == "model.safetensors" else content + b"\n")
         assert checkpoint_fingerprint(there) != before
 
 
@@ -57,41 +55,18 @@ def test_folders_that_hold_no_checkpoint(checkpoints, tmp_path):
         locate(Checkpoint("x", str(tmp_path / "nowhere")))
     with pytest.raises(SslsimError, match=r"checkpoint 'x': no config.json in '.*'"):
         locate(Checkpoint("x", str(tmp_path)))
-    shutil.copy(checkpoints / "hubert-pre" / "config.json", tmp_path)
-    with pytest.raises(SslsimError, match=r"checkpoint 'x': no weights in '.*' \(model\*.safetensors\* or pytorch"):
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(checkpoints / "hubert-pre" / name, tmp_path)
+    with pytest.raises(SslsimError, match=r"checkpoint 'x': no weights in '.*', such as model.safetensors$"):
         locate(Checkpoint("x", str(tmp_path)))
     with pytest.raises(SslsimError, match=r"checkpoint 'x': has a revision, but its source is a folder, '.*'"):
         locate(Checkpoint("x", str(tmp_path), revision="main"))
 
 
-def test_a_hub_id_is_fetched_at_its_revision_and_without_pickles(checkpoints, monkeypatch):
-    asked = []
-
-    def snapshot_download(repo, *, revision, allow_patterns):
-        asked.append((repo, revision, allow_patterns))
-        return str(checkpoints / "wav2vec2-post")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert locate(Checkpoint("x", "org/name", revision="0" * 40)) == checkpoints / "wav2vec2-post"
-    settings = ["config.json", "preprocessor_config.json", "processor_config.json"]
-    assert asked == [("org/name", "0" * 40, [*settings, "adapter_config.json", "model*.safetensors*"])]
-
-
-def test_pickles_are_fetched_where_there_is_nothing_else(checkpoints, monkeypatch, tmp_path):
-    shutil.copy(checkpoints / "wav2vec2-post" / "config.json", tmp_path)
-
-    def snapshot_download(repo, *, revision, allow_patterns):
-        if allow_patterns == ["pytorch_model*.bin*"]:
-            (tmp_path / "pytorch_model.bin").touch()
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    locate(Checkpoint("x", "org/name"))
-    assert (tmp_path / "pytorch_model.bin").exists()
-
-
 def test_offline_is_one_clear_line():
-    message = r"checkpoint 'x': no folder 'org/name', and it could not be had from the hub at revision v1 \(\w+: .+\)$"
+    message = (
+        r"'x': no folder 'org/name', and it could not be had from the hub at revision v1: it is not whole in the .+$"
+    )
     with pytest.raises(SslsimError, match=message) as caught:
         locate(Checkpoint("x", "org/name", revision="v1"))
     assert "\n" not in str(caught.value)
@@ -135,6 +110,7 @@ def test_weights_that_settings_or_a_layout_of_shards_name_count(checkpoints, tmp
         before = checkpoint_fingerprint(checkpoint)
         save_file(weights, folder / name, {"format": "pt"})
         assert checkpoint_fingerprint(checkpoint) != before
+    (folder / "config.json").write_text(json.dumps(edit))
     (folder / "model.safetensors").unlink()
     (folder / "model.fp16.safetensors").touch()  # which nothing reads
     torch.save(weights, folder / "pytorch_model.bin")
@@ -174,20 +150,62 @@ def test_an_adapter_is_refused_by_name_whatever_is_installed(checkpoints, tmp_pa
     assert locate(Checkpoint("x", str(folder), untrained_seed=0)) == folder  # whose weights no adapter changes
 
 
-def test_shards_of_other_names_are_fetched(checkpoints, monkeypatch, tmp_path):
-    source, asked = sharded(checkpoints, tmp_path / "hub", ["part-1.safetensors", "part-2.safetensors"]).source, []
-    (tmp_path / "cache").mkdir()
+IMPOSTORS = {
+    "version https://git-lfs.github.com/spec/v1\noid sha256:0\n": "is a git-lfs pointer, not the file itself; run `git",
+    "\n<!DOCTYPE html>\n<html>": "is a web page, not the file itself; download it again",
+    "": "is empty, not the file itself; download it again",
+}
 
-    def snapshot_download(repo, *, revision, allow_patterns):
-        asked.append(allow_patterns)
-        for file in Path(source).iterdir():
-            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
-                shutil.copy(file, tmp_path / "cache")
-        return str(tmp_path / "cache")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    load_encoder(Checkpoint("x", "org/name"))
-    assert asked[1:] == [["part-1.safetensors", "part-2.safetensors"]]
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", IMPOSTORS)
+def test_files_that_are_not_what_they_seem_are_named_before_any_work(checkpoints, tmp_path, name, content):
+    folder = shutil.copytree(checkpoints / "wav2vec2-post", tmp_path / "copy")
+    (folder / name).write_text(content)
+    for use in (locate, checkpoint_fingerprint, load_encoder):
+        with pytest.raises(SslsimError, match=f"^checkpoint 'x': {name} in '.*copy' {IMPOSTORS[content]}"):
+            use(Checkpoint("x", str(folder)))
+
+
+def test_cut_weights_are_named_before_any_work(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints / "wav2vec2-post", tmp_path / "copy")
+    whole = (folder / "model.safetensors").read_bytes()
+    for size in (5, 300, len(whole) - 1):
+        (folder / "model.safetensors").write_bytes(whole[:size])
+        told = r"model.safetensors in '.*copy' is cut off or damaged \(.+\); download it again$"
+        with pytest.raises(SslsimError, match=told):
+            checkpoint_fingerprint(Checkpoint("x", str(folder)))
+
+
+def test_checkpoints_of_other_trainers_are_named(checkpoints, tmp_path):
+    (tmp_path / "w2v.pt").write_bytes(b"PK")
+    told = "'w2v.pt' may be a checkpoint of fairseq or another trainer; convert it to a folder of transformers first"
+    with pytest.raises(SslsimError, match=f"no folder '.*w2v.pt'; {told}"):
+        locate(Checkpoint("x", str(tmp_path / "w2v.pt")))
+    with pytest.raises(SslsimError, match=f"no config.json in '.*'; {told}"):
+        locate(Checkpoint("x", str(tmp_path)))
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(checkpoints / "hubert-pre" / name, tmp_path)
+    with pytest.raises(SslsimError, match=f"no weights in '.*', such as model.safetensors; {told}"):
+        locate(Checkpoint("x", str(tmp_path)))
+
+
+def test_a_folder_of_peft_is_named(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(SslsimError, match="has an adapter, adapter_config.json in '.*'; merge the adapter"):
+        locate(Checkpoint("x", str(tmp_path)))
+
+
+def test_a_checkpoint_of_a_trainer_takes_the_preprocessor_of_the_folder_above(checkpoints, tmp_path):
+    whole = Checkpoint("y", str(checkpoints / "wav2vec2-pre"))
+    folder = shutil.copytree(whole.source, tmp_path / "checkpoint-500")
+    (folder / "preprocessor_config.json").rename(tmp_path / "preprocessor_config.json")
+    ours, theirs = (load_encoder(each) for each in (Checkpoint("x", str(folder)), whole))
+    assert ours.anatomy == theirs.anatomy
+    assert checkpoint_fingerprint(ours.checkpoint) == checkpoint_fingerprint(whole)
+    other = folder.rename(tmp_path / "best")
+    with pytest.raises(SslsimError, match="no preprocessor_config.json in '.*best'; copy it from the model that"):
+        locate(Checkpoint("x", str(other)))
 
 
 COMMIT, OLDER = "5" * 40, "a" * 40
@@ -243,7 +261,9 @@ def test_an_untrained_twin_of_a_hub_id_needs_only_its_settings(hub):
 
 @pytest.mark.parametrize("revision", ["v2", "b" * 40])
 def test_a_revision_that_is_not_in_the_cache(hub, revision):
-    message = f"checkpoint 'x': no folder 'org/tiny', and it could not be had from the hub at revision {revision} \\("
+    message = (
+        f"checkpoint 'x': no folder 'org/tiny', and it could not be had from the hub at revision {revision}: it is"
+    )
     with pytest.raises(SslsimError, match=message) as caught:
         load_encoder(Checkpoint("x", "org/tiny", revision=revision))
     assert "\n" not in str(caught.value)
