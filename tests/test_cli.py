@@ -164,6 +164,8 @@ def test_extraction_and_notebooks_see_one_study(checkpoints: Path, corpus: Path,
     run = runner.record.read(tmp_path / "out/run.json")
     assert [row["name"] for row in run["checkpoints"]] == ["hubert-pre", "hubert-post"]
     assert run["corpus"]["utterances"] == 4
+    assert re.fullmatch(r"bob \d s, ann \d s", run["corpus"]["speakers"])
+    assert run["corpus"]["upsampled"].startswith("1 of 4 utterances")
     assert run["notebooks"]["a"]["keys"] == {"stores": ["model"]}
 
 

@@ -32,11 +32,11 @@ def checked_columns(columns: Sequence[str]) -> dict[str, str]:
 def read_list(path: Path, columns: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the rows of `utterance_rows` of a manifest or a Kaldi folder, with paths counted from its place."""
     folder, where = (path, "Kaldi folder") if path.is_dir() else (path.parent, "manifest")
+    if not path.is_dir() and not path.name.lower().endswith(_SUFFIXES):
+        raise SslsimError(f"corpus {str(path)!r}: neither a folder nor a manifest ({', '.join(_SUFFIXES)})")
     try:
         table = _kaldi(path) if path.is_dir() else _table(path)
         table = _lhotse(path, table) if {"recording_id", "sources"} & set(table) else table
-    except SslsimError:
-        raise
     except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, RecursionError) as error:
         told = f"no {error} where it should be" if isinstance(error, LookupError) else error
         raise SslsimError(f"{where} {str(path)!r}: cannot be read: {told}") from error
@@ -65,24 +65,24 @@ def utterance_rows(table: pd.DataFrame, where: str, columns: Mapping[str, str]) 
     for row in rows if not names["id"] else ():
         begin = f"-{row.get('offset')}" if times[row["path"]] > 1 else ""
         row["id"] = row["path"] and PurePath(row["path"]).with_suffix("").as_posix() + begin
-    return [_checked(row, f"{where}: row {number}") for number, row in enumerate(rows, 1)]
+    spans = table.reindex(columns=["offset", "duration"]).apply(pd.to_numeric, errors="coerce").astype(float)
+    calls = enumerate(zip(rows, spans.offset.tolist(), spans.sum(axis=1, skipna=False).tolist(), strict=True), 1)
+    return [_checked(row, start, end, f"{where}: row {number}") for number, (row, start, end) in calls]
 
 
-def _checked(row: dict[str, Any], where: str) -> dict[str, Any]:
+def _checked(row: dict[str, Any], start: float, end: float, where: str) -> dict[str, Any]:
     for column, value in row.items():
         if not is_text(value) or (not value and column in ("id", "path")):
             raise SslsimError(f"{where} has {f'a {column} with NUL or what is not UTF-8' if value else f'no {column}'}")
     offset, duration = row.pop("offset", ""), row.pop("duration", "")
-    start, length = pd.to_numeric(pd.Series([offset, duration]), errors="coerce")
-    if offset and not (0 <= start < start + length < float("inf")):
+    if offset and not 0 <= start < end < float("inf"):
         raise SslsimError(f"{where} has offset {offset!r} and duration {duration!r}; give both, in seconds")
-    return row | ({"start": float(start), "end": float(start + length)} if offset else {})
+    return row | ({"start": start, "end": end} if offset else {})
 
 
 def _table(path: Path) -> pd.DataFrame:
-    if not (name := path.name.lower()).endswith(_SUFFIXES):
-        raise SslsimError(f"corpus {str(path)!r}: neither a folder nor a manifest ({', '.join(_SUFFIXES)})")
-    content = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
+    name, content = path.name.lower(), path.read_bytes()
+    content = gzip.decompress(content) if name.endswith(".gz") else content
     if name.endswith(_LINES):
         lines = content.decode("utf-8-sig").split("\n")  # a text may hold what else counts as a line's end
         return pd.DataFrame([_object(n, line) for n, line in enumerate(lines, 1) if line.strip()], dtype=object)
@@ -113,13 +113,14 @@ def _kaldi(folder: Path) -> pd.DataFrame:
     sounds, speakers, texts, segments = map(_pairs, [folder / n for n in ("wav.scp", "utt2spk", "text", "segments")])
     rows = []
     for utterance, place in (segments or {sound: sound for sound in sounds}).items():
-        recording, start, end = [*place.split(), "", ""][:3] if segments else (place, "", "")
+        recording, begin, last = [*place.split(), "", ""][:3] if segments else (place, "", "")
         if "|" in (path := sounds[recording]) or path.rpartition(":")[0].endswith(".ark"):
             raise ValueError(f"{recording!r} is no file but {path!r}, which is not run or unpacked; write it to a file")
-        first, last = pd.to_numeric(pd.Series([start, end]), errors="coerce")
         path = path if (folder / path).exists() else str(Path(path).absolute())  # counted from where the recipe ran
-        rows.append((utterance, path, speakers.get(utterance), texts.get(utterance), start, last - first))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+        rows.append((utterance, path, speakers.get(utterance), texts.get(utterance), begin, last))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    start, end = (pd.to_numeric(table[name], errors="coerce") for name in ("offset", "duration"))
+    return table.assign(duration=end - start)
 
 
 def _pairs(file: Path) -> dict[str, str]:
