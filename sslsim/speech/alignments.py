@@ -109,9 +109,9 @@ def _read(file: Path) -> pd.DataFrame:
     kind = file.suffix.lower()[1:]
     try:
         if kind == "textgrid":
-            from praatio.textgrid import openTextgrid
+            from praatio.textgrid import IntervalTier, openTextgrid
 
-            tiers = [tier for tier in openTextgrid(str(file), False).tiers if hasattr(tier, "insertSpace")]
+            tiers = [tier for tier in openTextgrid(str(file), False).tiers if isinstance(tier, IntervalTier)]
             rows = [
                 (tier.name.split(" - ")[-1].lower(), label, *times) for tier in tiers for *times, label in tier.entries
             ]

@@ -108,6 +108,14 @@ SPOKEN = [["phone", "g", 0.25, 0.5], ["phone", "ow", 0.5, 1.0], ["word", "go", 0
 CTM = ";; id channel start duration word\nann/a 1 0.25 0.75 go 0.9\nann/b A 0.1 0.2 on\n"
 
 
+def test_points_and_the_short_format_of_praat(corpus):
+    short = ['"IntervalTier"', '"words"', 0, 1, 2, 0, 0.25, '""', 0.25, 1, '"go ""on"""']
+    points = ['"TextTier"', '"clicks"', 0, 1, 1, 0.5, '"x"']
+    head = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", 0, 1, "<exists>", 2]
+    (corpus / "ann" / "b.TextGrid").write_text("\n".join(map(str, [*head, *short, *points])) + "\n")
+    assert alignments_of(corpus).to_numpy().tolist() == [["ann/b", "word", 'go "on"', 0.25, 1.0]]
+
+
 @pytest.mark.parametrize(
     "place", ["ann/a.TextGrid", "alignments/ann/a.TextGrid", "alignments/x/a.TextGrid", "a.TextGrid"]
 )
