@@ -66,22 +66,23 @@ def alignments_of(corpus: str | Path | Any) -> pd.DataFrame:
     """Return the time marks of a corpus as `read_alignments` does, from `alignments_files`; no rows if there are none.
 
     A TextGrid, or ``.phn`` and ``.wrd`` of TIMIT, belongs to the utterance with the name of the file, and of folders
-    around it where several have that. Lines of a ``.ctm`` begin with the id; they are phones if its name has "ph", else
-    words. Files of no utterance are warned of, and an error if all are.
+    around it where several have that. Lines of a ``.ctm`` begin with the id; they are phones if its name has "phone" or
+    "phn", else words. Files of no utterance are warned of, and an error if all are.
     """
     files = alignments_files(corpus)
     if not files or files[0].name == "marks.csv":
         return read_alignments(files[0]) if files else pd.DataFrame(columns=list(MARKS))
     listed, tables, strange = read_corpus(corpus), [], []
+    ids = {u.id for u in listed}
     whole = [(u.path.absolute().with_suffix(""), u.id) for u in listed if u.end is None]
     times = Counter(path.name for path, _ in whole)
     known = {path.name: name for path, name in whole if times[path.name] == 1}
-    known |= {path.as_posix(): name for path, name in whole} | {u.id: u.id for u in listed}
+    known |= {path.as_posix(): name for path, name in whole} | {name: name for name in ids}
     for file in files:
         table, parts = _read(file), file.absolute().with_suffix("").parts
         keys = (PurePath(*parts[i:]).as_posix() for i in range(len(parts)))
         table = table if "id" in table else table.assign(id=next((known[key] for key in keys if key in known), None))
-        tables.append(table[table.id.isin([*known.values()])])
+        tables.append(table[table.id.map(ids.__contains__).astype(bool)])
         strange += [file.name] if len(tables[-1]) < len(table) else []
     told = f"{len(strange):,} of {len(files):,} alignments have marks of no utterance, such as {''.join(strange[:1])!r}"
     if strange and not any(map(len, tables)):
@@ -122,7 +123,8 @@ def _read(file: Path) -> pd.DataFrame:
             rows = [
                 (i, label, float(start), float(start) + float(n)) for i, _, start, n, label, *_ in filter(None, lines)
             ]
-            return pd.DataFrame(rows, columns=["id", *MARKS[2:]]).assign(kind="phone" if "ph" in file.stem else "word")
+            phones = "phone" in file.stem.lower() or "phn" in file.stem.lower()
+            return pd.DataFrame(rows, columns=["id", *MARKS[2:]]).assign(kind="phone" if phones else "word")
         rows = [(label, int(start) / SAMPLE_RATE, int(end) / SAMPLE_RATE) for start, end, label in filter(None, lines)]
         table = pd.DataFrame(rows, columns=list(MARKS[2:])).assign(kind=_KINDS[kind])
         return table.assign(end=np.minimum(table.end, table.start.shift(-1, fill_value=np.inf)))  # some words overlap

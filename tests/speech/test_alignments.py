@@ -108,6 +108,11 @@ SPOKEN = [["phone", "g", 0.25, 0.5], ["phone", "ow", 0.5, 1.0], ["word", "go", 0
 CTM = ";; id channel start duration word\nann/a 1 0.25 0.75 go 0.9\nann/b A 0.1 0.2 on\n"
 
 
+def test_a_textgrid_without_a_label_has_no_marks(corpus):
+    (corpus / "ann" / "a.TextGrid").write_text(textgrid(("words", [(0, 1, "")])))
+    assert alignments_of(corpus).empty
+
+
 def test_points_and_the_short_format_of_praat(corpus):
     short = ['"IntervalTier"', '"words"', 0, 1, 2, 0, 0.25, '""', 0.25, 1, '"go ""on"""']
     points = ['"TextTier"', '"clicks"', 0, 1, 1, 0.5, '"x"']
