@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def test_flags_have_the_defaults_of_a_study_and_each_reaches_its_field(tmp_path:
     values = {"lineup": "paper", "corpus": str(tmp_path), "checkpoints": "a,b", "max_utterances": "9", "seed": "4"}
     values |= {"max_seconds": "60.5", "per_speaker": "3", "frames": "7", "queries": "none"}
     values |= {"piece_seconds": "20", "longest_seconds": "99", "dtype": "bfloat16", "strict": True}
+    values |= {"speaker_pattern": "(a)/", "columns": "path=file,id=utt"}
     study = jobs.study_of(given=values)
     study.write(tmp_path / "study.toml")
     assert sslsim.Study.read(tmp_path / "study.toml") == study
@@ -136,6 +138,8 @@ def test_flags_have_the_defaults_of_a_study_and_each_reaches_its_field(tmp_path:
         "longest_seconds": 99.0,
         "dtype": "bfloat16",
         "strict": True,
+        "speaker_pattern": "(a)/",
+        "columns": ["path=file", "id=utt"],
     }
 
 
@@ -160,6 +164,8 @@ def test_extraction_and_notebooks_see_one_study(checkpoints: Path, corpus: Path,
     run = runner.record.read(tmp_path / "out/run.json")
     assert [row["name"] for row in run["checkpoints"]] == ["hubert-pre", "hubert-post"]
     assert run["corpus"]["utterances"] == 4
+    assert re.fullmatch(r"bob \d s, ann \d s", run["corpus"]["speakers"])
+    assert run["corpus"]["upsampled"].startswith("1 of 4 utterances")
     assert run["notebooks"]["a"]["keys"] == {"stores": ["model"]}
 
 
@@ -267,9 +273,31 @@ def test_a_dry_run_tells_and_does_nothing(checkpoints: Path, corpus: Path, tmp_p
     assert lines[0] == f"{tmp_path}/out: layers"
     assert lines[1].startswith("hubert-pre, hubert-post: ")
     assert re.match(r"to extract on cpu: 1 minutes of audio by 2 of 2 .* this takes about .* free", lines[2])
-    assert re.match(r"about \d+ minutes of extraction on \d+ processors", lines[3])
+    assert re.fullmatch(r"speakers: bob \d s, ann \d s", lines[3])
+    assert lines[4] == "upsampled: 1 of 4 utterances, the lowest with nothing above 4 kHz"
+    assert re.match(r"about \d+ minutes of extraction on \d+ processors", lines[5])
     assert list(tmp_path.iterdir()) == []
     sweep = ["--sweep", "null_seed=0,1", "--dry-run", "--out", str(tmp_path / "out")]
     assert cli.main(["run", "layers", *here, *sweep]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert len(capsys.readouterr().out.splitlines()) == 7
     assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_of_speakers_need_two_before_anything_is_extracted(
+    checkpoints: Path, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "m.csv").write_text(f"path\n{corpus}/ann/a.wav\n{corpus}/bob/c.wav\n")
+    request = jobs.Request(
+        tmp_path / "out",
+        notebooks=("layers",),
+        parameters={"block_by": "speaker"},
+        fields={"lineup": f"{checkpoints}/lineup.toml", "corpus": str(tmp_path / "m.csv")},
+        dry=True,
+    )
+    named = (
+        "name them by --speaker-pattern, by a column speaker of a manifest, or by folders, or take block_by=utterance"
+    )
+    with pytest.raises(SslsimError, match=f"block_by is 'speaker', and the corpus has one, ''; {named}"):
+        runner.run(request)
+    assert not (tmp_path / "out").exists()
+    assert runner.run(replace(request, fields={**request.fields, "speaker_pattern": "(ann|bob)/"})) == 0

@@ -39,6 +39,7 @@ from sslsim.errors import SslsimError
 from sslsim.parallel import chosen_device, chosen_executor, results, workers_on
 from sslsim.resources import write_text
 from sslsim.speech.corpus import Utterance, corpus_fingerprint
+from sslsim.speech.facts import speech_facts
 from sslsim.speech.index import Reader, index_of
 from sslsim.speech.positions import positions
 from sslsim.speech.recording import SAMPLE_RATE, n_frames
@@ -67,7 +68,7 @@ def extract_all(study: "Study", out: Path, executor: Executor | None, device: st
         executor = chosen_executor(executor)
         device = chosen_device(device, executor)
         with _scratch(out) as keep:
-            file = out / f"speech-{key_of(heard, version('soundfile'), version('soxr'))[:12]}.json"
+            file = out / f"speech-{key_of(heard, 'facts', version('soundfile'), version('soxr'))[:12]}.json"
             index, skipped = _index(study, utterances, file, keep, executor)
             _check_skipped(skipped, index.empty, study.strict)
             index = index.assign(length=[n_frames(n) for n in index["n_samples"]])
@@ -163,6 +164,7 @@ def announce(missing: list[Checkpoint], plan: Plan) -> None:
     what = f"to extract on {plan.device}: {audio} of audio by {len(missing)} of {len(plan.roots)} checkpoints"
     what = f"{what}, {kept['n_frames']:,} of {plan.index['length'].sum():,} frames to be kept"
     print(f"{what}; this takes about {check_room(sizes, what)}", flush=True)
+    print(*(f"{key}: {told}" for key, told in speech_facts(plan.index).items()), sep="\n", flush=True)
 
 
 def _extract(checkpoints: list[Checkpoint], plan: Plan, title: str, threads: bool) -> None:

@@ -14,8 +14,9 @@ from sslsim.encoders.lineup import LOG_MEL, Checkpoint, find_lineup, read_lineup
 from sslsim.encoders.load import DTYPES
 from sslsim.errors import SslsimError, close_match, is_text
 from sslsim.resources import DATA, regular, write_text
-from sslsim.speech.corpus import Subset, Utterance, read_corpus
+from sslsim.speech.corpus import Corpus, Subset, Utterance, checked_pattern, read_corpus
 from sslsim.speech.index import Segmentation
+from sslsim.speech.manifests import checked_columns
 
 EMBEDDED = "embedded"  # name of the study of the data that come with sslsim
 _TABLES = {"subset": Subset, "segmentation": Segmentation}
@@ -42,6 +43,8 @@ class Study:
     queries: int | None = 16
     dtype: str = "float32"
     strict: bool = False
+    speaker_pattern: str = ""  # of `read_corpus`, as is the next
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.checkpoints, str):
@@ -49,6 +52,10 @@ class Study:
         object.__setattr__(self, "checkpoints", tuple(self.checkpoints))
         if odd := [name for name in self.checkpoints if not name or not is_text(name)]:
             raise SslsimError(f"checkpoints has {odd[0]!r}; give names of the lineup")
+        checked_pattern(self.speaker_pattern)
+        object.__setattr__(
+            self, "columns", tuple(f"{ours}={name}" for ours, name in checked_columns(self.columns).items())
+        )
         for name, least in (("frames", 2), ("queries", 0)):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
@@ -98,9 +105,13 @@ class Study:
         """Return the study of the log-mel spectrogram alone, with all its frames, as `sslsim.condition` needs it."""
         return replace(self, checkpoints=(LOG_MEL,), frames=None, queries=0)
 
+    def whole_corpus(self) -> Corpus:
+        """Return all utterances of the corpus."""
+        return read_corpus(self.corpus, self.speaker_pattern, self.columns)
+
     def utterances(self) -> list[Utterance]:
         """Return the subset of the corpus; audio is opened only for its length, if the subset asks for seconds."""
-        chosen = self.subset.of(read_corpus(self.corpus))
+        chosen = self.subset.of(self.whole_corpus())
         return [u if u.clip else replace(u, path=u.path.absolute()) for u in chosen]
 
     def extract(self, folder: str | Path, *, executor: Executor | None = None, device: str = "auto") -> Stores:

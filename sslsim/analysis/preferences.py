@@ -73,7 +73,7 @@ def origins(index: pd.DataFrame, corpus: Any) -> Iterator[tuple[Utterance, float
         if row.begin and name not in rates:  # of some files it is known only when all is decoded
             with Recording(known[name].source) as recording:
                 rates[name] = recording.rate
-        yield known[name], row.begin / rates[name] if row.begin else 0.0
+        yield known[name], row.begin / rates[name] - known[name].start if row.begin else 0.0
 
 
 def rows_of(store: ActivationStore, u: int) -> slice:

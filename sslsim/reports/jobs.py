@@ -31,8 +31,14 @@ FIELDS = {
         ),
         Parameter(
             "corpus", "str", "the embedded one",
-            "folder of audio, a manifest .csv, .tsv or .jsonl with id, path, speaker, text, or a saved dataset",
+            "folder of audio or of Kaldi, a manifest .csv, .tsv or .jsonl with path, id, speaker, text, offset, "
+            "duration, one of NeMo, Common Voice or Lhotse, or a saved dataset",
         ),
+        Parameter(
+            "speaker_pattern", "str", "",
+            "regular expression whose first group, found in a file's path relative to the corpus, is the speaker",
+        ),
+        Parameter("columns", "list[str]", [], "what a manifest calls its columns, such as path=file,speaker=voice"),
         Parameter("checkpoints", "list[str]", [], "names of the lineup, untrained:NAME[:SEED], log-mel"),
         Parameter("max_utterances", "int | None", None, "take at most N utterances, at random"),
         Parameter("max_seconds", "float | None", None, "take at most so many seconds of audio, at random"),

@@ -8,11 +8,13 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsim import __version__
+from sslsim.errors import SslsimError
 from sslsim.resources import write_text
 
 if TYPE_CHECKING:
@@ -110,7 +112,8 @@ def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict
     """
     if not opened:
         return {"checkpoints": [], "corpus": {}}
-    from sslsim.speech.alignments import alignments_file
+    from sslsim.speech.alignments import alignment_facts, alignments_files, alignments_of
+    from sslsim.speech.facts import speech_facts
     from sslsim.speech.recording import SAMPLE_RATE
 
     rows = {str(store.root): _checkpoint(store, study) for study, stores in opened for store in stores}
@@ -118,9 +121,12 @@ def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict
     minutes = round(float(one.index["n_samples"].sum()) / SAMPLE_RATE / 60, 2)
     corpus: dict[str, Any] = {"utterances": len(one.index), "minutes": minutes, "left out": len(one.skipped)}
     corpus["fingerprint"] = one.corpus_fingerprint
-    corpora = dict.fromkeys(str(study.corpus) for study, _ in opened)
-    if marks := [file.read_bytes() for each in corpora if (file := alignments_file(each))]:
+    corpus |= speech_facts(one.index)
+    corpora = {str(study.corpus): study.whole_corpus() for study, _ in opened}.values()
+    if marks := [file.read_bytes() for each in corpora for file in alignments_files(each)]:
         corpus["marks"] = _hash(b"".join(marks))
+        with suppress(SslsimError):  # a notebook that needs them says so
+            corpus |= alignment_facts(alignments_of(next(iter(corpora))), one.index)
     return {"checkpoints": list(rows.values()), "corpus": corpus}
 
 

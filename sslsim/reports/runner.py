@@ -23,6 +23,7 @@ from sslsim.reports import record
 from sslsim.reports.jobs import ORDER, Job, Request, described, plan, study_of
 from sslsim.reports.kernel import Kernels, execute, now
 from sslsim.resources import NoRoom, write_text
+from sslsim.speech.facts import NAMING
 
 if TYPE_CHECKING:
     from sslsim.activations import Study
@@ -134,8 +135,12 @@ def ask(request: Request, label: str = "") -> Run:
     facts = {"format": record.FORMAT, "started": now(), **record.of_package()}
     facts |= {"settings": {**request.settings, **request.parameters}, "study": described(study)}
     one = Run(request, out, jobs, study, facts, _known(out), label)
+    by_speaker = any(job.values.get("block_by") == "speaker" for job in jobs)
     for own, _ in one.calls().values():
         own.selected()
+        if by_speaker and len(speakers := {u.speaker for u in own.whole_corpus()}) < 2:
+            told = f"block_by is 'speaker', and the corpus has one, {speakers.pop()!r}"
+            raise SslsimError(f"{told}; {NAMING}, or take block_by=utterance")
     return one
 
 
@@ -158,18 +163,20 @@ def forecast(runs: Sequence[Run]) -> int:
     for one in runs:
         print(f"{one.out}: {', '.join(job.name for job in one.jobs)}")
     for study, call in {key: call for one in runs for key, call in one.calls().items()}.values():
-        chosen, samples = study.selected(), []
-        for utterance in (utterances := study.utterances()):
+        chosen, rows = study.selected(), []
+        for u in (utterances := study.utterances()):
             with suppress(SslsimError, OSError):  # it will be left out, or stop the run
-                samples += np.diff(study.segmentation.cuts(utterance.n_samples, SAMPLE_RATE)).tolist()
-        index = pd.DataFrame({"utterance": "", "waveform": "", "n_samples": samples, "length": map(n_frames, samples)})
+                n, rate = u.header
+                cuts = np.diff(study.segmentation.cuts(n, SAMPLE_RATE)).tolist()
+                rows += [(u.id, u.speaker, "", rate, samples, n_frames(samples)) for samples in cuts]
+        index = pd.DataFrame(rows, columns=["utterance", "speaker", "waveform", "rate", "n_samples", "length"])
         there = next(folder for folder in (Path(call["folder"]), *Path(call["folder"]).parents) if folder.is_dir())
         roots = {each: there / each.name for each in chosen}
         print(f"{', '.join(each.name for each in chosen)}: {len(utterances):,} utterances; if none is there yet:")
         where = chosen_device(call["device"]), there, None
         announce(chosen, Plan(study, utterances, {}, {}, roots, index, index, *where))
         cost = sum(_HOUR[0] + _HOUR[1] * layers * neurons**2 for layers, neurons, _ in map(expected_shape, chosen))
-        minutes = cost * sum(samples) / SAMPLE_RATE / 3600 / 60 * 2 / _processors()
+        minutes = cost * index["n_samples"].sum() / SAMPLE_RATE / 3600 / 60 * 2 / _processors()
         print(f"about {minutes:.0f} minutes of extraction on {_processors()} processors, and then the notebooks")
     return 0
 

@@ -9,6 +9,7 @@ from scipy import stats
 
 from sslsim.errors import SslsimError
 from sslsim.measures.products import Utterances
+from sslsim.speech.facts import NAMING
 
 LEVEL = 0.95
 
@@ -60,5 +61,6 @@ def blocks_of(index: pd.DataFrame, lengths: Sequence[int], blocks: int, block_by
             load[label[speaker]] += frames
         made = Utterances(tuple(lengths), labels=tuple(label[speaker] for speaker in index.speaker))
     if len(made.members) < 2:
-        raise SslsimError(f"{len(made.members)} {block_by} with frames; an interval needs at least 2")
+        cure = f"; {NAMING}" if block_by == "speaker" else ""
+        raise SslsimError(f"{len(made.members)} {block_by} with frames; an interval needs at least 2{cure}")
     return made

@@ -3,7 +3,9 @@
 Frame i of an utterance covers samples [320 i, 320 i + 400) at 16 kHz and has the label that holds at its centre.
 """
 
-from pathlib import Path
+import warnings
+from collections import Counter
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError
-from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
+from sslsim.speech.corpus import Corpus, files_in, read_corpus
+from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, n_frames
 
 MARKS = ("id", "kind", "label", "start", "end")
+_FOREIGN = (".textgrid", ".ctm", ".phn", ".wrd")
+_KINDS = {"words": "word", "wrd": "word", "ort-mau": "word", "phones": "phone", "phn": "phone", "mau": "phone"}
 
 
 def read_alignments(path: str | Path) -> pd.DataFrame:
@@ -27,13 +32,16 @@ def read_alignments(path: str | Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise SslsimError(f"marks {str(path)!r}: cannot be read: {error}") from error
-
-    def mark(row: int) -> str:
-        return f"row {row + 1} ({','.join(table.loc[row, list(MARKS)])})"
-
     missing = [column for column in MARKS if column not in table]
     if missing:
         raise SslsimError(f"marks {str(path)!r}: no column {', '.join(missing)}; give {', '.join(MARKS)}")
+    return _checked(table, path)
+
+
+def _checked(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
+    def mark(row: int) -> str:
+        return f"row {row + 1} ({','.join(map(str, table.loc[row, list(MARKS)]))})"
+
     marks = table[list(MARKS)].copy()
     marks[["start", "end"]] = marks[["start", "end"]].apply(pd.to_numeric, errors="coerce").astype(float)
     times = marks[["start", "end"]].to_numpy()
@@ -55,17 +63,87 @@ def read_alignments(path: str | Path) -> pd.DataFrame:
 
 
 def alignments_of(corpus: str | Path | Any) -> pd.DataFrame:
-    """Return the marks in ``marks.csv`` beside a manifest or in a folder of audio; no rows where there is none."""
-    file = alignments_file(corpus)
-    return read_alignments(file) if file else pd.DataFrame(columns=list(MARKS))
+    """Return the time marks of a corpus as `read_alignments` does, from `alignments_files`; no rows if there are none.
+
+    A TextGrid, or ``.phn`` and ``.wrd`` of TIMIT, belongs to the utterance with the name of the file, and of folders
+    around it where several have that. Lines of a ``.ctm`` begin with the id; they are phones if its name has "phone" or
+    "phn", else words. Files of no utterance are warned of, and an error if all are.
+    """
+    files = alignments_files(corpus)
+    if not files or files[0].name == "marks.csv":
+        return read_alignments(files[0]) if files else pd.DataFrame(columns=list(MARKS))
+    listed, tables, strange = read_corpus(corpus), [], []
+    ids = {u.id for u in listed}
+    whole = [(u.path.absolute().with_suffix(""), u.id) for u in listed if u.end is None]
+    times = Counter(path.name for path, _ in whole)
+    known = {path.name: name for path, name in whole if times[path.name] == 1}
+    known |= {path.as_posix(): name for path, name in whole} | {name: name for name in ids}
+    for file in files:
+        table, parts = _read(file), file.absolute().with_suffix("").parts
+        keys = (PurePath(*parts[i:]).as_posix() for i in range(len(parts)))
+        table = table if "id" in table else table.assign(id=next((known[key] for key in keys if key in known), None))
+        tables.append(table[table.id.map(ids.__contains__).astype(bool)])
+        strange += [file.name] if len(tables[-1]) < len(table) else []
+    told = f"{len(strange):,} of {len(files):,} alignments have marks of no utterance, such as {''.join(strange[:1])!r}"
+    if strange and not any(map(len, tables)):
+        raise SslsimError(f"corpus {str(listed.folder)!r}: {told}; name them like the audio, or take them away")
+    if strange:
+        warnings.warn(told, stacklevel=2)
+    return _checked(pd.concat(tables, ignore_index=True), str(listed.folder))
 
 
-def alignments_file(corpus: str | Path | Any) -> Path | None:
-    """Return ``marks.csv`` beside a manifest or in a folder of audio, if it is there."""
-    if not isinstance(corpus, str | Path):
-        return None
-    file = (Path(corpus) if Path(corpus).is_dir() else Path(corpus).parent) / "marks.csv"
-    return file if file.is_file() else None
+def alignments_files(corpus: str | Path | Any) -> list[Path]:
+    """Return ``marks.csv`` beside a manifest or in a folder of audio, or else what other programs made.
+
+    These are ``.TextGrid``, ``.ctm``, ``.phn`` and ``.wrd`` there, beside the audio, and in a folder ``alignments``.
+    """
+    listed = read_corpus(corpus) if isinstance(corpus, str | Path | Corpus) else Corpus()
+    if (folder := listed.folder) is None or (folder / "marks.csv").is_file():
+        return [folder / "marks.csv"] if folder else []
+    places = {folder, *(u.path.parent for u in listed if not u.clip)}
+    found = {path for place in places if place.is_dir() for path in place.iterdir() if path.suffix.lower() in _FOREIGN}
+    return sorted(found | {*files_in(folder / "alignments", _FOREIGN)})
+
+
+def _read(file: Path) -> pd.DataFrame:
+    """Return kind, label, start and end of the marks of a file, and their ids if it has some."""
+    kind = file.suffix.lower()[1:]
+    try:
+        if kind == "textgrid":
+            from praatio.textgrid import IntervalTier, openTextgrid
+
+            tiers = [tier for tier in openTextgrid(str(file), False).tiers if isinstance(tier, IntervalTier)]
+            rows = [
+                (tier.name.split(" - ")[-1].lower(), label, *times) for tier in tiers for *times, label in tier.entries
+            ]
+            table = pd.DataFrame(rows, columns=list(MARKS[1:]))
+            return table.assign(kind=table.kind.replace(_KINDS))
+        lines = [line.split() for line in file.read_text(encoding="utf-8-sig").splitlines() if line[:2] != ";;"]
+        if kind == "ctm":
+            rows = [
+                (i, label, float(start), float(start) + float(n)) for i, _, start, n, label, *_ in filter(None, lines)
+            ]
+            phones = "phone" in file.stem.lower() or "phn" in file.stem.lower()
+            return pd.DataFrame(rows, columns=["id", *MARKS[2:]]).assign(kind="phone" if phones else "word")
+        rows = [(label, int(start) / SAMPLE_RATE, int(end) / SAMPLE_RATE) for start, end, label in filter(None, lines)]
+        table = pd.DataFrame(rows, columns=list(MARKS[2:])).assign(kind=_KINDS[kind])
+        return table.assign(end=np.minimum(table.end, table.start.shift(-1, fill_value=np.inf)))  # some words overlap
+    except Exception as error:  # praatio's own errors
+        raise SslsimError(f"alignment {str(file)!r}: cannot be read: {error}; mend it or take it away") from error
+
+
+def alignment_facts(marks: pd.DataFrame, index: pd.DataFrame) -> dict[str, str]:
+    """Return how many frames of an index have a phone, or what else is marked, and how many marks lie beyond."""
+    names = index.utterance.where(index.utterance.isin(marks.id), index.utterance.str.rpartition("#")[0])
+    lengths = index["n_samples"].groupby(names).sum()
+    if (marks := marks[marks.id.isin(lengths.index)]).empty:
+        return {}
+    beyond = (marks.end > (marks.id.map(lengths) + HOP) / SAMPLE_RATE).sum()
+    some = marks[marks.kind == ("phone" if "phone" in set(marks.kind) else marks.kind.iat[0])]
+    most = some.id.map(lengths.map(n_frames))
+    first, last = (np.ceil((some[side] * SAMPLE_RATE - WINDOW / 2) / HOP).clip(0, most) for side in ("start", "end"))
+    told = f"{(last - first).sum():,.0f} of {index['n_samples'].map(n_frames).sum():,} frames have a {some.kind.iat[0]}"
+    return {"marked": told + (f"; {beyond:,} of {len(marks):,} marks end after the audio" if beyond else "")}
 
 
 def centres(frames: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,12 +1,13 @@
 """A corpus is a folder, a manifest or a dataset: its utterances, read without opening audio, and a subset of them."""
 
 import hashlib
-import json
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,27 @@ from typing import Any
 import pandas as pd
 
 from sslsim.errors import SslsimError, close_match, is_text, written
+from sslsim.speech.manifests import checked_columns, read_list, utterance_rows
 from sslsim.speech.recording import SAMPLE_RATE, SUFFIXES, AudioError, Recording, at_16_khz, content_fingerprint, opened
 
 SHOWN = 8  # utterances in a notebook
+_BEYOND = 0.1  # seconds by which a stretch may end after its file, as lists round
 MISSES = 20  # utterances in a row that are too long for what is left, after which a subset by seconds is full
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording of a corpus: its audio file, or `clip` where the sound is no file; speaker, text may be empty."""
+    """One recording of a corpus, or the stretch of one from `start` to `end` in seconds (None: to its end).
+
+    The sound is an audio file, or `clip` where it is no file; speaker and text may be empty.
+    """
 
     id: str
     path: Path
     speaker: str = ""
     text: str = ""
+    start: float = 0.0
+    end: float | None = None
     clip: "Row | None" = field(default=None, repr=False, compare=False)
 
     @property
@@ -36,14 +44,33 @@ class Utterance:
         return self.clip or self.path
 
     @cached_property
-    def n_samples(self) -> int:
-        """Length at 16 kHz, after resampling; only the header is read."""
+    def header(self) -> tuple[int, int]:
+        """Length at 16 kHz, after resampling, and the rate of the file; only the header is read."""
         with Recording(self.source) as recording:
-            return at_16_khz(recording.n, recording.rate)
+            begin, end = self.stretch(recording)
+            return at_16_khz(end - begin, recording.rate), recording.rate
+
+    @property
+    def n_samples(self) -> int:
+        """Length at 16 kHz."""
+        return self.header[0]
+
+    def stretch(self, recording: Recording) -> tuple[int, int]:
+        """Return which samples of its file, at their own rate, the utterance is."""
+        n, rate = recording.n, recording.rate
+        end = n if self.end is None else round(self.end * rate)
+        if end > n + rate * _BEYOND:
+            raise AudioError(self.source, f"its stretch ends at {self.end:.2f} s, the file at {n / rate:.2f} s")
+        return min(round(self.start * rate), n), min(end, n)
 
 
 class Corpus(list[Utterance]):
-    """The utterances of a corpus in their order; in a notebook a table of the first, with counts."""
+    """The utterances of a corpus in their order; in a notebook a table of the first, with counts.
+
+    `folder` is that of the corpus or of its manifest; None if it is an object.
+    """
+
+    folder: Path | None = None
 
     def _repr_html_(self) -> str:
         speakers = {utterance.speaker for utterance in self} - {""}
@@ -55,102 +82,89 @@ class Corpus(list[Utterance]):
         return f"<p>{told}</p>{pd.DataFrame(rows + more, columns=columns).to_html(index=False)}"
 
 
-def read_corpus(corpus: str | Path | Any) -> Corpus:
+def read_corpus(corpus: str | Path | Any, speaker_pattern: str = "", columns: Sequence[str] = ()) -> Corpus:
     """Read the list of utterances of a corpus, in the order of manifest or dataset; no audio is opened.
 
-    A folder is searched recursively for wav, flac, ogg, opus and mp3: the id is the relative path without suffix; the
-    speaker is the parent folder, or for LibriSpeech's ``speaker/chapter/speaker-chapter-number.flac`` the first of
-    these. A manifest (``.csv``, ``.tsv``, or ``.jsonl`` with one object a line) has columns ``id`` and ``path``
-    (relative to the manifest) and may have ``speaker`` and ``text``; others are ignored. A dataset of the package
-    datasets, or the folder that its ``save_to_disk`` left, has a column ``audio`` and may have ``id``, ``speaker`` or
-    ``speaker_id``, and ``text``. A column or id that is missing and an id that occurs twice are errors.
+    A folder is searched with all in it, linked ones too: the id is the relative path, without suffix unless two differ
+    in that alone; the speaker is the parent folder, or of LibriSpeech the one above. A folder with ``wav.scp`` is one
+    of Kaldi, with ``segments``, ``utt2spk`` and ``text`` if they are there. A manifest (CSV, TSV, or JSON with one
+    object a line) has a column ``path``, relative to it, and may have ``id``, ``speaker``, ``text``, ``offset`` and
+    ``duration`` (seconds); those of NeMo, Common Voice and Lhotse (recordings, supervisions) are known, and `columns`
+    such as ``speaker=voice`` name others. A dataset of the package datasets, or the folder that its ``save_to_disk``
+    left, has ``audio`` and may have ``id``, ``speaker`` or ``speaker_id``, and ``text``.
+
+    The regular expression `speaker_pattern` is looked for in the path relative to the corpus: its group ``speaker``, or
+    the first, is the speaker. It is an error if none has it, a column is missing, or an id occurs twice.
     """
-    utterances = Corpus(_utterances(corpus))
+    if isinstance(corpus, Corpus):
+        return corpus
+    utterances, pattern = Corpus(_utterances(corpus, checked_columns(columns))), checked_pattern(speaker_pattern)
+    if isinstance(corpus, str | Path):
+        utterances.folder = Path(corpus) if Path(corpus).is_dir() else Path(corpus).parent
     name = str(corpus) if isinstance(corpus, str | Path) else "dataset"
     for identity, times in Counter(u.id for u in utterances).items():
         if times > 1:
             raise SslsimError(f"corpus {name!r}: id {identity!r} occurs twice; every utterance needs its own")
+    if pattern:
+        paths = [written(Path(os.path.relpath(u.path, utterances.folder or "")).as_posix()) for u in utterances]
+        found = [pattern.search(path) for path in paths]
+        if not any(found):
+            raise SslsimError(f"speaker_pattern {speaker_pattern!r} is in no path of the corpus, such as {paths[0]!r}")
+        group = "speaker" if "speaker" in pattern.groupindex else 1
+        utterances[:] = [replace(u, speaker=(m and m[group]) or "") for u, m in zip(utterances, found, strict=True)]
     return utterances
 
 
-def _utterances(corpus: str | Path | Any) -> list[Utterance]:
+def checked_pattern(pattern: str) -> re.Pattern[str] | None:
+    """Return a regular expression that has a group, or None if it is empty."""
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise SslsimError(f"speaker_pattern is {pattern!r}; it must be a regular expression: {error}") from error
+    if pattern and not compiled.groups:
+        raise SslsimError(f"speaker_pattern is {pattern!r}; put what names the speaker in parentheses")
+    return compiled if pattern else None
+
+
+def _utterances(corpus: str | Path | Any, columns: Mapping[str, str]) -> list[Utterance]:
     if not isinstance(corpus, str | Path):
-        return _dataset_utterances(corpus)
+        return _dataset_utterances(corpus, columns)
     path = Path(corpus)
     if not str(corpus) or not is_text(str(corpus)) or not (path.is_dir() or path.is_file()):
         raise SslsimError(f"corpus {str(corpus)!r}: no such folder or manifest")
-    if not path.is_dir():
-        rows = _rows(_manifest_table(path), f"manifest {str(path)!r}")
-        return [Utterance(**{**row, "path": path.parent / row["path"]}) for row in rows]
+    if not path.is_dir() or (path / "wav.scp").is_file():
+        return [Utterance(**row) for row in read_list(path, columns)]
     if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
-        return _dataset_utterances(_load_dataset(path))
+        return _dataset_utterances(_load_dataset(path), columns)
     if (path / "dataset_dict.json").is_file():
         splits = ", ".join(sorted(p.parent.name for p in path.glob("*/state.json")))
         raise SslsimError(f"corpus {str(path)!r}: a dataset of several splits; give the folder of one: {splits}")
     return _folder_utterances(path)
 
 
+def files_in(folder: Path, suffixes: Sequence[str], above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield files of a folder and of those in it; links are followed, but not to a folder that they lie in."""
+    real = folder.resolve()
+    for path in folder.iterdir() if real not in above and folder.is_dir() else ():
+        if not path.name.startswith("."):
+            yield from [path] if path.suffix.lower() in suffixes else ()
+            yield from files_in(path, suffixes, (*above, real))
+
+
 def _folder_utterances(folder: Path) -> list[Utterance]:
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    files = sorted(files_in(folder, SUFFIXES))
     if not files:
         raise SslsimError(f"corpus {str(folder)!r}: no audio in this folder (looked for {', '.join(SUFFIXES)})")
-    utterances = []
+    utterances, stems = [], Counter(file.with_suffix("") for file in files)
     for file in files:
         chapter, speaker = file.parent, file.parent.parent
         librispeech = file.stem.startswith(f"{speaker.name}-{chapter.name}-")
         name = speaker.name if librispeech else chapter.resolve().name
+        stem = file.with_suffix("")
+        identity = (stem if stems[stem] == 1 else file).relative_to(folder).as_posix()
         # a name that is not UTF-8 can nowhere be written: such a file is left out when it is to be read
-        utterances.append(Utterance(written(file.relative_to(folder).with_suffix("").as_posix()), file, written(name)))
+        utterances.append(Utterance(written(identity), file, written(name)))
     return utterances
-
-
-def _rows(table: pd.DataFrame, where: str) -> list[dict[str, Any]]:
-    """Return id, path, speaker and text of each row, all as text; of the first two there must be something."""
-    missing = [column for column in ("id", "path") if column not in table.columns]
-    if missing:
-        named = ", ".join(map(str, table.columns)) or "none"
-        raise SslsimError(f"{where}: no column {' or '.join(map(repr, missing))}; its columns are {named}")
-    if table.empty:
-        raise SslsimError(f"{where}: lists no utterance")
-    table = table.reindex(columns=["id", "path", "speaker", "text"]).astype(object).fillna("")
-    rows = [dict(zip(table, map(str, values), strict=True)) for values in table.itertuples(index=False)]
-    for number, row in enumerate(rows, 1):
-        for column, value in row.items():
-            if not is_text(value) or (not value and column in ("id", "path")):
-                fault = f"a {column} with NUL or what is not UTF-8" if value else f"no {column}"
-                raise SslsimError(f"{where}: row {number} has {fault}")
-    return rows
-
-
-def _manifest_table(path: Path) -> pd.DataFrame:
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold what else counts as a line's end
-            return pd.DataFrame([_object(n, line) for n, line in enumerate(lines, 1) if line.strip()], dtype=object)
-        if suffix in (".csv", ".tsv"):
-            # every value as written: an id 007 must not become 7, nor a speaker "NA" nothing
-            options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-            table = pd.read_csv(path, sep="," if suffix == ".csv" else "\t", **options)
-            if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first for names of the rows
-                raise ValueError("its rows have more values than there are columns")
-            return table
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    except (ValueError, OSError, RecursionError) as error:
-        raise SslsimError(f"manifest {str(path)!r}: cannot be read: {error}") from error
-    raise SslsimError(f"corpus {str(path)!r}: neither a folder nor a manifest (.csv, .tsv, .jsonl)")
-
-
-def _object(number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"line {number} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"line {number} is not an object with id and path")
-    return row
 
 
 @dataclass(frozen=True)
@@ -188,33 +202,32 @@ def _load_dataset(folder: Path) -> Any:
         raise SslsimError(f"corpus {str(folder)!r}: a dataset that cannot be read: {error}") from error
 
 
-def _dataset_utterances(dataset: Any) -> list[Utterance]:
-    columns = getattr(dataset, "column_names", None)
-    if not isinstance(columns, list) or not hasattr(dataset, "cast_column"):
+def _dataset_utterances(dataset: Any, columns: Mapping[str, str]) -> list[Utterance]:
+    there = getattr(dataset, "column_names", None)
+    if not isinstance(there, list) or not hasattr(dataset, "cast_column"):
         kind = type(dataset).__name__
         raise SslsimError(f"corpus of type {kind}: give a folder, a manifest, or one split of a dataset")
-    if "audio" not in columns:
-        raise SslsimError(f"dataset: no column 'audio'{close_match('audio', columns)}; rename_column names it so")
+    if "audio" not in there:
+        raise SslsimError(f"dataset: no column 'audio'{close_match('audio', there)}; rename_column names it so")
     from datasets import Audio
 
     try:
         encoded = dataset.select_columns("audio").cast_column("audio", Audio(decode=False))  # soundfile decodes
     except Exception as error:  # Arrow's own errors
         raise SslsimError(f"dataset: column 'audio' holds no audio: {error}") from error
-    named = [name for name in ("id", "speaker", "speaker_id", "text") if name in columns]
+    named = [name for name in ("id", "speaker", "speaker_id", "text", *columns.values()) if name in there]
     rows = dataset.select_columns(named).to_list() if named else [{}] * len(dataset)
     table = pd.DataFrame([{"id": number} | row for number, row in enumerate(rows)], dtype=object)
-    if "speaker" not in named:
-        table = table.rename(columns={"speaker_id": "speaker"})
-    numbered = enumerate(_rows(table.assign(path=table.get("id")), "dataset"))
+    numbered = enumerate(utterance_rows(table.assign(path=table.get("id")), "dataset", columns))
     return [Utterance(**{**row, "path": Path(row["id"])}, clip=Row(encoded, number)) for number, row in numbered]
 
 
 def corpus_fingerprint(utterances: Iterable[Utterance]) -> str:
     """Return a SHA-256 over every utterance's id, speaker and the bytes of its file, at the speed of the disk."""
-    total = hashlib.sha256()
-    for utterance in utterances:
-        total.update(f"{utterance.id}\0{utterance.speaker}\0{content_fingerprint(utterance.source)}\n".encode())
+    total, content = hashlib.sha256(), cache(content_fingerprint)  # of stretches of one file it is read once
+    for u in utterances:
+        stretch = f"\0{u.start}\0{u.end}" if u.end is not None else ""
+        total.update(f"{u.id}\0{u.speaker}\0{content(u.source)}{stretch}\n".encode())
     return total.hexdigest()
 
 

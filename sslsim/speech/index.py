@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sslsim.errors import SslsimError, written
 from sslsim.parallel import results
 from sslsim.speech.corpus import Utterance
+from sslsim.speech.facts import flaws
 from sslsim.speech.recording import WINDOW, AudioError, Recording, at_16_khz, is_silent, waveform_fingerprint
 
 TOGETHER = 16  # recordings that are checked in one call
@@ -62,7 +63,8 @@ def index_of(
 
     The first table has one row a piece: utterance (``id``, or ``id#1`` and on where there are several), speaker,
     recording (the utterance's place in the list), begin and end (samples of the file, at its own rate), n_samples (at
-    16 kHz), waveform (content hash). The second has utterance, path and reason.
+    16 kHz), rate (of the file), clipped and still (see `speech.facts`), waveform (content hash). The second has
+    utterance, path and reason.
     """
     numbered = list(enumerate(utterances))
     calls = [(numbered[i : i + TOGETHER], segmentation, keep) for i in range(0, len(numbered), TOGETHER)]
@@ -73,7 +75,7 @@ def index_of(
     for name, times in Counter(row[0] for row in rows).items():
         if times > 1:
             raise SslsimError(f"id {name!r} is that of an utterance and of a piece of another; rename one of the files")
-    columns = ["utterance", "speaker", "recording", "begin", "end", "n_samples", "waveform"]
+    columns = ["utterance", "speaker", "recording", "begin", "end", "n_samples", "rate", "clipped", "still", "waveform"]
     return pd.DataFrame(rows, columns=columns), pd.DataFrame(skipped, columns=["utterance", "path", "reason"])
 
 
@@ -93,14 +95,15 @@ def _check_all(numbered: Sequence[tuple[int, Utterance]], how: Segmentation, kee
 def _pieces(number: int, utterance: Utterance, segmentation: Segmentation, keep: Path | None) -> Iterator[tuple]:
     """Yield the rows of an utterance's pieces, those that are silent without a hash."""
     with Recording(utterance.source) as recording:
-        samples, seconds = at_16_khz(recording.n, recording.rate), recording.n / recording.rate
+        first, last = utterance.stretch(recording)
+        samples, seconds = at_16_khz(last - first, recording.rate), (last - first) / recording.rate
         if samples < WINDOW:
             reason = f"{samples} samples at 16 kHz, shorter than one frame ({WINDOW} samples)"
             raise AudioError(utterance.source, reason)
         if seconds > segmentation.longest_seconds:
             reason = f"{seconds:,.1f} s, longer than longest_seconds = {segmentation.longest_seconds:g}"
             raise AudioError(utterance.source, reason)
-        cuts = segmentation.cuts(recording.n, recording.rate)
+        cuts = [first + cut for cut in segmentation.cuts(last - first, recording.rate)]
         for piece, (begin, end) in enumerate(pairwise(cuts), 1):
             mono = recording.mono(begin, end)
             waveform, fingerprint = recording.resampled(mono), ""
@@ -108,7 +111,8 @@ def _pieces(number: int, utterance: Utterance, segmentation: Segmentation, keep:
                 _keep(keep, number, begin, waveform)
                 fingerprint = waveform_fingerprint(waveform)
             name = utterance.id if len(cuts) == 2 else f"{utterance.id}#{piece}"
-            yield name, utterance.speaker, number, begin, end, len(waveform), fingerprint
+            heard = len(waveform), recording.rate, *flaws(mono, recording.rate)
+            yield name, utterance.speaker, number, begin, end, *heard, fingerprint
 
 
 class Reader(ExitStack):

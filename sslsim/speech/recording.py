@@ -3,6 +3,10 @@
 import hashlib
 import io
 import os
+import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -20,9 +24,12 @@ from sslsim.speech.truncation import cut_off, finished, tells_length
 SAMPLE_RATE = 16_000  # samples per second that every encoder here was trained on
 WINDOW = 400  # samples under one frame (25 ms)
 HOP = 320  # samples from one frame to the next (20 ms)
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # in a folder; a manifest may name all that libsndfile reads
+_FFMPEG = (".m4a", ".mp4", ".aac", ".webm", ".wma", ".g722")  # which libsndfile does not read
+_PATIENCE = 600  # seconds that ffmpeg may take for one of them
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", *_FFMPEG)  # looked for in folders
 SILENCE = 2.0**-15  # a sound that never leaves its mean by more, the last bit of 16 (-90 dB), is silent
 LARGEST = 1e12  # floating-point samples beyond it are no sound, and their squares would soon be infinite
+_CANCELLED = 1e-3  # of the power of the channels, -30 dB: what less is left in their mean is not what was said
 _UNKNOWN = 2**48  # libsndfile gives a length beyond any file where a stream does not tell its own
 _REST = 1 << 14  # bytes that may follow the last sample, such as tags
 _BLOCK = 1 << 20  # samples to skip at a time where a format cannot be entered anywhere
@@ -70,6 +77,9 @@ class Recording(AbstractContextManager["Recording"]):
         try:
             if not self._file.read(1):
                 raise AudioError(source, "empty: 0 bytes")
+            if isinstance(source, str | Path) and Path(source).suffix.lower() in _FFMPEG:
+                self._file.close()
+                self._file = _converted(Path(source))
             if fault := cut_off(self._file):
                 raise AudioError(source, f"cut off: {fault}")
             self._file = finished(self._file)
@@ -160,11 +170,33 @@ class Recording(AbstractContextManager["Recording"]):
             bad = int(np.argmin(good.all(axis=1)))
             what = f"larger than {LARGEST:g}" if np.isfinite(samples[bad]).all() else "NaN or infinite"
             raise AudioError(self.source, f"sample {begin + bad} is {what}")
-        return samples.mean(axis=1)
+        mean = samples.mean(axis=1)
+        if SILENCE**2 < np.square(samples).mean() > np.square(mean).mean() / _CANCELLED:
+            raise AudioError(self.source, "its channels cancel (opposite phase); give one of them")
+        return mean
 
     def resampled(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return samples of its own rate at 16 kHz."""
         return waveform if self.rate == SAMPLE_RATE else soxr.resample(waveform, self.rate, SAMPLE_RATE)
+
+
+def _converted(path: Path) -> BinaryIO:
+    """Return what ffmpeg makes of the first sound in a file, with nothing fetched; it is gone once it is closed."""
+    if not shutil.which("ffmpeg"):
+        raise AudioError(
+            path, f"{path.suffix.lower()} is read through ffmpeg, which is not here; install it, or convert"
+        )
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-xerror", "-protocol_whitelist", "file", "-i", f"file:{path}"]
+    command += ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=True, timeout=_PATIENCE)
+    except (OSError, subprocess.SubprocessError) as error:
+        file.close()
+        told = (getattr(error, "stderr", b"") or str(error).encode()).decode(errors="replace").split("\n")[0]
+        told = re.sub(r"^\[[^]]*\] |file:.*: ", "", told)  # an address in memory, and the path
+        raise AudioError(path, f"ffmpeg cannot read it: {told}") from error
+    return file
 
 
 def opened(source: Source) -> BinaryIO:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 from dataclasses import replace
@@ -81,9 +82,14 @@ def _write(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.csv", "path,speaker\na.wav,x\n", "no column 'id'; its columns are path, speaker"),
-        ("m.csv", "utt;file\n", "no column 'id' or 'path'; its columns are utt;file"),
-        ("m.csv", "", "no column 'id' or 'path'; its columns are none"),
+        ("m.csv", "id,speaker\na,x\n", "no column 'path'; its columns are id, speaker; --columns path=NAME says which"),
+        ("m.csv", "utt;file\n", "no column 'path'; its columns are utt;file"),
+        ("m.csv", "", "no column 'path'; its columns are none"),
+        ("m.csv", "path,offset,duration\na.wav,1,\n", "row 1 has offset '1' and duration ''; give both, in seconds"),
+        ("m.csv", "path,offset,duration\na.wav,-1,2\n", "row 1 has offset '-1' and duration '2'; give both"),
+        ("m.csv", "path,offset,duration\na.wav,0,nan\n", "row 1 has offset '0' and duration 'nan'; give both"),
+        ("m.json", '{"id": "a", "recording_id": "r"}', r"cannot be read: no 'sources' where it should be"),
+        ("m.jsonl.gz", "{}", "cannot be read: Not a gzipped file"),
         ("m.csv", "id,path\n", "lists no utterance"),
         ("m.csv", "id,path\n,a.wav\n", "row 1 has no id"),
         ("m.csv", "id,path\nu1,\n", "row 1 has no path"),
@@ -93,13 +99,13 @@ def _write(tmp_path, name, content):
         ("m.csv", "id,path\nu1,a.wav,9\n", "cannot be read: its rows have more values than there are columns"),
         ("m.csv", "id,path\nu1,a.wav\nu2,b.wav,9\n", "cannot be read: .*line 3"),
         ("m.csv", "id,path\nu1\n", "row 1 has no path"),
-        ("m.tsv", "id,path\nu1,a.wav\n", "no column 'id' or 'path'; its columns are id,path"),
+        ("m.tsv", "id,path\nu1,a.wav\n", "no column 'path'; its columns are id,path"),
         ("m.jsonl", '{"id": 1, "path": "a"}\nnot json\n', "cannot be read: line 2 is not JSON: Expecting value"),
         ("m.jsonl", "[1, 2]\n", "cannot be read: line 1 is not an object with id and path"),
         ("m.jsonl", "\n3\n", "cannot be read: line 2 is not an object with id and path"),
-        ("m.jsonl", "", "no column 'id' or 'path'; its columns are none"),
+        ("m.jsonl", "", "no column 'path'; its columns are none"),
         ("m.jsonl", '{"id": null, "path": "a"}', "row 1 has no id"),
-        ("m.xlsx", "", r"neither a folder nor a manifest \(.csv, .tsv, .jsonl\)"),
+        ("m.xlsx", "", r"neither a folder nor a manifest \(.csv, .tsv, .jsonl, .jsonl.gz, .json\)"),
     ],
 )
 def test_bad_manifests(tmp_path, name, content, message):
@@ -136,11 +142,177 @@ def test_hidden_folders_and_other_files_are_left_out(tmp_path):
     assert [u.id for u in read_corpus(hidden)] == ["z"]
 
 
-def test_one_name_with_two_suffixes_is_refused(tmp_path):
-    for suffix in ("wav", "flac"):
-        soundfile.write(tmp_path / f"x.{suffix}", tone(0, 800), 16_000)
-    with pytest.raises(SslsimError, match=r"corpus '.*': id 'x' occurs twice; every utterance needs its own"):
-        read_corpus(tmp_path)
+def test_files_that_differ_in_their_suffix_alone_keep_it_in_their_ids(tmp_path):
+    for name in ("a/x.wav", "a/x.flac", "a/y.AIFF", "b/x.au"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / name, tone(0, 800), 16_000)
+    assert [u.id for u in read_corpus(tmp_path)] == ["a/x.flac", "a/x.wav", "a/y", "b/x"]
+    assert [u.n_samples for u in read_corpus(tmp_path)] == [800] * 4
+
+
+def test_links_to_folders_are_followed_and_loops_are_not(tmp_path, corpus):
+    (tmp_path / "here").mkdir()
+    for name, target in {"all": corpus, "loop": tmp_path / "here", "up": tmp_path}.items():
+        (tmp_path / "here" / name).symlink_to(target)
+    assert [u.id for u in read_corpus(tmp_path / "here")] == ["all/ann/a", "all/ann/b", "all/bob/c", "all/bob/d"]
+
+
+@pytest.mark.parametrize("pattern", [r"\d_(\w+?)_", r"(\d)_(?P<speaker>[a-z]+)_\d+\.wav$"])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_pattern_names_the_speakers(tmp_path, pattern, as_list):
+    names = ["7_jackson_32.wav", "sub/7_theo_1.wav", "noise.wav"]
+    (tmp_path / "sub").mkdir()
+    for name in names:
+        soundfile.write(tmp_path / name, tone(0, 800), 16_000)
+    (tmp_path / "m.csv").write_text("\n".join(["path,speaker", *(f"{name},nobody" for name in names)]))
+    read = read_corpus(tmp_path / "m.csv" if as_list else tmp_path, pattern)
+    assert {u.path.name: u.speaker for u in read} == {
+        "7_jackson_32.wav": "jackson", "7_theo_1.wav": "theo", "noise.wav": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("x(", r"speaker_pattern is 'x\('; it must be a regular expression: missing \)"),
+        ("ann", "speaker_pattern is 'ann'; put what names the speaker in parentheses"),
+        ("(carl)/", r"speaker_pattern '\(carl\)/' is in no path of the corpus, such as 'ann/a.wav'"),
+        (7, "speaker_pattern is 7; it must be a regular expression"),
+    ],
+)
+def test_patterns_that_name_nobody(corpus, pattern, message):
+    with pytest.raises(SslsimError, match=message):
+        read_corpus(corpus, pattern)
+
+
+def test_columns_can_be_named(tmp_path):
+    (tmp_path / "m.csv").write_text("file,voice,path,id\na.wav,ann,elsewhere,7\n")
+    (read,) = read_corpus(tmp_path / "m.csv", columns=["path=file", "speaker=voice"])
+    assert read == Utterance("7", tmp_path / "a.wav", "ann")
+    for columns, message in [
+        (["path=files"], "no column 'files'; its columns are file, voice, path, id"),
+        (["file=path"], "columns has 'file'; known: .*; give pairs such as path=file"),
+        ("path", "columns has 'path'.*; give pairs such as path=file"),
+    ]:
+        with pytest.raises(SslsimError, match=message):
+            read_corpus(tmp_path / "m.csv", columns=columns)
+
+
+def written(folder, **files):
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+    return folder
+
+
+def test_a_kaldi_folder(corpus, tmp_path, monkeypatch):
+    sound = corpus / "bob" / "c.wav"
+    kaldi = written(tmp_path / "data", wav__scp=f"c {sound}\nd bob/d.flac\n", utt2spk="c bob\n", text="c go  on\nd\n")
+    monkeypatch.chdir(corpus)  # where the recipe ran
+    assert read_corpus(kaldi) == [
+        Utterance("c", sound, "bob", "go  on"),
+        Utterance("d", corpus / "bob" / "d.flac"),
+    ]
+    written(kaldi, segments="c-1 c 0.1 0.5\nc-2 c 0.5 0.75\n", utt2spk="c-1 bob\nc-2 ann\n")
+    read = read_corpus(kaldi)
+    assert [(u.id, u.speaker, u.start, u.end) for u in read] == [("c-1", "bob", 0.1, 0.5), ("c-2", "ann", 0.5, 0.75)]
+    index, skipped = index_of(read, Segmentation())
+    assert skipped.empty
+    with Recording(sound) as recording, Reader(read) as reader:
+        for row, (begin, end) in zip(index.itertuples(), [(0.1, 0.5), (0.5, 0.75)], strict=True):
+            expected = recording.read(round(begin * recording.rate), round(end * recording.rate))
+            np.testing.assert_array_equal(reader.read(row), expected)
+    assert [u.n_samples for u in read] == index["n_samples"].tolist()
+    assert len({corpus_fingerprint([replace(read[0], id="x")]), corpus_fingerprint([replace(read[1], id="x")])}) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"wav__scp": "c touch ran |\n"},
+            r"Kaldi folder '.*': cannot be read: 'c' is no file but 'touch ran \|', which",
+        ),
+        (
+            {"wav__scp": "c | touch ran\n"},
+            "'c' is no file but '| touch ran', which is not run or unpacked; write it to",
+        ),
+        ({"wav__scp": "c feats.ark:17\n"}, "'c' is no file but 'feats.ark:17', which is not run or unpacked"),
+        ({"wav__scp": "c c.wav\n", "segments": "u d 0 1\n"}, "cannot be read: no 'd' where it should be"),
+        ({"wav__scp": "c c.wav\n", "segments": "u c 1 x\n"}, "row 1 has offset '1' and duration ''; give both"),
+        ({"wav__scp": "c c.wav\n", "segments": "u c 2 1\n"}, "row 1 has offset '2' and duration '-1.*'; give both"),
+        ({"wav__scp": "c\n"}, "row 1 has no path"),
+        ({"wav__scp": ""}, "lists no utterance"),
+    ],
+)
+def test_kaldi_folders_that_cannot_be_read_run_nothing(tmp_path, monkeypatch, files, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SslsimError, match=message):
+        read_corpus(written(tmp_path / "data", **files))
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_stretch_that_ends_after_its_file_is_left_out(corpus, tmp_path):
+    path = corpus / "ann" / "a.wav"  # 9,000 samples
+    (tmp_path / "m.csv").write_text(f"path,offset,duration\n{path},0,0.6\n{path},0.5,0.5\n{path},9,0.01\n")
+    index, skipped = index_of(read_corpus(tmp_path / "m.csv"), Segmentation())
+    assert index["n_samples"].tolist() == [9_000]
+    assert skipped.reason[0] == "its stretch ends at 1.00 s, the file at 0.56 s"
+    assert skipped.reason[1].startswith("its stretch ends at 9.01 s")
+
+
+def test_a_manifest_of_nemo(tmp_path):
+    rows = [
+        {"audio_filepath": "a/x.wav", "duration": 3.5, "text": "go"},
+        {"audio_filepath": "y.wav", "offset": 0, "duration": 1.5, "text": "on", "speaker": "ann"},
+        {"audio_filepath": "y.wav", "offset": 1.5, "duration": 1, "text": ""},
+    ]
+    (tmp_path / "train.json").write_text("\n".join(map(json.dumps, rows)))
+    assert read_corpus(tmp_path / "train.json") == [
+        Utterance("a/x", tmp_path / "a" / "x.wav", "", "go"),
+        Utterance("y-0", tmp_path / "y.wav", "ann", "on", start=0.0, end=1.5),
+        Utterance("y-1.5", tmp_path / "y.wav", start=1.5, end=2.5),
+    ]
+
+
+def test_a_table_of_common_voice(tmp_path):
+    (tmp_path / "clips").mkdir()
+    head = "client_id\tpath\tsentence\tup_votes\n"
+    (tmp_path / "dev.tsv").write_text(f'{head}f00\tcv_1.mp3\t"Go on, he said.\t2\n')
+    assert read_corpus(tmp_path / "dev.tsv") == [
+        Utterance("cv_1", tmp_path / "clips" / "cv_1.mp3", "f00", '"Go on, he said.')
+    ]
+
+
+def lhotse(folder, source=(), **supervision):
+    sources = [{"type": "file", "channels": [0], "source": "a.wav", **dict(source)}]
+    recording = {"id": "r", "sources": sources, "sampling_rate": 16_000, "num_samples": 80_000, "duration": 5.0}
+    said = {"id": "u", "recording_id": "r", "start": 1.0, "duration": 2.0, "channel": 0, "text": "go", "speaker": "ann"}
+    for name, row in {"recordings": recording, "supervisions": said | supervision}.items():
+        (folder / f"x_{name}_dev.jsonl.gz").write_bytes(gzip.compress(json.dumps(row).encode()))
+    return folder / "x_supervisions_dev.jsonl.gz"
+
+
+def test_manifests_of_lhotse(tmp_path):
+    expected = Utterance("u", tmp_path / "a.wav", "ann", "go", start=1.0, end=3.0)
+    assert read_corpus(lhotse(tmp_path)) == [expected]
+    assert read_corpus(tmp_path / "x_recordings_dev.jsonl.gz") == [Utterance("r", tmp_path / "a.wav")]
+    for source, supervision, message in [
+        (
+            {"type": "command", "source": "touch ran"},
+            {},
+            "'u' is a command, channel 0 of .*; write it to a file",
+        ),
+        ({"type": "url", "source": "touch ran"}, {}, "'u' is a url, .*; write it to a file"),
+        ({"channels": [0, 1]}, {}, r"'u' is a file, channel 0 of \[0, 1\]; of files alone all channels"),
+        ({}, {"recording_id": "s"}, "cannot be read: no 's' where it should be"),
+    ]:
+        with pytest.raises(SslsimError, match=message):
+            read_corpus(lhotse(tmp_path, source, **supervision))
+    lhotse(tmp_path, {"channels": [0, 1]}, channel=[0, 1])
+    (tmp_path / "x_recordings_dev.jsonl.gz").unlink()
+    with pytest.raises(SslsimError, match="cannot be read: .*No such file.*x_recordings_dev.jsonl.gz"):
+        read_corpus(tmp_path / "x_supervisions_dev.jsonl.gz")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -299,3 +301,56 @@ def test_content_fingerprint_is_of_the_bytes_or_of_the_reason(tmp_path):
     assert content_fingerprint(path) == hashlib.sha256(b"no such file").hexdigest()
     path.write_bytes(b"some bytes")
     assert content_fingerprint(path) == hashlib.sha256(b"some bytes").hexdigest()
+
+
+@pytest.fixture(scope="module")
+def lossy(tmp_path_factory):
+    """Return a function that makes a file of a format that ffmpeg alone reads."""
+    if not shutil.which("ffmpeg"):
+        pytest.skip("ffmpeg is not installed")
+    folder = tmp_path_factory.mktemp("lossy")
+    soundfile.write(folder / "x.wav", tone(0, 32_000), 16_000)
+
+    def make(suffix):
+        command = ["ffmpeg", "-y", "-v", "error", "-i", str(folder / "x.wav"), str(folder / f"x.{suffix}")]
+        subprocess.run(command, check=True)
+        return folder / f"x.{suffix}"
+
+    return make
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "mp4", "aac", "webm", "wma", "g722"])
+def test_what_libsndfile_does_not_read_goes_through_ffmpeg(lossy, suffix):
+    path = lossy(suffix)
+    with Recording(path) as recording:
+        whole = recording.read()
+        np.testing.assert_array_equal(recording.mono(100, 4_000), recording.mono()[100:4_000])
+    assert abs(len(whole) - 32_000) <= 2_048
+    lag = np.correlate(whole[4_000:20_000], tone(0, 32_000)[6_000:16_000], "valid")
+    assert lag.max() > 0.9 * np.square(tone(0, 32_000)[6_000:16_000]).sum()
+    assert read_corpus(path.parent)[0].path.parent == path.parent
+
+
+@pytest.mark.parametrize(("suffix", "length"), [("m4a", 0.5), ("aac", 0.5), ("wma", 0.5), ("webm", 0.01)])
+def test_what_ffmpeg_cannot_read_is_said_without_path_or_address(lossy, tmp_path, suffix, length):
+    content = lossy(suffix).read_bytes()
+    (tmp_path / f"x.{suffix}").write_bytes(content[: int(length * len(content))])
+    with pytest.raises(AudioError) as raised:
+        Recording(tmp_path / f"x.{suffix}")
+    assert re.fullmatch("ffmpeg cannot read it: [^/@]+", raised.value.reason)
+
+
+def test_a_playlist_fetches_nothing(lossy, tmp_path):
+    (tmp_path / "x.m4a").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(AudioError, match="ffmpeg cannot read it"):
+        Recording(tmp_path / "x.m4a")
+
+
+def test_without_ffmpeg_such_files_are_left_out_and_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    soundfile.write(tmp_path / "a.wav", tone(0, 800), 16_000)
+    (tmp_path / "b.m4a").write_bytes(b"any")
+    index, skipped = index_of(read_corpus(tmp_path), Segmentation())
+    assert index.utterance.tolist() == ["a"]
+    told = ".m4a is read through ffmpeg, which is not here; install it, or convert"
+    assert skipped[["utterance", "reason"]].to_numpy().tolist() == [["b", told]]
