@@ -105,10 +105,8 @@ def attention_claims(
     """Judge whether attention of models trained apart agrees beyond position and beyond what is no training.
 
     Chance is a wrong utterance with the rows aligned at their query frames: what is above it depends on what is said.
-    Layers are at the same relative depth.
     """
-    claim = "beyond position, heads are alike"
-    rows = _above_controls(measured(evidence, measure), claim, measure, lineage)
+    rows = _above_controls(measured(evidence, measure), "beyond position, heads are alike", measure, lineage)
     return _table(rows, bounds, f"models trained apart, and {measure}")
 
 
@@ -143,8 +141,7 @@ def _moved(evidence: Evidence, pair: tuple[str, str], measure: str) -> list[Row]
     if len(seeds) and measure not in BEYOND_BASES:
         estimate = evidence.estimate(lambda v: in_seeds(top, seeds.to_numpy(), v) - 1)
         row = _row("the last layer moved further than another seed", between, measure, estimate, "another seed: 1")
-        ends = {name: row[name] + 1 for name in ("effect", "ci_low", "ci_high")}
-        rows.append(row | ends | {"unit": "ratio"})
+        rows.append(row | {name: row[name] + 1 for name in ("effect", "ci_low", "ci_high")} | {"unit": "ratio"})
     return rows
 
 
@@ -219,8 +216,8 @@ def _verdict(row: Row, bounds: Mapping[str, Sequence[float]]) -> str:
     if max(-low, high) < steps[0]:
         return NONE
     differs = row["p_of"] == EQUIVALENCE
+    if low <= 0 <= high or (low > 0 and row["p"] > ALPHA and not differs):
+        return NOT_TOLD
     if high < 0 and not differs:
         return OPPOSITE
-    if low <= 0 <= high or (row["p"] > ALPHA and not differs):
-        return NOT_TOLD
     return SIZES[int(sum(max(low, -high) >= step for step in steps[1:]))]

@@ -73,14 +73,10 @@ def similarity_by_relation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def relation_means(by_relation: pd.DataFrame) -> pd.DataFrame:
-    """Mean over all layers of all models of `similarity_by_relation`, one row a measure, one column a relation.
-
-    Beside them, where there is one, the number of `PUBLISHED`: of other models and other speech.
-    """
+    """Mean over all layers of all models of `similarity_by_relation`, by measure and relation, beside `PUBLISHED`."""
     wide = by_relation.pivot_table(index="measure", columns="relation", values="mean", aggfunc="mean", sort=False)
     out = wide.reindex(columns=[r for r in RELATIONS if r in wide]).rename_axis(columns=None).reset_index()
-    published = out.measure.map(PUBLISHED)
-    return out.assign(published=published) if published.notna().any() else out
+    return out.assign(published=out.measure.map(PUBLISHED)).dropna(axis="columns", how="all")
 
 
 def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:

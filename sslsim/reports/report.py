@@ -106,8 +106,7 @@ class Report:
         if missing:
             raise SslsimError(f"the claims have no {', '.join(missing)}; give the columns {', '.join(CLAIM_COLUMNS)}")
         rows = [_claim(row) for row in frame[list(CLAIM_COLUMNS)].to_dict("records")]
-        said = {"answer": answer, "bounds": dict(bounds or BOUNDS)}
-        self._table("claims", frame, None, {"claims": rows} | said)
+        self._table("claims", frame, None, {"claims": rows, "answer": answer, "bounds": dict(bounds or BOUNDS)})
         if answer:
             _show({"text/plain": answer}, {"sslsim": {"role": "caption"}})  # the page says it at its top
         words = {name: [row[f"{name}_text"] for row in rows] for name in ("effect", "p")}

@@ -238,9 +238,8 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
         title, summary = render.title_and_summary(notebook)
         results = render.results(notebook)
         whole = entry | outcome | {"title": title, "summary": summary, "page": True}
-        whole |= next(
-            ({name: r[name] for name in ("claims", "answer", "bounds")} for r in results if "claims" in r), {}
-        )
+        told = next((result for result in results if "claims" in result), entry)
+        whole |= {name: told[name] for name in ("claims", "answer", "bounds")}
         whole["files"] = [file for result in results for file in result["files"]]
         whole["warnings"] = render.warnings_in(notebook)
         whole["keys"] = {result["name"]: result["keys"] for result in results if result["role"] == "table"}

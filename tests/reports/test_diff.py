@@ -101,7 +101,7 @@ def test_what_changed_in_a_claim(change: dict[str, Any], changes: list[str]) -> 
     found = claims_that_differ(RUN, changed_run(**change), tolerance=1e-9)
     assert [each for row in found for each in row["changes"]] == changes
     if changes == ["verdict"]:
-        assert (found[0]["a"]["verdict"], found[0]["b"]["verdict"]) == ("yes", "no")
+        assert (found[0]["a"]["verdict"], found[0]["b"]["verdict"]) == ("large", "small")
         assert [found[0][name] for name in ("notebook", "measure", "between")] == ["layers", "svcca", "other seed"]
 
 
@@ -164,7 +164,7 @@ def test_different_runs_exit_1_and_the_page_shows_both_values(
         for t in soup("table")
     )
     assert claims[1][:2] == ["toys <agree> layers: svcca, other seed", "verdict, effect outside the interval"]
-    assert [cell.split(" p ")[0] for cell in claims[1][2:]] == ["yes 0.500 (0.400 to 0.600)", "no 0.700"]
+    assert [cell.split(" p ")[0] for cell in claims[1][2:]] == ["large 0.500 (0.400 to 0.600)", "small 0.700"]
     assert columns[1] == ["value", "1", "0.05", "0.3", "0.35", at]
     assert columns[2] == ["best", "1", "", "b", "<b>", "measure svcca, model_x a, layer_x 0"]
     assert "Only in B." in soup.get_text()

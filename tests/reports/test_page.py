@@ -220,7 +220,7 @@ def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) 
         ends = [f" p 0.048 · {control}", f" p < 0.001 · {control}", f" {control}"] if control else [""] * 3
         effect = "0.500 (0.400 to 0.600)"
         assert first == ["<i>shared</i> svcca, share", f"moderate {effect}{ends[0]}", f"none {effect}{ends[1]}"]
-        assert second == ["other svcca", "", f"not tested (no interval) {effect}{ends[2]}"]
+        assert second == ["other svcca, share", "", f"not tested (no interval) {effect}{ends[2]}"]
         assert [one.get_text() for one in table.select(".holds.yes")] == ["moderate"]
     assert not page(new_markdown_cell("# T")).select("table.claims")
 
