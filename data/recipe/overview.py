@@ -88,10 +88,10 @@ def sentence(table: pd.DataFrame) -> str:
     whose = [f"{what} {name}" for name in FINETUNED for what in ("finetuned", "another seed of")]
     after = ["{:.0f} % and {:.0f} %".format(*(kept.value[f"{what} {layer}"] for layer in LAYERS)) for what in whose]
     return (
-        f"{apart.min():.1f} to {apart.max():.1f} % of them have a partner in another model. Against pairs of two families "
-        f"that share differs by {own[0]} in pairs of HuBERT models and {own[1]} in pairs of wav2vec 2.0 models. Finetuning keeps "
-        f"more neurons, and fewer towards the top: in layers 1 and 4 of w2v2-small {after[0]} have a partner after it "
-        f"(in another seed {after[1]}), of hubert-small {after[2]} ({after[3]})."
+        f"{apart.min():.1f} to {apart.max():.1f} % of them have a partner in another model. Against pairs of two "
+        f"families that share differs by {own[0]} in pairs of HuBERT models and {own[1]} in pairs of wav2vec 2.0 ones. "
+        f"Finetuning keeps more neurons, and fewer towards the top: in layers 1 and 4 of w2v2-small {after[0]} have a "
+        f"partner after it (in another seed {after[1]}), of hubert-small {after[2]} ({after[3]})."
     )
 
 

@@ -9,6 +9,10 @@ import pandas as pd
 from sslsim.analysis.claims import FAMILIES, NONE, NOT_TOLD, OPPOSITE, SIZES
 
 UNIFORM = 0.9  # normalised entropy from which attention is almost uniform
+_NAMES = {
+    "neuron_count": "the share of neurons with a partner",
+    "linreg_r2": "the variance in the subspace of the other",
+}
 _GROUPS = {"other seed": "with another seed", "same family": "within a family", "other family": "between families"}
 _GROUPS |= {"other model": "between models without a family"}
 _ALIKE = dict.fromkeys(SIZES, "more alike") | {NONE: "about as alike", OPPOSITE: "less alike"}
@@ -17,11 +21,12 @@ _ALIKE = dict.fromkeys(SIZES, "more alike") | {NONE: "about as alike", OPPOSITE:
 def answer(claims: pd.DataFrame, before: str = "", after: str = "") -> str:
     """Say of the claims on models trained apart how large they are, in words and numbers, and what families add.
 
-    Told are those that say what is, or is alike, against mismatches; of families the first measure. `before` and
-    `after` are clauses to stand around them, of `entropy_in_words` and `depth_in_words`.
+    Told are those that say what is shared or alike against mismatches, each by its first measure. `before` and `after`
+    are clauses to stand around them, of `entropy_in_words` and `depth_in_words`.
     """
     told = claims[claims.between.isin(_GROUPS) & claims.claim.str.contains(" are | is ") & claims.p_floor.notna()]
-    parts = [_told(rows) for _, rows in told.groupby(["claim", "measure"], sort=False)]
+    told = told.drop_duplicates(["claim", "between"])
+    parts = [_told(rows) for _, rows in told.groupby("claim", sort=False)]
     families = claims[(claims.claim == FAMILIES) & (claims.measure == told.measure.iloc[0])].to_dict("records")
     words = [(row["between"], _ALIKE.get(row["verdict"], row["verdict"]), number(row)) for row in families]
     of = [f"those of {family} are {alike}, {how_much}" for family, alike, how_much in words]
@@ -74,7 +79,7 @@ def _told(rows: pd.DataFrame) -> str:
     how = f"{claim} to different degrees" if mixed else hows.get(word, f"{claim} to a degree that was {word}")
     each = [f"{number(row)} {_GROUPS[row['between']]}" for row in rows.to_dict("records")]
     each = [f"{text} ({word})" for text, word in zip(each, rows.verdict, strict=True)] if mixed else each
-    return f"{how}: {rows.measure.iloc[0]} less chance is {_list(each)}"
+    return f"{how}: beyond chance, {_NAMES.get(rows.measure.iloc[0], rows.measure.iloc[0])} is {_list(each)}"
 
 
 def _list(words: Sequence[str]) -> str:

@@ -26,9 +26,8 @@ from sslsim.significance.nulls import ALPHA
 Masks = dict[str, NDArray[np.bool_]]  # of pairs of layers, by name
 Row = dict[str, Any]
 Bounds = Mapping[str, tuple[float, float, float]]
-CLAIM_COLUMNS = [
-    "claim", "between", "measure", "effect", "unit", "ci_low", "ci_high", "p", "p_of", "p_floor", "control", "verdict",
-]  # fmt: skip
+CLAIM_COLUMNS = ["claim", "between", "measure", "effect", "unit", "ci_low", "ci_high", "p", "p_of", "p_floor"]
+CLAIM_COLUMNS += ["control", "verdict"]
 BOUNDS: Bounds = {"share": (0.1, 0.3, 0.6), "difference": (0.05, 0.15, 0.3), "ratio": (1.1, 1.5, 2.0)}
 """From where an effect is small, moderate and large, by its unit."""
 SIZES = ["small", "moderate", "large"]
@@ -70,7 +69,7 @@ def _above_bases(claim: str, between: str, evidence: Evidence, measure: str, bes
     row = _above_chance(claim, between, evidence, measure, best)
     floor = max(row["p_floor"], 1 / (len(evidence.rotated) + 1))
     row |= {"p": p, "p_of": "mismatches or random bases", "p_floor": floor}
-    return row | {"control": f"{row['control']}, random bases: {whole.rotated:.3f}"}
+    return row | {"control": f"{row['control']}, random bases: {whole.rotated:z.3f}"}
 
 
 def layer_claims(
@@ -157,7 +156,7 @@ def _above_chance(claim: str, between: str, evidence: Evidence, measure: str, be
     whole = 1.0 if best is None else best - estimate.chance
     value, low, high = ((end - estimate.chance) / whole for end in (estimate.value, estimate.low, estimate.high))
     above = Estimate(value, low, high, p_zero=estimate.p)
-    row = _row(claim, between, measure, above, f"mismatched utterances: {estimate.chance:.3f}")
+    row = _row(claim, between, measure, above, f"mismatched utterances: {estimate.chance:z.3f}")
     unit = "share" if best or measure in BEYOND_BASES else "difference"
     return row | {"unit": unit, "p_of": "mismatches", "p_floor": 1 / (len(evidence.null) + 1)}
 
@@ -193,7 +192,7 @@ def _difference(claim: str, measure: str, evidence: Evidence, masks: Masks, of: 
     """Take the mean over the pairs of layers of one mask less that over another, the control."""
     a, b = masks[of], masks[control]
     estimate = evidence.estimate(lambda v: v[..., a].mean(-1) - v[..., b].mean(-1))
-    return _row(claim, of, measure, estimate, f"{control}: {evidence.only(b).estimate().value:.3f}")
+    return _row(claim, of, measure, estimate, f"{control}: {evidence.only(b).estimate().value:z.3f}")
 
 
 def _table(rows: list[Row], bounds: Bounds, needed: str) -> pd.DataFrame:

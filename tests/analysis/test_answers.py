@@ -12,6 +12,7 @@ from test_claims import OF_NEURONS, PAIRS, lineage_of, made_of_neurons
 from sslsim import analysis
 from sslsim.analysis.claims import CLAIM_COLUMNS, FAMILIES, SIZES, attention_claims, finetuning_claims, layer_claims
 
+IS = "beyond chance, the share of neurons with a partner is"
 GROUPS = ["other seed", "same family", "other family"]
 WORDS = [
     *SIZES,
@@ -24,7 +25,7 @@ WORDS = [
 
 
 def row(between="other seed", verdict="large", effect=0.8, **more):
-    """A made claim on neurons."""
+    """Make a claim on neurons."""
     known = {"claim": "single neurons are shared", "between": between, "measure": "neuron_count", "unit": "share"}
     known |= {"effect": effect, "ci_low": effect - 0.01, "ci_high": effect + 0.01, "p": 1 / 21, "p_of": "mismatches"}
     return known | {"p_floor": 1 / 21, "control": "chance", "verdict": verdict} | more
@@ -65,18 +66,17 @@ def test_the_size_is_said_in_words(verdict, said):
     one = sentence(analysis.answer(table(row(verdict=verdict))))
     assert (
         one
-        == f"Between models trained apart, {said}neuron_count less chance is 80.0 % (79.0 to 81.0) with another seed."
+        == f"Between models trained apart, {said}beyond chance, the share of neurons with a partner is 80.0 % (79.0 to 81.0) with another seed."
     )
     none = table(row(verdict=verdict, ci_low=np.nan, ci_high=np.nan))
-    assert sentence(analysis.answer(none)).endswith("neuron_count less chance is 80.0 % with another seed.")
+    assert sentence(analysis.answer(none)).endswith(
+        "beyond chance, the share of neurons with a partner is 80.0 % with another seed."
+    )
 
 
 def test_groups_that_differ_have_a_word_each():
     text = sentence(analysis.answer(table(row(), row("other family", "none", 0.02))))
-    assert (
-        "shared to different degrees: neuron_count less chance is 80.0 % (79.0 to 81.0) with another seed (large) and "
-        in text
-    )
+    assert f"shared to different degrees: {IS} 80.0 % (79.0 to 81.0) with another seed (large) and " in text
     assert text.endswith("2.0 % (1.0 to 3.0) between families (none).")
     alone = sentence(analysis.answer(table(row("other model"))))
     assert alone.endswith("between models without a family.")
@@ -95,8 +95,8 @@ def test_families_that_disagree_are_said_to():
     families = [row("f", "small", 0.2), row("g", "opposite", -0.1), row("h", "none", 0.01)]
     families = [each | {"claim": FAMILIES, "unit": "difference", "p_floor": np.nan} for each in families]
     assert sentence(analysis.answer(table(row(), *families))).endswith(
-        "; against models of two families, by neuron_count, those of f are more alike, 0.20 (0.19 to 0.21), those of g are "
-        "less alike, -0.10 (-0.11 to -0.09) and those of h are about as alike, 0.01 (0.00 to 0.02)."
+        "; against models of two families, by neuron_count, those of f are more alike, 0.20 (0.19 to 0.21), those of g "
+        "are less alike, -0.10 (-0.11 to -0.09) and those of h are about as alike, 0.01 (0.00 to 0.02)."
     )
 
 
@@ -113,10 +113,13 @@ def test_numbers_of_neurons_are_those_of_the_claims():
 def test_numbers_of_layers_are_those_of_claims_and_depths():
     """A layer's best partner is the last one of two models, and at its own depth in the third."""
     stores = lineup("a", "b", "c", n_layers=3)
-    evidence = made(
-        stores, ["svcca", "cca"], lambda _, x, i, y, j: 0.5 + (0.1 * (i == j) if "c" in (x, y) else 0.1 * j)
-    )
-    depths = analysis.best_partner_depths(evidence.pairs, ["svcca"], ["a", "b", "c"]).set_index("relation")
+
+    def level(name, x, i, y, j):
+        return 0.5 + (0.1 * (i == j) if "c" in (x, y) else 0.1 * j)
+
+    evidence = made(stores, ["svcca", "cca"], level)
+    depths = analysis.best_partner_depths(evidence.pairs, ["svcca"], ["a", "b", "c"])
+    depths = depths.set_index("relation")
     assert depths.layers.to_dict() == {"same family": 6, "other family": 12}
     assert depths.last_layer.round(3).to_dict() == {"same family": 1, "other family": 0.333}
     assert depths.same_depth.round(3).to_dict() == {"same family": 0.333, "other family": 1}
@@ -124,7 +127,7 @@ def test_numbers_of_layers_are_those_of_claims_and_depths():
     assert depths.value_at_depth.to_numpy() == pytest.approx([0.6, 0.6], abs=0.02)
     claims = layer_claims(evidence, ["svcca", "cca"])
     text = sentence(analysis.answer(claims, after=analysis.depth_in_words(depths.reset_index())))
-    assert numbers(text) == effects(claims)
+    assert numbers(text) == effects(claims[claims.measure == "svcca"])  # the first
     where = "lies at its relative depth in 78 % of cases and is the last of its model in 56 %."
     assert text.endswith(f"; by svcca the layer of another model that is most like a layer {where}")
 

@@ -238,7 +238,7 @@ def test_neurons_by_hand():
         expected = [(v - single.chance) / left for v in (single.value, single.low, single.high)]
         assert numbers(table.iloc[row]) == pytest.approx((*expected, max(single.p, *of_bases)))
         bases = evidence.rotated[:, rows].mean()
-        assert table.control[row] == f"mismatched utterances: {single.chance:.3f}, random bases: {bases:.3f}"
+        assert table.control[row] == f"mismatched utterances: {single.chance:z.3f}, random bases: {bases:z.3f}"
     assert single.p > 0.05  # below the chance of wrong utterances
     assert table.verdict.tolist() == ["none", "small", "large"]
 
