@@ -64,10 +64,7 @@ def effects(rows, scale=1, digits=2):
 )
 def test_the_size_is_said_in_words(verdict, said):
     one = sentence(analysis.answer(table(row(verdict=verdict))))
-    assert (
-        one
-        == f"Between models trained apart, {said}beyond chance, the share of neurons with a partner is 80.0 % (79.0 to 81.0) with another seed."
-    )
+    assert one == f"Between models trained apart, {said}{IS} 80.0 % (79.0 to 81.0) with another seed."
     none = table(row(verdict=verdict, ci_low=np.nan, ci_high=np.nan))
     assert sentence(analysis.answer(none)).endswith(
         "beyond chance, the share of neurons with a partner is 80.0 % with another seed."
