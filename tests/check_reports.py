@@ -121,6 +121,14 @@ def check_claims(out: Path) -> Iterator[str]:
             )
             if texts != wanted:
                 yield f"{where}: claims of {name} are {texts}, its table says {wanted}"
+            if not entry["answer"] or not part or entry["answer"] not in " ".join(part.get_text(" ").split()):
+                yield f"{where}: the answer of {name} is not there"
+        known = table[["effect", "ci_low", "ci_high"]].to_numpy().ravel().tolist()
+        if (profile := out / "tables" / f"{name}-profile.csv").is_file():
+            known += pd.read_csv(profile).groupby("model").entropy.mean().tolist()
+        words = {text for number in known for text in (f"{number:z.2f}", f"{100 * number:z.1f}")}
+        if odd := set(re.findall(r"-?\d+\.\d+", entry["answer"])) - words:
+            yield f"{name}: its answer says {sorted(odd)}, its tables do not"
         if len(entry["claims"]) != len(table):
             yield f"run.json: {len(entry['claims'])} claims of {name}, its table has {len(table)}"
 

@@ -19,10 +19,9 @@ _ALIKE = dict.fromkeys(SIZES, "more alike") | {NONE: "about as alike", OPPOSITE:
 
 
 def answer(claims: pd.DataFrame, before: str = "", after: str = "") -> str:
-    """Say of the claims on models trained apart how large they are, in words and numbers, and what families add.
+    """Say of the claims on models trained apart how large they are, each by its first measure, and what families add.
 
-    Told are those that say what is shared or alike against mismatches, each by its first measure. `before` and `after`
-    are clauses to stand around them, of `entropy_in_words` and `depth_in_words`.
+    `before` and `after` are clauses to stand around them, of `entropy_in_words` and `depth_in_words`.
     """
     told = claims[claims.between.isin(_GROUPS) & claims.claim.str.contains(" are | is ") & claims.p_floor.notna()]
     told = told.drop_duplicates(["claim", "between"])

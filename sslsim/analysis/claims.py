@@ -38,15 +38,13 @@ FAMILIES, EQUIVALENCE = "one family more alike than two", "equivalence"
 def neuron_claims(evidence: Evidence, lineage: Lineage | None = None, bounds: Bounds = BOUNDS) -> pd.DataFrame:
     """Judge whether models trained apart share neurons, and whether they share the subspace that these span.
 
-    For each relation, over layers at the same relative depth:
+    For each relation, and with the lineage whether each family is more alike than two, over layers at the same depth:
 
     - linreg_r2: the share of the variance of each neuron that lies in the subspace of the other layer,
       ``(R2 - c) / (1 - c)`` with c the R2 of mismatched utterances;
     - neuron_excess: the variance that single neurons explain beyond random axes of the same subspace, and neuron_count:
       the share of neurons that have a partner which random bases do not explain, of those that chance leaves; both
       judged against mismatches and random bases.
-
-    With the lineage, for linreg_r2 and neuron_count and each family: whether it is more alike than two.
     """
     rows = []
     for relation, part in separate_at_same_depth(evidence):
@@ -173,10 +171,7 @@ def _above_controls(evidence: Evidence, claim: str, measure: str, lineage: Linea
 
 
 def _families(evidence: Evidence, lineage: Lineage | None, measure: str) -> list[Row]:
-    """Hold the models of each family that differ in more than their seed against those of it and another family.
-
-    A family at a time: over all of them, one that is less alike than two would be hidden by another that is more.
-    """
+    """Hold models of each family against it and another, a family at a time: their mean would hide opposite signs."""
     rows, known = [], same_depth_by_relation(evidence.pairs)
     family = {each.name: each.family for each in lineage.checkpoints} if lineage else {}
     x, y = (evidence.pairs[side].map(family) for side in ("model_x", "model_y"))
