@@ -110,13 +110,25 @@ def check_claims(out: Path) -> Iterator[str]:
             yield f"{name}: no claims"
             continue
         table = pd.read_csv(file)
-        wanted = sorted(f"{row.holds} {row.effect:.3f}" for row in table.itertuples())
+        wanted = sorted(f"{row.verdict} {row.effect:.3f}" for row in table.itertuples())
         page = bs4.BeautifulSoup((out / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
         for where, part in ((f"{name}.html", page), ("index.html", index.find(id=name))):
             cells = part.select("table.claims td") if part else []
-            texts = sorted(" ".join(cell.get_text(" ").split(" (")[0].split()) for cell in cells if cell.get_text())
+            texts = sorted(
+                " ".join(re.split(r"(?<=\.\d{3}) \(", cell.get_text(" "))[0].split())
+                for cell in cells
+                if cell.get_text()
+            )
             if texts != wanted:
                 yield f"{where}: claims of {name} are {texts}, its table says {wanted}"
+            if not entry["answer"] or not part or entry["answer"] not in " ".join(part.get_text(" ").split()):
+                yield f"{where}: the answer of {name} is not there"
+        known = table[["effect", "ci_low", "ci_high"]].to_numpy().ravel().tolist()
+        if (profile := out / "tables" / f"{name}-profile.csv").is_file():
+            known += pd.read_csv(profile).groupby("model").entropy.mean().tolist()
+        words = {text for number in known for text in (f"{number:z.2f}", f"{100 * number:z.1f}")}
+        if odd := set(re.findall(r"-?\d+\.\d+", entry["answer"])) - words:
+            yield f"{name}: its answer says {sorted(odd)}, its tables do not"
         if len(entry["claims"]) != len(table):
             yield f"run.json: {len(entry['claims'])} claims of {name}, its table has {len(table)}"
 
@@ -175,7 +187,7 @@ def grid(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def evidence(frame: pd.DataFrame) -> Iterator[str]:
-    """Compare values with their intervals; p is a probability above 0, and a claim holds or not."""
+    """Compare values with their intervals; p is a probability above 0, and a claim has one of the words."""
     value = "value" if "value" in frame else "effect"
     if {value, "ci_low", "ci_high"} <= set(frame.columns):
         some = frame.dropna(subset=[value, "ci_low", "ci_high"])
@@ -193,9 +205,10 @@ def evidence(frame: pd.DataFrame) -> Iterator[str]:
         tested = frame.p_t.notna()
         if not tested.any() or (tested & (frame.chance.isna() | frame.mismatches.eq(0))).any():
             yield f"p_t of {int(tested.sum())} pairs, of which some, or none, have mismatches"
-    few = {f"too few {what}" for what in ("permutations", "rotations", "permutations and rotations")}
-    if "holds" in frame and not set(frame.holds) <= {"yes", "no", "no interval"} | few:
-        yield f"claims hold {sorted(set(frame.holds))}"
+    if "verdict" in frame:
+        words = {word for word in frame.verdict if not word.startswith("not tested (")}
+        if odd := words - {"none", "small", "moderate", "large", "opposite", "not told from chance"}:
+            yield f"verdicts are {sorted(odd)}"
 
 
 def check_figures(out: Path) -> Iterator[str]:

@@ -20,6 +20,7 @@ LINEUP: dict[str, dict[str, Any]] = {
     "a-ctc": {"family": "f", "finetuned_from": "a"},
     "b": {"family": "f"},
     "c": {"family": "g"},
+    "d": {"family": "g"},
     "twin": {"family": "f", "untrained_seed": 0},
     "twin2": {"family": "f", "untrained_seed": 1},
     "mel": {"source": "log-mel"},

@@ -40,8 +40,17 @@ DEAD = ["# Does it die?", ("parameters", "count: int = 1"), "import os\nos.kill(
 
 
 CLAIM = {"claim": "toys <agree>", "between": "other seed", "measure": "svcca", "effect": 0.5, "ci_low": 0.4}
-CLAIM |= {"ci_high": 0.6, "p": 0.04, "control": "chance", "holds": "yes", "effect_text": "0.500 (0.400 to 0.600)"}
-CLAIM["p_text"] = "0.040"
+CLAIM |= {
+    "ci_high": 0.6,
+    "p": 0.04,
+    "control": "chance",
+    "unit": "share",
+    "p_of": "mismatches",
+    "p_floor": 0.04,
+    "verdict": "large",
+    "effect_text": "0.500 (0.400 to 0.600)",
+}
+CLAIM["p_text"] = "<= 1/25 (mismatches)"
 ENTRY: dict[str, Any] = {
     "title": "Is $R$ <b>high</b>?",
     "summary": "Yes & no.",
@@ -60,11 +69,13 @@ ENTRY: dict[str, Any] = {
     "page": True,
     "warnings": [],
     "claims": [],
+    "answer": "",
+    "bounds": {},
     "files": ["tables/some-grid.csv", "tables/some-grid.parquet"],
     "keys": {"grid": []},
 }
 RUN: dict[str, Any] = {
-    "format": 2,
+    "format": 3,
     "status": "ok",
     "started": "2026-01-02T03:04:00Z",
     "seconds": 100.0,

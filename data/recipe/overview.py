@@ -28,7 +28,8 @@ ROWS = {
     "neuron_count": "neurons with a partner (`neuron_count`)",
 }
 SCORES = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"], "attention": ["pearson"]}
-FINETUNED = ("w2v2-small", "hubert-small")
+FINETUNED, LAYERS = ("w2v2-small", "hubert-small"), (1, 4)
+FAMILIES = ("hubert", "wav2vec2")
 COLUMNS = {"other seed": "other seed", "same family": "other size", "other family": "other family"}
 COLUMNS |= {"untrained": "random weights"}
 
@@ -60,10 +61,11 @@ def results(reports: Path) -> pd.DataFrame:
     claims = claims.rename(columns={"ci_low": "low", "ci_high": "high"})
     changed = pd.read_parquet(reports / "tables" / "finetuning-by-layer.parquet")
     changed = changed[
-        (changed.measure == "neuron_count") & changed.pretrained.isin(FINETUNED) & changed.layer.isin((1, 4))
+        (changed.measure == "neuron_count") & changed.pretrained.isin(FINETUNED) & changed.layer.isin(LAYERS)
     ]
-    changed = changed.assign(relation="finetuned " + changed.pretrained + " " + changed.layer.astype(str))
-    every = pd.concat([means, claims, changed])
+    of = changed.pretrained + " " + changed.layer.astype(str)
+    seeds = changed.assign(relation="another seed of " + of, value=changed.other_seed)
+    every = pd.concat([means, claims, changed.assign(relation="finetuned " + of), seeds])
     return every[["measure", "relation", "value", "low", "high"]].reset_index(drop=True)
 
 
@@ -79,13 +81,18 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def sentence(table: pd.DataFrame) -> str:
-    """Return what the README says of finetuning."""
-    kept = table.set_index("relation").value
-    shares = [f"{100 * kept[f'finetuned {name} {layer}']:.0f} %" for name in FINETUNED for layer in (1, 4)]
+    """Return what the README says of neurons: across models, of each family, and in finetuning layer by layer."""
+    kept = 100 * table[table.measure == "neuron_count"].set_index("relation")[["value", "low", "high"]]
+    apart = kept.value[[name for name in COLUMNS if name in kept.index]]
+    own = ["{:+z.1f} points ({:+z.1f} to {:+z.1f})".format(*kept.loc[name]) for name in FAMILIES]
+    whose = [f"{what} {name}" for name in FINETUNED for what in ("finetuned", "another seed of")]
+    after = ["{:.0f} % and {:.0f} %".format(*(kept.value[f"{what} {layer}"] for layer in LAYERS)) for what in whose]
     return (
-        "Finetuning keeps more neurons, and fewer towards the top: in layers 1 and 4 of w2v2-small {} and {} have a "
-        "partner after it, of hubert-small {} and {}."
-    ).format(*shares)
+        f"{apart.min():.1f} to {apart.max():.1f} % of them have a partner in another model. Against pairs of two "
+        f"families that share differs by {own[0]} in pairs of HuBERT models and {own[1]} in pairs of wav2vec 2.0 ones. "
+        f"Finetuning keeps more neurons, and fewer towards the top: in layers 1 and 4 of w2v2-small {after[0]} have a "
+        f"partner after it (in another seed {after[1]}), of hubert-small {after[2]} ({after[3]})."
+    )
 
 
 def _text(row: pd.Series) -> str:

@@ -1,11 +1,14 @@
-"""What the evidence says: small tables of claims with effect, interval, p, control, and whether they hold.
+"""What the evidence says: small tables of claims with effect, interval, p, control, and a word for the size.
 
-A claim holds when its control (chance, random bases, other models) explains it with probability `ALPHA` at most, and
-its interval lies above 0; with fewer than 19 permutations or rotations no p can be that small. Intervals are over
-speech and say nothing about other models of the kind. p is of one claim alone, however many there are.
+An effect is told from its control (chance, random bases, other models) when that explains it with probability `ALPHA`
+at most, and its interval lies above 0 (a ratio: above 1). The word for its size goes by the end of the interval that is
+nearest to no effect, so that it is large only where all of the interval is; "none" is an interval that lies nearer to
+no effect than a small one does, however small its p. Intervals are over speech and say nothing about other models of
+the kind. p is of one claim alone, however many there are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 
 from sslsim.analysis.finetuning import in_seeds
 from sslsim.analysis.layers import Pairs, measured, same_depth_by_relation, separate_at_same_depth
-from sslsim.encoders.lineage import SEPARATE
+from sslsim.encoders.lineage import SEPARATE, Lineage
 from sslsim.errors import SslsimError
 from sslsim.measures.registry import BEYOND_BASES
 from sslsim.significance.evidence import Estimate, Evidence
@@ -22,36 +25,35 @@ from sslsim.significance.nulls import ALPHA
 
 Masks = dict[str, NDArray[np.bool_]]  # of pairs of layers, by name
 Row = dict[str, Any]
-CLAIM_COLUMNS = ["claim", "between", "measure", "effect", "ci_low", "ci_high", "p", "control", "holds"]
-TOO_FEW = "too few"
-FEW_NEURONS = 0.1  # share of neurons with partners below which models have other neurons
-CLOSE = 0.1  # how far raw and standardised scores may lie apart and still say the same
+Bounds = Mapping[str, tuple[float, float, float]]
+CLAIM_COLUMNS = ["claim", "between", "measure", "effect", "unit", "ci_low", "ci_high", "p", "p_of", "p_floor"]
+CLAIM_COLUMNS += ["control", "verdict"]
+BOUNDS: Bounds = {"share": (0.1, 0.3, 0.6), "difference": (0.05, 0.15, 0.3), "ratio": (1.1, 1.5, 2.0)}
+"""From where an effect is small, moderate and large, by its unit."""
+SIZES = ["small", "moderate", "large"]
+NONE, OPPOSITE, NOT_TOLD, NOT_TESTED = "none", "opposite", "not told from chance", "not tested"
+FAMILIES, EQUIVALENCE = "one family more alike than two", "equivalence"
 
 
-def neuron_claims(evidence: Evidence) -> pd.DataFrame:
+def neuron_claims(evidence: Evidence, lineage: Lineage | None = None, bounds: Bounds = BOUNDS) -> pd.DataFrame:
     """Judge whether models trained apart share neurons, and whether they share the subspace that these span.
 
-    For each relation, over layers at the same relative depth:
+    For each relation, and with the lineage whether each family is more alike than two, over layers at the same depth:
 
     - linreg_r2: the share of the variance of each neuron that lies in the subspace of the other layer,
       ``(R2 - c) / (1 - c)`` with c the R2 of mismatched utterances;
     - neuron_excess: the variance that single neurons explain beyond random axes of the same subspace, and neuron_count:
       the share of neurons that have a partner which random bases do not explain, of those that chance leaves; both
-      judged against mismatches and random bases;
-    - the claim of the paper: the subspace is shared, and the interval of the share of neurons lies below a tenth.
+      judged against mismatches and random bases.
     """
     rows = []
     for relation, part in separate_at_same_depth(evidence):
-        space = _above_chance("the subspace is shared", relation, part, "linreg_r2", best=1.0)
-        more = _above_bases("single neurons explain more than random axes", relation, part, "neuron_excess")
-        single = _above_bases("neurons have partners", relation, part, "neuron_count", best=1.0)
-        # judged is the size of the share of neurons: with enough speech the smallest is told from chance
-        alone = space["holds"] == "yes" and single["ci_high"] < FEW_NEURONS
-        holds = space["holds"] if space["holds"].startswith(TOO_FEW) else _yes_or_no(alone, single["ci_low"])
-        both = {"claim": "the same subspace, other neurons", "measure": "linreg_r2, neuron_count", "p": np.nan}
-        both |= {"control": f"neurons with partners: below {FEW_NEURONS:g}", "holds": holds}
-        rows += [space, more, single, single | both]
-    return _table(rows, "models trained apart, linreg_r2, neuron_excess and neuron_count")
+        rows.append(_above_bases("single neurons are shared", relation, part, "neuron_count", best=1.0))
+        rows.append(_above_bases("single neurons explain more than random axes", relation, part, "neuron_excess"))
+        rows.append(_above_chance("the subspace is shared", relation, part, "linreg_r2", best=1.0))
+    for name in ("neuron_count", "linreg_r2") if rows else ():
+        rows += _families(measured(evidence, name), lineage, name)
+    return _table(rows, bounds, "models trained apart, linreg_r2, neuron_excess and neuron_count")
 
 
 def _above_bases(claim: str, between: str, evidence: Evidence, measure: str, best: float | None = None) -> Row:
@@ -63,56 +65,63 @@ def _above_bases(claim: str, between: str, evidence: Evidence, measure: str, bes
     x, y = np.split(pd.factorize(pd.concat([evidence.pairs.model_x, evidence.pairs.model_y]))[0], 2)
     p = np.max([whole.p, *(evidence.only(half).estimate().p_rotation for half in (x < y, x > y))])
     row = _above_chance(claim, between, evidence, measure, best)
-    row |= {"control": f"{row['control']}, random bases: {whole.rotated:.3f}", "p": p}
-    return _judged(row, permutations=len(evidence.null), rotations=len(evidence.rotated))
+    floor = max(row["p_floor"], 1 / (len(evidence.rotated) + 1))
+    row |= {"p": p, "p_of": "mismatches or random bases", "p_floor": floor}
+    return row | {"control": f"{row['control']}, random bases: {whole.rotated:z.3f}"}
 
 
-def layer_claims(evidence: Evidence, measures: Sequence[str] = ("svcca", "linear_cka_debiased")) -> pd.DataFrame:
+def layer_claims(
+    evidence: Evidence,
+    measures: Sequence[str] = ("svcca", "linear_cka_debiased"),
+    lineage: Lineage | None = None,
+    bounds: Bounds = BOUNDS,
+) -> pd.DataFrame:
     """Judge whether layers of models trained apart are alike, beyond chance and beyond what is no training.
 
     For each measure and relation, over layers at the same relative depth: above chance; above random weights; above the
-    spectrogram, the input of all. For each measure: one family above two. Where the evidence has debiased CKA raw and
-    standardised: whether the two say the same. Measures that it lacks are left out.
+    spectrogram, the input of all. With the lineage, for each measure and family: more alike than two families. Where
+    the evidence has debiased CKA raw and standardised: whether they differ, or are the same within the least small
+    difference: two one-sided tests, by an interval that lies within. Measures that it lacks are left out.
     """
     rows = []
     for name in [name for name in measures if (evidence.pairs.measure == name).any()]:
-        some = measured(evidence, name)
-        known = same_depth_by_relation(some.pairs)
-        rows += _above_controls(some, known, "layers alike above chance", name)
-        if "same family" in known and "other family" in known:
-            claim = "one family more alike than two"
-            rows.append(_difference(claim, name, some, known, "same family", "other family"))
+        rows += _above_controls(measured(evidence, name), "layers at the same relative depth are alike", name, lineage)
     cka = evidence.only(evidence.pairs.measure.isin(["linear_cka_debiased", "linear_cka_debiased_raw"]))
     for relation, part in separate_at_same_depth(cka) if cka.pairs.measure.nunique() == 2 else ():
         raw = (part.pairs.measure == "linear_cka_debiased_raw").to_numpy()
-        claim, both = "raw CKA says what standardised CKA says", {relation: raw, "standardised": ~raw}
-        row = _difference(claim, "linear_cka_debiased", part, both, relation, "standardised")
-        same = row["ci_low"] > -CLOSE and row["ci_high"] < CLOSE
-        rows.append(row | {"holds": _yes_or_no(same, row["ci_low"])})
-    return _table(rows, "models trained apart, and " + " or ".join(measures))
+        both, claim = {relation: raw, "standardised": ~raw}, "raw CKA differs from standardised CKA"
+        row = _difference(claim, "linear_cka_debiased", part, both, *both)
+        control = f"{row['control']}, the same within ±{bounds['difference'][0]:g}"
+        rows.append(row | {"p": np.nan, "p_of": EQUIVALENCE, "control": control})
+    return _table(rows, bounds, "models trained apart, and " + " or ".join(measures))
 
 
-def attention_claims(evidence: Evidence, measure: str = "pearson") -> pd.DataFrame:
+def attention_claims(
+    evidence: Evidence, measure: str = "pearson", lineage: Lineage | None = None, bounds: Bounds = BOUNDS
+) -> pd.DataFrame:
     """Judge whether attention of models trained apart agrees beyond position and beyond what is no training.
 
     Chance is a wrong utterance with the rows aligned at their query frames: what is above it depends on what is said.
     """
-    some, claim = measured(evidence, measure), "heads agree on what is said, beyond position"
-    rows = _above_controls(some, same_depth_by_relation(some.pairs), claim, measure)
-    return _table(rows, f"models trained apart, and {measure}")
+    rows = _above_controls(measured(evidence, measure), "beyond position, heads are alike", measure, lineage)
+    return _table(rows, bounds, f"models trained apart, and {measure}")
 
 
 def finetuning_claims(
-    evidence: Evidence, pairs: Pairs, measures: Sequence[str] = ("max_corr", "linreg", "svcca")
+    evidences: Evidence | Sequence[Evidence],
+    pairs: Pairs,
+    measures: Sequence[str] = ("max_corr", "linreg", "svcca"),
+    bounds: Bounds = BOUNDS,
 ) -> pd.DataFrame:
-    """Judge how far finetuning moved a model, in multiples of the distance between two seeds of its recipe.
+    """Judge how far finetuning moved a model, each layer held against the same layer before it.
 
-    For each measure and finetuned model: the last layer moved further than the first compared; where the pretrained
-    model has another seed, it moved further than that seed is away (a quotient above 1). For the arguments and the
-    distance see `distance_moved`; measures that the evidence lacks are left out.
+    For each measure and finetuned model: how much more of the first layer compared than of the last is left; where the
+    pretrained model has another seed, how far the last layer moved as a multiple of how far that seed's is away. For
+    the arguments and the distance see `distance_moved`; measures that the evidence lacks are left out.
     """
-    rows = [row for name in measures for pair in pairs for row in _moved(evidence, pair, name)]
-    return _table(rows, "finetuned counterparts, and " + " or ".join(measures))
+    every = [evidences] if isinstance(evidences, Evidence) else evidences
+    rows = [row for one, name, pair in product(every, measures, pairs) for row in _moved(one, pair, name)]
+    return _table(rows, bounds, "finetuned counterparts, and " + " or ".join(measures))
 
 
 def _moved(evidence: Evidence, pair: tuple[str, str], measure: str) -> list[Row]:
@@ -125,59 +134,84 @@ def _moved(evidence: Evidence, pair: tuple[str, str], measure: str) -> list[Row]
         return []
     first, top = layers.idxmin(), tops[0]
     estimate = evidence.estimate(lambda v: v[..., first] - v[..., top])
-    rows = [_row("the last layer moved further than the first", between, measure, estimate, f"layer {layers.min()}")]
+    rows = [_row("the last layer moved more than the first", between, measure, estimate, f"layer {layers.min()}")]
     if len(seeds) and measure not in BEYOND_BASES:
         estimate = evidence.estimate(lambda v: in_seeds(top, seeds.to_numpy(), v) - 1)
         row = _row("the last layer moved further than another seed", between, measure, estimate, "another seed: 1")
-        rows.append(row | {name: row[name] + 1 for name in ("effect", "ci_low", "ci_high")})
+        rows.append(row | {name: row[name] + 1 for name in ("effect", "ci_low", "ci_high")} | {"unit": "ratio"})
     return rows
 
 
 def _row(claim: str, between: str, measure: str, estimate: Estimate, control: str) -> Row:
     row: Row = {"claim": claim, "between": between, "measure": measure, "p": estimate.p_zero, "control": control}
-    return _judged(row | {"effect": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high})
-
-
-def _yes_or_no(holds: bool, low: float) -> str:
-    return "no interval" if np.isnan(low) else "yes" if holds else "no"
-
-
-def _judged(row: Row, **counts: int) -> Row:
-    """Say whether a claim holds, or which count is too small for any p to fall to `ALPHA`, whatever the effect."""
-    few = [name for name, n in counts.items() if 1 / (n + 1) > ALPHA]
-    holds = _yes_or_no(row["p"] <= ALPHA and row["ci_low"] > 0, row["ci_low"])
-    return row | {"holds": f"{TOO_FEW} {' and '.join(few)}" if few else holds}
+    row |= {"effect": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
+    return row | {"unit": "difference", "p_of": "interval", "p_floor": np.nan}
 
 
 def _above_chance(claim: str, between: str, evidence: Evidence, measure: str, best: float | None = None) -> Row:
-    """Judge a score less chance, as a share of what chance leaves open where the best score is given."""
+    """Take chance off a score, as a share of what chance leaves open where the best score is given."""
     estimate = measured(evidence, measure).estimate()
     whole = 1.0 if best is None else best - estimate.chance
     value, low, high = ((end - estimate.chance) / whole for end in (estimate.value, estimate.low, estimate.high))
     above = Estimate(value, low, high, p_zero=estimate.p)
-    row = _row(claim, between, measure, above, f"mismatched utterances: {estimate.chance:.3f}")
-    return _judged(row, permutations=len(evidence.null))
+    row = _row(claim, between, measure, above, f"mismatched utterances: {estimate.chance:z.3f}")
+    unit = "share" if best or measure in BEYOND_BASES else "difference"
+    return row | {"unit": unit, "p_of": "mismatches", "p_floor": 1 / (len(evidence.null) + 1)}
 
 
-def _above_controls(evidence: Evidence, known: Masks, claim: str, measure: str) -> list[Row]:
-    """Judge each relation of models trained apart against chance, untrained models and the spectrogram."""
-    rows = []
+def _above_controls(evidence: Evidence, claim: str, measure: str, lineage: Lineage | None) -> list[Row]:
+    """Hold each relation of models trained apart against chance, untrained models and the spectrogram."""
+    rows, known = [], same_depth_by_relation(evidence.pairs)
     for relation in [r for r in SEPARATE if r in known]:
         rows.append(_above_chance(claim, relation, evidence.only(known[relation]), measure))
         for to, what in (("untrained", "random weights"), ("spectrogram", "the spectrogram")):
             if to in known:
                 rows.append(_difference(f"more alike than with {what}", measure, evidence, known, relation, to))
+    return rows + _families(evidence, lineage, measure)
+
+
+def _families(evidence: Evidence, lineage: Lineage | None, measure: str) -> list[Row]:
+    """Hold models of each family against it and another, a family at a time: their mean would hide opposite signs."""
+    rows, known = [], same_depth_by_relation(evidence.pairs)
+    family = {each.name: each.family for each in lineage.checkpoints} if lineage else {}
+    x, y = (evidence.pairs[side].map(family) for side in ("model_x", "model_y"))
+    for name in dict.fromkeys(filter(None, family.values())):
+        masks = {name: known.get("same family", False) & (x == name).to_numpy()}
+        masks |= {"other family": known.get("other family", False) & ((x == name) | (y == name)).to_numpy()}
+        if all(mask.any() for mask in masks.values()):
+            rows.append(_difference(FAMILIES, measure, evidence, masks, *masks))
     return rows
 
 
 def _difference(claim: str, measure: str, evidence: Evidence, masks: Masks, of: str, control: str) -> Row:
-    """Judge how far the mean over the pairs of layers of one mask lies above that over another, the control."""
+    """Take the mean over the pairs of layers of one mask less that over another, the control."""
     a, b = masks[of], masks[control]
     estimate = evidence.estimate(lambda v: v[..., a].mean(-1) - v[..., b].mean(-1))
-    return _row(claim, of, measure, estimate, f"{control}: {evidence.only(b).estimate().value:.3f}")
+    return _row(claim, of, measure, estimate, f"{control}: {evidence.only(b).estimate().value:z.3f}")
 
 
-def _table(rows: list[Row], needed: str) -> pd.DataFrame:
+def _table(rows: list[Row], bounds: Bounds, needed: str) -> pd.DataFrame:
     if not rows:
         raise SslsimError(f"nothing to judge; the evidence needs {needed}")
-    return pd.DataFrame(rows).reindex(columns=CLAIM_COLUMNS)
+    if {unit: len(steps) for unit, steps in bounds.items()} != dict.fromkeys(BOUNDS, len(SIZES)):
+        raise SslsimError(f"bounds are {dict(bounds)}; give three numbers each for {', '.join(BOUNDS)}")
+    return pd.DataFrame([row | {"verdict": _verdict(row, bounds)} for row in rows])[CLAIM_COLUMNS]
+
+
+def _verdict(row: Row, bounds: Mapping[str, Sequence[float]]) -> str:
+    """Return the word for the size of an effect, or why there is none."""
+    low, high, steps = row["ci_low"], row["ci_high"], bounds[row["unit"]]
+    if row["unit"] == "ratio":  # half as far is as far from 1 as twice as far
+        low, high, *steps = np.log(np.maximum([low, high, *steps], np.finfo(float).tiny))
+    if row["p_floor"] > ALPHA:
+        return f"{NOT_TESTED} (too few {row['p_of']})"
+    if np.isnan(low):
+        return f"{NOT_TESTED} (no interval)"
+    if max(-low, high) < steps[0]:
+        return NONE
+    differs = row["p_of"] == EQUIVALENCE
+    if low <= 0 <= high or (low > 0 and row["p"] > ALPHA and not differs):
+        return NOT_TOLD
+    if high < 0 and not differs:
+        return OPPOSITE
+    return SIZES[int(sum(max(low, -high) >= step for step in steps[1:]))]

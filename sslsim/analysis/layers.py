@@ -27,6 +27,8 @@ from sslsim.significance.evidence import Evidence, Resampling
 
 Pairs = Sequence[tuple[str, str]]  # names of two checkpoints each
 CKA = {"linear_cka_biased_raw": "raw", "linear_cka_biased": "standardised", "linear_cka_dropped": "dropped"}
+PUBLISHED = {"max_corr": 0.234, "linreg": 0.670, "svcca": 0.384, "pwcca": 0.499, "linear_cka_biased": 0.487}
+"""Means between models over all pairs of layers, read off the maps of arXiv 2406.16099 to 0.01."""
 FRAMES = (500, 1500, 4500, 13500)
 
 
@@ -71,19 +73,35 @@ def similarity_by_relation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def relation_means(by_relation: pd.DataFrame) -> pd.DataFrame:
-    """Mean over all layers of all models of `similarity_by_relation`, one row a measure, one column a relation."""
+    """Mean over all layers of all models of `similarity_by_relation`, by measure and relation, beside `PUBLISHED`."""
     wide = by_relation.pivot_table(index="measure", columns="relation", values="mean", aggfunc="mean", sort=False)
-    return wide.reindex(columns=[r for r in RELATIONS if r in wide]).rename_axis(columns=None).reset_index()
+    out = wide.reindex(columns=[r for r in RELATIONS if r in wide]).rename_axis(columns=None).reset_index()
+    return out.assign(published=out.measure.map(PUBLISHED)).dropna(axis="columns", how="all")
 
 
 def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Where in depth each layer finds its best match by one measure of `similarity_by_relation`.
 
-    The columns are that table's, without measure and mean. The spectrogram, which has no depth, is left out.
+    The columns are that table's, without mean. The spectrogram, which has no depth, is left out.
     """
     rows = by_relation[(by_relation.measure == measure) & (by_relation.relation != "spectrogram")]
-    columns = ["relation", "model", "layer", "depth", "best_model", "best_layer", "best_depth", "best"]
-    return rows[columns].reset_index(drop=True)
+    return rows.drop(columns="mean").reset_index(drop=True)
+
+
+def best_partner_depths(table: pd.DataFrame, measures: Sequence[str], models: Sequence[str]) -> pd.DataFrame:
+    """Say where the most similar layer of another model lies, beside what layers at the same relative depth score.
+
+    The table is of `sslsim.compare`, the models are trained apart. Columns: measure, relation, layers (of each model,
+    against each other one), same_depth and last_layer (shares of them whose most similar layer is at the same relative
+    depth, or the last of its model), value_of_best and value_at_depth (means).
+    """
+    of = table.measure.isin(measures) & table.relation.isin(SEPARATE)
+    some = table[of & table.model_x.isin(models) & table.model_y.isin(models)]
+    some = some.assign(same_depth=same_depth(some), last_layer=some.depth_y == 1)
+    best = some.loc[some.groupby(["measure", "model_x", "layer_x", "model_y"], sort=False).value.idxmax()]
+    names = {name: (name, "mean") for name in ("same_depth", "last_layer")} | {"value_of_best": ("value", "mean")}
+    out = best.groupby(["measure", "relation"], sort=False).agg(layers=("value", "size"), **names)
+    return out.assign(value_at_depth=some[some.same_depth].groupby(out.index.names).value.mean()).reset_index()
 
 
 def raw_against_standardised(table: pd.DataFrame, spread: pd.DataFrame, n: int | None = None) -> pd.DataFrame:
@@ -171,15 +189,16 @@ def beyond(
 def best_layers(evidence: Evidence, measure: str) -> pd.DataFrame:
     """Find the best-matching pair of layers of every two checkpoints, with the chance level of the search.
 
-    Columns: model_x, model_y, relation, layer_x, layer_y, value, chance (mean over `Resampling.elsewhere` mismatches of
-    the best pair, whichever that is: too few for a p). Costly measures, of one depth alone, give no rows.
+    Columns: measure, model_x, model_y, relation, layer_x, layer_y, value, chance (mean over `Resampling.elsewhere`
+    mismatches of the best pair, whichever that is: too few for a p). Costly measures, of one depth alone, give no rows.
     """
     some = measured(evidence, measure)
     pairs, rows = some.pairs[:0] if MEASURES[measure].costly else some.pairs, []
     for _, group in pairs[pairs.model_x != pairs.model_y].groupby(["model_x", "model_y"], sort=False):
         chance = some.only(pairs.index.isin(group.index)).estimate(lambda v: v.max(-1)).chance
         rows.append({**group.loc[group.value.idxmax()], "chance": chance})
-    return pd.DataFrame(rows, columns=["model_x", "model_y", "relation", "layer_x", "layer_y", "value", "chance"])
+    columns = ["measure", "model_x", "model_y", "relation", "layer_x", "layer_y", "value", "chance"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 @kept

@@ -66,7 +66,7 @@ def claims_that_differ(a: Mapping[str, Any], b: Mapping[str, Any], *, tolerance:
     """Return the claims of two runs, by run.json, that differ, those first of which more than the effect changed.
 
     Each is a dict of ``notebook, claim, measure, between, a, b`` (the claims, None: not there) and ``changes``: of
-    ``only in A``, ``only in B``, ``holds``, ``effect outside the interval``, ``effect``.
+    ``only in A``, ``only in B``, ``verdict``, ``effect outside the interval``, ``effect``.
     """
     names = ("claim", "measure", "between")
     sides = [
@@ -135,7 +135,7 @@ def _ingredients(run: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
 def _changes(a: dict[str, Any] | None, b: dict[str, Any] | None, tolerance: float) -> list[str]:
     if a is None or b is None:
         return ["only in A" if a else "only in B"]
-    changes = ["holds"] if a["holds"] != b["holds"] else []
+    changes = ["verdict"] if a["verdict"] != b["verdict"] else []
     names = ("effect", "ci_low", "ci_high")
     numbers = [[math.nan if side[name] is None else side[name] for name in names] for side in (a, b)]
     (one, *of_one), (other, *of_other) = numbers

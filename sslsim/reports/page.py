@@ -69,11 +69,11 @@ def warnings_in(notebook: NotebookNode) -> list[str]:
 
 
 def side_by_side(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Put claims of run.json into a table: a row a claim and measure, a column each that they are between."""
+    """Put claims of run.json into a table: a row a claim, measure and unit, a column each that they are between."""
     columns = list(dict.fromkeys(claim["between"] for claim in claims))
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     for claim in claims:
-        cells.setdefault((claim["claim"], claim["measure"]), {})[claim["between"]] = claim
+        cells.setdefault((claim["claim"], f"{claim['measure']}, {claim['unit']}"), {})[claim["between"]] = claim
     return {"columns": columns, "rows": [(*key, [row.get(c) for c in columns]) for key, row in cells.items()]}
 
 

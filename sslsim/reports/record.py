@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from sslsim.activations import Study
     from sslsim.activations.store import ActivationStore
 
-FORMAT = 2
+FORMAT = 3
 SWEEP = "sweep.json"
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "papermill", "nbconvert")
 _PACKAGE = Path(__file__).parents[1]
 _TEXT, _NUMBER, _FILE = (str, type(None)), (float, int, type(None)), re.compile(r"(tables|figures)/[^/\\\0]+")
-_CLAIM: dict[str, Any] = dict.fromkeys(("claim", "between", "measure", "holds", "effect_text", "p_text"), str)
+_CLAIM: dict[str, Any] = dict.fromkeys(("claim", "between", "measure", "unit", "verdict", "effect_text", "p_text"), str)
 _CLAIM |= dict.fromkeys(("effect", "ci_low", "ci_high", "p"), _NUMBER)
 _SHORT = {"title": str, "status": str, "error": str, "seconds": (float, int), "claims": [_CLAIM]}
 _ENTRY = _SHORT | {"summary": str, "started": str, "run": str, "page": bool, "notebook": {"hash": str}}
 _ENTRY |= {"parameters": [{"name": str, "value": object, "default": object}], "keys": {"*": [str]}, "files": [_FILE]}
-_ENTRY |= (_CODE := {"commit": _TEXT, "dirty": bool})
+_ENTRY |= {"answer": str, "bounds": {"*": [(float, int)]}} | (_CODE := {"commit": _TEXT, "dirty": bool})
 _RUN = _CODE | {"started": str, "status": str, "seconds": (float, int), "code": str, "checkpoints": [{"name": str}]}
 _RUN |= {name: {"*": object} for name in ("versions", "study", "corpus")} | {"notebooks": {"*": _ENTRY}}
 _ROW = {"status": str, "seconds": (float, int), "values": {"*": object}, "notebooks": {"*": _SHORT}}

@@ -22,6 +22,7 @@ from sslsim.errors import SslsimError
 from sslsim.resources import checked_name, replacing
 
 if TYPE_CHECKING:
+    from sslsim.analysis.claims import Bounds
     from sslsim.figures.clips import Card
 
 DPI = 150  # a 7-inch figure is 1050 pixels wide: sharp on a dense screen and on paper
@@ -93,20 +94,24 @@ class Report:
         mark = {"role": "table", "name": name, "files": files, "rows": len(flat), "keys": keys} | more
         _show({"text/plain": text}, {"sslsim": mark})
 
-    def claims(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def claims(self, frame: pd.DataFrame, answer: str = "", bounds: Bounds | None = None) -> pd.DataFrame:
         """Write the table ``claims``, which page and index show first, and return it in words, three decimals each.
 
         It has the columns of `sslsim.analysis.claims.CLAIM_COLUMNS` (an error names those missing) and a row a claim.
+        `answer` is the sentence above it, `bounds` are those that the claims were made with, which are said below it.
         """
-        from sslsim.analysis.claims import CLAIM_COLUMNS  # it brings torch along, which notebooks have anyway
+        from sslsim.analysis.claims import BOUNDS, CLAIM_COLUMNS  # they bring torch along, which notebooks have anyway
 
         missing = [column for column in CLAIM_COLUMNS if column not in frame]
         if missing:
             raise SslsimError(f"the claims have no {', '.join(missing)}; give the columns {', '.join(CLAIM_COLUMNS)}")
         rows = [_claim(row) for row in frame[list(CLAIM_COLUMNS)].to_dict("records")]
-        self._table("claims", frame, None, {"claims": rows})
+        self._table("claims", frame, None, {"claims": rows, "answer": answer, "bounds": dict(bounds or BOUNDS)})
+        if answer:
+            _show({"text/plain": answer}, {"sslsim": {"role": "caption"}})  # the page says it at its top
         words = {name: [row[f"{name}_text"] for row in rows] for name in ("effect", "p")}
-        return frame[["claim", "between", "measure", "effect", "p", "control", "holds"]].assign(**words)
+        shown = ["claim", "between", "measure", "verdict", "effect", "unit", "p", "p_of", "control"]
+        return frame[shown].assign(**words)
 
     def figure(self, name: str, fig: Figure, *, alt: str, caption: str = "", table: str = "") -> None:
         """Write ``figures/<notebook>-<name>.png`` (150 dpi) and ``.svg``, show the figure, and close it.
@@ -173,11 +178,14 @@ def _claim(row: dict[Any, Any]) -> dict[str, Any]:
     """Return a claim as JSON knows it: text, a finite number, or None; effect and p also as they are shown."""
     numbers = {name: value for name, value in row.items() if not isinstance(value, str) and not pd.isna(value)}
     numbers = {name: float(value) if np.isfinite(float(value)) else None for name, value in numbers.items()}
-    effect, low, high, p = (numbers.get(name) for name in ("effect", "ci_low", "ci_high", "p"))
+    effect, low, high, p, floor = (numbers.get(name) for name in ("effect", "ci_low", "ci_high", "p", "p_floor"))
     interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    words = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"  # smaller ones are worth no more
+    if p is not None and floor is not None and p <= floor * (1 + 1e-9):  # no draw was as large
+        words = f"<= 1/{1 / floor:.0f}"
     return {name: value if isinstance(value, str) else numbers.get(name) for name, value in row.items()} | {
         "effect_text": "" if effect is None else f"{effect:.3f}{interval}",
-        "p_text": "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",  # smaller ones are worth no more
+        "p_text": "" if p is None else f"{words} ({row['p_of']})",
     }
 
 

@@ -12,30 +12,40 @@ from scipy import stats
 from worlds import World, evidence_of
 
 import sslsim
+from sslsim.analysis import claims
 from sslsim.analysis.claims import (
+    BOUNDS,
     CLAIM_COLUMNS,
-    FEW_NEURONS,
+    FAMILIES,
     attention_claims,
     finetuning_claims,
     layer_claims,
     neuron_claims,
 )
 from sslsim.comparison.tables import same_depth
+from sslsim.encoders.lineage import Lineage
 from sslsim.measures.registry import BEYOND_BASES
 from sslsim.significance.evidence import Evidence
 
-SUBSPACE, EXCESS, NEURONS, PAPER = (
-    "the subspace is shared",
+NEURONS, EXCESS, SUBSPACE = (
+    "single neurons are shared",
     "single neurons explain more than random axes",
-    "neurons have partners",
-    "the same subspace, other neurons",
+    "the subspace is shared",
 )
+WORDS = ["small", "moderate", "large"]
+ALIKE = "layers at the same relative depth are alike"
+FIRST, SEED = "the last layer moved more than the first", "the last layer moved further than another seed"
 ALONE = [EXCESS, NEURONS]
 OF_NEURONS = ("linreg_r2", *BEYOND_BASES)
 SEEDS = range(5)
 SMALL = {"neurons": 20, "layers": 1, "utterances": 24, "frames": 50}
 WIDE = {"neurons": 60, "utterances": 48, "frames": 100}  # a tenth of them is six, not two
 PAIRS = [("a", "a-ctc")]
+ACROSS = [*itertools.product("ab", "cd")]  # of two families
+
+
+def lineage_of(stores):
+    return Lineage(tuple(store.checkpoint for store in stores))
 
 
 def judged(kind, seed, measures=OF_NEURONS, of=neuron_claims, **options):
@@ -52,14 +62,16 @@ def worlds():
 
 
 def held(tables, claim):
-    return sum(table.holds[claim] == "yes" for table in tables)
+    """Count the tables in which an effect is told from its control, whatever its size."""
+    return sum(table.p[claim] <= 0.05 and table.ci_low[claim] > 0 for table in tables)
 
 
 # --- worlds
 
 
 def test_where_nothing_is_shared_no_claim_holds(worlds):
-    assert held(worlds["independent"], NEURONS) == held(worlds["independent"], PAPER) == 0
+    assert held(worlds["independent"], NEURONS) == 0
+    assert {word for table in worlds["independent"] for word in table.verdict} <= {"none", "not told from chance"}
     assert held(worlds["independent"], SUBSPACE) <= 1
     assert held(worlds["independent"], EXCESS) <= 1
     for table in worlds["independent"]:
@@ -70,7 +82,7 @@ def test_where_nothing_is_shared_no_claim_holds(worlds):
 
 def test_the_same_neurons_in_another_order_are_shared_with_their_subspace(worlds):
     for table in worlds["permuted"]:
-        assert table.holds.to_dict() == {SUBSPACE: "yes", EXCESS: "yes", NEURONS: "yes", PAPER: "no"}
+        assert table.verdict.to_dict() == dict.fromkeys([NEURONS, EXCESS, SUBSPACE], "large")
         assert table.effect[[SUBSPACE, NEURONS]].tolist() == pytest.approx(
             [1, 1], abs=1e-4
         )  # each neuron has a partner
@@ -84,8 +96,8 @@ def test_the_same_subspace_in_other_axes_is_shared_without_its_neurons(worlds):
     assert held(worlds["rotated"], SUBSPACE) == len(SEEDS)
     assert held(worlds["rotated"], EXCESS) <= 1
     assert held(worlds["rotated"], NEURONS) <= 1
-    assert held(worlds["rotated"], PAPER) >= len(SEEDS) - 1
     for table in worlds["rotated"]:
+        assert table.verdict.to_dict() == {NEURONS: "none", EXCESS: "none", SUBSPACE: "large"}
         assert table.effect[SUBSPACE] == pytest.approx(1, abs=1e-4)
         assert table.effect[ALONE].abs().max() < 0.06
 
@@ -96,6 +108,7 @@ def test_half_a_subspace_is_found_to_be_half(worlds):
     for table in worlds["half"]:
         row = table.loc[SUBSPACE]
         assert row.effect == pytest.approx(0.5, abs=0.03)
+        assert row.verdict == "moderate"
         inside += row.ci_low < 0.5 < row.ci_high
         assert table.effect[ALONE].abs().max() < 0.06
     assert inside >= len(SEEDS) - 1
@@ -106,7 +119,6 @@ def test_half_a_subspace_is_found_to_be_half(worlds):
 def test_a_tenth_of_the_neurons_is_found_to_be_a_tenth(worlds):
     assert held(worlds["tenth"], EXCESS) == held(worlds["tenth"], SUBSPACE) == len(SEEDS)
     assert held(worlds["tenth"], NEURONS) >= len(SEEDS) - 1  # a count moves by whole neurons, its interval is wide
-    assert held(worlds["tenth"], PAPER) == 0
     for table in worlds["tenth"]:
         assert table.effect[[SUBSPACE, EXCESS]].to_numpy() == pytest.approx(0.1, abs=0.02)
         assert table.ci_high[EXCESS] - table.ci_low[EXCESS] < 0.06
@@ -121,26 +133,26 @@ def test_a_neuron_at_thirty_times_its_scale_changes_no_claim_on_neurons(worlds):
         columns = ["effect", "ci_low", "ci_high", "p"]
         expected = worlds[kind][0].reset_index()
         np.testing.assert_allclose(table[columns].astype(float), expected[columns].astype(float), rtol=0, atol=1e-4)
-        assert table.holds.tolist() == expected.holds.tolist()
+        assert table.verdict.tolist() == expected.verdict.tolist()
 
 
-@pytest.mark.parametrize(("kind", "alike"), [("independent", "no"), ("permuted", "yes"), ("half", "yes")])
+@pytest.mark.parametrize(("kind", "alike"), [("independent", ["none"]), ("permuted", ["large"]), ("half", WORDS)])
 def test_layers_are_alike_where_subspaces_are_shared(kind, alike):
     table = judged(kind, 1, ("svcca", "linear_cka_debiased"), layer_claims)
     assert table.measure.tolist() == ["svcca", "linear_cka_debiased"]
-    assert set(table.claim) == {"layers alike above chance"}
+    assert set(table.claim) == {ALIKE}
     assert set(table.between) == {"other family"}
-    assert table.holds.tolist() == [alike] * 2
+    assert set(table.verdict) <= set(alike)
 
 
-@pytest.mark.parametrize(("outlier", "same"), [(False, "yes"), (True, "no")])
-def test_raw_cka_says_another_thing_where_a_neuron_dominates_the_layer(outlier, same):
+@pytest.mark.parametrize(("outlier", "verdict"), [(False, "none"), (True, "large")])
+def test_raw_cka_says_another_thing_where_a_neuron_dominates_the_layer(outlier, verdict):
     measures = ("svcca", "linear_cka_debiased", "linear_cka_debiased_raw")
     table = judged("permuted", 0, measures, layer_claims, outlier=outlier).set_index("claim")
-    row = table.loc["raw CKA says what standardised CKA says"]
-    assert row.holds == same
-    assert abs(row.effect) < 0.05 if same == "yes" else row.effect < -0.5
-    assert row.control.startswith("standardised: 0.9") or row.control == "standardised: 1.000"
+    row = table.loc["raw CKA differs from standardised CKA"]
+    assert row.verdict == verdict
+    assert abs(row.effect) < 0.05 if verdict == "none" else row.effect < -0.5
+    assert row.control.startswith(("standardised: 0.9", "standardised: 1.000"))
 
 
 # --- pairs made by hand
@@ -200,19 +212,22 @@ def test_neurons_by_hand():
     evidence = made_of_neurons(lineup("a", "b", "a-ctc"), lambda name, *_: levels[name])
     table = neuron_claims(evidence)
     assert table.columns.tolist() == CLAIM_COLUMNS
-    assert table.claim.tolist() == [SUBSPACE, EXCESS, NEURONS, PAPER]
-    assert table.measure.tolist() == [*OF_NEURONS, "linreg_r2, neuron_count"]
+    assert table.claim.tolist() == [NEURONS, EXCESS, SUBSPACE]
+    assert table.measure.tolist() == ["neuron_count", "neuron_excess", "linreg_r2"]
+    assert set(table.unit) == {"share"}
+    assert table.p_of.tolist() == ["mismatches or random bases"] * 2 + ["mismatches"]
+    assert table.p_floor.tolist() == [1 / (PERMUTATIONS + 1)] * 3
     assert set(table.between) == {"same family"}  # a and a-ctc share their weights
     apart = [("a", "b"), ("b", "a-ctc")]
 
     space = read(evidence, between(evidence.pairs, apart, measure="linreg_r2"))
     expected = [(v - space.chance) / (1 - space.chance) for v in (space.value, space.low, space.high)]
-    assert numbers(table.iloc[0]) == pytest.approx((*expected, space.p))
-    assert table.control[0] == f"mismatched utterances: {space.chance:.3f}"
+    assert numbers(table.iloc[2]) == pytest.approx((*expected, space.p))
+    assert table.control[2] == f"mismatched utterances: {space.chance:.3f}"
 
     order = {"a": 0, "b": 1, "a-ctc": 2}
     forth = (evidence.pairs.model_x.map(order) < evidence.pairs.model_y.map(order)).to_numpy()
-    for row, measure, share in ((1, "neuron_excess", False), (2, "neuron_count", True)):
+    for row, measure, share in ((1, "neuron_excess", False), (0, "neuron_count", True)):
         rows = between(evidence.pairs, apart, measure=measure)
         single = read(evidence, rows)
         of_bases = [
@@ -223,36 +238,25 @@ def test_neurons_by_hand():
         expected = [(v - single.chance) / left for v in (single.value, single.low, single.high)]
         assert numbers(table.iloc[row]) == pytest.approx((*expected, max(single.p, *of_bases)))
         bases = evidence.rotated[:, rows].mean()
-        assert table.control[row] == f"mismatched utterances: {single.chance:.3f}, random bases: {bases:.3f}"
+        assert table.control[row] == f"mismatched utterances: {single.chance:z.3f}, random bases: {bases:z.3f}"
     assert single.p > 0.05  # below the chance of wrong utterances
-    assert table.holds.tolist() == ["yes", "yes", "no", "yes"]
-    ends = ["effect", "ci_low", "ci_high"]
-    assert table.loc[3, ends].tolist() == table.loc[2, ends].tolist()
-    assert table.ci_high[3] < FEW_NEURONS
-    assert table.control[3] == "neurons with partners: below 0.1"
-    assert np.isnan(table.p[3])
+    assert table.verdict.tolist() == ["none", "small", "large"]
 
 
 @pytest.mark.parametrize(
     ("measure", "claim"), [("neuron_excess", EXCESS), ("neuron_count", NEURONS)], ids=["excess", "count"]
 )
-@pytest.mark.parametrize(("level", "turned", "holds"), [(0.3, 0.0, "yes"), (0.3, 0.4, "no"), (0.05, 0.0, "no")])
-def test_single_neurons_must_pass_chance_and_random_bases_of_either_side(measure, claim, level, turned, holds):
+@pytest.mark.parametrize(
+    ("level", "turned", "verdict"),
+    [(0.5, 0.0, "moderate"), (0.5, 0.6, "not told from chance"), (0.05, 0.0, "none"), (-0.2, 0.0, "opposite")],
+)
+def test_single_neurons_must_pass_chance_and_random_bases_of_either_side(measure, claim, level, turned, verdict):
     evidence = made_of_neurons(lineup("a", "b"), lambda name, *_: level if name == measure else 0.5)
     pairs = evidence.pairs
     evidence.rotated[:, ((pairs.model_x == "b") & (pairs.measure == measure)).to_numpy()] += turned  # only from b
     table = neuron_claims(evidence).set_index("claim")
-    expected = {SUBSPACE: "yes", EXCESS: "yes", NEURONS: "yes"} | {claim: holds}
-    assert table.holds[list(expected)].to_dict() == expected
-
-
-@pytest.mark.parametrize(("space", "share", "holds"), [(0.8, 0.12, "yes"), (0.8, 0.3, "no"), (0.05, 0.12, "no")])
-def test_the_claim_of_the_paper_needs_a_shared_subspace_and_few_neurons(space, share, holds):
-    """Chance is near 0.1, so that shares above it are 0.02 and 0.2."""
-    levels = dict(zip(OF_NEURONS, (space, 0.5, share), strict=True))
-    table = neuron_claims(made_of_neurons(lineup("a", "b"), lambda name, *_: levels[name])).set_index("claim")
-    assert (table.ci_high[PAPER] < FEW_NEURONS) == (share < 0.2)
-    assert table.holds[PAPER] == holds
+    expected = dict.fromkeys([NEURONS, EXCESS, SUBSPACE], "moderate") | {claim: verdict}
+    assert table.verdict.to_dict() == expected
 
 
 def test_layers_at_other_depths_need_no_controls():
@@ -274,16 +278,16 @@ def test_layers_by_hand():
         return {frozenset("ab"): 0.8, frozenset("ac"): 0.6, frozenset("bc"): 0.6}.get(frozenset((x, y)), 0.3)
 
     evidence = made(stores, ["svcca", "cca"], level)
-    table = layer_claims(evidence, ["svcca", "missing"])
+    table = layer_claims(evidence, ["svcca", "missing"], lineage_of(stores))
     assert table.columns.tolist() == CLAIM_COLUMNS
     assert table[["claim", "between"]].to_numpy().tolist() == [
-        ["layers alike above chance", "same family"],
+        [ALIKE, "same family"],
         ["more alike than with random weights", "same family"],
         ["more alike than with the spectrogram", "same family"],
-        ["layers alike above chance", "other family"],
+        [ALIKE, "other family"],
         ["more alike than with random weights", "other family"],
         ["more alike than with the spectrogram", "other family"],
-        ["one family more alike than two", "same family"],
+        [FAMILIES, "f"],
     ]
     pairs, trained = evidence.pairs, ["a", "b", "c", "a-ctc"]
     same = between(pairs, [("a", "b"), ("b", "a-ctc")], measure="svcca")
@@ -303,33 +307,63 @@ def test_layers_by_hand():
         by_hand = difference(evidence, a, b)
         assert numbers(table.iloc[row]) == pytest.approx((by_hand.value, by_hand.low, by_hand.high, by_hand.p))
         assert table.control[row] == f"{name}: {evidence.pairs.value[b].mean():.3f}"
-    assert set(table.holds) == {"yes"}
+    assert set(table.verdict) <= set(WORDS)
+    assert table.p_of.tolist() == ["mismatches", "interval", "interval"] * 2 + ["interval"]
+    assert set(table.unit) == {"difference"}
 
 
 def test_layers_no_more_alike_than_others_are_said_not_to_be():
     stores = lineup("a", "b", "twin", "mel")
     table = layer_claims(made(stores, ["svcca"], lambda *_: 0.5)).set_index("claim")
-    assert table.holds.to_dict() == {
-        "layers alike above chance": "yes",
-        "more alike than with random weights": "no",
-        "more alike than with the spectrogram": "no",
+    assert table.verdict.to_dict() == {
+        ALIKE: "large",
+        "more alike than with random weights": "none",
+        "more alike than with the spectrogram": "none",
     }
-    table = layer_claims(made(stores, ["svcca"], lambda *_: 0.05)).set_index("claim")
-    assert table.holds["layers alike above chance"] == "no"
+    table = layer_claims(made(stores, ["svcca"], lambda *_: 0.02)).set_index("claim")
+    assert table.verdict[ALIKE] == "opposite"
 
 
-@pytest.mark.parametrize(("raw", "holds"), [(0.5, "yes"), (0.53, "yes"), (0.8, "no"), (0.2, "no")])
-def test_raw_and_standardised_cka_say_the_same_within_a_tenth(raw, holds):
+def test_a_family_is_judged_by_itself():
+    """One that is more alike than two and one that is less would otherwise be one mean."""
+    stores = lineup("a", "b", "c", "d")
+
+    def level(name, x, i, y, j):
+        return {frozenset("ab"): 0.8, frozenset("cd"): 0.3}.get(frozenset((x, y)), 0.6)
+
+    evidence, lineage = made(stores, ["svcca", *OF_NEURONS, "pearson"], level), lineage_of(stores)
+    for of, measures in (
+        (neuron_claims, ["neuron_count", "linreg_r2"]),
+        (lambda *given: layer_claims(given[0], ["svcca"], given[1]), ["svcca"]),
+        (lambda *given: attention_claims(given[0], "pearson", given[1]), ["pearson"]),
+    ):
+        table = of(evidence, lineage)
+        families = table[table.claim == FAMILIES]
+        assert families.measure.unique().tolist() == measures
+        assert families.between.tolist() == ["f", "g"] * len(measures)
+        assert families.verdict.tolist() == ["moderate", "opposite"] * len(measures)
+        assert FAMILIES not in set(of(evidence, None).claim)
+    same, other = (between(evidence.pairs, pairs, measure="pearson") for pairs in ([("c", "d")], ACROSS))
+    by_hand = difference(evidence, same, other)
+    assert numbers(families.iloc[1]) == pytest.approx((by_hand.value, by_hand.low, by_hand.high, by_hand.p))
+
+
+@pytest.mark.parametrize(("raw", "verdict"), [(0.5, "none"), (0.52, "none"), (0.6, "small"), (0.3, "moderate")])
+def test_sameness_is_an_interval_within_its_tolerance_and_no_p_of_a_difference(raw, verdict):
     stores = lineup("a", "c")
     kinds = ["linear_cka_debiased", "linear_cka_debiased_raw"]
     evidence = made(stores, kinds, lambda name, *_: 0.5 if name == kinds[0] else raw)
     table = layer_claims(evidence)
-    assert table.claim.tolist() == ["layers alike above chance", "raw CKA says what standardised CKA says"]
+    assert table.claim.tolist() == [ALIKE, "raw CKA differs from standardised CKA"]
     a, b = (between(evidence.pairs, [("a", "c")], measure=name) for name in kinds[::-1])
     by_hand = difference(evidence, a, b)
     assert numbers(table.iloc[1])[:3] == pytest.approx((by_hand.value, by_hand.low, by_hand.high))
-    assert table.control[1] == f"standardised: {evidence.pairs.value[b].mean():.3f}"
-    assert table.holds[1] == holds
+    assert table.control[1] == f"standardised: {evidence.pairs.value[b].mean():.3f}, the same within ±0.05"
+    assert (table.verdict[1], table.p_of[1]) == (verdict, "equivalence")
+    assert np.isnan(table.p[1])
+    assert (max(-by_hand.low, by_hand.high) < BOUNDS["difference"][0]) == (verdict == "none")
+    wide = layer_claims(evidence, bounds={**BOUNDS, "difference": (0.25, 0.3, 0.4)})
+    assert (wide.verdict[1], wide.control[1].split("±")[1]) == ("none", "0.25")
 
 
 def test_attention_by_hand():
@@ -340,7 +374,7 @@ def test_attention_by_hand():
 
     evidence = made(stores, ["pearson", "js"], level)
     table = attention_claims(evidence)
-    claim, floor = "heads agree on what is said, beyond position", "more alike than with random weights"
+    claim, floor = "beyond position, heads are alike", "more alike than with random weights"
     assert table.columns.tolist() == CLAIM_COLUMNS
     assert table[["claim", "between"]].to_numpy().tolist() == [
         [claim, "other seed"],
@@ -356,14 +390,15 @@ def test_attention_by_hand():
     twins = between(evidence.pairs, [(name, "twin") for name in ("a", "a2", "c")], measure="pearson")
     by_hand = difference(evidence, rows, twins)
     assert numbers(table.iloc[3]) == pytest.approx((by_hand.value, by_hand.low, by_hand.high, by_hand.p))
-    assert set(table.holds) == {"yes"}
+    assert set(table.verdict) == {"large"}
     assert set(attention_claims(evidence, "js").measure) == {"js"}
 
 
 @pytest.mark.parametrize(
-    ("top", "first_holds", "seed_holds"), [(0.4, "yes", "yes"), (0.7, "yes", "no"), (0.99, "no", "no")]
+    ("top", "than_first", "than_seed"),
+    [(0.4, "large", "small"), (0.1, "large", "large"), (0.7, "moderate", "opposite"), (0.99, "none", "opposite")],
 )
-def test_finetuning_by_hand(top, first_holds, seed_holds):
+def test_finetuning_by_hand(top, than_first, than_seed):
     """Similarity to the counterpart falls from 0.95 to `top` over three layers; two seeds are at 0.6."""
     stores = lineup("a", "a2", "a-ctc", "c", n_layers=3)
 
@@ -391,7 +426,7 @@ def test_finetuning_by_hand(top, first_holds, seed_holds):
     first, last, away = place("a-ctc", 0), place("a-ctc", 2), place("a2", 2)
     by_hand = against_zero(value[first] - value[last], left_out[:, first] - left_out[:, last])
     row = table.iloc[2]
-    assert (row.claim, row.control) == ("the last layer moved further than the first", "layer 0")
+    assert (row.claim, row.control) == (FIRST, "layer 0")
     assert numbers(row) == pytest.approx((by_hand.value, by_hand.low, by_hand.high, by_hand.p))
 
     def quotient(v):
@@ -399,28 +434,30 @@ def test_finetuning_by_hand(top, first_holds, seed_holds):
 
     by_hand = against_zero(quotient(value) - 1, quotient(left_out) - 1)
     row = table.iloc[3]
-    assert (row.claim, row.control) == ("the last layer moved further than another seed", "another seed: 1")
+    assert (row.claim, row.control) == (SEED, "another seed: 1")
     assert numbers(row) == pytest.approx((by_hand.value + 1, by_hand.low + 1, by_hand.high + 1, by_hand.p))
     assert row.effect == pytest.approx((1 - top) / 0.4, abs=0.2)
-    assert table.holds.tolist()[2:] == [first_holds, seed_holds]
+    assert table.verdict.tolist()[2:] == [than_first, than_seed]
+    assert table.unit.tolist()[2:] == ["difference", "ratio"]
+    pd.testing.assert_frame_equal(finetuning_claims([evidence], PAIRS), table)
 
 
 def test_finetuning_without_another_seed_has_no_yardstick():
     stores = lineup("a", "a-ctc", "c")
     table = finetuning_claims(made(stores, ["max_corr"], lambda *_: 0.5), PAIRS)
-    assert table.claim.tolist() == ["the last layer moved further than the first"]
+    assert table.claim.tolist() == [FIRST]
 
 
 def test_a_claim_needs_its_interval_above_zero_too():
     """Chance far below says nothing where speech like this could have given nothing."""
     stores = lineup("a", "b", n_layers=1)
     evidence = made(stores, ["svcca"], lambda *_: 0.3)
-    assert layer_claims(evidence).holds.tolist() == ["yes"]
+    assert layer_claims(evidence).verdict.tolist() == ["moderate"]
     evidence.left_out[:] += np.linspace(-0.2, 0.2, 4)[:, None]
     table = layer_claims(evidence)
     assert table.p.item() == 0.05
     assert table.ci_low.item() < 0
-    assert table.holds.tolist() == ["no"]
+    assert table.verdict.tolist() == ["not told from chance"]
 
 
 def test_claims_without_an_interval_are_not_judged():
@@ -428,20 +465,20 @@ def test_claims_without_an_interval_are_not_judged():
     for of in (neuron_claims, layer_claims):
         table = of(replace(evidence, left_out=evidence.left_out[:0], sizes=()))
         assert table.ci_low.isna().all()
-        assert set(table.holds) == {"no interval"}
+        assert set(table.verdict) == {"not tested (no interval)"}
 
 
-FEW = "too few permutations"
+FEW = "not tested (too few mismatches)"
+FEW_BASES = "not tested (too few mismatches or random bases)"
 
 
 @pytest.mark.parametrize(
     ("permutations", "rotations", "neurons"),
     [
-        (0, 19, [FEW] * 4),
-        (18, 19, [FEW] * 4),
-        (19, 18, ["yes", *["too few rotations"] * 2, "no"]),
-        (18, 18, [FEW, *["too few permutations and rotations"] * 2, FEW]),
-        (19, 19, ["yes", "yes", "yes", "no"]),
+        (0, 19, [FEW_BASES, FEW_BASES, FEW]),
+        (18, 19, [FEW_BASES, FEW_BASES, FEW]),
+        (19, 18, [FEW_BASES, FEW_BASES, "large"]),
+        (19, 19, ["large", "small", "large"]),
     ],
 )
 def test_fewer_than_nineteen_cannot_judge_what_chance_explains(permutations, rotations, neurons):
@@ -449,12 +486,46 @@ def test_fewer_than_nineteen_cannot_judge_what_chance_explains(permutations, rot
     names = [*OF_NEURONS, "svcca", "pearson"]
     evidence = made_of_neurons(stores, lambda name, *_: 0.3 if name == "neuron_excess" else 0.9, names)
     few = replace(evidence, null=evidence.null[:permutations], rotated=evidence.rotated[:rotations])
-    assert neuron_claims(few).holds.tolist() == neurons
+    assert neuron_claims(few).verdict.tolist() == neurons
     for of in (layer_claims, attention_claims):
         table = of(few)
-        assert table.holds.tolist() == ["yes" if permutations == 19 else FEW, "no"]  # the contrast needs none
+        assert table.verdict.tolist() == ["large" if permutations == 19 else FEW, "none"]  # the contrast needs none
         assert table.control[1].startswith("untrained")
         assert np.isfinite(table.p[1])
+
+
+@pytest.mark.parametrize(
+    ("unit", "low", "high", "verdict"),
+    [
+        ("share", -0.09, 0.09, "none"),
+        ("share", 0.02, 0.09, "none"),  # told from chance, and of no size
+        ("share", 0.02, 0.2, "small"),
+        ("share", -0.02, 0.2, "not told from chance"),
+        ("share", 0.2, 0.9, "small"),  # the near end of the interval counts
+        ("share", 0.3, 0.9, "moderate"),
+        ("share", 0.6, 0.9, "large"),
+        ("share", -0.3, -0.05, "opposite"),
+        ("difference", 0.05, 0.09, "small"),
+        ("ratio", 0.95, 1.05, "none"),
+        ("ratio", 1.05, 1.2, "small"),
+        ("ratio", 2.0, 3.0, "large"),
+        ("ratio", 0.8, 0.95, "opposite"),
+        ("ratio", 0.92, 0.99, "none"),  # as far from 1 as 1.1 is, downwards
+        ("ratio", -0.5, 1.3, "not told from chance"),
+    ],
+)
+def test_the_word_goes_by_the_near_end_of_the_interval(unit, low, high, verdict):
+    row = {"unit": unit, "ci_low": low, "ci_high": high, "p": 1 / 21, "p_of": "mismatches", "p_floor": 1 / 21}
+    assert claims._verdict(row, BOUNDS) == verdict
+    told = {"small", "moderate", "large"}
+    assert claims._verdict(row | {"p": 0.06}, BOUNDS) == ("not told from chance" if verdict in told else verdict)
+
+
+def test_bounds_that_do_not_fit_are_refused():
+    evidence = made(lineup("a", "b"), ["svcca"], lambda *_: 0.5)
+    wanted = r"bounds are \{'share': \(0.1, 0.2\)\}; give three numbers each for share, difference, ratio"
+    with pytest.raises(sslsim.SslsimError, match=wanted):
+        layer_claims(evidence, bounds={"share": (0.1, 0.2)})
 
 
 def test_the_order_of_pairs_does_not_matter():
@@ -473,13 +544,15 @@ def test_the_order_of_pairs_does_not_matter():
 def test_what_the_evidence_lacks_is_named():
     stores = lineup("a", "b")
     evidence = made(stores, ["max_corr", "cca"], lambda *_: 0.5)
-    with pytest.raises(sslsim.SslsimError, match="the evidence has no linreg_r2, only max_corr, cca; compute it too"):
+    with pytest.raises(
+        sslsim.SslsimError, match="the evidence has no neuron_count, only max_corr, cca; compute it too"
+    ):
         neuron_claims(evidence)
     with pytest.raises(sslsim.SslsimError, match="the evidence has no pearson, only max_corr, cca; compute it too"):
         attention_claims(evidence)
-    for n, lacks in enumerate(BEYOND_BASES, 1):
-        some = made(stores, OF_NEURONS[:n], lambda *_: 0.5)
-        known = ", ".join(OF_NEURONS[:n])
+    for lacks in OF_NEURONS:
+        some = made(stores, [name for name in OF_NEURONS if name != lacks], lambda *_: 0.5)
+        known = ", ".join(name for name in OF_NEURONS if name != lacks)
         with pytest.raises(sslsim.SslsimError, match=f"the evidence has no {lacks}, only {known}; compute it too"):
             neuron_claims(some)
     with pytest.raises(

@@ -32,8 +32,11 @@ def test_similarity_by_relation(table):
     assert rows.loc["c", 1, "other family"].depth == 0.5
     assert rows.loc["a", 2, "counterpart"].best_layer == 2
     means = analysis.relation_means(by_relation)
-    assert means.columns.tolist() == ["measure", "same model", "counterpart", "other family"]
+    assert means.columns.tolist() == ["measure", "same model", "counterpart", "other family", "published"]
     assert means["other family"].item() == pytest.approx(0.7 - 0.1 * 8 / 9)
+    assert means.published.tolist() == [0.384]  # of svcca
+    other = analysis.relation_means(by_relation.assign(measure="procrustes"))
+    assert "published" not in other
 
 
 def test_a_layer_without_a_score_is_left_out(table):

@@ -140,6 +140,11 @@ def frames_of(world: World, at: str) -> int | None:
 # claims
 
 
+def told(claim: Any) -> bool:
+    """Say whether an effect is told from its control, whatever its size."""
+    return bool(claim.p <= ALPHA and claim.ci_low > 0)
+
+
 def claimed(name: str, at: str, seed: int) -> Rows:
     """Return what is claimed of a world, and the best layers, with the truth where it is known."""
     world = World(seed=seed, **SIZE, **WORLDS[GIVEN.get(name, name)][0])
@@ -148,7 +153,7 @@ def claimed(name: str, at: str, seed: int) -> Rows:
     rows: Rows = []
     for row in pd.concat([neuron_claims(evidence), layer_claims(evidence)]).itertuples():
         ends = {"effect": row.effect, "low": row.ci_low, "high": row.ci_high, "truth": truth.get(row.measure)}
-        rows.append({"claim": row.claim, "measure": row.measure, "p": row.p, "holds": row.holds == "yes"} | ends)
+        rows.append({"claim": row.claim, "measure": row.measure, "p": row.p, "holds": told(row)} | ends)
     for measure in ("svcca", "linear_cka_debiased"):
         p = measured(separate_at_same_depth(evidence)[0][1], measure).estimate(lambda v: v.max(-1)).p
         rows.append({"claim": "the best layers are alike", "measure": measure, "p": p, "holds": p <= ALPHA})
@@ -230,7 +235,7 @@ def powered(effect: int, utterances: int, frames: int, seed: int) -> Rows:
     world = World(seed=seed, neurons=40, layers=1, utterances=utterances, frames=frames, **options)
     claims = neuron_claims(evidence_of(world, MEASURED[:4])).set_index("measure")
     row = {"kind": name, "utterances": utterances, "each": frames, "frames": int(world.lengths.sum())}
-    return [row | {"claim": claims.claim[m], "found": claims.holds[m] == "yes"} for m in measures]
+    return [row | {"claim": claims.claim[m], "found": told(claims.loc[m])} for m in measures]
 
 
 def power(count: int, workers: int, out: Path) -> None:

@@ -87,9 +87,12 @@ def test_kinds_of_columns_do_not_matter_where_their_values_are_the_same() -> Non
         ({}, []),
         ({"effect": 0.55}, ["effect"]),
         ({"effect": 0.5 + 1e-12}, []),
-        ({"holds": "no"}, ["holds"]),
+        ({"verdict": "small"}, ["verdict"]),
         ({"effect": 0.7, "ci_low": 0.45, "ci_high": 0.95}, ["effect outside the interval"]),
-        ({"effect": 0.7, "ci_low": 0.6, "ci_high": 0.8, "holds": "no"}, ["holds", "effect outside the interval"]),
+        (
+            {"effect": 0.7, "ci_low": 0.6, "ci_high": 0.8, "verdict": "small"},
+            ["verdict", "effect outside the interval"],
+        ),
         ({"effect": None}, ["effect"]),
         ({"claim": "other"}, ["only in A", "only in B"]),
     ],
@@ -97,8 +100,8 @@ def test_kinds_of_columns_do_not_matter_where_their_values_are_the_same() -> Non
 def test_what_changed_in_a_claim(change: dict[str, Any], changes: list[str]) -> None:
     found = claims_that_differ(RUN, changed_run(**change), tolerance=1e-9)
     assert [each for row in found for each in row["changes"]] == changes
-    if changes == ["holds"]:
-        assert (found[0]["a"]["holds"], found[0]["b"]["holds"]) == ("yes", "no")
+    if changes == ["verdict"]:
+        assert (found[0]["a"]["verdict"], found[0]["b"]["verdict"]) == ("large", "small")
         assert [found[0][name] for name in ("notebook", "measure", "between")] == ["layers", "svcca", "other seed"]
 
 
@@ -141,7 +144,7 @@ def test_different_runs_exit_1_and_the_page_shows_both_values(
 ) -> None:
     a = write_run(tmp_path / "a")
     table = PAIRS.assign(value=[0.1, 0.2, 0.35, math.nan], best=["<b>", "b", "a", None])
-    other = changed_run(holds="no", effect=0.7, effect_text="0.700")
+    other = changed_run(verdict="small", effect=0.7, effect_text="0.700")
     other["notebooks"]["layers"]["keys"] |= {"mine": []}
     b = write_run(tmp_path / "b", other, table[::-1])
     (b / "tables/layers-note.csv").write_text("a table that no notebook of the run has made\n")
@@ -150,7 +153,7 @@ def test_different_runs_exit_1_and_the_page_shows_both_values(
     at = "measure svcca, model_x b, layer_x 0"
     assert capsys.readouterr().out.splitlines() == [
         "made from: the same",
-        "claims: holds (1), effect outside the interval (1)",
+        "claims: verdict (1), effect outside the interval (1)",
         f"tables: 2 of 2 differ; furthest layers-pairs, value, by 0.05 at {at}",
         str(out),
     ]
@@ -160,8 +163,8 @@ def test_different_runs_exit_1_and_the_page_shows_both_values(
         [[cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in t("tr")]
         for t in soup("table")
     )
-    assert claims[1][:2] == ["toys <agree> layers: svcca, other seed", "holds, effect outside the interval"]
-    assert [cell.split(" p ")[0] for cell in claims[1][2:]] == ["yes 0.500 (0.400 to 0.600)", "no 0.700"]
+    assert claims[1][:2] == ["toys <agree> layers: svcca, other seed", "verdict, effect outside the interval"]
+    assert [cell.split(" p ")[0] for cell in claims[1][2:]] == ["large 0.500 (0.400 to 0.600)", "small 0.700"]
     assert columns[1] == ["value", "1", "0.05", "0.3", "0.35", at]
     assert columns[2] == ["best", "1", "", "b", "<b>", "measure svcca, model_x a, layer_x 0"]
     assert "Only in B." in soup.get_text()
@@ -171,7 +174,7 @@ def test_different_runs_exit_1_and_the_page_shows_both_values(
 def test_any_of_parameters_claims_and_tables_alone_makes_runs_differ(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a")
     assert compare_runs(a, write_run(tmp_path / "b", changed_run(corpus={"utterances": 4}))) == 1
-    assert compare_runs(a, write_run(tmp_path / "c", changed_run(holds="no"))) == 1
+    assert compare_runs(a, write_run(tmp_path / "c", changed_run(verdict="small"))) == 1
     d = write_run(tmp_path / "d", table=PAIRS.assign(value=PAIRS.value + 0.01))
     assert [compare_runs(a, d, tolerance=tolerance) for tolerance in (0.001, 0.1)] == [1, 0]
 

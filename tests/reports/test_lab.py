@@ -92,7 +92,7 @@ def pages_of_sweeps_and_comparisons(tmp_path):
     for name in ("frames-5", "frames-9"):
         write_run(tmp_path / name)
     (tmp_path / "index.html").write_text(sweep.page(content), encoding="utf-8")
-    a = write_run(tmp_path / "a", changed_run(holds="no", effect=0.9))
+    a = write_run(tmp_path / "a", changed_run(verdict="small", effect=0.9))
     b = write_run(tmp_path / "b", table=PAIRS.assign(value=0.5))
     compare_runs(a, b, out=tmp_path / "compare.html")
     return [tmp_path / "index.html", tmp_path / "compare.html"]

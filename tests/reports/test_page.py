@@ -185,40 +185,43 @@ def test_title_and_summary(cells: list[str], expected: tuple[str, str]) -> None:
     assert render.title_and_summary(notebook) == expected
 
 
-def claim(between: str, holds: str, p: float | None = 1 / 21, name: str = "<i>shared</i>") -> dict[str, Any]:
+def claim(between: str, verdict: str, p: float | None = 1 / 21, name: str = "<i>shared</i>") -> dict[str, Any]:
     row = {"claim": name, "between": between, "measure": "svcca", "effect": 0.5, "ci_low": 0.4, "ci_high": 0.6, "p": p}
     return (
         row
-        | {"control": "untrained: 0.1", "holds": holds, "effect_text": "0.500 (0.400 to 0.600)"}
+        | {"control": "untrained: 0.1", "unit": "share", "verdict": verdict, "effect_text": "0.500 (0.400 to 0.600)"}
         | {"p_text": "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"}
     )
 
 
 def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) -> None:
     rows = [
-        claim("seeds", "yes"),
-        claim("families", "no", 1e-5),
-        claim("families", "too few permutations", None, "other"),
+        claim("seeds", "moderate"),
+        claim("families", "none", 1e-5),
+        claim("families", "not tested (no interval)", None, "other"),
     ]
     mark = {"role": "table", "name": "claims", "files": ["tables/some-claims.csv"], "rows": 3, "claims": rows}
     output = new_output("display_data", {"text/plain": "3 rows"}, metadata={"sslsim": mark})
     notebook = new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("code_here()", outputs=[output])])
     assert [result["claims"] for result in render.results(notebook)] == [rows]
 
-    entry = {**ENTRY, "claims": rows}
-    on_page = page(new_markdown_cell("# T"), claims=rows)
+    said = {"answer": "They <i>are</i>.", "bounds": {"share": [0.1, 0.3, 0.6]}}
+    entry = {**ENTRY, "claims": rows, **said}
+    on_page = page(new_markdown_cell("# T"), claims=rows, **said)
+    assert "A share is small from 0.1, moderate from 0.3, large from 0.6." in on_page.get_text()
     text = render.fill("index.html.j2", run={**RUN, "notebooks": {"some": entry}}, folder=tmp_path, sweep=False)
     for soup, control in ((on_page, "untrained: 0.1"), (bs4.BeautifulSoup(text, "html.parser"), "")):
         table = soup.select("table.claims")[0]
+        assert soup.get_text().index("They <i>are</i>.") < soup.get_text().index(table.get_text())
         assert [cell.get_text() for cell in table.select("thead th")] == ["claim", "seeds", "families"]
         first, second = (
             [cell.get_text(" ", strip=True) for cell in row.select("th, td")] for row in table.select("tbody tr")
         )
         ends = [f" p 0.048 · {control}", f" p < 0.001 · {control}", f" {control}"] if control else [""] * 3
         effect = "0.500 (0.400 to 0.600)"
-        assert first == ["<i>shared</i> svcca", f"yes {effect}{ends[0]}", f"no {effect}{ends[1]}"]
-        assert second == ["other svcca", "", f"too few permutations {effect}{ends[2]}"]
-        assert [one.get_text() for one in table.select(".holds.yes")] == ["yes"]
+        assert first == ["<i>shared</i> svcca, share", f"moderate {effect}{ends[0]}", f"none {effect}{ends[1]}"]
+        assert second == ["other svcca, share", "", f"not tested (no interval) {effect}{ends[2]}"]
+        assert [one.get_text() for one in table.select(".holds.yes")] == ["moderate"]
     assert not page(new_markdown_cell("# T")).select("table.claims")
 
 

@@ -69,23 +69,30 @@ CLAIMS = pd.DataFrame(
         "effect": [0.81549, -0.2],
         "ci_low": [0.811, np.nan],
         "ci_high": [0.8181, np.nan],
+        "unit": "share",
         "p": [1 / 21, np.nan],
-        "control": "mismatches",
-        "holds": ["yes", "no"],
+        "p_of": "mismatches",
+        "p_floor": 1 / 21,
+        "control": "chance",
+        "verdict": ["large", "none"],
     }
 )
 
 
 def test_claims_are_written_in_full_and_shown_in_words(tmp_path: Path) -> None:
-    words = Report(tmp_path, "layers").claims(CLAIMS)
-    assert words.columns.tolist() == ["claim", "between", "measure", "effect", "p", "control", "holds"]
+    words = Report(tmp_path, "layers").claims(CLAIMS, "They are shared.")
+    shown = ["claim", "between", "measure", "verdict", "effect", "unit", "p", "p_of", "control"]
+    assert words.columns.tolist() == shown
     assert words.effect.tolist() == ["0.815 (0.811 to 0.818)", "-0.200"]
-    assert words.p.tolist() == ["0.048", ""]
+    assert words.p.tolist() == ["<= 1/21 (mismatches)", ""]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tables/layers-claims.parquet"), CLAIMS)
-    assert Report(tmp_path, "layers").claims(CLAIMS.assign(p=[0.001, 2e-14])).p.tolist() == ["0.001", "< 0.001"]
+    of_interval = CLAIMS.assign(p=[0.001, 2e-14], p_of="interval", p_floor=np.nan)
+    assert Report(tmp_path, "layers").claims(of_interval).p.tolist() == ["0.001 (interval)", "< 0.001 (interval)"]
+    more = CLAIMS.assign(p=[2 / 21, 3 / 21])
+    assert Report(tmp_path, "layers").claims(more).p.tolist() == ["0.095 (mismatches)", "0.143 (mismatches)"]
     for nothing in (None, pd.NA, np.nan, np.inf):
-        unknown = CLAIMS.assign(p=pd.Series([0.048, nothing], dtype=object))
-        assert Report(tmp_path, "layers").claims(unknown).p.tolist() == ["0.048", ""]
+        unknown = CLAIMS.assign(p_floor=np.nan, p=pd.Series([0.048, nothing], dtype=object))
+        assert Report(tmp_path, "layers").claims(unknown).p.tolist() == ["0.048 (mismatches)", ""]
 
 
 @pytest.mark.parametrize(
@@ -101,8 +108,8 @@ def test_claims_are_written_in_full_and_shown_in_words(tmp_path: Path) -> None:
             "figure 'x' draws the table 'pairs', which is not there: write it first",
         ),
         (
-            lambda o: o.claims(CLAIMS.drop(columns=["p", "holds"])),
-            "the claims have no p, holds; give the columns claim, between, measure, effect, ci_low, ci_high, p,",
+            lambda o: o.claims(CLAIMS.drop(columns=["p", "verdict"])),
+            "the claims have no p, verdict; give the columns claim, between, measure, effect, unit, ci_low, ci_high,",
         ),
         (lambda o: o.table("../x", pd.DataFrame()), "table '../x' cannot name a file"),
         (lambda o: o.table("x", pd.DataFrame({0: [1]})), "table 'x' has the column name 0, which is not a string"),

@@ -34,12 +34,14 @@ TOY = """\
 import os, time
 from pathlib import Path
 row = {'claim': 'toys are <alike>', 'between': 'toys', 'measure': 'm', 'effect': frames / 10, 'ci_low': 0.0,
-       'ci_high': 1.0, 'p': 0.04, 'control': 'none', 'holds': 'yes' if frames > 3 else 'no'}
+       'ci_high': 1.0, 'p': 0.04, 'control': 'none', 'unit': 'share', 'p_of': 'interval',
+       'p_floor': None, 'verdict': 'large' if frames > 3 else 'none'}
 row |= {'effect_text': f'{frames / 10:.3f} (0.000 to 1.000)', 'p_text': '0.040'}
 folder = Path(os.environ['SSLSIM_STAGING'], 'tables')
 folder.mkdir(exist_ok=True)
 (folder / 'toy-claims.csv').write_text('as a Report would, which takes longer to import')
 mark = {'role': 'table', 'name': 'claims', 'files': ['tables/toy-claims.csv'], 'rows': 1, 'keys': [], 'claims': [row]}
+mark |= {'answer': 'Toys are alike.', 'bounds': {}}
 display({'text/plain': ''}, metadata={'sslsim': mark}, raw=True)
 time.sleep(600 if seed == 600 else 0)
 assert seed != 9, 'seed <9>'"""
@@ -131,8 +133,8 @@ def test_the_index_has_parameters_states_links_and_claims_side_by_side(finished:
     assert [a["href"] for a in table.find_all("a")][0] == "frames-3_seed-0/index.html"
     head, row = ([cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in claims("tr"))
     assert head == ["claim", *read(finished / "out")["runs"]]
-    assert row[0] == "toys are <alike> m, toys"
-    assert [cell.split(" (")[0] for cell in row[1:]] == ["no 0.300", "no 0.300", "yes 0.500", "yes 0.500"]
+    assert row[0] == "toys are <alike> m, toys, share"
+    assert [cell.split(" (")[0] for cell in row[1:]] == ["none 0.300", "none 0.300", "large 0.500", "large 0.500"]
 
 
 @pytest.fixture
