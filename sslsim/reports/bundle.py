@@ -17,9 +17,7 @@ def bundle(out: Path, target: Path | None = None) -> Path:
     out = out.resolve()
     files = list(dict.fromkeys(_files(out)))
     if missing := [file for file in files if not file.is_file()]:
-        raise SslsimError(
-            f"{missing[0]} is named by the report and not there; make it again with sslsim run --out {out}"
-        )
+        raise SslsimError(f"{missing[0]}, a part of the report, is missing; run it again with --out {out}")
     target = target or out.with_name(f"{out.name}.zip")
     with replacing(target) as part, ZipFile(part, "w", ZIP_DEFLATED) as zipped:
         for file in files:

@@ -102,7 +102,7 @@
   // the block of two models, enlarged to a table of its numbers
   const STOPS = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"]; // viridis
   const paint = (cell, share) => {
-    const at = within(share, 1) * (STOPS.length - 1);
+    const at = Math.max(0, Math.min(1, share)) * (STOPS.length - 1);
     const ends = [Math.floor(at), Math.ceil(at)].map(i => STOPS[i].match(/../g).map(two => parseInt(two, 16)));
     cell.style.background = `rgb(${ends[0].map((low, i) => Math.round(low + (at % 1) * (ends[1][i] - low)))})`;
     cell.style.color = share < 0.43 ? "#fff" : "#000";
@@ -146,18 +146,21 @@
     details.addEventListener("toggle", () => {
       if (details.querySelector("select")) return;
       const maps = [...details.closest("figure").querySelectorAll(".cells")].map(of);
-      const choice = (what, labels, chosen) => {
-        const select = make("select", make("label", details, what));
-        for (const name of new Set(labels.map(model))) make("option", select, name);
-        select.selectedIndex = Math.min(chosen, select.length - 1);
-        return select;
-      };
-      const x = choice("layers of ", maps.flatMap(map => map.rows), 0);
-      const y = choice(" in those of ", maps.flatMap(map => map.columns), 1);
-      const box = make("div", details);
+      const models = labels => [...new Set(labels.map(model))];
+      const select = what => make("select", make("label", details, what));
+      const [x, y, box] = [select("layers of "), select(" in those of "), make("div", details)];
       const draw = () => box.replaceChildren(...maps.map(map => enlarge(map, x.value, y.value)));
-      x.onchange = y.onchange = draw;
-      draw();
+      const pair = () => { // models that are compared with x, at first another one
+        const names = models(maps.flatMap(map => models(map.rows).includes(x.value) ? map.columns : []));
+        const kept = [y.value, ...names.filter(name => name !== x.value), ...names].find(name => names.includes(name));
+        y.replaceChildren(...names.map(name => new Option(name)));
+        y.value = kept;
+        draw();
+      };
+      x.append(...models(maps.flatMap(map => map.rows)).map(name => new Option(name)));
+      x.onchange = pair;
+      y.onchange = draw;
+      pair();
     });
   }
 })();
