@@ -154,10 +154,7 @@ def test_a_section_is_folded_by_the_tag_of_its_cell_up_to_the_next_heading_as_hi
     assert first.summary
     assert first.summary.h2
     assert first.summary.h2["id"] == "a-fold"
-    assert [heading.get_text() for heading in first.select("h2, h3")] == [
-        "A fold",
-        "Part",
-    ]  # part of it, not a fold in it
+    assert [heading.get_text() for heading in first.select("h2, h3")] == ["A fold", "Part"]  # no fold in it
     assert "in it too" in first.get_text()
     assert "out of it" not in first.get_text()
     assert output.get_text(" ", strip=True) == "More: figure more out"
