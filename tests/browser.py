@@ -94,6 +94,20 @@ LEADS = """(async () => {
         if (!target.checkVisibility() || target.closest("details")?.open === false)
             problems.push(`${link.hash} stays folded`);
     }
+    for (const panel of document.querySelectorAll(".cells")) { // a cell of the first row leads to its neurons
+        const [row] = document.querySelectorAll("tr[id^='pair ']");
+        const [, x, y] = row?.id.match(/^pair (.+) in (.+)$/) ?? [];
+        const { rows, columns } = JSON.parse(panel.dataset.cells);
+        if (!rows.includes(x) || !columns.includes(y)) continue;
+        const box = panel.getBoundingClientRect();
+        const clientX = box.left + (columns.indexOf(y) + 0.5) / columns.length * box.width;
+        const clientY = box.top + (rows.indexOf(x) + 0.5) / rows.length * box.height;
+        if (!box.width) continue;
+        panel.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY }));
+        panel.click();
+        await new Promise(resolve => setTimeout(resolve, 20));
+        if (!row.checkVisibility() || !row.matches(":target")) problems.push(`a cell does not lead to ${row.id}`);
+    }
     return problems;
 })()"""
 
@@ -310,7 +324,8 @@ def _print(tab: Page, pdf: Path) -> list[str]:
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
     tab.send("Emulation.setEmulatedMedia", media="print", features=dark)
     problems = tab.value(CUT)
-    if (paper := tab.value("getComputedStyle(document.body).backgroundColor")) != "rgb(255, 255, 255)":
+    paper = tab.value("getComputedStyle(document.body).backgroundColor")
+    if paper not in ("rgb(255, 255, 255)", "rgba(0, 0, 0, 0)"):
         problems.append(f"paper is {paper} where screens are dark")
     tab.send("Emulation.setEmulatedMedia", media="", features=[])
     size = dict(zip(("paperWidth", "paperHeight"), PAPER, strict=True))

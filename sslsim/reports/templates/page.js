@@ -20,7 +20,7 @@
     return isNaN(p) || isNaN(q) ? a.localeCompare(b) : p - q;
   };
   const sort = head => {
-    const up = head.ariaSort !== "ascending";
+    const up = head.getAttribute("aria-sort") !== "ascending";
     const body = head.closest("table").tBodies[0];
     const text = row => row.cells[head.cellIndex].textContent.trim();
     for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
