@@ -31,6 +31,7 @@ examples:
   sslsim run --sweep seed=0,1 --sweep frames=2000,4000 --out s
                                                    a run for each of four combinations, and an index over them
   sslsim compare-runs reports other-reports        what differs between two reports folders
+  sslsim bundle reports                            one zip of a reports folder, to send
   sslsim parameters layers                         what -p can set
   sslsim notebooks mine/                           the notebooks, to edit
 
@@ -74,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands.add_parser("run", help="run notebooks and write reports", epilog=_EXAMPLES, **shared))
     _add_extract(commands.add_parser("extract", help="keep hidden states and attention of a corpus", **shared))
     _add_compare(commands.add_parser("compare-runs", help="show what differs between two reports folders", **shared))
+    zipped = commands.add_parser("bundle", help="zip a reports folder, without activations, to send", **shared)
+    zipped.add_argument("out", type=Path, metavar="OUT", help="a reports folder")
+    zipped.add_argument("zip", type=Path, nargs="?", metavar="ZIP", help="file to write; default OUT.zip beside it")
+    zipped.set_defaults(command=_bundle)
     checkpoints = commands.add_parser("checkpoints", help="show the checkpoints of a lineup", **shared)
     checkpoints.description = "Load each checkpoint of a lineup; show its sizes, its commit and a hash of its content."
     checkpoints.add_argument("--lineup", default=str(DATA / "lineup.toml"), help=_help("lineup"))
@@ -195,6 +200,15 @@ def _compare(arguments: argparse.Namespace) -> int:
     from sslsim.reports.diff import compare_runs
 
     return compare_runs(arguments.a, arguments.b, out=arguments.out, tolerance=arguments.tolerance)
+
+
+def _bundle(arguments: argparse.Namespace) -> int:
+    from sslsim.reports.bundle import bundle
+    from sslsim.resources import size_told
+
+    target = bundle(arguments.out, arguments.zip)
+    print(f"{target}: {size_told(target.stat().st_size)}")
+    return 0
 
 
 def _checkpoints(arguments: argparse.Namespace) -> int:

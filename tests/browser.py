@@ -61,6 +61,56 @@ CUT = """(() => {
     return problems;
 })()"""
 
+# heads that do not sort their table, and maps that do not enlarge; axe then looks at what they made
+WORK = """(() => {
+    const problems = [];
+    for (const head of document.querySelectorAll("thead th:first-of-type:has(button)")) {
+        const rows = head.closest("table").tBodies[0].rows;
+        const texts = () => [...rows].map(row => row.cells[head.cellIndex].textContent);
+        const number = text => parseFloat(text.replace(/[,<]/g, ""));
+        const compare = (a, b) => isNaN(number(a)) ? a.localeCompare(b) : number(a) - number(b);
+        const before = texts();
+        for (const [state, turned] of [["ascending", false], ["descending", true]]) {
+            head.querySelector("button").click();
+            const now = texts();
+            const wanted = [...before].sort((a, b) => turned ? compare(b, a) : compare(a, b));
+            if (head.getAttribute("aria-sort") !== state || now.join() !== wanted.join())
+                problems.push(`${head.textContent}: not sorted ${state} but ${head.getAttribute("aria-sort")} ${now}`);
+        }
+    }
+    for (const details of document.querySelectorAll(".enlarge"))
+        if (!details.querySelector("tbody td[style]")) problems.push("a map does not enlarge the block of two models");
+    return problems;
+})()"""
+
+# links that lead into what is folded, and do not open it
+LEADS = """(async () => {
+    const problems = [];
+    for (const link of document.querySelectorAll(".toc a, td a[href^='#neuron']")) {
+        for (const details of document.querySelectorAll("details")) details.open = false;
+        link.click();
+        await new Promise(resolve => setTimeout(resolve, 20));
+        const target = document.getElementById(link.hash.slice(1));
+        if (!target.checkVisibility() || target.closest("details")?.open === false)
+            problems.push(`${link.hash} stays folded`);
+    }
+    for (const panel of document.querySelectorAll(".cells")) { // a cell of the first row leads to its neurons
+        const [row] = document.querySelectorAll("tr[id^='pair ']");
+        const [, x, y] = row?.id.match(/^pair (.+) in (.+)$/) ?? [];
+        const { rows, columns } = JSON.parse(panel.dataset.cells);
+        if (!rows.includes(x) || !columns.includes(y)) continue;
+        const box = panel.getBoundingClientRect();
+        const clientX = box.left + (columns.indexOf(y) + 0.5) / columns.length * box.width;
+        const clientY = box.top + (rows.indexOf(x) + 0.5) / rows.length * box.height;
+        if (!box.width) continue;
+        panel.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY }));
+        panel.click();
+        await new Promise(resolve => setTimeout(resolve, 20));
+        if (!row.checkVisibility() || !row.matches(":target")) problems.push(`a cell does not lead to ${row.id}`);
+    }
+    return problems;
+})()"""
+
 # what is said of a cell, and the cell to begin with
 TOLD = "(tip => tip.hidden ? '' : tip.textContent)(document.querySelector('.tip'))"
 ASK = """(() => {
@@ -76,7 +126,7 @@ SAID = {  # columns of the table behind each number
     "share": ["value"],
     "interval": ["ci_low", "ci_high"],
     "chance": ["chance"],
-    "p": ["p"],
+    "p by t test": ["p_t"],
     "p in random bases": ["p_rotation"],
 }
 
@@ -212,9 +262,16 @@ def _open(tab: Page, path: Path, width: int, shots: Path, axe: str) -> tuple[lis
         problems.append(f"scrolls sideways: {scroll} px wide")
     if broken:
         problems.append(f"{broken} pictures do not load")
+    problems += tab.value(LEADS)
     tab.value("document.querySelectorAll('details').forEach(details => details.open = true)")  # code is looked at too
+    tab.value("new Promise(resolve => setTimeout(resolve, 50))")  # until what opened has filled itself
+    problems += tab.value(WORK)
     tab.value(axe)
-    return problems + [f"axe: {told}" for told in tab.value(AXE)], load
+    for scheme in ("light", "dark"):
+        tab.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        tab.screenshot(shots / f"{path.stem}-{width}-{scheme}.png")
+        problems += [f"axe, {scheme}: {told}" for told in tab.value(AXE)]
+    return problems, load
 
 
 def _ask(tab: Page, path: Path, k: int) -> Iterator[str]:
@@ -238,7 +295,7 @@ def _ask(tab: Page, path: Path, k: int) -> Iterator[str]:
 
 
 def _compare(frame: pd.DataFrame, title: str, line: str) -> Iterator[str]:
-    pair = re.fullmatch(r"(.+) (\d+) in (.+) (\d+): (.+)", line)
+    pair = re.fullmatch(r"(.+) layer (\d+) in (.+) layer (\d+), [^:]+: (.+?)(?:; click or Enter .+)?", line)
     if not pair:
         yield f"cannot be understood: {line!r}"
         return
@@ -251,7 +308,9 @@ def _compare(frame: pd.DataFrame, title: str, line: str) -> Iterator[str]:
         yield f"{len(rows)} rows of the table are of {line!r}"
         return
     for part in pair[5].split(", "):
-        name, *numbers = re.fullmatch(r"(.+?) (-?[\d.]+)(?: to (-?[\d.]+))?", part).groups()
+        name, less, *numbers = re.fullmatch(r"(.+?) (< )?(-?[\d.]+)(?: to (-?[\d.]+))?", part).groups()
+        if less:
+            numbers = ["0.0000"]
         for column, number in zip(SAID[name], numbers, strict=False):
             half = 0.51 * 10.0 ** -len(number.partition(".")[2])
             if not abs(rows[column].iat[0] - float(number)) <= half:  # nor may it be said of what is not there
@@ -262,9 +321,13 @@ def _print(tab: Page, pdf: Path) -> list[str]:
     """Print the page that is open on A4, and return what the paper would cut."""
     width, height = (round(96 * (inches - 2 * MARGIN)) for inches in PAPER)
     tab.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-    tab.send("Emulation.setEmulatedMedia", media="print")
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    tab.send("Emulation.setEmulatedMedia", media="print", features=dark)
     problems = tab.value(CUT)
-    tab.send("Emulation.setEmulatedMedia", media="")
+    paper = tab.value("getComputedStyle(document.body).backgroundColor")
+    if paper not in ("rgb(255, 255, 255)", "rgba(0, 0, 0, 0)"):
+        problems.append(f"paper is {paper} where screens are dark")
+    tab.send("Emulation.setEmulatedMedia", media="", features=[])
     size = dict(zip(("paperWidth", "paperHeight"), PAPER, strict=True))
     margins = {f"margin{side}": MARGIN for side in ("Top", "Bottom", "Left", "Right")}
     content = base64.b64decode(tab.send("Page.printToPDF", printBackground=True, **size, **margins)["data"])

@@ -37,6 +37,7 @@ def as_json(value: Any) -> Any:
 def test_help_is_quick_and_names_commands_defaults_and_examples() -> None:
     for arguments, texts in {
         "": ["run", "compare-runs", "extract", "checkpoints", "measures", "parameters", "notebooks", "examples:"],
+        "bundle": ["OUT", "ZIP", "default OUT.zip beside it"],
         "run": ["NOTEBOOK", "--lineup", "the embedded one", "default reports", "-p NAME=VALUE", "examples:"],
         "compare-runs": ["--tolerance", "default 1e-09", "default B/compare-A.html"],
         "extract": ["--queries", "default 16", "--max-utterances", "default none, no limit"],

@@ -35,7 +35,7 @@ class Card:
     """A sound to be played, with a picture of it, as `sslsim.Report.clips` shows it.
 
     Cards of one `group` and `row` stand together under these headings. `title` says what is heard, `alt` what the
-    picture shows. `audio` is a FLAC file, `picture` a PNG file or nothing.
+    picture shows. `audio` is a FLAC file, `picture` a PNG file or nothing. `key` is the id by which tables lead here.
     """
 
     group: str
@@ -44,6 +44,7 @@ class Card:
     alt: str
     audio: bytes
     picture: bytes = b""
+    key: str = ""
 
 
 def flac(samples: NDArray[np.float32]) -> bytes:
@@ -71,7 +72,7 @@ def sound_cards(clips: Sequence[Clip], chosen: pd.DataFrame) -> list[Card]:
 
     `clips` come from `sslsim.analysis.cut_clips`, the pairs `chosen` that they are of from `sslsim.analysis.extremes`.
     """
-    cards = []
+    cards: list[Card] = []
     for clip in clips:
         moment, pair, of_x = clip.moment, chosen.iloc[clip.moment["pair"]], clip.moment["side"] == "x"
         x, y = (f"{pair[f'model_{s}']}, layer {pair[f'layer_{s}']}, neuron {pair[f'neuron_{s}']}" for s in "xy")
@@ -83,7 +84,8 @@ def sound_cards(clips: Sequence[Clip], chosen: pd.DataFrame) -> list[Card]:
         place += (f", /{phone}/" if phone else "") + (f", in \u201c{word}\u201d" if word else "")
         z = f"z {moment['z']:.1f}, the other {moment['z_other']:.1f}"
         alt = f"Waveform, spectrogram and activations of both neurons around {place}. In the middle {z}."
-        cards.append(Card(group, row, f"{place}: {z}", alt, flac(clip.samples), _picture(clip)))
+        key = "-".join(["neuron", *(str(pair[f"{part}_{moment['side']}"]) for part in ("model", "layer", "neuron"))])
+        cards.append(Card(group, row, f"{place}: {z}", alt, flac(clip.samples), _picture(clip), key))
     return cards
 
 

@@ -9,9 +9,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from sslsim.encoders.lineage import Lineage
 from sslsim.errors import SslsimError
 from sslsim.figures import style
-from sslsim.figures.style import COLOURS, listed, looks, need, relations_of, rows_of, styled, unit_limits
+from sslsim.figures.style import COLOURS, Look, kinds, listed, looks, need, relations_of, rows_of, styled, unit_limits
 
 COLUMNS = 3  # panels in a row
 SIZE, ALONE = (3.6, 3.0), (6.0, 3.6)  # inches of a panel, and of one that is the only one
@@ -22,27 +23,29 @@ NOTHING = "no best matches to draw; compare at least two checkpoints, by a measu
 
 
 @styled()
-def layer_lines(by_relation: pd.DataFrame, measure: str) -> Figure:
-    """Draw similarity by layer: a panel a relation, a line a model; solid the mean over the layers, dashed the best.
+def layer_lines(by_relation: pd.DataFrame, measure: str, lineage: Lineage | None = None) -> Figure:
+    """Draw similarity by layer, the mean over the layers compared with: a panel a relation, a line a model.
 
-    `by_relation` comes from `sslsim.analysis.similarity_by_relation`.
+    With a lineage models of one family and size are one line, their mean. `by_relation` comes from
+    `sslsim.analysis.similarity_by_relation`.
     """
     rows = rows_of(by_relation, measure)
-    grid = _panels(rows, "relation", relations_of(rows), "model", "layer", sharey=True)
-    grid.map(plt.plot, "layer", "best", linestyle="--", linewidth=0.8, markersize=0)
-    grid.map(plt.plot, "layer", "mean", markersize=4)
-    grid.set(ylim=unit_limits(rows[["mean", "best"]]))
-    return _finished(grid, "layer", "similarity", f"{style.title(measure)}; solid: mean, dashed: best")
+    of, named = kinds(rows.model, lineage)
+    rows = rows.assign(kind=rows.model.map(of))
+    grid = _panels(rows, "relation", relations_of(rows), "kind", "layer", named, sharey=True)
+    grid.map(_mean, "layer", "mean", markersize=4)
+    grid.set(ylim=unit_limits(rows[["mean"]]))
+    return _finished(grid, "layer", "similarity", f"{style.title(measure)}, mean over the layers compared with")
 
 
 @styled()
-def finetuning_lines(by_layer: pd.DataFrame, measures: Sequence[str]) -> Figure:
+def finetuning_lines(by_layer: pd.DataFrame, measures: Sequence[str], lineage: Lineage | None = None) -> Figure:
     """Draw, by layer, how much of a pretrained model is left after finetuning: a panel a measure, a line a model.
 
     `by_layer` comes from `sslsim.analysis.finetuning_by_layer`; what dashes and dots are is in the legend.
     """
     rows = rows_of(by_layer, measures).assign(model=lambda t: t.pretrained + " to " + t.finetuned)
-    grid = _panels(rows, "measure", listed(measures), "model", "layer")
+    grid = _panels(rows, "measure", listed(measures), "model", "layer", _by_kind(rows, "finetuned", "model", lineage))
     grid.map(plt.plot, "layer", "other_seed", linestyle="--", linewidth=1.0, markersize=2)
     grid.map(plt.plot, "layer", "other_family", linestyle=":", linewidth=1.2, markersize=2)
     grid.map(plt.plot, "layer", "value", markersize=4)
@@ -62,7 +65,8 @@ def along_depth(deep: pd.DataFrame, measures: str | Sequence[str]) -> Figure:
 
     need(deep, ["relation", "depth", "value", "ci_low", "ci_high", "chance"], "from sslsim.analysis.along_depth")
     rows = rows_of(deep, measures)
-    grid = _panels(rows, "measure", listed(measures), "relation", "depth")
+    named = {relation: style.RELATION_LOOKS[relation] for relation in relations_of(rows)}
+    grid = _panels(rows, "measure", listed(measures), "relation", "depth", named)
     grid.map(_band, "depth", "ci_low", "ci_high")
     grid.map(plt.plot, "depth", "chance", linestyle=":", linewidth=1.0, markersize=0)
     grid.map(plt.plot, "depth", "value", markersize=4)
@@ -78,25 +82,26 @@ def along_depth(deep: pd.DataFrame, measures: str | Sequence[str]) -> Figure:
 
 
 @styled()
-def best_matching_layers(best_depths: pd.DataFrame) -> Figure:
+def best_matching_layers(best_depths: pd.DataFrame, lineage: Lineage | None = None) -> Figure:
     """Draw how deep in other models the best-matching layer is: a panel a relation, a line a model, grey: as deep.
 
-    Where a layer has several rows of `sslsim.analysis.best_depths`, lines are means and small marks each of them.
+    With a lineage, models of one family and size are one line. Lines are means of the rows of
+    `sslsim.analysis.best_depths`, small marks each of them.
     """
     need(best_depths, ["relation", "model", "depth", "best_depth"], "from sslsim.analysis.best_depths")
-    grid = _panels(best_depths, "relation", relations_of(best_depths), "model", "depth", sharey=True)
+    of, named = kinds(best_depths.model, lineage)
+    best_depths = best_depths.assign(kind=best_depths.model.map(of))
+    grid = _panels(best_depths, "relation", relations_of(best_depths), "kind", "depth", named, sharey=True)
     for ax in grid.axes.flat:
         ax.plot([0, 1], [0, 1], color="0.8", linewidth=4, zorder=0, solid_capstyle="butt")
     grid.map(plt.plot, "depth", "best_depth", linestyle="", markersize=2, alpha=0.5)
     grid.map(_mean, "depth", "best_depth", markersize=4, linewidth=1.2)
     grid.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-    several = best_depths.duplicated(["relation", "model", "depth"]).any()
-    of = "mean over the other models; small marks: each" if several else "best match in any of the other models"
-    return _finished(grid, DEPTH, "relative depth of its best match", f"{of}; grey: equal depth")
+    return _finished(grid, DEPTH, "relative depth of its best match", "mean; small marks: each; grey: equal depth")
 
 
 @styled()
-def distance_moved(moved: pd.DataFrame) -> Figure:
+def distance_moved(moved: pd.DataFrame, lineage: Lineage | None = None) -> Figure:
     """Draw how far finetuning moved each layer: a panel a measure, a line a finetuned model with its interval.
 
     The unit, a dashed line, is the distance between two seeds. `moved` comes from `sslsim.analysis.distance_moved`.
@@ -105,7 +110,8 @@ def distance_moved(moved: pd.DataFrame) -> Figure:
     need(moved, columns, "from sslsim.analysis.distance_moved")
     if moved.empty:
         raise SslsimError("no measures to draw; the table is empty")
-    grid = _panels(moved, "measure", listed(list(moved.measure)), "finetuned", "depth", sharey=True)
+    named = _by_kind(moved, "finetuned", "finetuned", lineage)
+    grid = _panels(moved, "measure", listed(list(moved.measure)), "finetuned", "depth", named, sharey=True)
     grid.map(_band, "depth", "ci_low", "ci_high")
     grid.map(plt.plot, "depth", "distance", markersize=4)
     for ax in grid.axes.flat:
@@ -123,7 +129,7 @@ def convergence(settled: pd.DataFrame, measures: Sequence[str]) -> Figure:
     """
     need(settled, ["pair", "n_frames", "value", "chance", "enough"], "from sslsim.analysis.convergence")
     rows = rows_of(settled, measures)
-    grid = _panels(rows, "measure", listed(measures), "pair", "n_frames")
+    grid = _panels(rows, "measure", listed(measures), "pair", "n_frames", looks(rows.pair))
     grid.map(plt.plot, "n_frames", "chance", linestyle=":", linewidth=1.2, markersize=0)
     grid.map(plt.plot, "n_frames", "value", markersize=4)
     for measure, ax in grid.axes_dict.items():
@@ -143,11 +149,17 @@ class _Grid(sns.FacetGrid):
         """Leave it to `_finished`: each would draw the whole figure, to no effect."""
 
 
+def _by_kind(rows: pd.DataFrame, model: str, line: str, lineage: Lineage | None) -> dict[str, Look]:
+    """Return the look of each line: that of the kind of its model, or where models share a kind, one of its own."""
+    of, named = kinds(rows[model], lineage)
+    lines = dict(zip(rows[line], rows[model].map(of), strict=True))
+    return {name: named[kind] for name, kind in lines.items()} if len(named) == len(lines) else looks(lines)
+
+
 def _panels(
-    rows: pd.DataFrame, col: str, order: Sequence[str], hue: str, x: str, *, sharey: bool = False
+    rows: pd.DataFrame, col: str, order: Sequence[str], hue: str, x: str, named: dict[str, Look], sharey: bool = False
 ) -> sns.FacetGrid:
-    """Make a grid: a panel each value of one column, a line with a colour and marker of its own each of another."""
-    named = {r: style.RELATION_LOOKS[r] for r in relations_of(rows)} if hue == "relation" else looks(rows[hue])
+    """Make a grid: a panel each value of one column, a line with the colour and marker `named` each of another."""
     colours, markers = (list(look) for look in zip(*named.values(), strict=True))
     width, height = SIZE if len(order) > 1 else ALONE
     of_panels = {"col": col, "col_order": order, "col_wrap": min(COLUMNS, len(order)), "sharey": sharey}
@@ -185,7 +197,7 @@ def _finished(grid: sns.FacetGrid, x: str, y: str, legend: str) -> Figure:
 
 
 @styled()
-def best_matches(table: pd.DataFrame) -> Figure:
+def best_matches(table: pd.DataFrame, lineage: Lineage | None = None) -> Figure:
     """Draw the distribution of every neuron's or head's best match in other checkpoints, by relation.
 
     Shapes hold the neurons of all models; marks are the medians of each model. `table` has the best partners of
@@ -196,13 +208,13 @@ def best_matches(table: pd.DataFrame) -> Figure:
     sizes = table.assign(value=table.value.abs()) if "neuron_x" in table else table
     order = relations_of(sizes)
     medians = sizes.groupby(["model_x", "relation"], sort=False).value.median().reset_index()
-    models = looks(medians.model_x)
+    of, named = kinds(medians.model_x, lineage)
     figure, ax = plt.subplots(figsize=(8.6, 3.6), layout="constrained")
     sns.violinplot(sizes, x="relation", y="value", order=order, ax=ax, color="0.85", **SHAPE)
-    for i, (model, (colour, marker)) in enumerate(models.items()):
-        rows = medians[medians.model_x == model]
-        places = rows.relation.map(order.index) + 0.5 * (i + 1) / (len(models) + 1) - 0.25
-        ax.plot(places, rows.value, marker, color=colour, markersize=5, label=model)
+    for i, (kind, (colour, marker)) in enumerate(named.items()):
+        rows = medians[medians.model_x.map(of) == kind]
+        places = rows.relation.map(order.index) + 0.5 * (i + 1) / (len(named) + 1) - 0.25
+        ax.plot(places, rows.value, marker, color=colour, markersize=5, label=kind)
     ax.set(xlabel="best match found in a model that is ...", ylabel="best match", ylim=unit_limits(sizes[["value"]]))
     ax.legend(title="median of a model", loc="upper left", bbox_to_anchor=(1, 1))
     return figure

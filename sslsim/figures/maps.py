@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
+from sslsim.encoders.lineage import Lineage
 from sslsim.errors import SslsimError
-from sslsim.figures.style import COLOURED, floor, listed, looks, need, rows_of, styled, title
+from sslsim.figures.style import floor, kinds, listed, need, rows_of, styled, title
 
 _ATTRIBUTE = "sslsim_cells"
-CROWDED = 40  # layers along an axis from which only the first and middle of each model are numbered
+CROWDED = 40  # layers along an axis; where there are more, the name of a model says which it has
 
 
 @styled()
@@ -64,7 +65,7 @@ def above_chance(table: pd.DataFrame, measure: str, *, ax: Axes | None = None) -
     look: dict[str, Any] = {"colors": np.where(grid.to_numpy()[y, x] > 0.6 * top, "black", "white").tolist()}
     look["linewidths"] = min(1.2, 40 / max(grid.shape))
     ax.add_collection(LineCollection(list(ends), **look, rasterized=True), autolim=False)
-    _tell(ax, rows, "share" if small else "similarity")
+    _tell(ax, rows, "share" if small else "similarity", above=not small)
     return ax
 
 
@@ -98,7 +99,7 @@ def matrix(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 @styled()
 def _tiled(
-    panels: Sequence[tuple[pd.DataFrame, str]], above: bool = False, columns: int = 2, size: Any = (6.8, 6.0, 0.3)
+    panels: Sequence[tuple[pd.DataFrame, str]], above: bool = False, columns: int = 2, size: Any = (7.0, 6.0, 0.42)
 ) -> Figure:
     """Draw tables and measures row by row, in panels of a width, height (inches) and gap between them (of a width)."""
     columns, (width, height, gap) = min(columns, len(panels)), size
@@ -135,15 +136,15 @@ def _mesh(
     return ax
 
 
-def _tell(ax: Axes, chosen: pd.DataFrame, name: str) -> None:
-    """Attach what the page says of each cell: the score and, where there are, its interval, chance level and p."""
+def _tell(ax: Axes, chosen: pd.DataFrame, name: str, above: bool = False) -> None:
+    """Attach what the page says of each cell: score, interval, chance, and the p by which it is struck through."""
     grid, there = _wide(chosen, "value"), chosen.dropna(axis=1, how="all")
-    wanted = {name: ["value"], "interval": ["ci_low", "ci_high"], "chance": ["chance"], "p": ["p"]}
+    wanted = {name: ["value"], "interval": ["ci_low", "ci_high"], "chance": ["chance"], "p by t test": ["p_t"]}
     wanted["p in random bases"] = ["p_rotation"]
     known = {said: of for said, of in wanted.items() if {*of} <= {*there}}
     numbers = {said: [_wide(there, name).to_numpy(np.float64) for name in of] for said, of in known.items()}
-    rows, columns = ([f"{model} {layer}" for model, layer in index] for index in (grid.index, grid.columns))
-    attach(ax, rows, columns, numbers)
+    rows, columns = ([f"{model} layer {layer}" for model, layer in index] for index in (grid.index, grid.columns))
+    attach(ax, rows, columns, numbers, scale=[float(end) for end in ax.collections[0].get_clim()], above=above)
 
 
 def _round_top(grid: pd.DataFrame) -> float:
@@ -165,19 +166,18 @@ def _wide(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 def _label_blocks(ax: Axes, grid: pd.DataFrame) -> None:
     """Layer numbers on both axes, lines between models, and model names beside their block."""
     for axis, index in ((ax.xaxis, grid.columns), (ax.yaxis, grid.index)):
-        shown = list(range(len(index)))
-        if len(index) > CROWDED:
-            shown = sorted({place for _, start, stop in _blocks(index) for place in (start, (start + stop) // 2)})
-        axis.set_ticks(np.array(shown) + 0.5, [str(layer) for layer in index.get_level_values(1)[shown]])
-    ax.tick_params(labelsize=min(8.0, 240 / min(CROWDED, max(grid.shape))), length=0, pad=1, labelrotation=0)
-    look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
+        shown = np.arange(len(index) if len(index) <= CROWDED else 0)
+        axis.set_ticks(shown + 0.5, [str(layer) for layer in index.get_level_values(1)[shown]])
+    ax.tick_params(labelsize=8 if max(grid.shape) <= 30 else 7, length=0, pad=1, labelrotation=0)
+    look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 9}
+    room = 2 if max(grid.shape) > CROWDED else 11  # points for the numbers
     for model, start, stop in _blocks(grid.columns):
         ax.axvline(start, color="white", linewidth=1.2 if start else 0)
-        look |= {"xycoords": ax.get_xaxis_transform(), "xytext": (4, -11), "va": "top", "rotation": 30}
+        look |= {"xycoords": ax.get_xaxis_transform(), "xytext": (4, -room), "va": "top", "rotation": 40}
         ax.annotate(model, ((start + stop) / 2, 0), **look)
     for model, start, stop in _blocks(grid.index):
         ax.axhline(start, color="white", linewidth=1.2 if start else 0)
-        look |= {"xycoords": ax.get_yaxis_transform(), "xytext": (-12, 0), "va": "center", "rotation": 0}
+        look |= {"xycoords": ax.get_yaxis_transform(), "xytext": (-1 - room, 0), "va": "center", "rotation": 0}
         ax.annotate(model, (0, (start + stop) / 2), **look)
     ax.set(xlabel="", ylabel="")
     for axis in (ax.xaxis, ax.yaxis):
@@ -185,23 +185,28 @@ def _label_blocks(ax: Axes, grid: pd.DataFrame) -> None:
 
 
 def _blocks(index: pd.Index) -> Iterator[tuple[str, int, int]]:
-    """Name, first position and position after the last of every model along an axis."""
+    """Name, with its layers where they are not numbered, first position and the one after the last of every model."""
     models = index.get_level_values(0)
     starts = [i for i in range(len(models)) if i == 0 or models[i] != models[i - 1]]
-    return zip(models[starts], starts, [*starts[1:], len(models)], strict=True)
+    for start, stop in zip(starts, [*starts[1:], len(models)], strict=True):
+        crowded = len(index) > CROWDED and stop > start + 1
+        yield models[start] + (f" {index[start][1]}-{index[stop - 1][1]}" if crowded else ""), start, stop
 
 
-def attach(ax: Axes, rows: Sequence[str], columns: Sequence[str], numbers: Mapping[str, Sequence[np.ndarray]]) -> None:
+def attach(
+    ax: Axes, rows: Sequence[str], columns: Sequence[str], numbers: Mapping[str, Sequence[np.ndarray]], **more: Any
+) -> None:
     """Keep the numbers of a heatmap with the axes that it fills, from edge to edge, in a form that JSON can hold.
 
     `rows`, from the top, and `columns` say what each is. `numbers` are what is said of a cell: by name one array
     (n_rows, n_columns), or two, the ends of an interval; NaN where there is none. Kept in base64 of little-endian f4.
+    `more` are the ends of the ``scale`` of colours, and whether what is drawn is ``above`` chance.
     """
     packed = []
     for name, arrays in numbers.items():
         parts = [base64.b64encode(array.astype("<f4").tobytes()).decode() for array in arrays]
         packed.append({"name": name, "parts": parts})
-    setattr(ax, _ATTRIBUTE, {"rows": list(rows), "columns": list(columns), "numbers": packed})
+    setattr(ax, _ATTRIBUTE, {"rows": list(rows), "columns": list(columns), "numbers": packed, **more})
 
 
 def panels(figure: Figure, bounds: Bbox) -> list[dict[str, Any]]:
@@ -222,7 +227,7 @@ def panels(figure: Figure, bounds: Bbox) -> list[dict[str, Any]]:
 
 
 @styled()
-def layer_map(table: pd.DataFrame, measure: str) -> Figure:
+def layer_map(table: pd.DataFrame, measure: str, lineage: Lineage | None = None) -> Figure:
     """Draw all layers as points of a plane, near where alike, the layers of a model joined from first to last.
 
     Classical scaling of the distance sqrt(2 - 2 s), that of unit vectors whose cosine is the similarity s, after both
@@ -236,17 +241,23 @@ def layer_map(table: pd.DataFrame, measure: str) -> Figure:
     points = similarity.index.to_frame(index=False).assign(x=places[:, 0], y=places[:, 1])
     points = points.sort_values("layer", kind="stable")
     models, trained = similarity.index.unique("model"), set(table.model_x[table.trained_x])
-    coloured, grey = looks(models[models.isin(trained)], COLOURED), looks(models[~models.isin(trained)])
+    of, named = kinds(models, lineage)
+    if lineage is None:
+        named |= {model: ("0.6", named[model][1]) for model in models if model not in trained}
     figure, ax = plt.subplots(figsize=(8.4, 6.4), layout="constrained")
     for model in models:
-        colour, marker = coloured[model] if model in trained else ("0.6", grey[model][1])
+        colour, marker = named[of[model]]
         path = points[points.model == model]
-        ax.plot(path.x, path.y, marker=marker, color=colour, label=model, markersize=4, linewidth=1.0, alpha=0.9)
+        ax.plot(path.x, path.y, marker=marker, color=colour, label=of[model], markersize=4, linewidth=1.0, alpha=0.9)
         ax.plot(path.x[:1], path.y[:1], marker, color=colour, markerfacecolor="white", markersize=6)
         if len(path) > 1:
             ax.plot(path.x[-1:], path.y[-1:], marker, color=colour, markersize=8)
+        if model in trained:
+            end = (path.x.iloc[-1], path.y.iloc[-1])
+            ax.annotate(model, end, xytext=(6, 3), textcoords="offset points", fontsize=7, color=colour)
     ax.set_aspect("equal", adjustable="datalim")
-    figure.legend(loc="outside right center")
+    lines = {line.get_label(): line for line in ax.lines}
+    figure.legend([lines[kind] for kind in named], list(named), loc="outside right center")
     held = f"{100 * share:.0f} % of squared distance in this plane; hollow: first layer, large: last"
     ax.set(xlabel="first axis", ylabel="second axis", title=f"{title(measure)}\n{held}")
     return figure

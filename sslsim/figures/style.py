@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from sslsim.encoders.lineage import RELATIONS
+from sslsim.encoders.lineage import RELATIONS, Lineage
 from sslsim.errors import SslsimError, close_match
+
+Look = tuple[Any, str]  # colour and marker
 
 STYLE: dict[Any, Any] = {"axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 9, "figure.dpi": 110}
 STYLE |= dict.fromkeys(["xtick.labelsize", "ytick.labelsize", "legend.fontsize"], 8)
@@ -20,14 +22,35 @@ styled = partial(mpl.rc_context, STYLE)  # decorates functions that draw in our 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p"]
 COLOURS = [*sns.color_palette("colorblind", 10), "black", "0.6"]  # one more than markers: no pair comes twice soon
 COLOURED = [c for i, c in enumerate(COLOURS) if i not in (7, 11)]  # without the greys
-_PALETTE = dict(zip(RELATIONS, [9, 1, 2, 0, 3, 5, 4, 7], strict=True))
-# of a relation, whichever others are drawn; "same model" and baselines least like the rest
-RELATION_LOOKS = {relation: (COLOURS[c], MARKERS[i]) for i, (relation, c) in enumerate(_PALETTE.items())}
+BASELINES = {"untrained": (0.35,) * 3, "spectrogram": (0.6,) * 3}
+# of a relation, whichever others are drawn: from close to distant, in none of the colours of families
+_PALETTE = [*sns.color_palette("magma", 8)[1:7], *BASELINES.values()]
+RELATION_LOOKS: dict[str, Look] = dict(zip(RELATIONS, zip(_PALETTE, MARKERS, strict=False), strict=True))
 
 
-def looks(names: Iterable[str], colours: Sequence[Any] = COLOURS) -> dict[str, tuple[Any, str]]:
+def looks(names: Iterable[str], colours: Sequence[Any] = COLOURS) -> dict[str, Look]:
     """Give every name a colour and a marker, by its place among them."""
     return {n: (colours[i % len(colours)], MARKERS[i % len(MARKERS)]) for i, n in enumerate(dict.fromkeys(names))}
+
+
+def kinds(names: Iterable[str], lineage: Lineage | None) -> tuple[dict[str, str], dict[str, Look]]:
+    """Return what kind each model is, and the look of each kind, the same in all figures.
+
+    A kind is a family, by its colour, of a size, by its marker; baselines are grey. Without a lineage each model is a
+    kind of its own. A model that the lineage lacks is an error.
+    """
+    wanted = list(dict.fromkeys(names))
+    if lineage is None:
+        return {name: name for name in wanted}, looks(wanted, COLOURED)
+    known = {checkpoint.name: checkpoint for checkpoint in lineage.checkpoints}
+    if missing := [name for name in wanted if name not in known]:
+        raise SslsimError(f"the lineage has no {missing[0]!r}; give that of the stores of the table")
+    what = {n: {"trained": c.family or n, "none": "spectrogram"}.get(c.weights, "untrained") for n, c in known.items()}
+    families = looks((w for n, w in what.items() if lineage.trained(n)), COLOURED)
+    sizes = looks(checkpoint.size for checkpoint in known.values())
+    of = {name: f"{what[name]} {known[name].size}".strip() for name in wanted}
+    colours = {n: families[w][0] if lineage.trained(n) else BASELINES[w] for n, w in what.items()}
+    return of, {of[name]: (colours[name], sizes[known[name].size][1]) for name in wanted}
 
 
 def title(measure: str, width: int = 100) -> str:

@@ -2,6 +2,7 @@
 
 import html
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from markupsafe import Markup
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 Heading = tuple[int, str, str]  # level, id, HTML
+
+TEMPLATES = Path(__file__).parent / "templates"
+# what a page calls a column of a table, and what it holds; of a column of two sides, the name without x or y
+COLUMNS: dict[str, list[str]] = tomllib.loads((TEMPLATES / "columns.toml").read_text(encoding="utf-8"))
 
 _BAR = re.compile(r"\d+%\|.*\|.*|\s*\d+it \[.*\].*")  # tqdm's last state, with and without a total
 _NUMBER = re.compile(r"[-+]?[\d.,]*(e[-+]?\d+)?%?|NaN|-?inf|<NA>|None|True|False")
@@ -64,8 +69,12 @@ def inline(source: str) -> str:
 
 
 def tidy_html(text: str) -> str:
-    """Return HTML whose tables and code scroll in a box of their own, without scripts and pandas' inline style."""
+    """Return HTML whose tables and code scroll in a box of their own, without scripts and pandas' inline style.
+
+    Heads of columns are in words, and rows that pandas numbered are named by their first column.
+    """
     text = text.replace("<pre>", '<pre tabindex="0">')  # it scrolls as well
+    text = re.sub(r'<span class="[npow]">([^<]*)</span>', r"\1", text)  # names and signs have no colour of their own
     if "<table" not in text and "<script" not in text and "<link" not in text:
         return text
     soup = bs4.BeautifulSoup(text, "html.parser")
@@ -81,11 +90,28 @@ def tidy_html(text: str) -> str:
             if not all(cell.name == "th" or _NUMBER.fullmatch(cell.get_text(strip=True)) for cell in column):
                 for cell in column:
                     cell["class"] = "word"
+        if [row[0].get_text(strip=True) for row in rows if row] == ["", *map(str, range(len(rows) - 1))]:
+            for number, *cells in rows:
+                number.decompose()
+                for cell in cells[:1]:
+                    cell.name = "th"
+        for head in table.select("thead tr:only-child th"):
+            _say_column(head)
         del table["border"], table["style"]
         # a box that scrolls must be reachable by keyboard, and then it needs a name
         box = {"class": "scroll", "tabindex": "0", "role": "group", "aria-label": "Table"}
         table.wrap(soup.new_tag("div", attrs=box))
     return str(soup)
+
+
+def _say_column(head: bs4.Tag) -> None:
+    """Put the head of a column into words, with what it holds as a title; scripts find it by its name in the file."""
+    head["data-column"] = name = head.get_text(strip=True)
+    base, side = (name[:-2], f" {name[-1]}") if name.endswith(("_x", "_y")) else (name, "")
+    words, told = COLUMNS.get(base, [base.replace("_", " "), ""])
+    head.string = words + side
+    if told:
+        head["title"] = f"{told} Column {name} of the file."
 
 
 def without_progress(text: str) -> str:

@@ -1,7 +1,7 @@
 """Executed notebooks to self-contained pages, and the index over them.
 
-A page asks the network for nothing and runs one script of its own, which reads out the cells of heatmaps; a content
-security policy in it holds that even for markup that a notebook's outputs bring along.
+A page asks the network for nothing and runs one script of its own, for folds, tables and the cells of heatmaps; a
+content security policy in it holds that even for markup that a notebook's outputs bring along.
 """
 
 import base64
@@ -20,13 +20,13 @@ import nbformat
 from markupsafe import Markup
 from nbconvert.exporters import HTMLExporter
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
 from PIL import Image
 from traitlets.config import Config
 
 from sslsim.errors import Unanswered
-from sslsim.reports.markup import Heading, inline, markdown, tidy_html, without_progress
+from sslsim.reports.markup import TEMPLATES, Heading, inline, markdown, tidy_html, without_progress
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _HIDDEN = {"papermill-error-cell-tag"}  # papermill's own notes on a failure; the page has its own
 _OPEN = Unanswered.__name__
 _THUMBNAIL = 480  # pixels wide
@@ -40,10 +40,12 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
     """
     headings: list[Heading] = []
     body = _body(notebook, folder, headings)
-    script = (_TEMPLATES / "cells.js").read_text(encoding="utf-8") if "data-cells=" in body else ""
+    script = "".join((TEMPLATES / file).read_text(encoding="utf-8") for file in ("cells.js", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # as a policy names a script
     facts = {"name": name, "entry": entry, "run": run, "results": results(notebook), "headings": headings, "body": body}
-    return fill("page.html.j2", **facts, script=script, script_hash=f"sha256-{digest}" if script else "")
+    values = {row["name"]: row["value"] for row in entry["parameters"]}
+    cited = references(values.get("measures") or [])
+    return fill("page.html.j2", **facts, script=script, script_hash=f"sha256-{digest}", values=values, cited=cited)
 
 
 def title_and_summary(notebook: NotebookNode) -> tuple[str, str]:
@@ -68,6 +70,13 @@ def warnings_in(notebook: NotebookNode) -> list[str]:
     return list(dict.fromkeys(re.findall(r"^(?:.+:\d+: )?(\w*Warning: .+|WARNING\b.+)", text, re.MULTILINE)))
 
 
+def references(measures: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what to cite for these measures, and for any page: each in short, and its BibTeX."""
+    text = (TEMPLATES / "references.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"(?s:(@.+?)),\n  shorthand = {(.+)},\n  keywords = {(.+)}\n}", text)
+    return [(short, f"{bibtex}\n}}") for bibtex, short, words in entries if {"always", *measures} & {*words.split()}]
+
+
 def side_by_side(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Put claims of run.json into a table: a row a claim, measure and unit, a column each that they are between."""
     columns = list(dict.fromkeys(claim["between"] for claim in claims))
@@ -79,7 +88,7 @@ def side_by_side(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def fill(template: str, **facts: Any) -> str:
     """Fill in a template of this package."""
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {
         "side_by_side": side_by_side,
@@ -104,17 +113,29 @@ def _body(notebook: NotebookNode, folder: Path, headings: list[Heading]) -> str:
 
     copy = nbformat.from_dict(notebook)
     ends = [i for i, cell in enumerate(copy.cells, 1) for o in cell.get("outputs", []) if o.get("ename") == _OPEN]
-    copy.cells = copy.cells[: min(ends, default=None)]
+    copy.cells = _folded(copy.cells[: min(ends, default=None)])
     for cell in (cell for cell in copy.cells if cell.cell_type == "markdown"):
         cell.source, n = re.subn(r"^# +.+$", "", cell.source, count=1, flags=re.MULTILINE)
         if n:  # the page's header has the title
             break
-    filters: dict[str, Any] = {"inline": inline, "tidy_html": tidy_html, "without_progress": without_progress}
+    filters: dict[str, Any] = {made.__name__: made for made in (inline, tidy_html, without_progress)}
     filters |= {"markdown": jinja2.pass_context(render), "compact": partial(json.dumps, separators=(",", ":"))}
     config = Config({"TagRemovePreprocessor": {"remove_cell_tags": _HIDDEN}})
-    template = str(_TEMPLATES / "cells.html.j2")
+    template = str(TEMPLATES / "cells.html.j2")
     exporter = HTMLExporter(template_name="base", template_file=template, filters=filters, config=config)
     return exporter.from_notebook_node(copy)[0]
+
+
+def _folded(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """Mark where a fold begins, at a heading whose cell is tagged so, and where it ends: at the next as high a one."""
+    level, end = 0, new_markdown_cell()
+    for cell in [*cells, end]:
+        heading = re.match("#+(?= )", cell.source) if cell.cell_type == "markdown" else None
+        if level and (cell is end or (heading and len(heading[0]) <= level)):
+            cell.metadata["unfold"], level = True, 0
+        if heading and not level and "fold" in cell.metadata.get("tags", []):
+            cell.metadata["fold"], level = True, len(heading[0])
+    return [*cells, end]
 
 
 def _thumbnail(files: Sequence[str], folder: Path) -> str:

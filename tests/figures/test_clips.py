@@ -53,6 +53,7 @@ def test_cards_say_what_is_heard(side):
     assert ("m, layer 0, neuron 3" in card.row, "turned around" in card.row) == (side == "x", side == "y")
     assert card.title == "one at 1.01 s, /a/, in “w1”: z 3.0, the other -2.0"
     assert "one at 1.01 s, /a/, in “w1”" in card.alt
+    assert card.key == {"x": "neuron-m-0-3", "y": "neuron-n-2-50"}[side]
     assert card.audio == flac(TONE)
     with Image.open(io.BytesIO(card.picture)) as picture:
         assert picture.size == tuple(int(DPI * inches) for inches in SIZE)

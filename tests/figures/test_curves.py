@@ -6,7 +6,8 @@ import pytest
 from made_tables import no_trace  # noqa: F401
 
 from sslsim import figures
-from sslsim.encoders.lineage import RELATIONS
+from sslsim.encoders.lineage import RELATIONS, Lineage
+from sslsim.encoders.lineup import LOG_MEL, Checkpoint
 from sslsim.errors import SslsimError
 from sslsim.figures import style
 from sslsim.measures.registry import BEYOND_BASES
@@ -41,7 +42,56 @@ def test_looks_tell_lines_apart():
     assert len(set(colours)) == len(set(markers)) == len(RELATIONS)
 
 
-def test_layer_lines_have_a_mean_and_a_best_a_model_and_a_panel_a_relation():
+LINEAGE = Lineage(
+    (
+        Checkpoint("wave", "w", family="wav2vec2", size="base"),
+        Checkpoint("wave-b", "w", family="wav2vec2", size="base", seed_of="wave"),
+        Checkpoint("units", "u", family="hubert", size="base"),
+        Checkpoint("units-large", "u", family="hubert", size="large"),
+        Checkpoint("mine", "m"),
+        Checkpoint("random", "w", size="base", untrained_seed=1),
+        Checkpoint("log-mel", LOG_MEL),
+    )
+)
+
+
+def test_a_family_has_one_colour_a_size_one_marker_and_baselines_are_grey_in_every_figure():
+    names = [checkpoint.name for checkpoint in LINEAGE.checkpoints]
+    of, named = style.kinds(names, LINEAGE)
+    assert of["wave"] == of["wave-b"] == "wav2vec2 base"
+    assert list(named) == ["wav2vec2 base", "hubert base", "hubert large", "mine", "untrained base", "spectrogram"]
+    colours, markers = zip(*named.values(), strict=True)
+    assert colours[1] == colours[2]
+    assert len({colours[0], colours[1], colours[3]}) == 3
+    assert markers[0] == markers[1] != markers[2]
+    assert all(len(set(colour)) == 1 for colour in colours[4:])  # grey
+    assert not {colours[k] for k in (0, 1, 3)} & {look[0] for look in style.RELATION_LOOKS.values()}
+    assert style.kinds(["units-large"], LINEAGE)[1]["hubert large"] == named["hubert large"]  # whatever else is drawn
+    with pytest.raises(SslsimError, match="the lineage has no 'other'; give that of the stores of the table"):
+        style.kinds(["wave", "other"], LINEAGE)
+
+
+def test_models_of_one_family_and_size_are_one_line_which_is_their_mean():
+    rows = pd.DataFrame({"layer": [0, 1], "mean": [0.3, 0.4], "relation": "other family", "measure": "svcca"})
+    table = pd.concat([rows.assign(model="wave"), rows.assign(model="wave-b", mean=0.5), rows.assign(model="units")])
+    figure = figures.layer_lines(table, "svcca", LINEAGE)
+    np.testing.assert_allclose(lines(figure.axes[0], "-"), [[[0, 0.4], [1, 0.45]], [[0, 0.3], [1, 0.4]]])
+    assert legend(figure) == ["wav2vec2 base", "hubert base"]
+
+
+def test_finetuned_models_have_the_look_of_their_kind_unless_two_would_look_alike():
+    rows = pd.DataFrame({"layer": [0, 1], "depth": [0, 1], "distance": 1.0, "ci_low": 1.0, "ci_high": 1.0})
+    rows = rows.assign(measure="svcca", pretrained="units")
+    kind = style.kinds(["wave", "units"], LINEAGE)[1]["hubert base"]
+    table = pd.concat([rows.assign(finetuned="wave"), rows.assign(finetuned="units")])
+    line = figures.distance_moved(table, LINEAGE).axes[0].lines[1]
+    assert (line.get_color(), line.get_marker()) == kind
+    table = pd.concat([rows.assign(finetuned="wave"), rows.assign(finetuned="wave-b")])
+    first, second = figures.distance_moved(table, LINEAGE).axes[0].lines[:2]
+    assert (first.get_color(), first.get_marker()) != (second.get_color(), second.get_marker())
+
+
+def test_layer_lines_are_means_with_a_line_a_model_and_a_panel_a_relation():
     rows = pd.DataFrame({"layer": [2, 0, 1], "mean": [0.5, 0.3, 0.4], "best": [0.8, 0.6, 0.7], "measure": "svcca"})
     others = [rows.assign(model=m, relation=r) for m in ("alpha", "beta") for r in ("untrained", "same model")]
     others += [rows.assign(model="alpha", relation="untrained", measure="svcca_raw", mean=0.0)]
@@ -49,7 +99,7 @@ def test_layer_lines_have_a_mean_and_a_best_a_model_and_a_panel_a_relation():
     assert titles(figure) == ["same model", "untrained"]  # in the order of relations
     for ax in figure.axes:
         assert lines(ax, "-") == [[[0, 0.3], [1, 0.4], [2, 0.5]]] * 2
-        assert lines(ax, "--") == [[[0, 0.6], [1, 0.7], [2, 0.8]]] * 2
+        assert lines(ax, "--") == []
         assert ax.get_ylim() == (0, 1.02)
         assert len({(line.get_color(), line.get_marker()) for line in ax.lines}) == 2
     assert legend(figure) == ["alpha", "beta"]
@@ -120,9 +170,6 @@ def test_best_matching_layers_are_means_over_other_models():
     assert [y for _, y in lines(figure.axes[0], "None")[0]] == [0.2, 0.4, 0.5, 1.0]
     assert titles(figure) == ["same family", "untrained"]
     assert legend(figure) == ["alpha", "beta"]
-    single = figures.best_matching_layers(table[table.best_model == "beta"])
-    assert "mean" in figure.legends[0].get_title().get_text()
-    assert "mean" not in single.legends[0].get_title().get_text()
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from made_tables import no_trace, pairs  # noqa: F401
+from matplotlib.collections import LineCollection
 from PIL import Image
 
 from sslsim.figures import above_chance_maps, heatmap, heatmaps
 from sslsim.figures.maps import attach, panels
+from sslsim.significance.nulls import ALPHA
 
 pytestmark = pytest.mark.usefixtures("no_trace")
 
@@ -41,10 +43,15 @@ def test_cells_stand_where_the_picture_has_them_and_say_what_the_table_says(draw
     box = bounds(figure)
     (panel,) = panels(figure, box)
     assert panel["title"].startswith("svcca")
-    assert panel["rows"] == panel["columns"] == ["a<b> 0", "a<b> 1", "a<b> 2", "c 0", "c 1"]
+    layers = ["a<b> layer 0", "a<b> layer 1", "a<b> layer 2", "c layer 0", "c layer 1"]
+    assert panel["rows"] == panel["columns"] == layers
     np.testing.assert_allclose(unpacked(panel, "similarity")[0].ravel(), table.value, rtol=1e-6)
     np.testing.assert_allclose(unpacked(panel, "interval")[1].ravel(), table.ci_high, rtol=1e-6)
-    assert [number["name"] for number in panel["numbers"]] == ["similarity", "interval", "chance", "p"]
+    assert [number["name"] for number in panel["numbers"]] == ["similarity", "interval", "chance", "p by t test"]
+    struck = unpacked(panel, "p by t test")[0] > ALPHA  # the p that is told is the one that strikes
+    (strokes,) = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)] or [None]
+    assert strokes is None or len(strokes.get_segments()) == struck.sum() > 0
+    assert (panel["scale"], panel["above"]) == ([0, 1], draw is above_chance_maps)
 
     mesh = figure.axes[0].collections[0]  # every cell in a colour of its own, to be found in the picture
     mesh.set(array=np.arange(25.0), cmap="nipy_spectral", clim=(-1, 25))
@@ -60,7 +67,7 @@ def test_cells_stand_where_the_picture_has_them_and_say_what_the_table_says(draw
 
 
 def test_what_a_table_lacks_is_not_said():
-    figure = heatmap(pairs().drop(columns=["ci_low", "chance"]).assign(p=np.nan), "svcca").figure
+    figure = heatmap(pairs().drop(columns=["ci_low", "chance"]).assign(p_t=np.nan), "svcca").figure
     (panel,) = panels(figure, bounds(figure))
     assert [number["name"] for number in panel["numbers"]] == ["similarity"]
 

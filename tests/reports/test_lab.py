@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from browser import PROGRAM, check_browser
+from browser import PROGRAM, WIDTHS, check_browser
 from made_tables import pairs
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from toys import CLAIM, ENTRY, PAIRS, RUN, changed_run, write_run
@@ -46,8 +46,8 @@ WRONG = {
     <details><summary>x</summary><input type="text"></details>
     <audio controls src="data:audio/wav;base64,AAAA"></audio>
     <img alt="x" src="data:image/png;base64,AAAA"><img alt="x" src="x.png">""": [
-        "axe: color-contrast (serious): p: ",
-        "axe: label (critical): input: ",
+        "axe, light: color-contrast (serious): p: ",
+        "axe, dark: label (critical): input: ",
         "a sound does not play: ",
         "2 pictures do not load",
         "asks for file:",
@@ -61,11 +61,24 @@ WRONG = {
         "printed: <table> x: from ",
         ": 8,000,",
     ],
+    """<style>@media (prefers-color-scheme: dark) { body { background: #111 } }</style><p>dark on dark</p>
+    <nav class="toc"><a href="#in">in it</a></nav><details class="enlarge"><summary id="in">x</summary></details>
+    <table><thead><tr><th><button>n</button></th></tr></thead><tbody><tr><td>2</td></tr><tr><td>10</td></tr></tbody>
+    </table>""": [
+        "axe, dark: color-contrast (serious): p: ",
+        "#in stays folded",
+        "a map does not enlarge the block of two models",
+        "n: not sorted ascending but null 2,10",
+        "printed: paper is rgb(17, 17, 17) where screens are dark",
+    ],
 }
 
 
 def page_of_a_heatmap(tmp_path):
-    """Render a page with one heatmap, as a notebook leaves it, and return it and the table that it draws."""
+    """Render a page with one heatmap, as a notebook leaves it, and return it and the table that it draws.
+
+    Below it stand neurons of three pairs of layers, the first of which can be heard.
+    """
     table = pairs()
     (tmp_path / "tables").mkdir()
     table.to_csv(tmp_path / "tables/some-pairs.csv", index=False)
@@ -77,7 +90,11 @@ def page_of_a_heatmap(tmp_path):
     mark["table"] = "tables/some-pairs.csv"
     metadata = {"image/png": {"alt": "x"}, "sslsim": mark}
     output = new_output("display_data", {"image/png": base64.b64encode(buffer.getvalue()).decode()}, metadata=metadata)
-    notebook = new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("code()", outputs=[output])])
+    neurons = {"model_x": ["c", "a<b>", "c"], "layer_x": [1, 10, 9], "neuron_x": [7, 8, 9], "model_y": "a<b>"}
+    html = pd.DataFrame(neurons | {"layer_y": 2, "neuron_y": 5}).to_html() + '<p id="neuron-c-1-7">Sounds</p>'
+    cells = [new_code_cell("code()", outputs=[output]), new_markdown_cell("## Neurons", metadata={"tags": ["fold"]})]
+    cells += [new_code_cell("more()", outputs=[new_output("display_data", {"text/html": html})])]
+    notebook = new_notebook(cells=[new_markdown_cell("# T"), *cells])
     text = render.page(notebook, name="some", folder=tmp_path, entry=ENTRY, run=RUN)
     (tmp_path / "some.html").write_text(text, encoding="utf-8")
     return tmp_path / "some.html", tmp_path / "tables/some-pairs.csv"
@@ -108,7 +125,9 @@ def test_good_pages_have_no_problems(tmp_path, capsys):
     assert "0 pictures, 1 sounds, 0 heatmaps, loads in" in told
     assert "slowest load" in told
     assert {file.name for file in (tmp_path / "shots").iterdir()} == {
-        f"{page.stem}{suffix}" for page in pages for suffix in ("-1280.png", "-390.png", ".pdf")
+        f"{page.stem}{suffix}"
+        for page in pages
+        for suffix in (".pdf", *(f"-{width}{part}.png" for width in WIDTHS for part in ("", "-light", "-dark")))
     }
 
 
@@ -126,8 +145,10 @@ def test_what_is_wrong_is_named(tmp_path):
     of_cells = [told for told in found if told.startswith("some.html")]
     assert len(of_cells) == 3, found
     for told in of_cells:
-        start = re.escape(f"some.html: {title_of('svcca')}: 'a<b> ")
-        assert re.match(start + r"\d in (a<b>|c) \d: similarity .*', but ci_high in the table is", told), told
+        start = re.escape(f"some.html: {title_of('svcca')}: 'a<b> layer ")
+        assert re.match(start + r"\d in (a<b>|c) layer \d, svcca: similarity .*', but ci_high in the table is", told), (
+            told
+        )
 
 
 @pytest.mark.slow

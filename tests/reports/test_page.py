@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import bs4
 import nbformat
+import pandas as pd
 import pytest
 from check_reports import NO_ALT, content, outside
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from toys import ENTRY, RUN
 
+from sslsim.measures.registry import MEASURES
 from sslsim.reports import page as render
-from sslsim.reports.markup import inline, markdown, tidy_html, without_progress
+from sslsim.reports.markup import COLUMNS, inline, markdown, tidy_html, without_progress
 
 
 def page(*cells: nbformat.NotebookNode, folder: Path = Path("."), **entry: Any) -> bs4.BeautifulSoup:
@@ -39,6 +42,7 @@ def test_headings_get_unique_ids_and_make_the_contents() -> None:
         ("#one-x-two", "One x & two"),
         ("#in", "In"),
         ("#one-x-two-2", "One x, two"),
+        ("#methods", "Methods and references"),
         ("#provenance", "Provenance"),
     ]
     assert {href[1:] for href, _ in links} <= {element["id"] for element in soup.find_all(id=True)}
@@ -95,7 +99,7 @@ def test_cells_of_a_heatmap_can_be_asked_by_the_one_script_that_the_policy_lets_
     assert list(outside(soup)) == []
     soup.select("script")[0].string = "alert(1)"
     assert list(outside(soup)) == ["script that the page's policy does not name: 'alert(1)'"]
-    assert not shown(new_output("display_data", {"image/png": "aaaa"})).select("script, .cells")
+    assert not shown(new_output("display_data", {"image/png": "aaaa"})).select(".cells, .enlarge")
 
 
 def test_a_picture_without_alt_text_is_found_by_the_check() -> None:
@@ -110,15 +114,107 @@ def test_a_picture_without_alt_text_is_found_by_the_check() -> None:
 def test_tables_scroll_in_their_box_and_are_plain() -> None:
     frame = (
         '<div><style scoped>x</style><table border="1" class="dataframe"><thead><tr style="text-align: right;">'
-        "<th></th><th>model</th><th>n</th></tr></thead><tbody><tr><th>0</th><td>w2v</td><td>1.5</td></tr></tbody></table></div>"
+        "<th></th><th>model_x</th><th>n</th></tr></thead><tbody><tr><th>0</th><td>w2v</td><td>1.5</td></tr></tbody></table></div>"
     )
     soup = shown(new_output("execute_result", data={"text/html": frame, "text/plain": "plain"}))
     box = soup.select("main .scroll")[0]
     assert (box["tabindex"], box["role"]) == ("0", "group")
     assert "scoped" not in str(soup.main)
     assert "border" not in box.table.attrs
-    assert [cell.name for cell in box.select("thead td, thead th")] == ["td", "th", "th"]
-    assert [cell.get_text() for cell in box.select(".word")] == ["model", "w2v"]
+    assert [(cell.name, cell.get_text()) for cell in box.select("tbody *")] == [
+        ("tr", "w2v1.5"),
+        ("th", "w2v"),  # the number of the row is gone
+        ("td", "1.5"),
+    ]
+    assert [cell.get_text() for cell in box.select(".word")] == ["model x", "w2v"]
+    head, other = box.select("thead th")
+    assert (head["data-column"], head["title"]) == ("model_x", f"{COLUMNS['model'][1]} Column model_x of the file.")
+    assert (other["data-column"], other.get_text(), other.get("title")) == ("n", "n", None)
+
+
+def test_labels_of_rows_stay_and_an_empty_corner_is_no_heading() -> None:
+    labelled = tidy_html(pd.DataFrame({"p": [1, 2]}, index=pd.Index([1, 0])).to_html())
+    soup = bs4.BeautifulSoup(labelled, "html.parser")
+    assert [cell.get_text() for cell in soup.select("tbody th")] == ["1", "0"]
+    assert [cell.name for cell in soup.select("thead td, thead th")] == ["td", "th"]
+    assert soup.select("thead th")[0].get_text() == "p (mismatches)"
+
+
+def test_a_section_is_folded_by_the_tag_of_its_cell_up_to_the_next_heading_as_high() -> None:
+    figure = {"role": "figure", "name": "more", "files": ["figures/a.png"]}
+    tagged = new_code_cell(
+        "x", outputs=[new_output("display_data", {"text/plain": "out"}, metadata={"sslsim": figure})]
+    )
+    folded, part = new_markdown_cell("## A fold\n\nin it"), new_markdown_cell("### Part\n\nin it too")
+    last = new_markdown_cell("# Last\n\nlast")
+    for cell in (tagged, folded, part, last):
+        cell.metadata["tags"] = ["fold"]
+    soup = page(new_markdown_cell("# T"), folded, part, new_markdown_cell("## B\n\nout of it"), tagged, last)
+    first, output, end = soup.select("main details.fold")
+    assert first.summary
+    assert first.summary.h2
+    assert first.summary.h2["id"] == "a-fold"
+    assert [heading.get_text() for heading in first.select("h2, h3")] == ["A fold", "Part"]  # no fold in it
+    assert "in it too" in first.get_text()
+    assert "out of it" not in first.get_text()
+    assert output.get_text(" ", strip=True) == "More: figure more out"
+    assert not output.select(".code")  # code has a fold of its own
+    assert end.get_text(" ", strip=True) == "Last last"  # closed by the end of the page
+
+
+def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
+    given = {
+        "measures": ["svcca", "linear_cka_debiased"],
+        "frames": 4000,
+        "permutations": 20,
+        "rotations": 5,
+        "blocks": 10,
+    }
+    given |= {"block_by": "speaker", "null_seed": 3, "checkpoints": ["a"]}
+    models = [{"name": name, "layers": 13, "neurons": 768, "weights": "trained"} for name in "ab"]
+    run = {**RUN, "checkpoints": models, "corpus": {"utterances": 1200, "minutes": 61.5}}
+    entry = {**ENTRY, "parameters": [{"name": n, "value": v, "default": v, "help": ""} for n, v in given.items()]}
+    soup = bs4.BeautifulSoup(
+        render.page(new_notebook(), name="some", folder=Path(), entry=entry, run=run), "html.parser"
+    )
+    methods, bibtex = soup.select("#methods .copied")
+    text = " ".join(methods.get_text().split())
+    for part in (
+        "1 model (a: 13 layers of 768 neurons) on 1,200 utterances (61.5 minutes of speech) with sslsim 1",
+        "by svcca, linear_cka_debiased",
+        "Raghu et al. 2017; Kornblith et al. 2019; Song et al. 2012.",
+        "4,000 frames of 20 ms",
+        "20 mismatches of utterances, so that the smallest p is 1/21 (seed 3)",
+        "5 random bases",
+        "a jackknife over 10 blocks of speakers",
+        "Computed with python 3.",
+    ):
+        assert part in text
+    assert re.findall(r"^@\w+{(\w+),", bibtex.get_text(), re.MULTILINE) == [
+        *("sslsim", "elkheir2024speech", "wu2020similarity", "raghu2017svcca", "kornblith2019similarity"),
+        "song2012feature",
+    ]
+    assert bibtex.get_text().count("{") == bibtex.get_text().count("}")
+    bare = page(new_markdown_cell("# T")).select("#methods .copied")[0].get_text()
+    assert "mismatches" not in bare  # nothing is said of what the notebook does not have
+
+
+def test_every_measure_that_names_a_paper_is_cited_as_that_paper() -> None:
+    for name, measure in MEASURES.items():
+        for paper in re.findall(r"arXiv (\d{4}\.\d{5})", measure.description):
+            assert paper in " ".join(bibtex for _, bibtex in render.references([name])), name
+    cited = " ".join(bibtex for _, bibtex in render.references([]))
+    citation = (Path(__file__).parents[2] / "CITATION.cff").read_text(encoding="utf-8")
+    for title in re.findall(r"title: \"?(.+?)\"?$", citation, re.MULTILINE):
+        assert f"title = {{{title}}}" in cited
+    for paper in re.findall(r"arxiv.org/abs/([\d.]+)", citation):
+        assert f"eprint = {{{paper}}}" in cited
+
+
+def test_columns_that_pages_show_are_explained() -> None:
+    for words, told in COLUMNS.values():
+        assert words
+        assert told.endswith(".")
 
 
 def test_what_asks_for_scripts_or_the_network_is_dropped() -> None:
@@ -205,14 +301,14 @@ def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) 
     notebook = new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("code_here()", outputs=[output])])
     assert [result["claims"] for result in render.results(notebook)] == [rows]
 
-    said = {"answer": "They <i>are</i>.", "bounds": {"share": [0.1, 0.3, 0.6]}}
+    said = {"answer": "They <agree>.", "bounds": {"share": [0.1, 0.3, 0.6]}}
     entry = {**ENTRY, "claims": rows, **said}
     on_page = page(new_markdown_cell("# T"), claims=rows, **said)
     assert "A share is small from 0.1, moderate from 0.3, large from 0.6." in on_page.get_text()
     text = render.fill("index.html.j2", run={**RUN, "notebooks": {"some": entry}}, folder=tmp_path, sweep=False)
     for soup, control in ((on_page, "untrained: 0.1"), (bs4.BeautifulSoup(text, "html.parser"), "")):
         table = soup.select("table.claims")[0]
-        assert soup.get_text().index("They <i>are</i>.") < soup.get_text().index(table.get_text())
+        assert soup.get_text().index("They <agree>.") < soup.get_text().index(table.get_text())
         assert [cell.get_text() for cell in table.select("thead th")] == ["claim", "seeds", "families"]
         first, second = (
             [cell.get_text(" ", strip=True) for cell in row.select("th, td")] for row in table.select("tbody tr")
@@ -222,7 +318,11 @@ def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) 
         assert first == ["<i>shared</i> svcca, share", f"moderate {effect}{ends[0]}", f"none {effect}{ends[1]}"]
         assert second == ["other svcca, share", "", f"not tested (no interval) {effect}{ends[2]}"]
         assert [one.get_text() for one in table.select(".holds.yes")] == ["moderate"]
+        assert [cell["data-head"] for cell in table.select("td")] == ["seeds", "families"] * 2  # where rows are stacked
     assert not page(new_markdown_cell("# T")).select("table.claims")
+    assert "open" in on_page.select("details.claims")[0].attrs
+    for soup in (on_page, bs4.BeautifulSoup(text, "html.parser")):
+        assert [told.get_text() for told in soup.select(".answer")] == ["They <agree>."]
 
 
 def test_the_index_shows_status_links_and_facts(tmp_path: Path) -> None:
@@ -231,6 +331,9 @@ def test_the_index_shows_status_links_and_facts(tmp_path: Path) -> None:
     soup = bs4.BeautifulSoup(render.fill("index.html.j2", run=run, folder=tmp_path, sweep=False), "html.parser")
     some, other = soup.select("article")
     assert [a["href"] for a in some.select("a")] == ["some.html", "some.html", "some.ipynb", "tables/some-grid.csv"]
+    assert soup.h1
+    assert soup.h1.get_text() == "Do self-supervised speech models represent speech alike, and where?"
+    assert "sslsim bundle" in soup.get_text()
     assert [pill.get_text() for pill in soup.select(".pill")] == ["FAILED", "OK", "FAILED"]
     assert some.select("h2 math")
     assert not some.select("h2 b")

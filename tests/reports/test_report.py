@@ -191,12 +191,13 @@ def test_cards_of_one_group_and_row_stand_together_and_every_text_is_escaped(
 ) -> None:
     shown: list[str] = []
     monkeypatch.setattr("sslsim.reports.report._show", lambda data, _: shown.append(data["text/html"]))
-    first, second, third = (Card("g <1>", row, f"<i>{row}</i>", "x", b"a") for row in ("a", "a", "b"))
-    other = Card("other", "b", "t", 'a "picture"', b"a", b"p")
+    first, second, third = (Card("g <1>", row, f"<i>{row}</i>", "x", b"a", key=f"n-{row}") for row in ("a", "a", "b"))
+    other = Card("other", "b", "t", 'a "picture"', b"a", b"p", "n-a")
     report = Report(tmp_path, "some")
     report.clips("Some & all", [first, second, third, other])
     soup = bs4.BeautifulSoup(shown[0], "html.parser")
     assert [p.get_text() for p in soup.select("p")] == ["g <1>", "a", "b", "other", "b"]
+    assert [(p["id"], p.get_text()) for p in soup.select("p[id]")] == [("n-a", "a"), ("n-b", "b")]  # each id once
     assert [len(div.select("figure")) for div in soup.select("div")] == [2, 1, 1]
     assert [audio["aria-label"] for audio in soup.select("audio")] == ["<i>a</i>", "<i>a</i>", "<i>b</i>", "t"]
     assert soup.section["aria-label"] == "Some & all"

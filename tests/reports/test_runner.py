@@ -155,7 +155,7 @@ def test_the_page_has_title_contents_results_and_provenance(finished: Finished) 
     assert page.h1
     assert page.h1.get_text() == "Do toys add up?"
     assert [a.get_text() for a in page.select("nav.toc a")] == [
-        "Set-up", "The grid of toys", "What this shows", "Little", "Provenance",
+        "Set-up", "The grid of toys", "What this shows", "Little", "Methods and references", "Provenance",
     ]  # fmt: skip
     assert [a["href"] for a in page.select(".results a")] == [*finished.run["notebooks"]["good"]["files"], "good.ipynb"]
     assert page.select("figure img")[0]["alt"] == 'A "rising" line'

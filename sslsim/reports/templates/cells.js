@@ -26,13 +26,19 @@
   };
 
   const text = value => value.toFixed(DECIMALS).replace(/^-(0\.0+)$/, "$1"); // no minus before nothing
+  const measure = map => map.title.split(":")[0];
+  const goal = (map, row, column) => {
+    const [x, y] = [map.rows[row], map.columns[column]];
+    return document.getElementById(`pair ${x} in ${y}`) || document.getElementById(`pair ${y} in ${x}`);
+  };
   const say = (map, row, column) => {
     const place = row * map.columns.length + column;
     const said = map.numbers
       .map(({ name, parts }) => [name, parts.map(p => p[place])])
       .filter(([, values]) => values.every(Number.isFinite))
-      .map(([name, values]) => name + " " + values.map(text).join(" to "));
-    return map.rows[row] + " in " + map.columns[column] + ": " + (said.join(", ") || "not compared");
+      .map(([name, values]) => /^p\b/.test(name) && values[0] < 1e-4 ? name + " < 0.0001" : name + " " + values.map(text).join(" to "));
+    const more = goal(map, row, column) ? "; click or Enter leads to neurons of these layers" : "";
+    return `${map.rows[row]} in ${map.columns[column]}, ${measure(map)}: ${said.join(", ") || "not compared"}${more}`;
   };
 
   const show = (panel, row, column) => {
@@ -54,6 +60,10 @@
     tip.hidden = true;
     mark.remove();
   };
+  const follow = map => {
+    const there = goal(map, map.row, map.column);
+    if (there) location.hash = encodeURIComponent(there.id);
+  };
   const within = (place, count) => Math.max(0, Math.min(count - 1, place));
 
   for (const panel of document.querySelectorAll(".cells")) {
@@ -66,6 +76,7 @@
     };
     panel.addEventListener("pointermove", point);
     panel.addEventListener("pointerdown", point);
+    panel.addEventListener("click", () => follow(of(panel)));
     panel.addEventListener("pointerleave", event => event.pointerType === "mouse" && hide());
     panel.addEventListener("focus", () => panel.matches(":focus-visible") && show(panel, of(panel).row, of(panel).column));
     panel.addEventListener("blur", hide);
@@ -75,6 +86,7 @@
       const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
       const far = { Home: [map.row, 0], End: [map.row, last[1]], PageUp: [0, map.column], PageDown: [last[0], map.column] };
       if (event.key === "Escape") return hide();
+      if (event.key === "Enter") return follow(map);
       if (event.key in steps) {
         const [down, right] = steps[event.key];
         show(panel, within(map.row + down, last[0] + 1), within(map.column + right, last[1] + 1));
@@ -84,6 +96,71 @@
         return;
       }
       event.preventDefault();
+    });
+  }
+
+  // the block of two models, enlarged to a table of its numbers
+  const STOPS = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"]; // viridis
+  const paint = (cell, share) => {
+    const at = Math.max(0, Math.min(1, share)) * (STOPS.length - 1);
+    const ends = [Math.floor(at), Math.ceil(at)].map(i => STOPS[i].match(/../g).map(two => parseInt(two, 16)));
+    cell.style.background = `rgb(${ends[0].map((low, i) => Math.round(low + (at % 1) * (ends[1][i] - low)))})`;
+    cell.style.color = share < 0.43 ? "#fff" : "#000";
+  };
+  const model = label => label.replace(/ layer \d+$/, "");
+  const make = (name, parent, text = "") => {
+    const made = document.createElement(name);
+    made.textContent = text;
+    parent.append(made);
+    return made;
+  };
+  const enlarge = (map, x, y) => {
+    const box = document.createElement("div");
+    const table = make("table", box);
+    box.className = "scroll";
+    make("caption", table, `${map.title}${map.above ? ", less chance" : ""}: layers of ${x} in those of ${y}`);
+    const places = (labels, name) => [...labels.keys()].filter(i => model(labels[i]) === name);
+    const [rows, columns] = [places(map.rows, x), places(map.columns, y)];
+    const number = label => label.match(/\d*$/)[0];
+    const head = make("tr", make("thead", table));
+    make("td", head);
+    for (const j of columns) make("th", head, number(map.columns[j])).scope = "col";
+    const body = make("tbody", table);
+    const part = name => map.numbers.find(each => each.name === name)?.parts[0];
+    const [value, chance, p] = [map.numbers[0].parts[0], map.above && part("chance"), part("p by t test")];
+    for (const i of rows) {
+      const row = make("tr", body);
+      make("th", row, number(map.rows[i])).scope = "row";
+      for (const j of columns) {
+        const place = i * map.columns.length + j;
+        const shown = value[place] - (chance ? chance[place] : 0);
+        const cell = make("td", row, Number.isFinite(shown) ? text(shown).slice(0, -2) : "");
+        cell.title = say(map, i, j);
+        if (Number.isFinite(shown)) paint(cell, (shown - map.scale[0]) / (map.scale[1] - map.scale[0]));
+        if (p?.[place] > 0.05) cell.className = "struck";
+      }
+    }
+    return rows.length && columns.length ? box : "";
+  };
+  for (const details of document.querySelectorAll(".enlarge")) {
+    details.addEventListener("toggle", () => {
+      if (details.querySelector("select")) return;
+      const maps = [...details.closest("figure").querySelectorAll(".cells")].map(of);
+      const models = labels => [...new Set(labels.map(model))];
+      const select = what => make("select", make("label", details, what));
+      const [x, y, box] = [select("layers of "), select(" in those of "), make("div", details)];
+      const draw = () => box.replaceChildren(...maps.map(map => enlarge(map, x.value, y.value)));
+      const pair = () => { // models that are compared with x, at first another one
+        const names = models(maps.flatMap(map => models(map.rows).includes(x.value) ? map.columns : []));
+        const kept = [y.value, ...names.filter(name => name !== x.value), ...names].find(name => names.includes(name));
+        y.replaceChildren(...names.map(name => new Option(name)));
+        y.value = kept;
+        draw();
+      };
+      x.append(...models(maps.flatMap(map => map.rows)).map(name => new Option(name)));
+      x.onchange = pair;
+      y.onchange = draw;
+      pair();
     });
   }
 })();
