@@ -6,14 +6,11 @@ utterances leave a layer's own moments as they are.
 """
 
 import itertools
-import os
-import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +18,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sslsim.activations.draft import remove_stale
+from sslsim.activations.selection import PartialView
 from sslsim.comparison import pieces
-from sslsim.comparison.pieces import Task, save
+from sslsim.comparison.pieces import Task
 from sslsim.comparison.scores import Comparison, Run, Scores
+from sslsim.comparison.scratch import save, scratch
 from sslsim.measures.registry import MEASURES
 from sslsim.parallel import results, workers_on
 
@@ -34,22 +32,24 @@ BATCH_LAYERS = 8  # of one batch of measures of frames, whose kernels are 32 MB 
 
 
 def score_runs(what: Comparison, runs: Sequence[Run], executor: Executor | None) -> list[list[Scores]]:
-    """Score pairs of layers both ways in each run, by each order of the frames of y.
+    """Score pairs of layers both ways in each run, by each order of the frames of y, or without each block.
 
     Each order, (n_frames,), has every frame once. Layer i stands on the x side and layer j, i up to j, on the y side, a
     layer with itself too. Workers of `executor` (see `parallel.results`) must see the folder of the stores.
     """
-    scores = [[Scores(len(what.views)) for _ in run.orders] for run in runs]
-    with _scratch(what.views[0].store.root.parent) as folder:
-        tasks = [(of, task) for of, run in enumerate(runs) for task in _tasks(what, run, folder / str(of))]
-        rounds = [(of, task, [*_rounds(task)]) for of, task in tasks]
+    scores = [[Scores(len(what.views)) for _ in run.blocks or run.orders] for run in runs]
+    with ExitStack() as at_end:
+        at_end.callback(pieces.forget)
+        folder = at_end.enter_context(scratch(what.views[0].store.root.parent))
+        tasks = [(of, *one) for of, run in enumerate(runs) for one in _tasks(what, run, folder / str(of))]
+        rounds = [(of, first, task, [*_rounds(task)]) for of, first, task in tasks]
         workers = workers_on(what.device)
         total = sum(len(calls) for *_, two in rounds for _, calls in two)
         with tqdm(total=total, unit="piece", file=sys.stdout, mininterval=1.0) as bar:
-            for of, task, two in rounds:
+            for of, first, task, two in rounds:
                 bar.set_description(runs[of].title)
                 for parts in itertools.chain(*(results(*one, executor=executor, workers=workers) for one in two)):
-                    for one, part in zip(scores[of], parts, strict=False):
+                    for one, part in zip(scores[of][first:], parts, strict=False):
                         one.add(part)
                     bar.update()
                 shutil.rmtree(task.folder, ignore_errors=True)  # it takes gigabytes
@@ -64,46 +64,35 @@ def _rounds(task: Task) -> Iterator[tuple[Callable[..., Any], list[tuple[Any, ..
     yield score, [(task.folder, *pair) for pair in task.pairs()]
 
 
-def _tasks(what: Comparison, run: Run, folder: Path) -> list[Task]:
-    """Put layers in batches and leave in the scratch folder what pieces need to know: of moments, and of frames."""
-    views = what.views
+def _tasks(what: Comparison, run: Run, folder: Path) -> Iterator[tuple[int, Task]]:
+    """Put layers in batches and leave in the scratch folder what pieces need to know: of moments, and of frames.
+
+    Before each stands the number of its first scores: a run without each block is of moments alone; it is a run for
+    each block where measures are of frames, and where something is given, which comes off the frames that are left.
+    """
+    views, each, given = what.views, run.without_each() or [run], isinstance(what.views[0], PartialView)
     layers = [list(of) for _, of in itertools.groupby(range(len(views)), key=lambda i: views[i].label[0])]
     of_moments, of_frames = (
         replace(what, measures=tuple(name for name in what.measures if MEASURES[name].of_frames is frames))
         for frames in (False, True)
     )
-    tasks = []
+    tasks: list[Any] = []
     if of_moments.measures or run.partners:
         neurons = BATCH_NEURONS if workers_on(what.device) is None else GPU_BATCH_NEURONS
         batches = _batches(layers, [neurons // views[of[0]].shape[1] for of in layers])
-        tasks.append(Task(folder / "moments", of_moments, run, batches))
+        tasks += [(of_moments, batches, *one) for one in enumerate(each if given else [run])]
     if of_frames.measures:
         pieces.sample_of(run.lengths, what.sample)  # says so at once if that cannot be
         batches = _batches(layers, [BATCH_LAYERS] * len(layers))
-        tasks.append(Task(folder / "frames", of_frames, replace(run, partners=False), batches))
-    for task in tasks:
+        tasks += [(of_frames, batches, first, replace(one, partners=False)) for first, one in enumerate(each)]
+    for number, (some, batches, first, one) in enumerate(tasks):
+        task = Task(folder / str(number), some, one, batches)
         task.folder.mkdir(parents=True)
         save(task, task.folder / "task.pickle")
-    return tasks
+        yield first, task
 
 
 def _batches(runs: list[list[int]], sizes: list[int]) -> list[list[int]]:
     """Cut runs of layers into batches of about equal size, none with more layers than given (one at least)."""
     cut = [np.array_split(np.array(run), -(-len(run) // max(1, size))) for run, size in zip(runs, sizes, strict=True)]
     return [batch.tolist() for batches in cut for batch in batches]
-
-
-@contextmanager
-def _scratch(beside: Path) -> Iterator[Path]:
-    """Yield a new folder that all workers see, or, where stores are read-only, one of this machine; remove it after."""
-    remove_stale(beside, ".pieces.*")  # of processes of this machine that were killed
-    prefix = f".pieces.{platform.node()}.{os.getpid()}."
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=beside.absolute()))
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix=prefix))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        pieces.forget()

@@ -5,11 +5,7 @@ One matrix product a chunk of frames gives the cross moments of all pairs of two
 
 from __future__ import annotations
 
-import copyreg
 import itertools
-import os
-import pickle
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,15 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslsim.activations.draft import check_ours
 from sslsim.activations.selection import View, mismatched, on_rows
 from sslsim.comparison.scores import Comparison, Norms, Part, Run, in_random_bases, partners_of, score_pairs
+from sslsim.comparison.scratch import read, save
 from sslsim.errors import SslsimError
 from sslsim.measures.arrays import mean
-from sslsim.measures.moments import WIDE, Marginal, Moments, marginal, moments, squared_norms
-from sslsim.measures.products import Side, cross_products
+from sslsim.measures.moments import WIDE, Marginal, Moments, marginal, marginals_without, moments, squared_norms
+from sslsim.measures.products import Side, cross_products, without_blocks
 from sslsim.measures.registry import MEASURES
-from sslsim.resources import size_told
 from sslsim.speech.positions import common_positions
 
 DTYPE = torch.float32  # of stored layers and their products
@@ -67,38 +62,6 @@ class Task:
         return np.array(self.batches[k])[places[0]], np.array(self.batches[m])[places[1]]
 
 
-def save(value: object, path: Path) -> None:
-    """Write a value; an error says how much room there is."""
-    try:
-        with path.open("wb") as file:
-            pickler = pickle.Pickler(file, protocol=5)
-            pickler.dispatch_table = copyreg.dispatch_table | {Tensor: _as_array}
-            pickler.dump(value)
-    except OSError as error:
-        free = size_told(shutil.disk_usage(path.parent).free)
-        raise SslsimError(
-            f"moments of layers cannot be kept in {str(path.parent)!r}, where {free} are free: "
-            f"{error.strerror}; make room there or compare fewer checkpoints at a time"
-        ) from error
-
-
-def _read(path: Path) -> Any:
-    """Read a value from the scratch folder if nobody else can have put it there: a pickle can run anything."""
-    check_ours(scratch := path.parents[2])
-    opened = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        check_ours(scratch, opened)  # the same, even if it was replaced meanwhile
-        with open(os.open(path.relative_to(scratch), os.O_RDONLY, dir_fd=opened), "rb") as file:
-            return pickle.loads(file.read())
-    finally:
-        os.close(opened)
-
-
-def _as_array(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[np.ndarray]]:
-    """Return how to make a tensor again: torch's own way opens an archive for each, which takes longer than reading."""
-    return partial(torch.as_tensor, device=tensor.device), (tensor.numpy(force=True),)
-
-
 @dataclass(frozen=True)
 class LayerMoments:
     """The own moments of the layers of a batch, with what is computed from them."""
@@ -109,7 +72,7 @@ class LayerMoments:
 
 @lru_cache(maxsize=2)
 def _task(folder: Path) -> Task:
-    return _read(folder / "task.pickle")
+    return read(folder / "task.pickle")
 
 
 @lru_cache(maxsize=2)
@@ -129,8 +92,8 @@ def _turned(task: Task, order: NDArray[np.int64] | None) -> bool:
     return order is not None and task.run.given is not None
 
 
-def _file(task: Task, what: str, k: int, turned: bool) -> Path:
-    return task.folder / f"{what}-{k}{'-turned' if turned else ''}.pickle"
+def _file(task: Task, what: str, k: int, turned: bool, block: int | None = None) -> Path:
+    return task.folder / f"{what}-{k}{'-turned' if turned else ''}{'' if block is None else f'-{block}'}.pickle"
 
 
 def _batch(task: Task, k: int, turned: bool = False) -> list[View]:
@@ -139,31 +102,47 @@ def _batch(task: Task, k: int, turned: bool = False) -> list[View]:
 
 
 def moments_of_batch(folder: Path, k: int, turned: bool) -> list[Part]:
-    """Make and leave in the scratch folder the moments of every layer of a batch, and say what each layer is like."""
+    """Make and leave in the scratch folder the moments of every layer of a batch, and say what each layer is like.
+
+    Where blocks are left out, moments without each.
+    """
     task = _task(folder)
     what, views = task.what, _batch(task, k, turned)
-    means = torch.cat(_of_each(views, mean)).to(what.device)
-    of = marginal(Side(views, means, DTYPE), 0 if task.run.chance else WIDE)
+    side = Side(views, torch.cat(_of_each(views, mean)).to(what.device), DTYPE)
+    if task.run.blocks:
+        for g, of in enumerate(marginals_without(side, task.run.blocks)):
+            rest = on_rows(views, np.delete(np.arange(side.n), task.run.blocks[g]))
+            save(_moments(task, of, rest), _file(task, "moments", k, turned, g))
+        return []
+    of = marginal(side, 0 if task.run.chance else WIDE)
+    save(_moments(task, of, views), _file(task, "moments", k, turned))
+    layers = np.array(task.batches[k])
+    counts = {"constant": (layers, (of.mean.shape[-1] - of.count).long().cpu().numpy())}
+    measures = {name: MEASURES[name] for name in what.measures}
+    counts |= {name: (layers, m.ranks(of).cpu().numpy()) for name, m in measures.items() if m.ranks}
+    return [Part(counts=counts)]
+
+
+def _moments(task: Task, of: Marginal, views: Sequence[View]) -> LayerMoments:
+    """Compute what measures need of the layers of a batch."""
     for a, view in enumerate(views):
         _of_each([view], lambda _, a=a: of.one(a).check_varies())
-    measures = {name: MEASURES[name] for name in what.measures}
-    for name in {name for measure in measures.values() for name in measure.needs}:
+    measures = [MEASURES[name] for name in task.what.measures]
+    for name in {name for measure in measures for name in measure.needs}:
         getattr(of, name)  # computed here, once, and kept
     norms = {
         scaled: torch.stack([squared_norms(v, of.one(a), standardize=scaled) for a, v in enumerate(views)])
-        for scaled in {measure.standardize for measure in measures.values() if measure.norms}
+        for scaled in {measure.standardize for measure in measures if measure.norms}
     }
-    save(LayerMoments(of, norms), _file(task, "moments", k, turned))
-    layers = np.array(task.batches[k])
-    counts = {"constant": (layers, (of.mean.shape[-1] - of.count).long().cpu().numpy())}
-    counts |= {name: (layers, m.ranks(of).cpu().numpy()) for name, m in measures.items() if m.ranks}
-    return [Part(counts=counts)]
+    return LayerMoments(of, norms)
 
 
 def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
     """Score layers of one batch with those of another, the frames of y in each order."""
     task = _task(folder)
     what, run = task.what, task.run
+    if run.blocks:
+        return _without_blocks(task, k, m)
     # never the same objects on both sides: each keeps the frames that it last read
     (x, side_x), *sides = (_side(task, *of) for of in ((k, False), *((m, turned) for turned in turns(run))))
     parts = []
@@ -182,8 +161,22 @@ def pairs_of_batches(folder: Path, k: int, m: int) -> list[Part]:
     return parts
 
 
+def _without_blocks(task: Task, k: int, m: int) -> list[Part]:
+    """Score layers of two batches at the same depth without each block."""
+    cells, parts = task.cells(k, m, near=True), []
+    places = torch.tensor(cells, device=task.what.device).T
+    of = [[_file(task, "moments", batch, False, g) for batch in (k, m)] for g in range(len(task.run.blocks))]
+    # frames are near 0 about the mean of any that are many
+    means = [read(file).marginal.mean.flatten() for file in of[0]]
+    x_side, y_side = (Side(_batch(task, batch), mean_, DTYPE) for batch, mean_ in zip((k, m), means, strict=True))
+    for files, (*_, cross) in zip(of, without_blocks(x_side, y_side, cells, task.run.blocks), strict=True):
+        x, y = map(read, files)
+        parts.append(_part(task, (k, m), (x, y), places, cross, True, partners=False))
+    return parts
+
+
 def _side(task: Task, k: int, turned: bool) -> tuple[LayerMoments, Side]:
-    of = _read(_file(task, "moments", k, turned))
+    of = read(_file(task, "moments", k, turned))
     return of, Side(_batch(task, k, turned), of.marginal.mean.flatten(), DTYPE)
 
 
@@ -286,7 +279,7 @@ def sample_of(lengths: tuple[int, ...], sample: int) -> NDArray[np.int64]:
 @lru_cache(maxsize=4)
 def _left(file: Path) -> list[Tensor]:
     """Return what a measure of sampled frames compares of every layer of a batch."""
-    return _read(file)
+    return read(file)
 
 
 def _of_each(views: Sequence[View], function: Callable[..., Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,14 @@ class Run:
     # of layers less what is given: the order of a mismatch, in which it comes off too (see `selection.mismatched`);
     # there is no other order then
     given: NDArray[np.int64] | None = None
+    blocks: tuple[NDArray[np.int64], ...] = ()  # numbers of frames to leave out, one block after another
+
+    def without_each(self) -> list[Run]:
+        """Return runs on the frames that are left without each block."""
+        rest = [np.delete(np.arange(sum(self.lengths)), rows) for rows in self.blocks]
+        utterance = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        counts = (tuple(np.bincount(utterance[rows], minlength=len(self.lengths)).tolist()) for rows in rest)
+        return [replace(self, rows=rows, lengths=n, blocks=()) for rows, n in zip(rest, counts, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ does not vary has correlation 0 with all others and is left out of means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 from sslsim.errors import SslsimError
 from sslsim.measures.arrays import Array, block, check_pair, chunks, mean
 from sslsim.measures.components import Components, singular_vectors
-from sslsim.measures.products import Side, Utterances, cross_products
+from sslsim.measures.products import Side, Utterances, cross_products, without_blocks
 
 WIDE = 256  # neurons from which the dtype of the products is precise enough
 
@@ -282,9 +282,22 @@ def _moments(x: Array, y: Array, dtype: torch.dtype, device: str | torch.device)
 def marginal(side: Side, wide: int = WIDE) -> Marginal:
     """Moments of the layers of a side, (layers, ...)."""
     scatter = cross_products(side, side, [(i, i) for i in range(len(side.columns))])
+    return _marginal(side, side.n, side.means, scatter, wide)
+
+
+def marginals_without(side: Side, blocks: Sequence[np.ndarray]) -> Iterator[Marginal]:
+    """Yield moments of the layers of a side without each of the blocks (numbers of frames) that all fall into."""
+    same = [(i, i) for i in range(len(side.columns))]
+    for rows, (mean_, _, scatter) in zip(blocks, without_blocks(side, side, same, blocks), strict=True):
+        rest = np.delete(np.arange(side.n), rows)
+        varies = side.varies(rest).view(len(scatter), -1)  # about another mean, a constant leaves some rounding
+        yield _marginal(side, len(rest), mean_, scatter * varies[:, :, None] * varies[:, None, :], WIDE)
+
+
+def _marginal(side: Side, n: int, mean_: Tensor, scatter: Tensor, wide: int) -> Marginal:
     # the two triangles of a product may differ in the last digit, so their mean is taken
     scatter = (scatter + scatter.mT) / 2
-    return Marginal(side.n, side.means.reshape(len(scatter), -1), scatter, torch.finfo(side.dtype).eps, wide=wide)
+    return Marginal(n, mean_.reshape(len(scatter), -1), scatter, torch.finfo(side.dtype).eps, wide=wide)
 
 
 def squared_norms(x: Array, layer: Marginal, *, standardize: bool) -> Tensor:

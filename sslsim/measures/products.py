@@ -8,7 +8,7 @@ the sums exactly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -75,13 +75,19 @@ class Side:
         self._buffer = means.new_empty(0, ends[-1], dtype=dtype)
         self._whole: Tensor | None = None
 
-    def near_zero(self, rows: slice, order: np.ndarray | None = None) -> Tensor:
+    def near_zero(self, rows: slice | np.ndarray, order: np.ndarray | None = None) -> Tensor:
         """Frames less their mean, (n_rows, n_neurons), those at `rows` of an order; the next call overwrites them."""
         if self.n * self._buffer.shape[1] * self.origin.element_size() <= WHOLE:
             if self._whole is None:
                 self._whole = self._read(slice(0, self.n))
-            return self._whole[rows] if order is None else self._whole[torch.from_numpy(order[rows])]
+            at = rows if order is None else order[rows]
+            return self._whole[at if isinstance(at, slice) else torch.from_numpy(at)]
         return self._read(rows if order is None else order[rows])
+
+    def varies(self, rows: np.ndarray) -> Tensor:
+        """Which neurons vary over some frames, (n_neurons,)."""
+        first = self.near_zero(rows[:1])[0].clone()
+        return torch.stack([(self.near_zero(rows[some]) != first).any(0) for some in chunks(len(rows))]).any(0)
 
     def _read(self, rows: slice | np.ndarray) -> Tensor:
         n = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
@@ -105,8 +111,45 @@ def cross_products(
     Of every layer of `left` with every one of `right`, (layers_x, layers_y, n_neurons_x, n_neurons_y), or, given
     `pairs` of their numbers, (pairs, n_neurons_x, n_neurons_y). In an `order` the frames of right stand in another one.
     """
+    total = _summed(left, right, pairs, chunks(left.n), order)
+    if pairs is not None:
+        return _recentred(total, (left, right), pairs, (left.rest, right.rest), left.n)
+    total.addr_(left.rest, right.rest, alpha=-left.n)
+    sides = (len(left.columns), left.columns[0].stop, len(right.columns), right.columns[0].stop)
+    return total.reshape(sides).transpose(1, 2)
+
+
+def without_blocks(
+    left: Side, right: Side, pairs: Sequence[tuple[int, int]], blocks: Sequence[np.ndarray]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield, for each of the blocks (numbers of frames) that all frames fall into, what is left without it.
+
+    Means of all neurons of left and of right, (n_neurons,), and products (pairs, n_neurons_x, n_neurons_y) about them,
+    float64. All frames are multiplied once.
+    """
+    of_blocks, sums = [], []
+    for rows in blocks:
+        parts = [rows[part] for part in chunks(len(rows))]
+        of_blocks.append(_summed(left, right, pairs, parts))
+        sums.append([sum(side.near_zero(part).sum(0, dtype=torch.float64) for part in parts) for side in (left, right)])
+    total, whole = sum(of_blocks), [sum(of_side) for of_side in zip(*sums, strict=True)]
+    for rows, part, lost in zip(blocks, of_blocks, sums, strict=True):
+        n = left.n - len(rows)
+        rest = [(every - some) / n for every, some in zip(whole, lost, strict=True)]
+        means = [side.origin.double() + one for side, one in zip((left, right), rest, strict=True)]
+        yield *means, _recentred(total - part, (left, right), pairs, rest, n)
+
+
+def _summed(
+    left: Side,
+    right: Side,
+    pairs: Sequence[tuple[int, int]] | None,
+    parts: Iterable[slice | np.ndarray],
+    order: np.ndarray | None = None,
+) -> Tensor:
+    """Sum products of near-zero frames over parts of them."""
     total = None
-    for rows in chunks(left.n):
+    for rows in parts:
         a = left.near_zero(rows)
         b = a if right is left and order is None else right.near_zero(rows, order)
         if pairs is None:
@@ -115,10 +158,13 @@ def cross_products(
             part = torch.stack([a[:, left.columns[i]].T @ b[:, right.columns[j]] for i, j in pairs])
         total = part.double() if total is None else total.add_(part)
     assert total is not None
-    if pairs is None:
-        total.addr_(left.rest, right.rest, alpha=-left.n)
-        sides = (len(left.columns), left.columns[0].stop, len(right.columns), right.columns[0].stop)
-        return total.reshape(sides).transpose(1, 2)
-    for part, (i, j) in zip(total, pairs, strict=True):
-        part.addr_(left.rest[left.columns[i]], right.rest[right.columns[j]], alpha=-left.n)
     return total
+
+
+def _recentred(
+    products: Tensor, sides: tuple[Side, Side], pairs: Sequence[tuple[int, int]], means: Sequence[Tensor], n: int
+) -> Tensor:
+    """Return products of n frames about the means of these, near 0."""
+    for part, (i, j) in zip(products, pairs, strict=True):
+        part.addr_(means[0][sides[0].columns[i]], means[1][sides[1].columns[j]], alpha=-n)
+    return products

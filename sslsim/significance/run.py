@@ -58,12 +58,11 @@ def evidence(
     blocks = blocks_of(stores[0].index, lengths, resampling.blocks, resampling.block_by)
     own = Run("scores", lengths=lengths, rotations=resampling.rotations, partners=partners, costly=False)
     runs = [own if resampling.elsewhere is not None else replace(own, everywhere=())]
+    left_out = tuple(map(np.flatnonzero, blocks.masks))
+    runs += [Run("without a block", lengths=lengths, blocks=left_out, everywhere=())] if left_out else []
     wrong = _mismatches(lengths, resampling, given is not None, partners)
-    for g, mask in enumerate(blocks.masks):
-        rest = tuple(0 if u in blocks.members[g] else n for u, n in enumerate(lengths))
-        runs.append(Run(f"without block {g + 1}", np.flatnonzero(~mask), rest, everywhere=()))
     every = score_runs(what, [*runs, *wrong], executor)
-    (scores, *left), null = (one for (one,) in every[: len(runs)]), _null(wrong, every[len(runs) :])
+    (scores, *left), null = chain(*every[: len(runs)]), _null(wrong, every[len(runs) :])
     made = _assemble(what, scores, null, left, blocks.sizes)
     best = _partners(what, stores, scores, null[1 : 1 + (resampling.elsewhere or 0)]) if partners else None
     return replace(made, pairs=pair_columns(made.pairs, stores), partners=best)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from pretend import Here, pretend_cuda
 
-from sslsim.comparison import crops, engine, pieces
+from sslsim.comparison import crops, engine, pieces, scratch
 from sslsim.comparison.heads import compare_attention
 from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.errors import SslsimError
@@ -212,7 +212,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(stores, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pieces.pickle, "Pickler", full)
+    monkeypatch.setattr(scratch.pickle, "Pickler", full)
     with pytest.raises(
         SslsimError, match=r"kept in '.*\.pieces.*', where [0-9.,]+ .?B are free: No space left on device"
     ):

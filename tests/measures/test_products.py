@@ -7,7 +7,7 @@ import torch
 from sslsim.errors import SslsimError
 from sslsim.measures import arrays, products
 from sslsim.measures.moments import moments
-from sslsim.measures.products import Side, cross_products
+from sslsim.measures.products import Side, cross_products, without_blocks
 
 
 @pytest.fixture
@@ -52,6 +52,30 @@ def test_every_pair_of_layers_of_two_blocks_in_any_order(sides, chunk, whole, mo
                 assert_near(every[i, j], x, y)
         for found, (i, j) in zip(some, ((1, 0), (0, 2)), strict=True):
             assert_near(found, sides[0][i], turned[j])
+
+
+@pytest.mark.parametrize("whole", [0, products.WHOLE])
+def test_what_is_left_without_each_block(sides, whole, monkeypatch):
+    monkeypatch.setattr(products, "WHOLE", whole)
+    monkeypatch.setattr(products, "chunks", lambda n: arrays.chunks(n, 37))
+    left, right = (side(layers) for layers in sides)
+    blocks = [part.nonzero()[0] for part in (np.arange(1000) % 3 == np.arange(3)[:, None])]
+    for rows, (x_mean, y_mean, found) in zip(
+        blocks, without_blocks(left, right, [(1, 2), (0, 0)], blocks), strict=True
+    ):
+        rest = np.delete(np.arange(1000), rows)
+        for products_, (i, j) in zip(found, ((1, 2), (0, 0)), strict=True):
+            assert_near(products_, sides[0][i][rest], sides[1][j][rest])
+        for means, layers in ((x_mean, sides[0]), (y_mean, sides[1])):
+            expected = torch.cat([arrays.mean(x[rest]) for x in layers])
+            torch.testing.assert_close(means, expected, rtol=1e-7, atol=1e-7)
+
+
+def test_neurons_vary_over_some_frames(sides):
+    x = np.array(sides[0][1])
+    x[:600, 3] = x[0, 3]
+    assert side([x]).varies(np.arange(600)).tolist() == [True, True, True, False, True]
+    assert side([x]).varies(np.arange(601)).all()
 
 
 def test_a_block_with_itself(sides):
