@@ -185,6 +185,7 @@ ARGUMENTS: dict[str, Callable[[Any, Any, Path], Any]] = {
     "study file": lambda v, s, t: sslsim.Study.read(v),
     "store": lambda v, s, t: sslsim.open(v),
     "resampling": lambda v, s, t: sslsim.evidence(s, ["svcca"], resampling=v),
+    "resampling of heads": lambda v, s, t: sslsim.attention_evidence(s, resampling=v),
     "permutations": lambda v, s, t: sslsim.Resampling(permutations=v),
     "blocks": lambda v, s, t: sslsim.Resampling(blocks=v),
     "block_by": lambda v, s, t: sslsim.Resampling(block_by=v),

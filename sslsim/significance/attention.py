@@ -14,7 +14,7 @@ from sslsim.comparison import heads
 from sslsim.comparison.tables import same_depth
 from sslsim.measures.attention import Among
 from sslsim.measures.registry import MEASURES
-from sslsim.significance.evidence import Evidence, Resampling, shifted
+from sslsim.significance.evidence import Evidence, Resampling, check_resampling, shifted
 from sslsim.significance.jackknife import blocks_of
 from sslsim.significance.nulls import Mismatches
 
@@ -39,6 +39,7 @@ def attention_evidence(
     Returns the evidence of layers, and that of the best match of every head in every other checkpoint. The null of the
     second is the best match in each mismatch, whichever head that is, so that p allows for the search.
     """
+    check_resampling(resampling)
     heads.check_attention_measures(measures)
     crops = heads.kept_rows(stores, rows)
     lengths = [len(crop.rows) for crop in crops]

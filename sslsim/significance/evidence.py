@@ -49,6 +49,12 @@ class Resampling:
             raise SslsimError(f"block_by is {self.block_by!r}; give one of utterance, speaker")
 
 
+def check_resampling(resampling: object) -> None:
+    """Raise unless it is a `Resampling`."""
+    if not isinstance(resampling, Resampling):
+        raise SslsimError(f"resampling is {resampling!r}; give a Resampling")
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number made of scores, and what it is worth; what was not computed is NaN."""

@@ -20,7 +20,7 @@ from sslsim.comparison.tables import pair_columns
 from sslsim.errors import SslsimError
 from sslsim.measures.registry import measure_named
 from sslsim.parallel import chosen_device
-from sslsim.significance.evidence import Evidence, Resampling, shifted
+from sslsim.significance.evidence import Evidence, Resampling, check_resampling, shifted
 from sslsim.significance.jackknife import blocks_of
 from sslsim.significance.nulls import Mismatches
 
@@ -48,8 +48,7 @@ def evidence(
     for name in measures:
         if measure_named(name).level == "attention":
             raise SslsimError(f"measure {name!r} compares attention; use attention_evidence")
-    if not isinstance(resampling, Resampling):
-        raise SslsimError(f"resampling is {resampling!r}; give a Resampling")
+    check_resampling(resampling)
     check_stores(stores)
     chosen, device = check_between(between, stores), chosen_device(device, executor)
     what = comparison(stores, measures, chosen, frames, given, seed=resampling.seed, device=device)
