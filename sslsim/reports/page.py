@@ -77,13 +77,24 @@ def references(measures: Sequence[str]) -> list[tuple[str, str]]:
     return [(short, f"{bibtex}\n}}") for bibtex, short, words in entries if {"always", *measures} & {*words.split()}]
 
 
-def side_by_side(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Put claims of run.json into a table: a row a claim, measure and unit, a column each that they are between."""
-    columns = list(dict.fromkeys(claim["between"] for claim in claims))
-    cells: dict[tuple[str, str], dict[str, Any]] = {}
+def side_by_side(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Put claims of run.json into tables: a row a claim, measure and unit, a column each that they are between.
+
+    Rows that have no column in common, such as those of relations and those of families, stand in two tables.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for claim in claims:
-        cells.setdefault((claim["claim"], f"{claim['measure']}, {claim['unit']}"), {})[claim["between"]] = claim
-    return {"columns": columns, "rows": [(*key, [row.get(c) for c in columns]) for key, row in cells.items()]}
+        rows.setdefault((claim["claim"], f"{claim['measure']}, {claim['unit']}"), {})[claim["between"]] = claim
+    tables: list[tuple[list[str], list[tuple[Any, ...]]]] = []
+    for key, row in rows.items():
+        near = [one for one in tables if not row.keys().isdisjoint(one[0])] or [([], [])]
+        columns = list(dict.fromkeys([*(name for one in near for name in one[0]), *row]))
+        tables = [one for one in tables if one not in near]
+        tables.append((columns, [*(of for one in near for of in one[1]), (*key, row)]))
+    return [
+        {"columns": columns, "rows": [(*key, [row.get(name) for name in columns]) for *key, row in of]}
+        for columns, of in tables
+    ]
 
 
 def fill(template: str, **facts: Any) -> str:

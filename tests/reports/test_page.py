@@ -325,6 +325,17 @@ def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) 
         assert [told.get_text() for told in soup.select(".answer")] == ["They <agree>."]
 
 
+def test_claims_without_a_column_in_common_stand_in_two_tables() -> None:
+    def told(claim: str, between: str) -> dict[str, str]:
+        return {"claim": claim, "between": between, "measure": "svcca", "unit": "share"}
+
+    rows = [told("alike", "other seed"), told("family", "a"), told("apart", "other family"), told("family", "b")]
+    assert [one["columns"] for one in render.side_by_side(rows)] == [["other seed"], ["a", "b"], ["other family"]]
+    joined = render.side_by_side([*rows, told("all", "other family"), told("all", "other seed")])
+    assert [one["columns"] for one in joined] == [["a", "b"], ["other seed", "other family"]]
+    assert [row[0] for row in joined[1]["rows"]] == ["alike", "apart", "all"]
+
+
 def test_the_index_shows_status_links_and_facts(tmp_path: Path) -> None:
     failed = {**ENTRY, "status": "failed", "error": "E: <b>", "page": False, "files": [], "run": "earlier", "title": ""}
     run = {**RUN, "status": "failed", "notebooks": {"some": ENTRY, "other": failed}}
