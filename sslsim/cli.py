@@ -170,8 +170,7 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from sslsim.reports import runner, sweep
-    from sslsim.reports.jobs import Request
+    from sslsim.reports.jobs import Request, plan
 
     parameters: dict[str, str] = {}
     for pair in arguments.parameters:
@@ -183,14 +182,19 @@ def _run(arguments: argparse.Namespace) -> int:
         parameters[name] = value
     options = {name: getattr(arguments, name) for name in ("out", "store", "study", "device", "jobs", "dry")}
     request = Request(**options, notebooks=tuple(arguments.notebooks), fields=_fields(arguments), parameters=parameters)
+    if not arguments.sweep:  # what is wrong is said before what runs notebooks is imported, which takes a second
+        plan(request)
+        study_of(request.study, request.fields)
+    from sslsim.reports import runner, sweep
+
     return sweep.run(arguments.sweep, request) if arguments.sweep else runner.run(request)
 
 
 def _extract(arguments: argparse.Namespace) -> int:
     from sslsim.reports.parameters import Parameter, check
 
-    check(Parameter("device", "str", "auto"), arguments.device)
     study = study_of(arguments.study, _fields(arguments))
+    check(Parameter("device", "str", "auto"), arguments.device)
     for store in study.extract(arguments.out, device=arguments.device):
         print(f"{store.checkpoint.name}: {store.n_layers} layers, {store.n_frames:,} frames, {store.root}")
     return 0

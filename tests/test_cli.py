@@ -52,6 +52,26 @@ def test_help_is_quick_and_names_commands_defaults_and_examples() -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "nosuch"],
+        ["run", "-p", "cont=1"],
+        ["run", "--corpus", "nosuch"],
+        ["extract", "--lineup", "nosuch"],
+        ["checkpoints", "--lineup", "nosuch"],
+        ["compare-runs", "nosuch", "nosuch-either"],
+        ["bundle", "nosuch"],
+    ],
+)
+def test_an_error_does_not_wait_for_what_takes_seconds(words: list[str]) -> None:
+    code = f"import sys; from sslsim.cli import main\nprint(main({words})); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    status, modules = done.stdout.splitlines()
+    assert status == "2"
+    assert {"torch", "transformers", "matplotlib", "nbconvert", "papermill", "nbformat"} & {*modules.split()} == set()
+
+
+@pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ("run nosuch", "sslsim: error: unknown notebook 'nosuch'; known: .*"),

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from sslsim.errors import SslsimError
-from sslsim.reports import page as render
 from sslsim.reports import record
 from sslsim.reports.jobs import FLAGS
 from sslsim.resources import write_text
@@ -48,7 +47,9 @@ def compare_runs(a: str | Path, b: str | Path, *, out: str | Path | None = None,
     differ = any(row["counts"] for row in origins) or bool(claims) or any(tables.values())
     links = [os.path.relpath(folder / "index.html", target.parent) for folder in folders]
     facts = {"sides": zip(folders, links, runs, strict=True), "lines": lines, "differ": differ, "tolerance": tolerance}
-    write_text(target, render.fill("compare.html.j2", **facts, made_from=origins, claims=claims, tables=tables))
+    from sslsim.reports import page  # it takes seconds
+
+    write_text(target, page.fill("compare.html.j2", **facts, made_from=origins, claims=claims, tables=tables))
     print("\n".join([*lines, str(target)]), flush=True)
     return int(differ)
 
