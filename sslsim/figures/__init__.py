@@ -11,10 +11,11 @@ from sslsim.figures.curves import (
     layer_lines,
     partners_against_null,
 )
-from sslsim.figures.maps import above_chance_maps, heatmap, heatmaps, layer_map, matrix, pair_maps
+from sslsim.figures.explore import explore_heads, explore_layers, explore_neurons
+from sslsim.figures.maps import above_chance_maps, heatmaps, layer_map, pair_maps
 
 __all__ = [
     "above_chance_maps", "along_depth", "best_matches", "best_matching_layers", "convergence", "distance_moved",
-    "finetuning_lines", "head_maps", "heatmap", "heatmaps", "layer_lines", "layer_map", "matrix", "pair_maps",
-    "partners_against_null", "sound_cards", "utterance_card",
+    "explore_heads", "explore_layers", "explore_neurons", "finetuning_lines", "head_maps", "heatmaps",
+    "layer_lines", "layer_map", "pair_maps", "partners_against_null", "sound_cards", "utterance_card",
 ]  # fmt: skip

@@ -10,8 +10,8 @@ from made_tables import no_trace, pairs  # noqa: F401
 from matplotlib.collections import LineCollection
 from PIL import Image
 
-from sslsim.figures import above_chance_maps, heatmap, heatmaps
-from sslsim.figures.maps import attach, panels
+from sslsim.figures import above_chance_maps, heatmaps
+from sslsim.figures.maps import attach, heatmap, panels
 from sslsim.significance.nulls import ALPHA
 
 pytestmark = pytest.mark.usefixtures("no_trace")
