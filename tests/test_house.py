@@ -38,8 +38,9 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 LIGHT = ("speech", "encoders", "activations")  # opened by commands that must not wait for torch
 HEAVY = {"torch", "transformers", "huggingface_hub"}
 PLACES = {"sslsim": sslsim, "analysis": analysis, "figures": figures, "speech": speech}
-# 10,000 lines were planned before results were kept, activations came from arrays, `given` was, and input was checked
-LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS, MOST_LINES = 320, 40, 8, 10_970
+# 10,000 lines were planned before results were kept, activations came from arrays, `given` was, and input was checked;
+# 1,000 more are for the lists, alignments and checkpoints that people have, and for answers, menus and methods on pages
+LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS, MOST_LINES = 320, 40, 8, 12_030
 
 
 def tree(module: str) -> ast.Module:

@@ -1,23 +1,23 @@
 """What the README shows of a report: python data/recipe/overview.py REPORTS.
 
-Writes data/overview.png, data/results.csv and the README's table, from the tables that `sslsim run` left in REPORTS.
+Writes data/page.png (by chromium), data/results.csv and the README's table, from what `sslsim run` left in REPORTS.
 """
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
+from PIL import Image
 
-from sslsim import figures, read_lineup
+from sslsim import read_lineup
 from sslsim.comparison.tables import same_depth
 from sslsim.resources import DATA
 
 README = DATA.parent / "README.md"
 RESULTS = DATA / "results.csv"
 BEGIN, END = "<!-- results: python data/recipe/overview.py reports -->\n", "<!-- end of results -->"
-PANELS = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"]}
 ROWS = {
     "max_corr": "best single neuron (`max_corr`)",
     "linreg": "all neurons together (`linreg`)",
@@ -35,14 +35,12 @@ COLUMNS |= {"untrained": "random weights"}
 
 
 def draw(reports: Path) -> None:
-    """Write data/overview.png: one heatmap a measure, side by side."""
-    figure, axes = plt.subplots(1, 3, figsize=(19.5, 5.6), layout="constrained")
-    places = iter(axes)
-    for notebook, measures in PANELS.items():
-        table = pd.read_parquet(reports / "tables" / f"{notebook}-pairs.parquet")
-        for measure in measures:
-            figures.heatmap(table, measure, ax=next(places))
-    figure.savefig(DATA / "overview.png", dpi=80, bbox_inches="tight", metadata={"Software": None})
+    """Write data/page.png: the first screen of the page on neurons, in few colours."""
+    shot, page = DATA / "page.png", (reports / "neurons.html").resolve().as_uri()
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,1000", f"--screenshot={shot}"]
+    subprocess.run(["chromium", *options, page], check=True, stderr=subprocess.DEVNULL)
+    with Image.open(shot) as picture:
+        picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(shot, optimize=True)
 
 
 def results(reports: Path) -> pd.DataFrame:

@@ -6,8 +6,10 @@ import base64
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import jinja2
 import matplotlib.pyplot as plt
@@ -90,9 +92,11 @@ class Report:
             flat.to_csv(part, index=False, lineterminator="\n")
         with replacing(self.folder / files[1]) as part:
             flat.to_parquet(part, index=False)
-        text = f"{len(flat):,} row{'' if len(flat) == 1 else 's'} in {Path(self.out, files[0])} and .parquet"
+        rows, path = f"{len(flat):,} row{'' if len(flat) == 1 else 's'} in", Path(self.out, files[0])
+        link = f'<a href="{quote(os.path.relpath(path))}">{escape(str(path))}</a>'  # JupyterLab opens it in a tab
         mark = {"role": "table", "name": name, "files": files, "rows": len(flat), "keys": keys} | more
-        _show({"text/plain": text}, {"sslsim": mark})
+        said = {"text/plain": f"{rows} {path} and .parquet", "text/html": f"{rows} {link} and .parquet"}
+        _show(said, {"sslsim": mark})
 
     def claims(self, frame: pd.DataFrame, answer: str = "", bounds: Bounds | None = None) -> pd.DataFrame:
         """Write the table ``claims``, which page and index show first, and return it in words, three decimals each.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import bs4
 import matplotlib.pyplot as plt
@@ -38,6 +39,18 @@ def test_a_table_is_written_twice_returned_and_brings_back_its_floats(tmp_path: 
     assert (csv["single"].astype("f4") == frame["single"]).all()
     assert (csv["name"] == frame["name"]).all()
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tables/layers-grid.parquet"), frame)
+
+
+def test_where_a_notebook_runs_a_table_has_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("sslsim.reports.report._show", lambda data, _: shown.append(data["text/html"]))
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    Report("../my <out>", "layers").table("grid", pd.DataFrame({"value": [1.0]}))
+    link = bs4.BeautifulSoup(shown[0], "html.parser").a
+    assert link
+    assert (tmp_path / "notebooks" / unquote(str(link["href"]))).read_text() == "value\n1.0\n"
+    assert link.get_text() == "../my <out>/tables/layers-grid.csv"
 
 
 def test_named_index_levels_become_columns_and_row_numbers_go(tmp_path: Path) -> None:
