@@ -10,14 +10,14 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sslsim import __version__
 from sslsim.errors import SslsimError
 from sslsim.reports.jobs import EMBEDDED, FIELDS, study_of
-from sslsim.resources import DATA, NOTEBOOKS
+from sslsim.resources import DATA, NOTEBOOKS, size_told
 
 _ABOUT = """\
 Compare self-supervised speech encoders: do they represent speech alike, and where, in neurons, layers, attention
@@ -36,6 +36,8 @@ examples:
   sslsim notebooks mine/                           the notebooks, to edit
 
 exit status: 0 done; 1 a notebook failed (its page shows where), or runs differ; 2 what was asked for cannot run."""
+
+_METAVARS = {"str": "X", "int": "N", "int | None": "N", "float": "S", "float | None": "S", "list[str]": "A,B"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,27 +74,28 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("sslsim", description=_ABOUT, epilog=_EXAMPLES, **shared)
     parser.add_argument("--version", action="version", version=f"sslsim {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_run(commands.add_parser("run", help="run notebooks and write reports", epilog=_EXAMPLES, **shared))
-    _add_extract(commands.add_parser("extract", help="keep hidden states and attention of a corpus", **shared))
-    _add_compare(commands.add_parser("compare-runs", help="show what differs between two reports folders", **shared))
-    zipped = commands.add_parser("bundle", help="zip a reports folder, without activations, to send", **shared)
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], told: str, **more: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=told, **shared, **more)
+        added.set_defaults(command=command)
+        return added
+
+    _add_run(add("run", _run, "run notebooks and write reports", epilog=_EXAMPLES))
+    _add_extract(add("extract", _extract, "keep hidden states and attention of a corpus"))
+    _add_compare(add("compare-runs", _compare, "show what differs between two reports folders"))
+    zipped = add("bundle", _bundle, "zip a reports folder, without activations, to send")
     zipped.add_argument("out", type=Path, metavar="OUT", help="a reports folder")
     zipped.add_argument("zip", type=Path, nargs="?", metavar="ZIP", help="file to write; default OUT.zip beside it")
-    zipped.set_defaults(command=_bundle)
-    checkpoints = commands.add_parser("checkpoints", help="show the checkpoints of a lineup", **shared)
+    checkpoints = add("checkpoints", _checkpoints, "show the checkpoints of a lineup")
     checkpoints.description = "Load each checkpoint of a lineup; show its sizes, its commit and a hash of its content."
     checkpoints.add_argument("--lineup", default=str(DATA / "lineup.toml"), help=_help("lineup"))
     pin = "write the lineup as FILE, each model of the hub with the commit that it is now, and load nothing"
     checkpoints.add_argument("--pin", type=Path, metavar="FILE", help=pin)
-    checkpoints.set_defaults(command=_checkpoints)
-    measures = commands.add_parser("measures", help="show the measures, their ranges and directions", **shared)
-    measures.set_defaults(command=_measures)
-    parameters = commands.add_parser("parameters", help="show what -p can set in a notebook", **shared)
+    add("measures", _measures, "show the measures, their ranges and directions")
+    parameters = add("parameters", _parameters, "show what -p can set in a notebook")
     parameters.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="a name or path; default all")
-    parameters.set_defaults(command=_parameters)
-    notebooks = commands.add_parser("notebooks", help="copy the notebooks into a folder, to edit", **shared)
+    notebooks = add("notebooks", _notebooks, "copy the notebooks into a folder, to edit")
     notebooks.add_argument("folder", type=Path, metavar="DIR", help="made if missing; no file in it is replaced")
-    notebooks.set_defaults(command=_notebooks)
     return parser
 
 
@@ -119,16 +122,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", dest="dry", help="check values and say what would be done")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time; default one a processor")
     _add_study(parser)
-    parser.set_defaults(command=_run)
 
 
 def _add_extract(parser: argparse.ArgumentParser) -> None:
     parser.description = "Run checkpoints over a corpus once. What is already in the store is not extracted again."
-    store = Path("reports") / "store"
+    store = Path("reports/store")
     parser.add_argument("--out", type=Path, default=store, metavar="STORE", help="the store; default %(default)s")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or cuda if there is one; default %(default)s")
     _add_study(parser)
-    parser.set_defaults(command=_extract)
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
@@ -140,9 +141,6 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     for name, field in FIELDS.items():
         flag = {"action": "store_true", "default": None} if field.type == "bool" else {"metavar": _METAVARS[field.type]}
         study.add_argument(f"--{name.replace('_', '-')}", help=_help(name), **flag)
-
-
-_METAVARS = {"str": "X", "int": "N", "int | None": "N", "float": "S", "float | None": "S", "list[str]": "A,B"}
 
 
 def _help(name: str) -> str:
@@ -162,7 +160,6 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="PAGE", help="default B/compare-A.html, with the name of folder A")
     small = "the largest absolute difference of two numbers that does not count; default %(default)s"
     parser.add_argument("--tolerance", type=float, default=1e-9, metavar="T", help=small)
-    parser.set_defaults(command=_compare)
 
 
 def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -208,7 +205,6 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _bundle(arguments: argparse.Namespace) -> int:
     from sslsim.reports.bundle import bundle
-    from sslsim.resources import size_told
 
     target = bundle(arguments.out, arguments.zip)
     print(f"{target}: {size_told(target.stat().st_size)}")
@@ -249,16 +245,14 @@ def _parameters(arguments: argparse.Namespace) -> int:
     from sslsim.reports.parameters import read_parameters
 
     for path in find(arguments.notebooks):
-        rows = [{**vars(p), "default": repr(p.default)} for p in read_parameters(path).values()]
         print(f"{path.stem}:")
-        _print_table(rows)
+        _print_table([{**vars(p), "default": repr(p.default)} for p in read_parameters(path).values()])
     return 0
 
 
 def _notebooks(arguments: argparse.Namespace) -> int:
     files = [*sorted(NOTEBOOKS.glob("*.ipynb")), NOTEBOOKS / "README.md"]  # their settings name it
-    there = [file.name for file in files if (arguments.folder / file.name).exists()]
-    if there:
+    if there := [file.name for file in files if (arguments.folder / file.name).exists()]:
         raise SslsimError(f"{arguments.folder} has {', '.join(there)} already; name another folder, or move them away")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for file in files:

@@ -1,9 +1,8 @@
 """Corpus x checkpoint -> activation store, once: what is already there is reopened, nothing is loaded.
 
-The work is cut into shards of a few utterances, which any worker can make; see `draft` for how they become a store. An
-utterance is encoded by itself, so that its numbers do not depend on which others there are, and memory does not grow
-with the corpus. Audio is decoded once a run: the waveforms lie in a scratch folder of the run. What was found out about
-a corpus (the index) stays beside the stores, so that another checkpoint needs no look at all of it.
+The work is cut into shards of a few utterances, which any worker can make; see `draft` for how they become a store.
+Audio is decoded once a run. What was found out about a corpus (the index) stays beside the stores, so that another
+checkpoint needs no look at all of it.
 """
 
 import json

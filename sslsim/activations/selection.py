@@ -140,8 +140,7 @@ def check_stores(stores: Sequence[ActivationStore]) -> None:
     if not stores:
         raise SslsimError("nothing to compare: no store given; extract at least one checkpoint")
     names = [store.name for store in stores]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
+    if twice := sorted({n for n in names if names.count(n) > 1}):
         raise SslsimError(f"two stores have the name {twice[0]!r}; give each checkpoint its own name in the lineup")
     for other in stores[1:]:
         check_pairable(stores[0], other)
@@ -206,7 +205,6 @@ def utterances_of(views: Sequence[LayerView]) -> "Utterances":
     from sslsim.measures.products import Utterances
 
     index, frames = views[0].store.index, views[0].frames
-    if frames is None:
-        return Utterances(tuple(int(n) for n in index.n_frames))
-    ends = np.searchsorted(frames, index.start + index.n_frames)
-    return Utterances(tuple(int(n) for n in np.diff(ends, prepend=0)))
+    ends = index.start + index.n_frames
+    ends = ends if frames is None else np.searchsorted(frames, ends)
+    return Utterances(tuple(np.diff(ends, prepend=0).tolist()))

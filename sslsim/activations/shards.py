@@ -7,6 +7,7 @@ rows in each block; uint32, the CRC-32 of these checksums. Each row has its chec
 fiftieth frame reads, and checks, every fiftieth frame.
 """
 
+import math
 import mmap
 import os
 import platform
@@ -14,6 +15,8 @@ import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -52,38 +55,26 @@ class Shard:
     frames: NDArray[np.int64]  # where each utterance's begin among the shard's, and last how many there are
     maps: NDArray[np.int64]  # the same of its numbers within one block's attention
 
-    @property
-    def n_frames(self) -> int:
-        """Rows of a layer in this shard."""
-        return int(self.frames[-1])
-
-    @property
-    def sums(self) -> int:
-        """Number of checksums."""
-        return self.n_arrays * self.n_frames + self.n_maps * (len(self.maps) - 1)
-
-    @property
-    def numbers(self) -> int:
-        """Number of float32 values."""
-        return self.n_arrays * self.n_frames * self.n_neurons + self.n_maps * int(self.maps[-1])
+    @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Those of layers, attention, checksums of either, and the last checksum; every number has 4 bytes."""
+        n, m = int(self.frames[-1]), int(self.maps[-1])
+        numbers = (self.n_arrays, n, self.n_neurons), (self.n_maps, m)
+        return [*numbers, (self.n_arrays, n), (self.n_maps, len(self.maps) - 1), (1,)]
 
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return 4 * (self.numbers + self.sums + 1)
-
-    def rows_at(self, array: int, u: int = 0) -> int:
-        """Return which checksum is that of the first row of an utterance, by its number in the shard, in a layer."""
-        return array * self.n_frames + int(self.frames[u])
-
-    def map_at(self, layer: int, u: int) -> tuple[int, slice]:
-        """Return which checksum is that of an utterance's rows in a block (1 to L), and which values they are."""
-        start = self.n_arrays * self.n_frames * self.n_neurons + (layer - 1) * int(self.maps[-1])
-        sum_at = self.n_arrays * self.n_frames + (layer - 1) * (len(self.maps) - 1) + u
-        return sum_at, slice(start + int(self.maps[u]), start + int(self.maps[u + 1]))
+        return 4 * sum(map(math.prod, self.shapes))
 
 
-_CHECKED: dict[tuple, NDArray[np.bool_]] = {}  # by file, which of its checksums this process has found to hold
+def _split(content: NDArray[Any], shapes: Sequence[tuple[int, ...]]) -> list[NDArray[Any]]:
+    """Return arrays of these shapes that lie one after another."""
+    ends = accumulate(map(math.prod, shapes))
+    return [content[end - math.prod(shape) : end].reshape(shape) for shape, end in zip(shapes, ends, strict=True)]
+
+
+_CHECKED: dict[tuple, list[NDArray[np.bool_]]] = {}  # by file, which of its checksums this process has found to hold
 
 
 class ShardFile:
@@ -95,43 +86,41 @@ class ShardFile:
             if state.st_size != shard.size:
                 raise ValueError(f"{state.st_size:,} bytes, not {shard.size:,}")
             content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), "<f4")
-        self._shard, self._values = shard, content[: shard.numbers]
-        self._sums = content[shard.numbers :].view("<u4")
+        self._shard = shard
+        self._layers, self._maps, *sums = _split(content, shard.shapes)
+        self._row_sums, self._map_sums, last = (part.view("<u4") for part in sums)
         key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
         if afresh or key not in _CHECKED:
-            if zlib.crc32(self._sums[:-1].data) != self._sums[-1]:
+            if zlib.crc32(self._map_sums.data, zlib.crc32(self._row_sums.data)) != last[0]:
                 raise ValueError("its checksums are not those written")
-            _CHECKED[key] = np.zeros(shard.sums, bool)
-        self._checked = _CHECKED[key]
+            _CHECKED[key] = [np.zeros(part.shape, bool) for part in (self._row_sums, self._map_sums)]
+        self._rows_checked, self._maps_checked = _CHECKED[key]
 
     def rows(self, array: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return rows of a layer, by their number in this shard."""
-        shard, first = self._shard, self._shard.rows_at(array)
-        start = first * shard.n_neurons
-        values = self._values[start : start + shard.n_frames * shard.n_neurons].reshape(-1, shard.n_neurons)
-        places = first + rows
-        new = places[~self._checked[places]]
-        if (row_sums(values, (new - first).tolist()) != self._sums[new]).any():
+        values, checked = self._layers[array], self._rows_checked[array]
+        new = rows[~checked[rows]]
+        if (row_sums(values, new.tolist()) != self._row_sums[array, new]).any():
             raise ValueError("its bytes are not those written")
-        self._checked[new] = True
+        checked[new] = True
         together = len(rows) and (np.diff(rows) == 1).all()
         return values[rows[0] : rows[-1] + 1] if together else values[rows]
 
     def attention(self, layer: int, u: int) -> NDArray[np.float32]:
         """Return one utterance's rows of a block's attention, flat."""
-        place, part = self._shard.map_at(layer, u)
-        values = self._values[part]
-        if not self._checked[place]:
-            if zlib.crc32(values.data) != self._sums[place]:
+        place, (begin, end) = (layer - 1, u), self._shard.maps[u : u + 2]
+        values = self._maps[layer - 1, begin:end]
+        if not self._maps_checked[place]:
+            if zlib.crc32(values.data) != self._map_sums[place]:
                 raise ValueError("its bytes are not those written")
-            self._checked[place] = True
+            self._maps_checked[place] = True
         return values
 
     def verify(self) -> None:
         """Read and check all of it."""
-        for array in range(self._shard.n_arrays):
-            self.rows(array, np.arange(self._shard.n_frames))
-        for layer, u in np.ndindex(self._shard.n_maps, len(self._shard.maps) - 1):
+        for array, values in enumerate(self._layers):
+            self.rows(array, np.arange(len(values)))
+        for layer, u in np.ndindex(self._map_sums.shape):
             self.attention(layer + 1, u)
 
 
@@ -144,19 +133,22 @@ def row_sums(values: NDArray[np.float32], rows: Iterable[int]) -> NDArray[np.uin
 def write_shard(path: Path, shard: Shard, utterances: Iterable[Encoded]) -> None:
     """Write the shard of these utterances, in their order, whole or not at all; one at a time is in memory."""
     part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
-    sums = np.zeros(shard.sums, "<u4")
+    layers, maps, *shapes = shard.shapes
+    sums = np.zeros(sum(map(math.prod, shapes)), "<u4")
+    of_rows, of_maps, last = _split(sums, shapes)
     try:
         with part.open("xb", buffering=0) as file:
             for u, arrays in enumerate(utterances):
+                first, begin = int(shard.frames[u]), math.prod(layers) + int(shard.maps[u])
                 for array, values in enumerate([*arrays.hidden, *([] if arrays.final is None else [arrays.final])]):
-                    rows, first = np.ascontiguousarray(values, "<f4"), shard.rows_at(array, u)
-                    sums[first : first + len(rows)] = row_sums(rows, range(len(rows)))
-                    _write_at(file.fileno(), rows, first * shard.n_neurons)
-                for layer, values in enumerate(arrays.attention, 1):
-                    maps, (place, values_at) = np.ascontiguousarray(values, "<f4"), shard.map_at(layer, u)
-                    sums[place] = zlib.crc32(maps.data)
-                    _write_at(file.fileno(), maps, values_at.start)
-            _write_at(file.fileno(), np.append(sums, np.uint32(zlib.crc32(sums.data))).astype("<u4"), shard.numbers)
+                    rows = np.ascontiguousarray(values, "<f4")
+                    of_rows[array, first : first + len(rows)] = row_sums(rows, range(len(rows)))
+                    _write_at(file.fileno(), rows, (array * layers[1] + first) * layers[2])
+                for layer, values in enumerate(np.ascontiguousarray(arrays.attention, "<f4")):
+                    of_maps[layer, u] = zlib.crc32(values.data)
+                    _write_at(file.fileno(), values, begin + layer * maps[1])
+            last[:] = zlib.crc32(sums[:-1].data)
+            _write_at(file.fileno(), sums, math.prod(layers) + math.prod(maps))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -138,7 +138,7 @@ class ActivationStore:
     @cached_property
     def _frames(self) -> NDArray[np.int64]:
         """Where the frames of each shard begin, and last how many there are."""
-        return _ends(np.array([shard.n_frames for shard in self.layouts]))
+        return _ends(np.array([shard.frames[-1] for shard in self.layouts]))
 
     def _rows(self, array: int, rows: NDArray[np.int64], columns: tuple) -> NDArray[np.float32]:
         """Read rows of a layer from the shards that have them."""

@@ -53,9 +53,8 @@ class Study:
         if odd := [name for name in self.checkpoints if not name or not is_text(name)]:
             raise SslsimError(f"checkpoints has {odd[0]!r}; give names of the lineup")
         checked_pattern(self.speaker_pattern)
-        object.__setattr__(
-            self, "columns", tuple(f"{ours}={name}" for ours, name in checked_columns(self.columns).items())
-        )
+        columns = tuple(f"{ours}={name}" for ours, name in checked_columns(self.columns).items())
+        object.__setattr__(self, "columns", columns)
         for name, least in (("frames", 2), ("queries", 0)):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):

@@ -91,11 +91,9 @@ class Hooks:
     @contextmanager
     def listening(self, rows: torch.Tensor) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
         """Yield two lists that fill with hidden states and with these rows of the attention maps."""
-        states: list[torch.Tensor] = []
-        maps: list[torch.Tensor] = []
-        self._local.states, self._local.maps, self._local.rows = states, maps, rows
+        self._local.states, self._local.maps, self._local.rows = [], [], rows
         try:
-            yield states, maps
+            yield self._local.states, self._local.maps
         finally:
             del self._local.states, self._local.maps, self._local.rows
 
@@ -117,9 +115,8 @@ class Hooks:
             self._local.maps.append(_gated_rows(self._checkpoint, module, hidden[0], out, rows))
         elif weights is not None:
             if weights.shape[1] != self._heads or (self._heads > 1 and weights.stride(1) == 0):
-                fault = f"gives only the mean of its {self._heads} attention heads"
                 advice = "extract it with queries 0 (hidden states only) or leave it out"
-                raise problem(self._checkpoint, f"{fault}; {advice}")
+                raise problem(self._checkpoint, f"gives only the mean of its {self._heads} attention heads; {advice}")
             self._local.maps.append(weights[0].index_select(1, rows))
 
 
@@ -210,9 +207,10 @@ class Encoder:
                 told = ", ".join(sorted(shapes))
                 raise problem(self.checkpoint, f"gives hidden states of several shapes, {told}, which is not supported")
             if not 0 <= len(last) - (grid.always or part.stop) <= grid.beyond:
-                fault = f"gave {len(last)} frames where {grid.always or length} were expected"
-                fault = f"{fault} (25 ms windows every 20 ms); this architecture is not supported"
-                raise problem(self.checkpoint, fault)
+                fault = (
+                    f"gave {len(last)} frames where {grid.always or length} were expected (25 ms windows every 20 ms)"
+                )
+                raise problem(self.checkpoint, f"{fault}; this architecture is not supported")
             if len(states) != blocks + 1:
                 raise problem(self.checkpoint, f"gave {len(states)} hidden states for {blocks} blocks")
             if len(rows) and len(maps) != blocks:

@@ -60,8 +60,8 @@ def locate(checkpoint: Checkpoint) -> Path:
         fault = f"no {_PREPROCESSOR[0]} in {str(folder)!r}"
         raise problem(checkpoint, f"{fault}; copy it from the model that this one was finetuned from")
     if trained and not _weight_names(checkpoint, folder):
-        fault = f"no weights in {str(folder)!r}, such as {_WEIGHTS[0]}"
-        raise problem(checkpoint, f"{fault}{_foreign(*folder.iterdir())}")
+        advice = _foreign(*folder.iterdir())
+        raise problem(checkpoint, f"no weights in {str(folder)!r}, such as {_WEIGHTS[0]}{advice}")
     for name, file in _files(checkpoint, folder).items():
         if fault := _impostor(file):
             raise problem(checkpoint, f"{name} in {str(folder)!r} is {fault}")

@@ -84,12 +84,13 @@ def read_lineup(path: str | Path) -> Lineup:
     path = find_lineup(path)
     where = f"lineup {str(path)!r}"
     try:
-        tables = tomllib.loads(regular(path).read_text(encoding="utf-8-sig")).get("checkpoint", [])
+        content = tomllib.loads(regular(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         told = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"not TOML: {error}"
         raise SslsimError(f"{where}: {told}") from error
-    if not isinstance(tables, list) or not tables:
-        raise SslsimError(f"{where}: no [[checkpoint]] tables")
+    tables = content.pop("checkpoint", None)
+    if content or not isinstance(tables, list) or not tables:
+        raise SslsimError(f"{where}: expected [[checkpoint]] tables and nothing else")
     lineup = Lineup(_checkpoint(path, number, table) for number, table in enumerate(tables, 1))
     for name, times in Counter(checkpoint.name for checkpoint in lineup).items():
         if times > 1:

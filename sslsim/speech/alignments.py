@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError
 from sslsim.speech.corpus import Corpus, files_in, read_corpus
+from sslsim.speech.manifests import read_table
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, n_frames
 
 MARKS = ("id", "kind", "label", "start", "end")
@@ -29,37 +30,31 @@ def read_alignments(path: str | Path) -> pd.DataFrame:
     ends before it starts, or two of one kind and utterance overlap.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = read_table(Path(path))
     except (OSError, ValueError) as error:
         raise SslsimError(f"marks {str(path)!r}: cannot be read: {error}") from error
-    missing = [column for column in MARKS if column not in table]
-    if missing:
+    if missing := [column for column in MARKS if column not in table]:
         raise SslsimError(f"marks {str(path)!r}: no column {', '.join(missing)}; give {', '.join(MARKS)}")
     return _checked(table, path)
 
 
 def _checked(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
-    def mark(row: int) -> str:
-        return f"row {row + 1} ({','.join(map(str, table.loc[row, list(MARKS)]))})"
-
     marks = table[list(MARKS)].copy()
     marks[["start", "end"]] = marks[["start", "end"]].apply(pd.to_numeric, errors="coerce").astype(float)
-    times = marks[["start", "end"]].to_numpy()
+    times, ordered = marks[["start", "end"]], marks.sort_values(["kind", "id", "start"], kind="stable")
+    follows = (ordered[["kind", "id"]] == ordered[["kind", "id"]].shift()).all(axis=1)
+    overlap = "starts before the one before it ends; marks of a kind must not overlap, give them another kind"
     faults = {
-        "has no id, kind or label": (marks[["id", "kind", "label"]] == "").any(axis=1).to_numpy(),
-        "has a start or end that is no time in seconds": ~(np.isfinite(times) & (times >= 0)).all(axis=1),
-        "does not end after its start": times[:, 1] <= times[:, 0],
+        "has no id, kind or label; correct it": (marks[["id", "kind", "label"]] == "").any(axis=1),
+        "has a start or end that is no time in seconds; correct it": ~(np.isfinite(times) & (times >= 0)).all(axis=1),
+        "does not end after its start; correct it": marks.end <= marks.start,
+        overlap: follows & (ordered.start < ordered.end.shift() - 1e-9),
     }
     for fault, at in faults.items():
         if at.any():
-            raise SslsimError(f"marks {str(path)!r}: {mark(int(at.argmax()))} {fault}; correct it")
-    marks = marks.sort_values(["kind", "id", "start"], kind="stable")
-    follows = (marks[["kind", "id"]] == marks[["kind", "id"]].shift()).all(axis=1)
-    early = follows & (marks.start < marks.end.shift() - 1e-9)
-    if early.any():
-        fault = "starts before the one before it ends; marks of a kind must not overlap, give them another kind"
-        raise SslsimError(f"marks {str(path)!r}: {mark(int(early.idxmax()))} {fault}")
-    return marks.reset_index(drop=True)
+            told = ",".join(map(str, table.loc[row := int(at.idxmax()), list(MARKS)]))
+            raise SslsimError(f"marks {str(path)!r}: row {row + 1} ({told}) {fault}")
+    return ordered.reset_index(drop=True)
 
 
 def alignments_of(corpus: str | Path | Any) -> pd.DataFrame:
@@ -113,19 +108,16 @@ def _read(file: Path) -> pd.DataFrame:
             from praatio.textgrid import IntervalTier, openTextgrid
 
             tiers = [tier for tier in openTextgrid(str(file), False).tiers if isinstance(tier, IntervalTier)]
-            rows = [
-                (tier.name.split(" - ")[-1].lower(), label, *times) for tier in tiers for *times, label in tier.entries
-            ]
-            table = pd.DataFrame(rows, columns=list(MARKS[1:]))
-            return table.assign(kind=table.kind.replace(_KINDS))
-        lines = [line.split() for line in file.read_text(encoding="utf-8-sig").splitlines() if line[:2] != ";;"]
+            names = {tier.name: tier.name.split(" - ")[-1].lower() for tier in tiers}
+            rows = [(names[tier.name], label, *times) for tier in tiers for *times, label in tier.entries]
+            return pd.DataFrame(rows, columns=list(MARKS[1:])).replace({"kind": _KINDS})
+        text = file.read_text(encoding="utf-8-sig")
+        lines = [line.split() for line in text.splitlines() if line.strip() and line[:2] != ";;"]
         if kind == "ctm":
-            rows = [
-                (i, label, float(start), float(start) + float(n)) for i, _, start, n, label, *_ in filter(None, lines)
-            ]
+            rows = [(i, label, float(start), float(start) + float(n)) for i, _, start, n, label, *_ in lines]
             phones = "phone" in file.stem.lower() or "phn" in file.stem.lower()
             return pd.DataFrame(rows, columns=["id", *MARKS[2:]]).assign(kind="phone" if phones else "word")
-        rows = [(label, int(start) / SAMPLE_RATE, int(end) / SAMPLE_RATE) for start, end, label in filter(None, lines)]
+        rows = [(label, int(start) / SAMPLE_RATE, int(end) / SAMPLE_RATE) for start, end, label in lines]
         table = pd.DataFrame(rows, columns=list(MARKS[2:])).assign(kind=_KINDS[kind])
         return table.assign(end=np.minimum(table.end, table.start.shift(-1, fill_value=np.inf)))  # some words overlap
     except Exception as error:  # praatio's own errors

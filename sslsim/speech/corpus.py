@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sslsim.errors import SslsimError, close_match, is_text, written
+from sslsim.errors import SslsimError, check_whole, close_match, is_text, written
 from sslsim.speech.manifests import checked_columns, read_list, utterance_rows
 from sslsim.speech.recording import SAMPLE_RATE, SUFFIXES, AudioError, Recording, at_16_khz, content_fingerprint, opened
 
@@ -152,15 +152,13 @@ def files_in(folder: Path, suffixes: Sequence[str], above: tuple[Path, ...] = ()
 
 
 def _folder_utterances(folder: Path) -> list[Utterance]:
-    files = sorted(files_in(folder, SUFFIXES))
-    if not files:
+    if not (files := sorted(files_in(folder, SUFFIXES))):
         raise SslsimError(f"corpus {str(folder)!r}: no audio in this folder (looked for {', '.join(SUFFIXES)})")
     utterances, stems = [], Counter(file.with_suffix("") for file in files)
     for file in files:
-        chapter, speaker = file.parent, file.parent.parent
-        librispeech = file.stem.startswith(f"{speaker.name}-{chapter.name}-")
+        chapter, speaker, stem = file.parent, file.parent.parent, file.with_suffix("")
+        librispeech = stem.name.startswith(f"{speaker.name}-{chapter.name}-")
         name = speaker.name if librispeech else chapter.resolve().name
-        stem = file.with_suffix("")
         identity = (stem if stems[stem] == 1 else file).relative_to(folder).as_posix()
         # a name that is not UTF-8 can nowhere be written: such a file is left out when it is to be read
         utterances.append(Utterance(written(identity), file, written(name)))
@@ -245,27 +243,23 @@ class Subset:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole, seconds = (Integral, "a whole number, at least", 1), (Real, "a number, at least one frame,", 0.025)
-        limits = {"max_utterances": whole, "per_speaker": whole, "max_seconds": seconds}
-        for name, (kind, what, least) in limits.items():
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, kind) and float(value) >= least):
-                raise SslsimError(f"{name} is {value!r}; it must be {what} {least}, or None for no limit")
+        check_whole("max_utterances", self.max_utterances, 1, "no limit")
+        check_whole("per_speaker", self.per_speaker, 1, "no limit")
+        most = self.max_seconds
+        if most is not None and not (isinstance(most, Real) and float(most) >= 0.025):
+            told = "it must be a number, at least one frame, 0.025, or None for no limit"
+            raise SslsimError(f"max_seconds is {most!r}; {told}")
 
     def of(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Return those taken, in the corpus's order."""
-        if self.max_utterances is self.max_seconds is self.per_speaker is None:
-            return list(utterances)
         ranks = {u.id: hashlib.sha256(f"{self.seed}\0{u.id}".encode()).digest() for u in utterances}
         ranked = sorted(utterances, key=lambda u: ranks[u.id])
         if self.per_speaker is not None:
             met: Counter[str] = Counter()
             ranked = [u for u in ranked if (met.update([u.speaker]) or met[u.speaker]) <= self.per_speaker]
         ranked = ranked[: self.max_utterances]
-        if self.max_seconds is not None:
-            ranked = list(_within(ranked, self.max_seconds * SAMPLE_RATE))
-            if not ranked:
-                raise SslsimError(f"max_seconds is {self.max_seconds:g}; no utterance is so short, give more")
+        if self.max_seconds is not None and not (ranked := list(_within(ranked, self.max_seconds * SAMPLE_RATE))):
+            raise SslsimError(f"max_seconds is {self.max_seconds:g}; no utterance is so short, give more")
         chosen = {u.id for u in ranked}
         return [u for u in utterances if u.id in chosen]
 
@@ -280,7 +274,5 @@ def _within(ranked: Iterable[Utterance], left: float) -> Iterator[Utterance]:
         if n <= left:
             left, misses = left - n, 0
             yield utterance
-        else:
-            misses += 1
-            if misses == MISSES:
-                return
+        elif (misses := misses + 1) == MISSES:
+            return

@@ -34,13 +34,11 @@ def speech_facts(index: pd.DataFrame) -> dict[str, str]:
     if "" in seconds:
         example = index.utterance[index.speaker == ""].iat[0]
         told += f"{', ' if told else ''}unnamed {seconds['']:.0f} s, such as {example!r}"
-    flawed = {"upsampled": index.rate < SAMPLE_RATE}
+    top = f", the lowest with nothing above {index.rate.min() / 2000:g} kHz"
+    flawed = {"upsampled": (index.rate < SAMPLE_RATE, top)}
     if "waveform" in index and "still" in index:
-        flawed |= {"clipped": index.clipped > 0, "digital silence": index.still > 0}
-        flawed |= {"duplicates": index.waveform.duplicated()}
-    n = {key: f"{some.sum():,} of {len(index):,} utterances" for key, some in flawed.items() if some.any()}
-    more = {"upsampled": f", the lowest with nothing above {index.rate.min() / 2000:g} kHz"}
-    for key, column in {"clipped": "clipped", "digital silence": "still"}.items():
-        if key in n:
-            more[key] = f", {index[column].sum() / (index.end - index.begin).sum():.2%} of all samples"
-    return {"speakers": told} | {key: many + more.get(key, " with the samples of another") for key, many in n.items()}
+        for key, counts in {"clipped": index.clipped, "digital silence": index.still}.items():
+            flawed[key] = counts > 0, f", {counts.sum() / (index.end - index.begin).sum():.2%} of all samples"
+        flawed["duplicates"] = index.waveform.duplicated(), " with the samples of another"
+    n = f"of {len(index):,} utterances"
+    return {"speakers": told} | {key: f"{some.sum():,} {n}{more}" for key, (some, more) in flawed.items() if some.any()}

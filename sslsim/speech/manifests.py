@@ -1,5 +1,6 @@
 """Lists of utterances: manifests, those of several toolkits too, and Kaldi's folders. Nothing that they say is run."""
 
+import csv
 import gzip
 import io
 import json
@@ -35,7 +36,7 @@ def read_list(path: Path, columns: Mapping[str, str]) -> list[dict[str, Any]]:
     if not path.is_dir() and not path.name.lower().endswith(_SUFFIXES):
         raise SslsimError(f"corpus {str(path)!r}: neither a folder nor a manifest ({', '.join(_SUFFIXES)})")
     try:
-        table = _kaldi(path) if path.is_dir() else _table(path)
+        table = _kaldi(path) if path.is_dir() else read_table(path)
         table = _lhotse(path, table) if {"recording_id", "sources"} & set(table) else table
     except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, RecursionError) as error:
         told = f"no {error} where it should be" if isinstance(error, LookupError) else error
@@ -60,7 +61,7 @@ def utterance_rows(table: pd.DataFrame, where: str, columns: Mapping[str, str]) 
     if table.empty:
         raise SslsimError(f"{where}: lists no utterance")
     table = pd.DataFrame({ours: table[name] for ours, name in names.items() if name}).astype(object).fillna("")
-    rows = [dict(zip(table, map(str, values), strict=True)) for values in table.itertuples(index=False)]
+    rows = table.map(str).to_dict("records")
     times = Counter(row["path"] for row in rows)
     for row in rows if not names["id"] else ():
         begin = f"-{row.get('offset')}" if times[row["path"]] > 1 else ""
@@ -80,15 +81,15 @@ def _checked(row: dict[str, Any], start: float, end: float, where: str) -> dict[
     return row | ({"start": start, "end": end} if offset else {})
 
 
-def _table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table of text, every value as written: an id 007 must not become 7, nor a speaker "NA" nothing."""
     name, content = path.name.lower(), path.read_bytes()
     content = gzip.decompress(content) if name.endswith(".gz") else content
     if name.endswith(_LINES):
         lines = content.decode("utf-8-sig").split("\n")  # a text may hold what else counts as a line's end
         return pd.DataFrame([_object(n, line) for n, line in enumerate(lines, 1) if line.strip()], dtype=object)
-    # every value as written: an id 007 must not become 7, nor a speaker "NA" nothing
-    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-    options["quoting"] = 3 if b"client_id\tpath" in content[:20] else 0  # in Common Voice a quote is one
+    quoting = csv.QUOTE_NONE if b"client_id\tpath" in content[:20] else csv.QUOTE_MINIMAL  # Common Voice has none
+    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "quoting": quoting}
     try:
         table = pd.read_csv(io.BytesIO(content), sep="," if name.endswith(".csv") else "\t", **options)
     except pd.errors.EmptyDataError:
@@ -131,7 +132,7 @@ def _pairs(file: Path) -> dict[str, str]:
 def _lhotse(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """Read recordings, or the supervisions of recordings that lie in a file beside them."""
     beside = path.with_name(path.name.replace("supervisions", "recordings"))
-    there = (_table(beside) if "recording_id" in table else table).set_index("id")["sources"]
+    there = (read_table(beside) if "recording_id" in table else table).set_index("id")["sources"]
     rows = []
     for row in table.to_dict("records"):
         (source,) = there[row.get("recording_id", row["id"])]

@@ -71,9 +71,8 @@ class Recording(AbstractContextManager["Recording"]):
     """
 
     def __init__(self, source: Source) -> None:
-        self.source = source
+        self.source, self._file = source, opened(source)
         self._sound: Any = None
-        self._file = opened(source)
         try:
             if not self._file.read(1):
                 raise AudioError(source, "empty: 0 bytes")
@@ -82,8 +81,7 @@ class Recording(AbstractContextManager["Recording"]):
                 self._file = _converted(Path(source))
             if fault := cut_off(self._file):
                 raise AudioError(source, f"cut off: {fault}")
-            self._file = finished(self._file)
-            self._exact = True
+            self._file, self._exact = finished(self._file), True
             sound = self._begin_again()
             counted = sound.frames < _UNKNOWN and (sound.format != "MP3" or tells_length(self._file))
             if not counted or sound.format not in _EXACT or not sound.seekable():
@@ -209,8 +207,7 @@ def opened(source: Source) -> BinaryIO:
         return regular(source).open("rb")
     except OSError as error:
         known: dict[type, str] = {IsADirectoryError: "a folder, not a file", FileNotFoundError: "no such file"}
-        told = known.get(type(error)) or f"cannot be read: {error.strerror}"
-        raise AudioError(source, told) from error
+        raise AudioError(source, known.get(type(error), f"cannot be read: {error.strerror}")) from error
 
 
 def at_16_khz(n_samples: int, rate: int) -> int:

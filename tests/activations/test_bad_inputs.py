@@ -297,7 +297,7 @@ CALLS = [
     ("an unknown twin", options(checkpoints=("untrained:x",)), "^no checkpoint 'x' in the lineup; known: hubert-post,"),
     ("no lineup", options(lineup="nowhere.toml"), "^lineup 'nowhere.toml': cannot be read: No such file or directory$"),
     ("torn toml", lineup("[[checkpoint"), "lineup.toml': not TOML: "),
-    ("an empty lineup", lineup(""), r"lineup.toml': no \[\[checkpoint\]\] tables$"),
+    ("an empty lineup", lineup(""), r"lineup.toml': expected \[\[checkpoint\]\] tables and nothing else$"),
     ("an unknown key", lineup(TABLE + "famly = 'x'"), r"checkpoint 1: unknown key 'famly'; did you mean 'family'\?$"),
     ("a table without source", lineup("[[checkpoint]]\nname = 'x'"), "lineup.toml', checkpoint 1: no source$"),
     ("a name twice", lineup(TABLE + TABLE), "lineup.toml': 'a' occurs twice; give each its own name$"),

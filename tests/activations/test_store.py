@@ -180,7 +180,7 @@ def test_every_byte_is_under_a_checksum(make_store):
 def test_only_what_is_read_is_checked(make_store):
     store = make_store(frames=(5, 40, 12), n_neurons=6)
     layout, row = store.layouts[1], 43  # of the second shard, whose frames are 40 and 12
-    flip(store.root / "shard_0001.bin", 4 * (layout.n_frames * 6 + row * 6))
+    flip(store.root / "shard_0001.bin", 4 * (layout.frames[-1] * 6 + row * 6))
     store.layer(1)[:48]
     store.layer(1)[[0, 47, 49, 56]]
     store.layer(0)[:]

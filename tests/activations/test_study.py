@@ -99,7 +99,7 @@ def test_what_is_written_is_read_back_from_any_folder(tmp_path, monkeypatch, cha
         ('dtype = "int8"', "dtype is 'int8'; known: float32, bfloat16, float16$"),
         (
             "[subset]\nmax_utterances = 0",
-            "max_utterances is 0; it must be a whole number, at least 1, or None for no limit$",
+            "max_utterances is 0; it must be a whole number, 1 or more, or None for no limit$",
         ),
         ("[segmentation]\npiece_seconds = 0", "piece_seconds is 0 and longest_seconds 3600; 0.1 <= "),
     ],

@@ -85,8 +85,9 @@ def test_sources_are_folders_beside_the_lineup_or_hub_ids(tmp_path, source, reso
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"lineup '.*lineup.toml': no \[\[checkpoint\]\] tables"),
-        ("checkpoint = 3", r"no \[\[checkpoint\]\] tables"),
+        ("", r"lineup '.*lineup.toml': expected \[\[checkpoint\]\] tables and nothing else"),
+        ("checkpoint = 3", r"expected \[\[checkpoint\]\] tables"),
+        (TABLE + TABLE.replace("checkpoint", "checkpiont"), r"expected \[\[checkpoint\]\] tables and nothing else"),
         ("checkpoint = [3]", "checkpoint 1: 3 is not a table"),
         ("[[checkpoint", "lineup.toml': not TOML"),
         ("[[checkpoint]]\nsource = 'x'", "checkpoint 1: no name"),

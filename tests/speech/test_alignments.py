@@ -54,7 +54,8 @@ def test_marks_keep_names_as_written_and_come_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "cannot be read: No columns to parse"),
+        ("", "no column id, kind, label, start, end; give id, kind, label, start, end"),
+        (HEADER + "a,phone,x,0,1,\n", "cannot be read: its rows have more values than there are columns"),
         ("id,label,start\na,b,0\n", "no column kind, end; give id, kind, label, start, end"),
         (HEADER + "a,phone,,0,1\n", "row 1 (a,phone,,0,1) has no id, kind or label; correct it"),
         (

@@ -33,11 +33,15 @@ def test_a_subset_does_not_depend_on_order_and_hardly_on_what_else_is_there():
     [
         (
             lambda: Subset(max_utterances=0),
-            "max_utterances is 0; it must be a whole number, at least 1, or None for no limit",
+            "max_utterances is 0; it must be a whole number, 1 or more, or None for no limit",
+        ),
+        (
+            lambda: Subset(per_speaker=True),
+            "per_speaker is True; it must be a whole number, 1 or more, or None for no limit",
         ),
         (
             lambda: Subset(max_utterances=2.0),
-            "max_utterances is 2.0; it must be a whole number, at least 1, or None for no limit",
+            "max_utterances is 2.0; it must be a whole number, 1 or more, or None for no limit",
         ),
         (
             lambda: Subset(max_seconds="9"),
@@ -45,7 +49,7 @@ def test_a_subset_does_not_depend_on_order_and_hardly_on_what_else_is_there():
         ),
         (
             lambda: Subset(per_speaker="2"),
-            "per_speaker is '2'; it must be a whole number, at least 1, or None for no limit",
+            "per_speaker is '2'; it must be a whole number, 1 or more, or None for no limit",
         ),
         (
             lambda: Subset(max_seconds=float("nan")),
@@ -53,7 +57,7 @@ def test_a_subset_does_not_depend_on_order_and_hardly_on_what_else_is_there():
         ),
         (
             lambda: Subset(per_speaker=0),
-            "per_speaker is 0; it must be a whole number, at least 1, or None for no limit",
+            "per_speaker is 0; it must be a whole number, 1 or more, or None for no limit",
         ),
         (
             lambda: Subset(max_seconds=0),
