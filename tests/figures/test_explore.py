@@ -70,7 +70,7 @@ def test_a_head_beside_its_best_match(checkpoints, corpus, tmp_path, shown):
     assert "wav2vec2-post, layer" in told
     for values, message in {
         ("hubert-post", "wav2vec2-post", 0, 0): "layer is 0; give 1 to 3",
-        ("hubert-post", "wav2vec2-post", 1, 7): "head is 7; give 0 to 1",
+        ("hubert-post", "wav2vec2-post", 1, 7): "head is 7; give 0 to 3",
         ("hubert-post", "hubert-post", 1, 0): "x and y are both 'hubert-post'; choose two models",
     }.items():
         with pytest.raises(SslsimError, match=message):
