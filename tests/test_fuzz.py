@@ -230,6 +230,7 @@ FILES: dict[str, tuple[str, bytes]] = {
     "too many values": ("x.csv", b"id,path\na,b,c,d\n"),
     "twice": ("x.csv", b"id,id,path\na,b,c\n"),
     "bytes": ("x.csv", bytes(range(256))),
+    "a damaged gzip": ("x.jsonl.gz", b"\x1f\x8b\x08" + b"\0" * 7 + b"\xff" * 9),
     "a lineup": ("x.toml", b'[[checkpoint]]\nname = "a"\nsource = "log-mel"\n'),
     "no TOML": ("x.toml", b"= ="),
     "deep TOML": ("x.toml", b"checkpoint = " + DEEP.encode()),

@@ -4,6 +4,7 @@ Frame i of an utterance covers samples [320 i, 320 i + 400) at 16 kHz and has th
 """
 
 import warnings
+import zlib
 from collections import Counter
 from pathlib import Path, PurePath
 from typing import Any
@@ -31,7 +32,7 @@ def read_alignments(path: str | Path) -> pd.DataFrame:
     """
     try:
         table = read_table(Path(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, RecursionError, zlib.error) as error:
         raise SslsimError(f"marks {str(path)!r}: cannot be read: {error}") from error
     if missing := [column for column in MARKS if column not in table]:
         raise SslsimError(f"marks {str(path)!r}: no column {', '.join(missing)}; give {', '.join(MARKS)}")
@@ -77,7 +78,7 @@ def alignments_of(corpus: str | Path | Any) -> pd.DataFrame:
         table, parts = _read(file), file.absolute().with_suffix("").parts
         keys = (PurePath(*parts[i:]).as_posix() for i in range(len(parts)))
         table = table if "id" in table else table.assign(id=next((known[key] for key in keys if key in known), None))
-        tables.append(table[table.id.map(ids.__contains__).astype(bool)])
+        tables.append(table[table.id.isin(ids)])
         strange += [file.name] if len(tables[-1]) < len(table) else []
     told = f"{len(strange):,} of {len(files):,} alignments have marks of no utterance, such as {''.join(strange[:1])!r}"
     if strange and not any(map(len, tables)):

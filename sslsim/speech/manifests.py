@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -38,7 +39,7 @@ def read_list(path: Path, columns: Mapping[str, str]) -> list[dict[str, Any]]:
     try:
         table = _kaldi(path) if path.is_dir() else read_table(path)
         table = _lhotse(path, table) if {"recording_id", "sources"} & set(table) else table
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, RecursionError, zlib.error) as error:
         told = f"no {error} where it should be" if isinstance(error, LookupError) else error
         raise SslsimError(f"{where} {str(path)!r}: cannot be read: {told}") from error
     if "client_id" in table and (folder / "clips").is_dir():  # Common Voice leaves it out
@@ -61,7 +62,7 @@ def utterance_rows(table: pd.DataFrame, where: str, columns: Mapping[str, str]) 
     if table.empty:
         raise SslsimError(f"{where}: lists no utterance")
     table = pd.DataFrame({ours: table[name] for ours, name in names.items() if name}).astype(object).fillna("")
-    rows = table.map(str).to_dict("records")
+    rows = [dict(zip(table, map(str, values), strict=True)) for values in table.itertuples(index=False)]
     times = Counter(row["path"] for row in rows)
     for row in rows if not names["id"] else ():
         begin = f"-{row.get('offset')}" if times[row["path"]] > 1 else ""

@@ -90,6 +90,7 @@ def _write(tmp_path, name, content):
         ("m.csv", "path,offset,duration\na.wav,0,nan\n", "row 1 has offset '0' and duration 'nan'; give both"),
         ("m.json", '{"id": "a", "recording_id": "r"}', r"cannot be read: no 'sources' where it should be"),
         ("m.jsonl.gz", "{}", "cannot be read: Not a gzipped file"),
+        ("m.jsonl.gz", gzip.compress(b"")[:10] + b"\xff" * 9, "cannot be read: Error -3 while decompressing data"),
         ("m.csv", "id,path\n", "lists no utterance"),
         ("m.csv", "id,path\n,a.wav\n", "row 1 has no id"),
         ("m.csv", "id,path\nu1,\n", "row 1 has no path"),
