@@ -22,6 +22,7 @@ _SETTINGS = ("config.json", *_PREPROCESSOR)
 _ADAPTER, TOKENIZER = "adapter_config.json", "tokenizer_config.json"
 # in the order in which transformers looks for them
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _COMMITS = "SSLSIM_COMMITS"  # those looked up, which the kernels of a run inherit: one look-up, and one commit, a run
 _LOGIN = "log in with `hf auth login`"
 _ADVICE = {  # for the errors of the hub's client, the first that fits
@@ -39,15 +40,15 @@ _ADVICE = {  # for the errors of the hub's client, the first that fits
 def locate(checkpoint: Checkpoint) -> Path:
     """Return the folder with a checkpoint's files, fetched from the hub if need be: of weights what will be read."""
     trained, folder = checkpoint.untrained_seed is None, Path(checkpoint.source)
-    if folder.is_dir():
-        if checkpoint.revision:
-            raise problem(checkpoint, f"has a revision, but its source is a folder, {str(folder)!r}")
-    elif HUB_ID.fullmatch(checkpoint.source):
+    if of_hub(checkpoint):
         checkpoint = pinned(checkpoint)
         folder = _fetch(checkpoint, *_SETTINGS, _ADAPTER, TOKENIZER)
         asked = [*named(folder / "config.json", "transformers_weights"), *_WEIGHTS] if trained else []
         if any((_fetch(checkpoint, "config.json", name) / name).exists() for name in asked):
             _fetch(checkpoint, *_weight_names(checkpoint, folder))
+    elif folder.is_dir():
+        if checkpoint.revision:
+            raise problem(checkpoint, f"has a revision, but its source is a folder, {str(folder)!r}")
     else:
         raise problem(checkpoint, f"no folder {str(folder)!r}{_foreign(folder)}")
     if trained and (folder / _ADAPTER).exists():  # transformers would add it iff peft is installed
@@ -70,8 +71,8 @@ def locate(checkpoint: Checkpoint) -> Path:
 
 def preprocessor_folder(folder: Path) -> Path:
     """Return where the settings of the preprocessor lie: of a Trainer's checkpoint-N without them, the folder above."""
-    here = any((folder / name).is_file() for name in _PREPROCESSOR)
-    return folder if here or not re.fullmatch(r"checkpoint-\d+", folder.name) else folder.parent
+    here, real = any((folder / name).is_file() for name in _PREPROCESSOR), folder.resolve()
+    return folder if here or not re.fullmatch(r"checkpoint-\d+", real.name) else real.parent
 
 
 def _foreign(*files: Path) -> str:
@@ -108,10 +109,18 @@ def expected_shape(checkpoint: Checkpoint) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
+def of_hub(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint comes from the hub; it is an error if a folder here has the name of its model."""
+    found = HUB_ID.fullmatch(source := checkpoint.source) is not None
+    if found and Path(source).is_dir():
+        raise problem(checkpoint, f"source {source!r} is a model of the hub or the folder here; write './{source}'")
+    return found
+
+
 def pinned(checkpoint: Checkpoint) -> Checkpoint:
     """Return the checkpoint with the commit of the hub that its revision is; as it is if it comes from a folder."""
     source, revision = checkpoint.source, checkpoint.revision or ""
-    if Path(source).is_dir() or not HUB_ID.fullmatch(source) or re.fullmatch("[0-9a-f]{40}", revision):
+    if not of_hub(checkpoint) or re.fullmatch("[0-9a-f]{40}", revision):
         return checkpoint
     known = json.loads(os.environ.get(_COMMITS, "{}"))
     if (key := f"{source}@{revision}") not in known:
@@ -171,6 +180,22 @@ def _weight_names(checkpoint: Checkpoint, folder: Path) -> list[str]:
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise problem(checkpoint, f"names weights {name!r}, which is out of {str(folder)!r}; put them in there")
     return sorted(names)
+
+
+def stored(checkpoint: Checkpoint, folder: Path) -> list[tuple[str, bool]]:
+    """Return the names of all weights in the files, and whether each is of floating-point numbers."""
+    import torch
+    from safetensors import safe_open
+
+    found = []
+    for file in (folder / name for name in _weight_names(checkpoint, folder)):
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as weights:
+                found += [(name, weights.get_slice(name).get_dtype() in _FLOATS) for name in weights.keys()]  # noqa: SIM118
+        elif file.suffix == ".bin":
+            weights = torch.load(file, map_location="cpu", weights_only=True)
+            found += [(name, weight.is_floating_point()) for name, weight in weights.items()]
+    return found
 
 
 def named(file: Path, key: str) -> set[str]:

@@ -9,6 +9,7 @@ import os
 import re
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sslsim.encoders.encoder import Anatomy, Encoder, Grid, Hooks, LogMel, attention_of, ignore_widgets
-from sslsim.encoders.files import TOKENIZER, first_line, locate, named, preprocessor_folder
+from sslsim.encoders.files import TOKENIZER, first_line, locate, named, preprocessor_folder, stored
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, problem
 from sslsim.errors import SslsimError
 from sslsim.speech.recording import HOP, SAMPLE_RATE, n_frames
@@ -29,9 +30,9 @@ _LOADING = threading.Lock()  # random weights and transformers' verbosity are gl
 _WRAPPERS = re.compile(r"((module|_orig_mod|model)\.)+")  # of data parallel, compiled and other models around a model
 # encoders inside other models: their classes, if their settings do not tell, and where their weights are
 _INSIDE = {
-    "speech-encoder-decoder": ("", "encoder."),
-    "speecht5": ("SpeechT5EncoderWithSpeechPrenet", "speecht5.encoder."),
-    "seamless_m4t_v2": ("SeamlessM4Tv2SpeechEncoder", "speech_encoder."),
+    "speech-encoder-decoder": ("", r"encoder\."),
+    "speecht5": ("SpeechT5EncoderWithSpeechPrenet", r"(speecht5\.)?encoder\."),
+    "seamless_m4t_v2": ("SeamlessM4Tv2SpeechEncoder", r"speech_encoder\."),
 }
 _TRIAL = 9_999  # samples of the sound that an encoder is tried on: 30 frames, and as much as can be left over
 
@@ -127,11 +128,12 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
 def _trained(checkpoint: Checkpoint, folder: Path, kind: Any, inside: str, options: dict[str, Any]) -> Any:
     """Load weights; it is an error if any of the encoder is missing or has another shape, or if there is another."""
     options |= {"weights_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    names = {"mask_time_emb_vector": "masked_spec_embed"} | ({f"^{re.escape(inside)}": ""} if inside else {})
+    old = {"mask_time_emb_vector": "masked_spec_embed"}
+    names = ({f"^{inside}": ""} if inside else {}) | old
     model, info = kind.from_pretrained(folder, key_mapping=names, **options)
     wrapped = {match[0] if (match := _WRAPPERS.match(key)) else "" for key in info["unexpected_keys"]}
     if info["missing_keys"] and len(wrapped) == 1 and wrapped != {""}:
-        names = {f"^{re.escape(wrapped.pop() + inside)}": ""} | names
+        names = {f"^{re.escape(wrapped.pop())}{inside}": ""} | old
         model, info = kind.from_pretrained(folder, key_mapping=names, **options)
     parts, prefix = dict(model.named_children()), f"{model.base_model_prefix}."
     blocks = {key for key in model.state_dict() if re.search(r"\.\d+\.", key) and not inside}
@@ -140,7 +142,15 @@ def _trained(checkpoint: Checkpoint, folder: Path, kind: Any, inside: str, optio
         first, *more = key.removeprefix(prefix).split(".")
         return first in parts and len(more) > 1 or any(key[dot.end() :] in blocks for dot in re.finditer(r"\.", key))
 
+    counts, floats, kept = Counter[str](), dict[str, bool](), dict(model.named_parameters())
+    for key, real in stored(checkpoint, folder):
+        for pattern, name in names.items():
+            key = re.sub(pattern, name, key)
+        counts[key := key.removeprefix(prefix)] += key in kept
+        floats[key] = real
     faults = {
+        "has two of the": {key for key, times in counts.items() if times > 1},
+        "has no floating-point numbers for": {key for key in kept if not floats.get(key, True)},
         "lacks": {key for key in info["missing_keys"] if not re.match(r"decoder\.|masked_spec_embed$", key)},
         "has no place for": set(filter(of_encoder, info["unexpected_keys"])),
         "has other shapes for": {key[0] for key in info["mismatched_keys"]},
@@ -159,7 +169,7 @@ def _trained(checkpoint: Checkpoint, folder: Path, kind: Any, inside: str, optio
 def _blocks(checkpoint: Checkpoint, model: Any) -> Any:
     blocks = getattr(getattr(model, "encoder", getattr(model, "wrapped_encoder", model)), "layers", None)
     takes_sound = model.main_input_name in ("input_values", "input_features")
-    if not takes_sound or not blocks or attention_of(blocks[0]) is None:
+    if not takes_sound or not blocks or not hasattr(attention_of(blocks[0]), "num_heads"):
         kind = model.config.model_type
         raise problem(checkpoint, f"a {kind!r} model is not a speech encoder with blocks of attention")
     return blocks

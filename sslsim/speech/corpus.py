@@ -108,10 +108,11 @@ def read_corpus(corpus: str | Path | Any, speaker_pattern: str = "", columns: Se
     if pattern:
         paths = [written(Path(os.path.relpath(u.path, utterances.folder or "")).as_posix()) for u in utterances]
         found = [pattern.search(path) for path in paths]
-        if not any(found):
-            raise SslsimError(f"speaker_pattern {speaker_pattern!r} is in no path of the corpus, such as {paths[0]!r}")
         group = "speaker" if "speaker" in pattern.groupindex else 1
-        utterances[:] = [replace(u, speaker=(m and m[group]) or "") for u, m in zip(utterances, found, strict=True)]
+        speakers = [(match and match[group]) or "" for match in found]
+        if not any(speakers):
+            raise SslsimError(f"speaker_pattern {speaker_pattern!r} is in no path of the corpus, such as {paths[0]!r}")
+        utterances[:] = [replace(u, speaker=speaker) for u, speaker in zip(utterances, speakers, strict=True)]
     return utterances
 
 
@@ -142,13 +143,19 @@ def _utterances(corpus: str | Path | Any, columns: Mapping[str, str]) -> list[Ut
     return _folder_utterances(path)
 
 
-def files_in(folder: Path, suffixes: Sequence[str], above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yield files of a folder and of those in it; links are followed, but not to a folder that they lie in."""
-    real = folder.resolve()
-    for path in folder.iterdir() if real not in above and folder.is_dir() else ():
-        if not path.name.startswith("."):
-            yield from [path] if path.suffix.lower() in suffixes else ()
-            yield from files_in(path, suffixes, (*above, real))
+def files_in(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
+    """Yield files of a folder and of those in it; links are followed, and each folder is read once."""
+    met = set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in met:
+            inner.clear()
+            continue
+        met.add(real)
+        shown = sorted(name for name in inner if not name.startswith("."))
+        links = [name for name in shown if Path(place, name).is_symlink()]
+        inner[:] = sorted(shown, key=links.__contains__)  # last, so that a file goes by its own name
+        files = (Path(place, name) for name in names if not name.startswith("."))
+        yield from (file for file in files if file.suffix.lower() in suffixes)
 
 
 def _folder_utterances(folder: Path) -> list[Utterance]:
@@ -157,8 +164,8 @@ def _folder_utterances(folder: Path) -> list[Utterance]:
     utterances, stems = [], Counter(file.with_suffix("") for file in files)
     for file in files:
         chapter, speaker, stem = file.parent, file.parent.parent, file.with_suffix("")
-        librispeech = stem.name.startswith(f"{speaker.name}-{chapter.name}-")
-        name = speaker.name if librispeech else chapter.resolve().name
+        ends = (f"{speaker.name}{mark}{chapter.name}{mark}" for mark in "-_")  # as LibriSpeech and LibriTTS have it
+        name = speaker.name if stem.name.startswith((*ends,)) else chapter.resolve().name
         identity = (stem if stems[stem] == 1 else file).relative_to(folder).as_posix()
         # a name that is not UTF-8 can nowhere be written: such a file is left out when it is to be read
         utterances.append(Utterance(written(identity), file, written(name)))

@@ -55,6 +55,8 @@ def utterance_rows(table: pd.DataFrame, where: str, columns: Mapping[str, str]) 
     """
     asked = {ours: [columns[ours]] if ours in columns else [ours, *others] for ours, others in COLUMNS.items()}
     names = {ours: next((name for name in theirs if name in table), "") for ours, theirs in asked.items()}
+    if "channel_selector" in table:
+        raise SslsimError(f"{where}: has channel_selector; channels are not read apart, write each to a file")
     if missing := [repr(asked[ours][0]) for ours in dict.fromkeys(["path", *columns]) if not names[ours]]:
         known = ", ".join(map(str, table)) or "none"
         told = f"no column {' or '.join(missing)}; its columns are {known}; --columns path=NAME says which it is"
@@ -64,10 +66,18 @@ def utterance_rows(table: pd.DataFrame, where: str, columns: Mapping[str, str]) 
     table = pd.DataFrame({ours: table[name] for ours, name in names.items() if name}).astype(object).fillna("")
     rows = [dict(zip(table, map(str, values), strict=True)) for values in table.itertuples(index=False)]
     times = Counter(row["path"] for row in rows)
+    for row in rows:  # of several stretches of a file, one without an offset begins with it
+        if times[row["path"]] > 1 and row.get("duration") and row.get("offset", "nan") in ("", "nan"):
+            row["offset"] = "0"
     for row in rows if not names["id"] else ():
         begin = f"-{row.get('offset')}" if times[row["path"]] > 1 else ""
         row["id"] = row["path"] and PurePath(row["path"]).with_suffix("").as_posix() + begin
-    spans = table.reindex(columns=["offset", "duration"]).apply(pd.to_numeric, errors="coerce").astype(float)
+    spans = (
+        pd.DataFrame(rows, dtype=object)
+        .reindex(columns=["offset", "duration"])
+        .apply(pd.to_numeric, errors="coerce")
+        .astype(float)
+    )
     calls = enumerate(zip(rows, spans.offset.tolist(), spans.sum(axis=1, skipna=False).tolist(), strict=True), 1)
     return [_checked(row, start, end, f"{where}: row {number}") for number, (row, start, end) in calls]
 
@@ -89,7 +99,7 @@ def read_table(path: Path) -> pd.DataFrame:
     if name.endswith(_LINES):
         lines = content.decode("utf-8-sig").split("\n")  # a text may hold what else counts as a line's end
         return pd.DataFrame([_object(n, line) for n, line in enumerate(lines, 1) if line.strip()], dtype=object)
-    quoting = csv.QUOTE_NONE if b"client_id\tpath" in content[:20] else csv.QUOTE_MINIMAL  # Common Voice has none
+    quoting = csv.QUOTE_MINIMAL if name.endswith(".csv") else csv.QUOTE_NONE  # a quote begins a text of Common Voice
     options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "quoting": quoting}
     try:
         table = pd.read_csv(io.BytesIO(content), sep="," if name.endswith(".csv") else "\t", **options)
@@ -97,6 +107,8 @@ def read_table(path: Path) -> pd.DataFrame:
         return pd.DataFrame()
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first for names of the rows
         raise ValueError("its rows have more values than there are columns")
+    if (broken := table.map(lambda value: "\n" in value).any(axis=1)).any():
+        raise ValueError(f"a value of row {broken.idxmax() + 1} goes on over the next line; is a quote missing?")
     return table
 
 
@@ -112,6 +124,8 @@ def _object(number: int, line: str) -> dict[str, Any]:
 
 def _kaldi(folder: Path) -> pd.DataFrame:
     """Read wav.scp, and what there is of utt2spk, text and segments."""
+    if (folder / "reco2file_and_channel").exists():
+        raise ValueError("has reco2file_and_channel; channels are not read apart, write each to a file")
     sounds, speakers, texts, segments = map(_pairs, [folder / n for n in ("wav.scp", "utt2spk", "text", "segments")])
     rows = []
     for utterance, place in (segments or {sound: sound for sound in sounds}).items():
@@ -127,7 +141,10 @@ def _kaldi(folder: Path) -> pd.DataFrame:
 
 def _pairs(file: Path) -> dict[str, str]:
     lines = file.read_text(encoding="utf-8-sig").split("\n") if file.is_file() else []
-    return {(pair := (*line.split(maxsplit=1), ""))[0]: pair[1].strip() for line in lines if line.strip()}
+    pairs = [(*line.split(maxsplit=1), "")[:2] for line in lines if line.strip()]
+    if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
+        raise ValueError(f"{file.name} has {twice[0]!r} twice")
+    return {name: value.strip() for name, value in pairs}
 
 
 def _lhotse(path: Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -136,6 +153,8 @@ def _lhotse(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     there = (read_table(beside) if "recording_id" in table else table).set_index("id")["sources"]
     rows = []
     for row in table.to_dict("records"):
+        if "transforms" in row and row["transforms"] == row["transforms"] and row["transforms"]:
+            raise ValueError(f"{row['id']!r} has transforms, which are not made; write their result to a file")
         (source,) = there[row.get("recording_id", row["id"])]
         channel, channels = row.get("channel", source["channels"]), source["channels"]
         if source["type"] != "file" or channels not in (channel, [channel]):

@@ -28,8 +28,10 @@ from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import Seamles
 from transformers.models.speecht5.modeling_speecht5 import SpeechT5EncoderWithSpeechPrenet
 
 from sslsim.encoders.encoder import Encoder
+from sslsim.encoders.files import pinned
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.encoders.load import load_encoder
+from sslsim.errors import SslsimError
 
 WAVEFORM = tone(0, 16_000)
 PREFIXES = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM", "data2vec_audio": "Data2VecAudio"}
@@ -97,6 +99,41 @@ def test_a_second_encoder_is_refused(tmp_path, second):
     more = {key.replace("wav2vec2.", second, 1): w.clone() for key, w in weights.items() if key.startswith("wav2vec2.")}
     put(folder, weights | more)
     refused(folder, rf"has no place for weights \(\d+\): {second}encoder.layers.0.attention.k_proj.bias, ")
+
+
+@pytest.mark.parametrize("around", ["", "module."])
+@pytest.mark.parametrize("part", ["", "encoder.layers.0."])
+def test_two_names_for_one_weight_are_refused(tmp_path, part, around):
+    """The library would take whichever comes last, without a word."""
+    folder = finetuned(tmp_path)
+    weights = {around + key: w for key, w in weights_of(folder).items()}
+    bare = {key.replace("wav2vec2.", "", 1): 2 * w for key, w in weights.items() if f"wav2vec2.{part}" in key}
+    put(folder, weights | bare)
+    refused(folder, rf"has two of the weights \({len(bare)}\): {part or 'encoder.'}")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_that_are_no_plain_floating_point_numbers_are_refused(tmp_path, dtype):
+    folder = finetuned(tmp_path)
+    weights, one = weights_of(folder), "wav2vec2.encoder.layers.0.attention.q_proj.weight"
+    put(folder, weights | {one: weights[one].to(dtype), "lm_head.bias": weights["lm_head.bias"].to(dtype)})
+    refused(folder, rf"has no floating-point numbers for weights \(1\): {one.removeprefix('wav2vec2.')}$")
+
+
+def test_a_folder_with_the_name_of_a_model_of_the_hub_is_no_answer(tmp_path, monkeypatch):
+    finetuned(tmp_path / "org" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    for use in (encoder, lambda source: pinned(Checkpoint("x", source))):
+        with pytest.raises(SslsimError, match="is a model of the hub or the folder here; write './org/tiny'"):
+            use("org/tiny")
+    assert encoder("./org/tiny").anatomy.n_layers == 4
+
+
+def test_a_link_to_a_checkpoint_of_a_trainer_has_the_preprocessor_above(tmp_path):
+    folder = finetuned(tmp_path / "run" / "checkpoint-500")
+    (folder / "preprocessor_config.json").rename(tmp_path / "run" / "preprocessor_config.json")
+    (tmp_path / "last").symlink_to(folder)
+    np.testing.assert_array_equal(states(tmp_path / "last"), states(folder))
 
 
 @pytest.mark.parametrize(("true", "said"), [(STABLE, "group"), ({}, "layer")])
@@ -184,6 +221,8 @@ def test_an_encoder_inside_another_model_is_taken_out(tmp_path, form):
     twin = load_encoder(Checkpoint("x", str(folder), untrained_seed=0))
     assert twin.encode(WAVEFORM, ROWS).hidden.shape == (4, 49, 24)
     weights = weights_of(folder)
+    put(folder, {f"module.{key}": weight for key, weight in weights.items()})
+    np.testing.assert_array_equal(states(folder), encoded.hidden)
     gone = next(key for key in weights if "encoder.layers.1." in key and key.startswith(("sp", "encoder")))
     put(folder, {key: weight for key, weight in weights.items() if key != gone})
     refused(folder, r"lacks weights \(1\): \S+layers.1.\S+$")

@@ -90,8 +90,18 @@ def _write(tmp_path, name, content):
         ("m.csv", "path,offset,duration\na.wav,0,nan\n", "row 1 has offset '0' and duration 'nan'; give both"),
         ("m.json", '{"id": "a", "recording_id": "r"}', r"cannot be read: no 'sources' where it should be"),
         ("m.jsonl.gz", "{}", "cannot be read: Not a gzipped file"),
-        ("m.jsonl.gz", gzip.compress(b"")[:10] + b"\xff" * 9, "cannot be read: Error -3 while decompressing data"),
+        (
+            "m.jsonl.gz",
+            gzip.compress(b"", mtime=0)[:10] + b"\xff" * 9,
+            "cannot be read: Error -3 while decompressing data",
+        ),
         ("m.csv", "id,path\n", "lists no utterance"),
+        (
+            "m.csv",
+            'id,path,text\na,a.wav,"go\nb,b.wav,on"\n',
+            "a value of row 1 goes on over the next line; is a quote",
+        ),
+        ("m.json", '{"audio_filepath": "a.wav", "channel_selector": 1}', "channels are not read apart"),
         ("m.csv", "id,path\n,a.wav\n", "row 1 has no id"),
         ("m.csv", "id,path\nu1,\n", "row 1 has no path"),
         ("m.csv", "id,path\nu1,m.csv\nu1,m.csv\n", "id 'u1' occurs twice; every utterance needs its own"),
@@ -153,9 +163,35 @@ def test_files_that_differ_in_their_suffix_alone_keep_it_in_their_ids(tmp_path):
 
 def test_links_to_folders_are_followed_and_loops_are_not(tmp_path, corpus):
     (tmp_path / "here").mkdir()
-    for name, target in {"all": corpus, "loop": tmp_path / "here", "up": tmp_path}.items():
+    links = {"all": corpus, "loop": tmp_path / "here", "up": tmp_path, "ann": corpus / "ann", "self": Path("self")}
+    for name, target in links.items():
         (tmp_path / "here" / name).symlink_to(target)
     assert [u.id for u in read_corpus(tmp_path / "here")] == ["all/ann/a", "all/ann/b", "all/bob/c", "all/bob/d"]
+
+
+def test_a_file_goes_by_its_own_name_and_not_by_a_link(tmp_path):
+    (tmp_path / "z").mkdir()
+    soundfile.write(tmp_path / "z" / "x.wav", tone(0, 800), 16_000)
+    (tmp_path / "a").symlink_to(tmp_path / "z")
+    assert [u.id for u in read_corpus(tmp_path)] == ["z/x"]
+
+
+@pytest.mark.parametrize("mark", "-_")
+def test_speakers_of_librispeech_and_libritts(tmp_path, mark):
+    (tmp_path / "19" / "198").mkdir(parents=True)
+    soundfile.write(tmp_path / "19" / "198" / f"19{mark}198{mark}0000.wav", tone(0, 800), 16_000)
+    assert [u.speaker for u in read_corpus(tmp_path)] == ["19"]
+
+
+def test_a_quote_in_a_table_of_tabs_is_a_quote(tmp_path):
+    (tmp_path / "m.tsv").write_text('id\tpath\ttext\na\ta.wav\t"go\nb\tb.wav\t"on" they said\n')
+    assert [(u.id, u.text) for u in read_corpus(tmp_path / "m.tsv")] == [("a", '"go'), ("b", '"on" they said')]
+
+
+def test_of_stretches_of_a_file_one_without_offset_is_its_beginning(tmp_path):
+    lines = [{"audio_filepath": "y.wav", "duration": 1.5}, {"audio_filepath": "y.wav", "offset": 1.5, "duration": 1}]
+    (tmp_path / "m.json").write_text("\n".join(map(json.dumps, lines)))
+    assert [(u.id, u.start, u.end) for u in read_corpus(tmp_path / "m.json")] == [("y-0", 0, 1.5), ("y-1.5", 1.5, 2.5)]
 
 
 @pytest.mark.parametrize("pattern", [r"\d_(\w+?)_", r"(\d)_(?P<speaker>[a-z]+)_\d+\.wav$"])
@@ -243,6 +279,9 @@ def test_a_kaldi_folder(corpus, tmp_path, monkeypatch):
         ({"wav__scp": "c c.wav\n", "segments": "u c 1 x\n"}, "row 1 has offset '1' and duration ''; give both"),
         ({"wav__scp": "c c.wav\n", "segments": "u c 2 1\n"}, "row 1 has offset '2' and duration '-1.*'; give both"),
         ({"wav__scp": "c\n"}, "row 1 has no path"),
+        ({"wav__scp": "c c.wav\nc d.wav\n"}, "wav.scp has 'c' twice"),
+        ({"wav__scp": "c c.wav\n", "utt2spk": "c ann\nc bob\n"}, "utt2spk has 'c' twice"),
+        ({"wav__scp": "c c.wav\n", "reco2file_and_channel": "c c A\n"}, "channels are not read apart"),
         ({"wav__scp": ""}, "lists no utterance"),
     ],
 )
