@@ -3,9 +3,11 @@
 Frame i of an utterance covers samples [320 i, 320 i + 400) at 16 kHz and has the label that holds at its centre.
 """
 
+import re
 import warnings
 import zlib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError
-from sslsim.speech.corpus import Corpus, files_in, read_corpus
+from sslsim.speech.corpus import Corpus, Utterance, files_in, read_corpus
 from sslsim.speech.manifests import read_table
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, n_frames
 
@@ -27,8 +29,8 @@ def read_alignments(path: str | Path) -> pd.DataFrame:
     """Read the time marks of a corpus: a table of five columns, sorted by kind, utterance and start.
 
     `path` is a CSV file with the columns id (of an utterance), kind (such as phone or word), label, start and end, in
-    seconds from the beginning of the recording. It is an error if a column or value is missing, a time is none, a mark
-    ends before it starts, or two of one kind and utterance overlap.
+    seconds from the beginning of the utterance as the corpus lists it, before it is cut. It is an error if a column or
+    value is missing, a time is none, a mark ends before it starts, or two of one kind and utterance overlap.
     """
     try:
         table = read_table(Path(path))
@@ -62,30 +64,34 @@ def alignments_of(corpus: str | Path | Any) -> pd.DataFrame:
     """Return the time marks of a corpus as `read_alignments` does, from `alignments_files`; no rows if there are none.
 
     A TextGrid, or ``.phn`` and ``.wrd`` of TIMIT, belongs to the utterance with the name of the file, and of folders
-    around it where several have that. Lines of a ``.ctm`` begin with the id; they are phones if its name has "phone" or
-    "phn", else words. Files of no utterance are warned of, and an error if all are.
+    around it unless it lies in no folder of its own. Lines of a ``.ctm`` begin with the id; they are phones if its name
+    has the word "phone", "phones" or "phn", else words. Files of no utterance are warned of, and an error if all are.
     """
     files = alignments_files(corpus)
     if not files or files[0].name == "marks.csv":
         return read_alignments(files[0]) if files else pd.DataFrame(columns=list(MARKS))
-    listed, tables, strange = read_corpus(corpus), [], []
-    ids = {u.id for u in listed}
+    listed = read_corpus(corpus)
+    by_id, folder = {u.id: u for u in listed}, Path(listed.folder or "")
     whole = [(u.path.absolute().with_suffix(""), u.id) for u in listed if u.end is None]
     times = Counter(path.name for path, _ in whole)
-    known = {path.name: name for path, name in whole if times[path.name] == 1}
-    known |= {path.as_posix(): name for path, name in whole} | {name: name for name in ids}
+    alone = {path.name: name for path, name in whole if times[path.name] == 1}
+    known = {path.as_posix(): name for path, name in whole} | {u.id: u.id for u in listed if u.id != u.path.stem}
+    rows, strange = [], []
     for file in files:
-        table, parts = _read(file), file.absolute().with_suffix("").parts
+        parts = file.absolute().with_suffix("").parts
         keys = (PurePath(*parts[i:]).as_posix() for i in range(len(parts)))
-        table = table if "id" in table else table.assign(id=next((known[key] for key in keys if key in known), None))
-        tables.append(table[table.id.isin(ids)])
-        strange += [file.name] if len(tables[-1]) < len(table) else []
+        owner = next((known[key] for key in keys if key in known), None)
+        owner = owner or (alone.get(file.stem) if file.parent in (folder, folder / "alignments") else None)
+        by_name = file.suffix.lower() != ".ctm"
+        found = _read(file, by_id[owner] if owner else None) if owner or not by_name else []
+        rows += (own := [(owner if by_name else name, *mark) for name, *mark in found if by_name or name in by_id])
+        strange += [file.name] if len(own) < len(found) or (by_name and not owner) else []
     told = f"{len(strange):,} of {len(files):,} alignments have marks of no utterance, such as {''.join(strange[:1])!r}"
-    if strange and not any(map(len, tables)):
+    if strange and not rows:
         raise SslsimError(f"corpus {str(listed.folder)!r}: {told}; name them like the audio, or take them away")
     if strange:
         warnings.warn(told, stacklevel=2)
-    return _checked(pd.concat(tables, ignore_index=True), str(listed.folder))
+    return _checked(pd.DataFrame(rows, columns=list(MARKS)), str(listed.folder))
 
 
 def alignments_files(corpus: str | Path | Any) -> list[Path]:
@@ -101,28 +107,54 @@ def alignments_files(corpus: str | Path | Any) -> list[Path]:
     return sorted(found | {*files_in(folder / "alignments", _FOREIGN)})
 
 
-def _read(file: Path) -> pd.DataFrame:
-    """Return kind, label, start and end of the marks of a file, and their ids if it has some."""
+def _read(file: Path, utterance: Utterance | None) -> list[tuple[Any, ...]]:
+    """Return id, if the file has some, kind, label, start and end of the marks of a file, of that utterance or more."""
     kind = file.suffix.lower()[1:]
     try:
+        content = file.read_bytes()
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         if kind == "textgrid":
-            from praatio.textgrid import IntervalTier, openTextgrid
-
-            tiers = [tier for tier in openTextgrid(str(file), False).tiers if isinstance(tier, IntervalTier)]
-            names = {tier.name: tier.name.split(" - ")[-1].lower() for tier in tiers}
-            rows = [(names[tier.name], label, *times) for tier in tiers for *times, label in tier.entries]
-            return pd.DataFrame(rows, columns=list(MARKS[1:])).replace({"kind": _KINDS})
-        text = file.read_text(encoding="utf-8-sig")
-        lines = [line.split() for line in text.splitlines() if line.strip() and line[:2] != ";;"]
+            return _of_tiers(text)
+        lines = [
+            line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith((";;", "# "))
+        ]
         if kind == "ctm":
-            rows = [(i, label, float(start), float(start) + float(n)) for i, _, start, n, label, *_ in lines]
-            phones = "phone" in file.stem.lower() or "phn" in file.stem.lower()
-            return pd.DataFrame(rows, columns=["id", *MARKS[2:]]).assign(kind="phone" if phones else "word")
-        rows = [(label, int(start) / SAMPLE_RATE, int(end) / SAMPLE_RATE) for start, end, label in lines]
-        table = pd.DataFrame(rows, columns=list(MARKS[2:])).assign(kind=_KINDS[kind])
-        return table.assign(end=np.minimum(table.end, table.start.shift(-1, fill_value=np.inf)))  # some words overlap
+            kind = "phone" if re.search(r"\b(phones?|phn)\b", re.sub(r"[\W_]+", " ", file.stem.lower())) else "word"
+            if len({(name, channel) for name, channel, *_ in lines}) > len({name for name, *_ in lines}):
+                raise ValueError("an id has several channels, which are not read apart; give each its own id")
+            timed = [(name, label, float(start), float(length)) for name, _, start, length, label, *_ in lines]
+            marks: list[tuple[Any, ...]] = [(name, kind, label, at, at + length) for name, label, at, length in timed]
+        else:
+            rate = SAMPLE_RATE
+            with suppress(SslsimError, OSError):  # samples are those of the file
+                rate = utterance.header[1] if utterance else rate
+            marks = [(None, _KINDS[kind], label, int(a) / rate, int(b) / rate) for a, b, label in lines]
+        return _in_turn(marks)
     except Exception as error:  # praatio's own errors
         raise SslsimError(f"alignment {str(file)!r}: cannot be read: {error}; mend it or take it away") from error
+
+
+def _of_tiers(text: str) -> list[tuple[Any, ...]]:
+    from praatio.utilities.textgrid_io import parseTextgridStr
+
+    grid = parseTextgridStr(text, True)
+    count = re.search(r"<exists>\s*(?:size\s*=\s*)?(\d+)", text)
+    tiers = [tier for tier in grid["tiers"] if tier["class"] == "IntervalTier"]
+    ends = [max((float(end) for _, end, _ in tier["entries"]), default=0.0) for tier in tiers]
+    if (count and int(count[1]) != len(grid["tiers"])) or any(end < float(grid["xmax"]) - 1e-3 for end in ends):
+        raise ValueError("it is cut off: tiers are missing, or end before it does")
+    names = [tier["name"].split(" - ")[-1].lower() for tier in tiers]
+    named = [(_KINDS.get(name, name), tier["entries"]) for name, tier in zip(names, tiers, strict=True)]
+    shown = [(kind, entry) for kind, entries in named for entry in entries if entry[2].strip()]
+    return [(None, kind, label.strip(), float(start), float(end)) for kind, (start, end, label) in shown]
+
+
+def _in_turn(marks: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Let a mark end where the next one of its utterance starts: some words overlap, and times are rounded."""
+    marks = sorted((mark for mark in marks if mark[4] != mark[3]), key=lambda mark: (str(mark[0]), mark[3]))
+    follows = [*marks[1:], (None, "", "", np.inf, np.inf)]
+    cut = [(*a[:4], min(a[4], b[3]) if a[0] == b[0] else a[4]) for a, b in zip(marks, follows, strict=True)]
+    return [mark for mark in cut if mark[4] != mark[3]]
 
 
 def alignment_facts(marks: pd.DataFrame, index: pd.DataFrame) -> dict[str, str]:

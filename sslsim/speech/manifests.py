@@ -70,7 +70,7 @@ def utterance_rows(table: pd.DataFrame, where: str, columns: Mapping[str, str]) 
         if times[row["path"]] > 1 and row.get("duration") and row.get("offset", "nan") in ("", "nan"):
             row["offset"] = "0"
     for row in rows if not names["id"] else ():
-        begin = f"-{row.get('offset')}" if times[row["path"]] > 1 else ""
+        begin = f"-{row['offset']}" if times[row["path"]] > 1 and row.get("offset") else ""
         row["id"] = row["path"] and PurePath(row["path"]).with_suffix("").as_posix() + begin
     spans = (
         pd.DataFrame(rows, dtype=object)

@@ -123,7 +123,7 @@ def test_points_and_the_short_format_of_praat(corpus):
 
 
 @pytest.mark.parametrize(
-    "place", ["ann/a.TextGrid", "alignments/ann/a.TextGrid", "alignments/x/a.TextGrid", "a.TextGrid"]
+    "place", ["ann/a.TextGrid", "alignments/ann/a.TextGrid", "alignments/a.TextGrid", "a.TextGrid"]
 )
 @pytest.mark.parametrize("tiers", [("words", "phones"), ("Ann Lee - words", "Ann Lee - phones"), ("ORT-MAU", "MAU")])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
@@ -134,6 +134,45 @@ def test_a_textgrid_beside_the_audio_or_where_an_aligner_put_it(corpus, place, t
     assert marks.to_numpy().tolist() == [["ann/a", *row] for row in SPOKEN]
     (corpus / "marks.csv").write_text(HEADER + "ann/a,phone,x,0,1\n")
     assert alignments_of(corpus).label.tolist() == ["x"]  # one's own come first
+
+
+@pytest.mark.parametrize("place", ["alignments/slt/a.TextGrid", "bob/a.TextGrid"])
+def test_an_alignment_of_another_speaker_is_of_no_utterance(corpus, place):
+    (corpus / place).parent.mkdir(parents=True, exist_ok=True)
+    (corpus / place).write_text("junk, which is not read")
+    (corpus / "ann" / "b.TextGrid").write_text(textgrid(("words", WORDS)))
+    with pytest.warns(UserWarning, match="1 of 2 alignments have marks of no utterance, such as 'a.TextGrid'"):
+        assert set(alignments_of(corpus).id) == {"ann/b"}
+
+
+@pytest.mark.parametrize("lines", [-1, -4, -9, 25])
+def test_a_textgrid_that_is_cut_off_is_not_read_as_whole(corpus, lines):
+    whole = textgrid(("words", WORDS), ("phones", PHONES))
+    (corpus / "ann" / "a.TextGrid").write_text("\n".join(whole.rstrip().split("\n")[:lines]) + "\n")
+    with pytest.raises(SslsimError, match="a.TextGrid': cannot be read"):
+        alignments_of(corpus)
+
+
+def test_times_that_rounding_makes_overlap_are_in_turn(corpus):
+    noisy = [(0, 0.6500000000000001, "go"), (0.65, 1, "on")]
+    (corpus / "ann" / "a.TextGrid").write_text(textgrid(("words", noisy)))
+    assert alignments_of(corpus).label.tolist() == ["go", "on"]
+    (corpus / "ann" / "a.TextGrid").unlink()
+    lines = ["# made by hand", "  ;; twice", "ann/a 1 0 0.51 go", "ann/a 1 0.5 0.2 on", "ann/a 1 0.7 0 none"]
+    (corpus / "telephone.ctm").write_text("\n".join(lines))
+    assert alignments_of(corpus).to_numpy().tolist() == [
+        ["ann/a", "word", "go", 0, 0.5],
+        ["ann/a", "word", "on", 0.5, 0.7],
+    ]
+    (corpus / "telephone.ctm").write_text("ann/a A 0 1 go\nann/a B 1 1 on\n")
+    with pytest.raises(SslsimError, match="an id has several channels"):
+        alignments_of(corpus)
+
+
+def test_marks_of_timit_count_the_samples_of_their_file(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(8_000), 8_000)
+    (tmp_path / "a.phn").write_text("0 4000 h#\n4000 8000 g\n4000 4000 none\n")
+    assert alignments_of(tmp_path)[["start", "end"]].to_numpy().tolist() == [[0, 0.5], [0.5, 1]]
 
 
 def test_words_of_a_ctm_and_phones_and_words_of_timit(corpus, tmp_path):
