@@ -40,8 +40,8 @@ def labels_if_any(marks: pd.DataFrame, store: ActivationStore, corpus: Any) -> L
 
     Labels are phones, or the first kind of mark of these utterances where they have no phones. Those marked fewer than
     `LEAST` times here cannot be preferred; where all are, all but the most frequent. Marks are of
-    `sslsim.speech.alignments`, with times from the beginning of the utterance as the corpus lists it, which may have been cut. It
-    is an error if the corpus lacks an utterance of the store.
+    `sslsim.speech.alignments`, with times from the beginning of the utterance as the corpus lists it, of which one of
+    the store may be a piece. It is an error if the corpus lacks an utterance of the store.
     """
     places = list(origins(store.index, corpus)) if len(marks) else []
     here = marks[marks.id.isin({utterance.id for utterance, _ in places})]
