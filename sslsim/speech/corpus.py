@@ -154,7 +154,8 @@ def files_in(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
         shown = sorted(name for name in inner if not name.startswith("."))
         links = [name for name in shown if Path(place, name).is_symlink()]
         inner[:] = sorted(shown, key=links.__contains__)  # last, so that a file goes by its own name
-        files = (Path(place, name) for name in names if not name.startswith("."))
+        # a folder that is called like a file is named among what cannot be read
+        files = (Path(place, name) for name in (*inner, *names) if not name.startswith("."))
         yield from (file for file in files if file.suffix.lower() in suffixes)
 
 
