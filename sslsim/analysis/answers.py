@@ -73,7 +73,7 @@ def _told(rows: pd.DataFrame) -> str:
     hows = {size: f"{claim} to a {size} degree" for size in SIZES} | {OPPOSITE: f"{claim} less than by chance"}
     hows[NONE] = claim.replace(" are ", " are not ").replace(" is ", " is not ")
     hows[NOT_TOLD] = f"{claim} no more than chance explains"
-    how = hows.get(word, f"{claim} to a degree that was {word}")
+    how = hows.get(word, f"whether {claim} was {word.replace(' (', ', with ').rstrip(')')}")
     rows = rows.sort_values("effect", kind="stable")
     each = [f"{number(row)} {_GROUPS[row['between']]}" for row in rows.to_dict("records")]
     what = f"{_NAMES.get(rows.measure.iloc[0], rows.measure.iloc[0])} beyond chance"

@@ -61,7 +61,7 @@ def ends(rows, scale=1, digits=2):
         ("large", "single neurons are shared to a large degree"),
         ("opposite", "single neurons are shared less than by chance"),
         ("not told from chance", "single neurons are shared no more than chance explains"),
-        ("not tested (no interval)", "single neurons are shared to a degree that was not tested (no interval)"),
+        ("not tested (no interval)", "whether single neurons are shared was not tested, with no interval"),
     ],
 )
 def test_the_size_is_said_in_words(verdict, said):
@@ -170,4 +170,4 @@ def test_made_evidence_of_all_measures_answers_all_pages():
     evidence = made_of_neurons(stores, lambda *_: 0.5, [*OF_NEURONS, "svcca", "pearson"])
     few = type(evidence)(evidence.pairs, evidence.null[:2], evidence.left_out[:0], (), evidence.rotated[:2])
     for of in (analysis.neuron_claims, layer_claims, attention_claims):
-        assert "a degree that was not tested (too few mismatches" in sentence(analysis.answer(of(few)))
+        assert " was not tested, with too few mismatches" in sentence(analysis.answer(of(few)))
