@@ -13,13 +13,13 @@ class SslsimError(ValueError):
     def __str__(self) -> str:
         return written(super().__str__())
 
-
-class Unanswered(SslsimError):
-    """A question that the chosen checkpoints leave open: a notebook ends here, and its run has not failed."""
-
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows: the message alone, since there is nothing to mend in the code."""
         return [str(self)]
+
+
+class Unanswered(SslsimError):
+    """A question that the chosen checkpoints leave open: a notebook ends here, and its run has not failed."""
 
 
 def is_text(value: object) -> bool:

@@ -1,6 +1,7 @@
 """Exploring: figures of two chosen models, menus where ipywidgets is there, one line for a wrong name."""
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -57,6 +58,13 @@ def test_what_is_not_there_is_named_with_what_is(stores, shown, values, message)
         with pytest.raises(SslsimError, match=message):
             draw(stores, *values, **HOW)
     assert shown == []
+
+
+def test_a_notebook_shows_the_line_alone(stores, shown, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell = InteractiveShell(user_ns={"draw": explore_layers, "stores": stores, "how": HOW})
+    shell.run_cell("draw(stores, 'a', 'b', 9, 'svcca', **how)")
+    assert capsys.readouterr().out.strip() == "layer is 9; give 0 to 2"
 
 
 def test_a_head_beside_its_best_match(checkpoints, corpus, tmp_path, shown):
