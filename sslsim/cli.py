@@ -167,7 +167,8 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from sslsim.reports.jobs import Request, plan
+    from sslsim.reports import runner, sweep
+    from sslsim.reports.jobs import Request
 
     parameters: dict[str, str] = {}
     for pair in arguments.parameters:
@@ -179,11 +180,6 @@ def _run(arguments: argparse.Namespace) -> int:
         parameters[name] = value
     options = {name: getattr(arguments, name) for name in ("out", "store", "study", "device", "jobs", "dry")}
     request = Request(**options, notebooks=tuple(arguments.notebooks), fields=_fields(arguments), parameters=parameters)
-    if not arguments.sweep:  # what is wrong is said before what runs notebooks is imported, which takes a second
-        plan(request)
-        study_of(request.study, request.fields)
-    from sslsim.reports import runner, sweep
-
     return sweep.run(arguments.sweep, request) if arguments.sweep else runner.run(request)
 
 

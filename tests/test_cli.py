@@ -56,7 +56,11 @@ def test_help_is_quick_and_names_commands_defaults_and_examples() -> None:
     [
         ["run", "nosuch"],
         ["run", "-p", "cont=1"],
+        ["run", "-p", "checkpoints=nosuch"],
+        ["run", "--checkpoints", "nosuch"],
         ["run", "--corpus", "nosuch"],
+        ["run", "--sweep", "nosuch=1,2"],
+        ["run", "--sweep", "checkpoints=nosuch"],
         ["extract", "--lineup", "nosuch"],
         ["checkpoints", "--lineup", "nosuch"],
         ["compare-runs", "nosuch", "nosuch-either"],

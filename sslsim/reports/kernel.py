@@ -9,7 +9,6 @@ import sys
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from sslsim.errors import Unanswered
+from sslsim.reports import record
 from sslsim.resources import NO_ROOM, NoRoom, replacing
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -52,11 +52,6 @@ class Kernels:
                     os.kill(pid, signal.SIGKILL)
 
 
-def now() -> str:
-    """Return the time in UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def execute(
     path: Path, output: Path, values: dict[str, Any], *, threads: int, label: str, kernels: Kernels
 ) -> tuple[NotebookNode, dict[str, Any]]:
@@ -73,7 +68,7 @@ def execute(
     papermill_engines.register("sslsim", _LiveEngine)
     kernel = {"engine_name": "sslsim", "kernel_name": "python3", "language": "python", "progress_bar": False}
     options = {"path": path, "staging": output.parent, "threads": threads, "label": label, "kernels": kernels}
-    status, said, started, clock = "failed", "", now(), time.monotonic()
+    status, said, started, clock = "failed", "", record.now(), time.monotonic()
     with replacing(output) as part:
         files = [str(each).replace("{", "{{").replace("}", "}}") for each in (path, part)]  # papermill fills in {name}
         try:

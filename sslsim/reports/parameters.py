@@ -94,12 +94,12 @@ def _use(name: str, value: Any, default: Any) -> None:
     """Do with a value what notebooks do with it first: ranges and names are declared there."""
     from sslsim.activations import Study
     from sslsim.activations.conditions import NAMED
-    from sslsim.measures.registry import measure_named
     from sslsim.parallel import chosen_device
-    from sslsim.significance import Resampling
 
     match name, value:
         case "measures: list[str]", _:
+            from sslsim.measures.registry import measure_named  # it takes seconds, as Resampling does
+
             levels = [{measure_named(each).level == "attention" for each in names} for names in (value, default)]
             if not value or not levels[0] <= levels[1]:
                 raise SslsimError(f"give measures that compare {'attention' if levels[1] == {True} else 'layers'}")
@@ -111,10 +111,10 @@ def _use(name: str, value: Any, default: Any) -> None:
             Study(frames=value)
         case (("rows: int | None" | "listen: int"), int()) if value < (least := int(name.startswith("rows"))):
             raise SslsimError(f"give {least} or more")
-        case (("permutations: int" | "rotations: int" | "blocks: int" | "block_by: str"), _):
-            Resampling(**{name.partition(":")[0]: value})
-        case "null_seed: int", _:
-            Resampling(seed=value)
+        case (("permutations: int" | "rotations: int" | "blocks: int" | "block_by: str" | "null_seed: int"), _):
+            from sslsim.significance import Resampling
+
+            Resampling(**{name.partition(":")[0].removeprefix("null_"): value})
 
 
 def _read_cell(source: str) -> dict[str, Parameter]:

@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,11 @@ _ENTRY |= {"answer": str, "bounds": {"*": [(float, int)]}} | (_CODE := {"commit"
 _RUN = _CODE | {"started": str, "status": str, "seconds": (float, int), "code": str, "checkpoints": [{"name": str}]}
 _RUN |= {name: {"*": object} for name in ("versions", "study", "corpus")} | {"notebooks": {"*": _ENTRY}}
 _ROW = {"status": str, "seconds": (float, int), "values": {"*": object}, "notebooks": {"*": _SHORT}}
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read(file: Path) -> dict[str, Any]:

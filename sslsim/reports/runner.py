@@ -18,12 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslsim.errors import SslsimError
-from sslsim.reports import page as render
 from sslsim.reports import record
 from sslsim.reports.jobs import ORDER, Job, Request, described, plan, study_of
-from sslsim.reports.kernel import Kernels, execute, now
 from sslsim.resources import NoRoom, write_text
-from sslsim.speech.facts import NAMING
 
 if TYPE_CHECKING:
     from sslsim.activations import Study
@@ -96,6 +93,8 @@ class Run:
         seconds = round(time.monotonic() - self.clock, 2)
         content = {**self.facts, "status": self.status, "seconds": seconds, "notebooks": entries}
         record.write(self.out / "run.json", content)
+        from sslsim.reports import page as render  # it takes seconds
+
         swept = self.out.name in record.read(self.out.parent / record.SWEEP).get("runs", {})
         write_text(self.out / "index.html", render.fill("index.html.j2", run=content, folder=self.out, sweep=swept))
         for warning in entry["warnings"]:
@@ -132,13 +131,15 @@ def ask(request: Request, label: str = "") -> Run:
         raise SslsimError(f"{out} holds a sweep, whose index one run would replace; give another folder with --out")
     jobs = plan(request)
     study = study_of(request.study, request.fields)
-    facts = {"format": record.FORMAT, "started": now(), **record.of_package()}
+    facts = {"format": record.FORMAT, "started": record.now(), **record.of_package()}
     facts |= {"settings": {**request.settings, **request.parameters}, "study": described(study)}
     one = Run(request, out, jobs, study, facts, _known(out), label)
     by_speaker = any(job.values.get("block_by") == "speaker" for job in jobs)
     for own, _ in one.calls().values():
         own.selected()
         if by_speaker and len(speakers := {u.speaker for u in own.whole_corpus()}) < 2:
+            from sslsim.speech.facts import NAMING
+
             told = f"block_by is 'speaker', and the corpus has one, {speakers.pop()!r}"
             raise SslsimError(f"{told}; {NAMING}, or take block_by=utterance")
     return one
@@ -210,6 +211,8 @@ def _staging(one: Run) -> Iterator[Path]:
 
 
 def _run_all(runs: Sequence[Run], request: Request, staging: dict[int, Path], then: Callable[[], None]) -> None:
+    from sslsim.reports.kernel import Kernels
+
     tasks = [(one, job) for one in runs for job in one.jobs if job.name not in one.done]
     tasks.sort(key=lambda task: -task[0].known.get(task[1].name, {"seconds": 0})["seconds"])  # the longest go first
     processors = _processors()
@@ -235,6 +238,9 @@ def _run_all(runs: Sequence[Run], request: Request, staging: dict[int, Path], th
 
 def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Run one notebook and render it into the staging folder, and return its entry of run.json."""
+    from sslsim.reports import page as render
+    from sslsim.reports.kernel import execute
+
     entry: dict[str, Any] = {"title": "", "summary": "", "status": "failed", "error": "", "started": facts["started"]}
     entry |= {"seconds": 0.0, "run": facts["started"], "commit": facts["commit"], "dirty": facts["dirty"]}
     entry |= {"notebook": job.origin, "parameters": job.table, "page": False}

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from sslsim.errors import SslsimError
-from sslsim.reports import page as render
 from sslsim.reports import record, runner
 from sslsim.reports.jobs import FIELDS, FLAGS, Request, find
 from sslsim.reports.parameters import coerce, read_parameters
@@ -32,7 +31,7 @@ class Sweep:
     out: Path
     runs: dict[str, Run] = field(default_factory=dict)
     before: dict[str, Any] = field(default_factory=dict)
-    started: str = field(default_factory=runner.now)
+    started: str = field(default_factory=record.now)
 
     @property
     def status(self) -> str:
@@ -141,6 +140,8 @@ def page(sweep: Mapping[str, Any]) -> str:
         for book, entry in row["notebooks"].items():
             told = [{**c, "measure": f"{c['measure']}, {c['between']}", "between": name} for c in entry["claims"]]
             claims[book] = claims.get(book, []) + told
+    from sslsim.reports import page as render  # it takes seconds
+
     return render.fill("sweep.html.j2", sweep=sweep, parameters=several or names, claims=claims)
 
 
