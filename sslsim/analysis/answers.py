@@ -48,8 +48,11 @@ def finetuning_answer(claims: pd.DataFrame, changed: pd.DataFrame) -> str:
 def entropy_in_words(profile: pd.DataFrame, models: Sequence[str]) -> str:
     """Say how near to uniform the attention of models is, by `describe_heads`, before anything is said of agreement."""
     entropy = profile[profile.model.isin(models)].groupby("model").entropy.mean()
-    ends = f"mean entropy of their heads {entropy.min():.2f} to {entropy.max():.2f}, where 1 is uniform"
-    return f"Attention is almost uniform in {sum(entropy >= UNIFORM)} of {len(entropy)} models ({ends}); "
+    near = entropy[entropy >= UNIFORM]
+    some = near if len(near) else entropy
+    ends = " to ".join(dict.fromkeys((f"{some.min():.2f}", f"{some.max():.2f}")))
+    what = f"mean entropy of their heads {ends}, where 1 is uniform"
+    return f"Attention is almost uniform in {len(near) or 'none'} of {len(entropy)} models ({what}); "
 
 
 def depth_in_words(depths: pd.DataFrame) -> str:

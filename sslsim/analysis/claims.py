@@ -91,7 +91,7 @@ def layer_claims(
         raw = (part.pairs.measure == "linear_cka_debiased_raw").to_numpy()
         both, claim = {relation: raw, "standardised": ~raw}, "raw CKA differs from standardised CKA"
         row = _difference(claim, "linear_cka_debiased", part, both, *both)
-        control = f"{row['control']}, the same within ±{bounds['difference'][0]:g}"
+        control = f"{row['control']}, counts as the same within ±{bounds['difference'][0]:g}"
         rows.append(row | {"p": np.nan, "p_of": EQUIVALENCE, "control": control})
     return _table(rows, bounds, "models trained apart, and " + " or ".join(measures))
 

@@ -51,7 +51,7 @@ def explore_heads(stores: Stores, x: str, y: str, layer: int, head: int, **how: 
 
 def _choose(stores: Stores, draw: Callable[..., Any], chosen: dict[str, Any], heads: bool = False, **how: Any) -> None:
     if os.environ.get("SSLSIM_STAGING"):
-        print("Nobody can choose in a report. In JupyterLab (`make lab`) this cell shows two models, with menus.")
+        print("In JupyterLab (`make lab`) this cell has menus, and shows two models of your choice.")
         return
     names = [store.name for store in (with_attention(stores) if heads else stores)]
     known: dict[str, Sequence[Any]] = {"x": names, "y": names}

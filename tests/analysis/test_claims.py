@@ -358,7 +358,7 @@ def test_sameness_is_an_interval_within_its_tolerance_and_no_p_of_a_difference(r
     a, b = (between(evidence.pairs, [("a", "c")], measure=name) for name in kinds[::-1])
     by_hand = difference(evidence, a, b)
     assert numbers(table.iloc[1])[:3] == pytest.approx((by_hand.value, by_hand.low, by_hand.high))
-    assert table.control[1] == f"standardised: {evidence.pairs.value[b].mean():.3f}, the same within ±0.05"
+    assert table.control[1] == f"standardised: {evidence.pairs.value[b].mean():.3f}, counts as the same within ±0.05"
     assert (table.verdict[1], table.p_of[1]) == (verdict, "equivalence")
     assert np.isnan(table.p[1])
     assert (max(-by_hand.low, by_hand.high) < BOUNDS["difference"][0]) == (verdict == "none")

@@ -180,7 +180,7 @@ def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
     methods, bibtex = soup.select("#methods .copied")
     text = " ".join(methods.get_text().split())
     for part in (
-        "1 model (a: 13 layers of 768 neurons) on 1,200 utterances (61.5 minutes of speech) with sslsim 1",
+        "1 model (a: 12 transformer blocks (13 layers with their input) of 768 neurons) on 1,200 utterances (61.5 minutes of speech) with sslsim 1",
         "by svcca, linear_cka_debiased",
         "Raghu et al. 2017; Kornblith et al. 2019; Song et al. 2012.",
         "4,000 frames of 20 ms",
@@ -304,7 +304,7 @@ def test_claims_stand_side_by_side_on_the_page_and_in_the_index(tmp_path: Path) 
     said = {"answer": "They <agree>.", "bounds": {"share": [0.1, 0.3, 0.6]}}
     entry = {**ENTRY, "claims": rows, **said}
     on_page = page(new_markdown_cell("# T"), claims=rows, **said)
-    assert "A share is small from 0.1, moderate from 0.3, large from 0.6." in on_page.get_text()
+    assert "Bounds of a share: 0.1, 0.3, 0.6." in on_page.get_text()
     text = render.fill("index.html.j2", run={**RUN, "notebooks": {"some": entry}}, folder=tmp_path, sweep=False)
     for soup, control in ((on_page, "untrained: 0.1"), (bs4.BeautifulSoup(text, "html.parser"), "")):
         table = soup.select("table.claims")[0]
