@@ -180,7 +180,8 @@ def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
     methods, bibtex = soup.select("#methods .copied")
     text = " ".join(methods.get_text().split())
     for part in (
-        "1 model (a: 12 transformer blocks (13 layers with their input) of 768 neurons) on 1,200 utterances (61.5 minutes of speech) with sslsim 1",
+        "1 model (a: 12 transformer blocks (13 layers with their input) of 768 neurons) "
+        "on 1,200 utterances (61.5 minutes of speech) with sslsim 1",
         "by svcca, linear_cka_debiased",
         "Raghu et al. 2017; Kornblith et al. 2019; Song et al. 2012.",
         "4,000 frames of 20 ms",
