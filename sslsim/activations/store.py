@@ -22,6 +22,7 @@ from sslsim.activations.shards import Shard, ShardFile, cut, shard_file
 from sslsim.encoders.lineage import Lineage
 from sslsim.encoders.lineup import ByName, Checkpoint
 from sslsim.errors import SslsimError
+from sslsim.speech.alignments import centres
 from sslsim.speech.positions import RULE, positions, stride_for
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
 
@@ -112,6 +113,10 @@ class ActivationStore:
         """Return the frame numbers, within utterance ``u``, of the frames kept."""
         self._check(u, "utterance", 0, len(self.index) - 1)
         return positions(int(self._lengths[u]), self.frame_stride)
+
+    def times(self, u: int) -> NDArray[np.float64]:
+        """Return when the frames kept of utterance ``u`` are centred, in seconds from its beginning."""
+        return centres(self.frame_rows(u))
 
     def verify(self) -> None:
         """Read every byte and raise if one is not what was written."""
