@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
-    "activations": ("Study", "condition", "extract", "from_arrays", "open"),
+    "activations": ("Study", "condition", "extract", "from_arrays", "in_units", "open"),
     "speech": ("Subset", "Segmentation", "read_corpus"),
     "encoders": ("read_lineup",),
     "measures": ("MEASURES", "similarity", "attention_similarity", "attention_cka"),

@@ -145,7 +145,7 @@ def test_flags_have_the_defaults_of_a_study_and_each_reaches_its_field(tmp_path:
     values = {"lineup": "paper", "corpus": str(tmp_path), "checkpoints": "a,b", "max_utterances": "9", "seed": "4"}
     values |= {"max_seconds": "60.5", "per_speaker": "3", "frames": "7", "queries": "none"}
     values |= {"piece_seconds": "20", "longest_seconds": "99", "dtype": "bfloat16", "strict": True}
-    values |= {"speaker_pattern": "(a)/", "columns": "path=file,id=utt"}
+    values |= {"speaker_pattern": "(a)/", "columns": "path=file,id=utt", "unit": "phone", "pool": "centre"}
     study = jobs.study_of(given=values)
     study.write(tmp_path / "study.toml")
     assert sslsim.Study.read(tmp_path / "study.toml") == study
@@ -159,6 +159,8 @@ def test_flags_have_the_defaults_of_a_study_and_each_reaches_its_field(tmp_path:
         "seed": 4,
         "frames": 7,
         "queries": None,
+        "unit": "phone",
+        "pool": "centre",
         "piece_seconds": 20.0,
         "longest_seconds": 99.0,
         "dtype": "bfloat16",

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sslsim.activations.results import kept
 from sslsim.activations.store import ActivationStore
+from sslsim.activations.units import SpanStore, frames_of
 from sslsim.encoders.lineup import LOG_MEL
 from sslsim.errors import SslsimError, check_whole, close_match
 
@@ -27,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @kept
 def condition(stores: Sequence[ActivationStore], given: Any, frames: int | None = None) -> NDArray[np.float32]:
-    """Return what is given of every stored frame of the first store, (n_stored_frames, k).
+    """Return what is given of every stored frame (or unit) of the first store, (n_stored_frames, k).
 
     `given` is one of these, or a list of them:
 
@@ -54,7 +55,9 @@ def _part(stores: Sequence[ActivationStore], given: Any, frames: int) -> NDArray
         if given not in NAMED:
             labels = "; labels of phones are given as an array, see analysis.labels_if_any" if given == "phone" else ""
             raise SslsimError(f"given names {given!r}, which is unknown{labels or close_match(given, NAMED)}")
-        return NAMED[given](stores, frames)
+        columns = NAMED[given](frames_of(stores), frames)
+        first = stores[0]  # of a unit the mean of what is given of its frames
+        return first.pooled(np.arange(first.n_frames), columns.__getitem__) if isinstance(first, SpanStore) else columns
     from sslsim.measures.arrays import block, numbers  # they import torch, which takes seconds
 
     n, plain = stores[0].n_frames, np.empty(0)

@@ -116,7 +116,11 @@ def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
     faults = {"utterance": "hold other utterances", "length": "hold utterances of other lengths"}
     faults |= {"waveform": "were given other audio"}
     other = [told for column, told in faults.items() if a.index[column].tolist() != b.index[column].tolist()]
-    if other:
+    if a.unit != b.unit:
+        what = f"{a.name} is of the unit {a.unit}, {b.name} of {b.unit}; bring both to one by in_units"
+    elif other and a.unit != "frame":
+        what = f"{a.name} and {b.name} have other units; make both in one call of in_units"
+    elif other:
         what = f"{a.name} and {b.name} {other[0]}; extract both from the same corpus"
     elif a.frame_stride != b.frame_stride:
         what = f"{a.name} keeps {a.n_frames:,} frames, {b.name} {b.n_frames:,}; extract both with the same frames"

@@ -70,6 +70,8 @@ class ActivationStore:
     index: pd.DataFrame = field(repr=False)
     skipped: pd.DataFrame = field(repr=False)
 
+    unit = "frame"  # what a row is; others have the stores of `units`
+
     @property
     def name(self) -> str:
         """Name of the checkpoint."""

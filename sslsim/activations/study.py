@@ -10,6 +10,7 @@ from typing import Any
 
 from sslsim.activations.extraction import extract_all
 from sslsim.activations.store import Stores
+from sslsim.activations.units import FRAME, POOLS, check_unit, in_units
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, find_lineup, read_lineup, select
 from sslsim.encoders.load import DTYPES
 from sslsim.errors import SslsimError, close_match, is_text
@@ -28,10 +29,11 @@ class Study:
     """What is extracted; the default is the data that come with sslsim.
 
     At most `frames` frames are kept in all, and `queries` query rows of each attention map on average, at the same
-    positions of all utterances (`sslsim.speech.positions`); None keeps all, 0 queries no attention. The encoders
-    compute in `dtype`: float32, or bfloat16 or float16, which are quicker on a GPU and wrong by about a hundredth; what
-    is stored is float32. Utterances that cannot be used (unreadable, cut off, NaN, silent, shorter than a frame, too
-    long) are left out and listed in ``store.skipped``, or an error if `strict`.
+    positions of all utterances (`sslsim.speech.positions`); None keeps all, 0 queries no attention. What is compared is
+    a `unit` of speech (`sslsim.in_units`), by default the frame. The encoders compute in `dtype`: float32, or bfloat16
+    or float16, which are quicker on a GPU and wrong by about a hundredth; what is stored is float32. Utterances that
+    cannot be used (unreadable, cut off, NaN, silent, shorter than a frame, too long) are left out and listed in
+    ``store.skipped``, or an error if `strict`.
     """
 
     lineup: str | Path | Sequence[Checkpoint] = DATA / "lineup.toml"  # of `read_lineup`, or its checkpoints
@@ -41,6 +43,8 @@ class Study:
     segmentation: Segmentation = Segmentation()
     frames: int | None = 25_000
     queries: int | None = 16
+    unit: str = FRAME  # of `in_units`, as is the next
+    pool: str = POOLS[0]
     dtype: str = "float32"
     strict: bool = False
     speaker_pattern: str = ""  # of `read_corpus`, as is the next
@@ -61,6 +65,7 @@ class Study:
                 raise SslsimError(f"{name} is {value!r}; it must be a whole number, {least} or more, or None for all")
         if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
             raise SslsimError(f"dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
+        check_unit(self.unit, self.pool)
         if not isinstance(self.strict, bool):
             raise SslsimError(f"strict is {self.strict!r}; it must be true or false")
 
@@ -135,7 +140,8 @@ def extract(
     study = study if isinstance(study, Study) else Study.read(study)
     if not folder:  # as a path it is the working directory
         raise SslsimError(f"folder is {folder!r}; say where the stores are to lie")
-    return extract_all(study, Path(folder).absolute(), executor, device)
+    stores = extract_all(study, Path(folder).absolute(), executor, device)
+    return stores if study.unit == FRAME else in_units(stores, study.unit, study.pool, study.whole_corpus())
 
 
 def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:

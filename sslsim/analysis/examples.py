@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from sslsim.activations.extraction import encoded_again
 from sslsim.activations.store import ActivationStore
-from sslsim.analysis.preferences import KEYS, PAIR, origins, rows_of, traces
+from sslsim.analysis.preferences import KEYS, PAIR, rows_of, traces
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.measures.attention import attention_similarity
 from sslsim.speech.alignments import centres
 from sslsim.speech.corpus import Utterance
+from sslsim.speech.index import origins
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, Recording, waveform_fingerprint
 
 SECONDS = 0.8  # of a clip

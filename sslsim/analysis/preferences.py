@@ -3,7 +3,7 @@
 Frame i of an utterance covers samples [320 i, 320 i + 400) at 16 kHz and has the label that holds at its centre.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +14,9 @@ from scipy.stats import rankdata
 
 from sslsim.activations.store import ActivationStore, StoredLayer
 from sslsim.encoders.lineage import SEPARATE
-from sslsim.errors import SslsimError
 from sslsim.significance.nulls import ALPHA, Mismatches, p_value
 from sslsim.speech.alignments import centres, held
-from sslsim.speech.corpus import Utterance, read_corpus
-from sslsim.speech.recording import Recording
+from sslsim.speech.index import origins
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -61,19 +59,6 @@ def labels_if_any(marks: pd.DataFrame, store: ActivationStore, corpus: Any) -> L
     times = pd.concat(used)[["id", "start", "label"]].drop_duplicates().label.value_counts()
     names = tuple(sorted(times.index[times >= min(LEAST, times.max())]))
     return Labels(names, np.where(inside, pd.Index(names, dtype=object).get_indexer(labels), -2))
-
-
-def origins(index: pd.DataFrame, corpus: Any) -> Iterator[tuple[Utterance, float]]:
-    """Yield the recording that each utterance of a store is a piece of, and where it begins there, in seconds."""
-    known, rates = {utterance.id: utterance for utterance in read_corpus(corpus)}, {}
-    for row in index.itertuples():
-        name = row.utterance if row.utterance in known else row.utterance.rpartition("#")[0]  # the number of a piece
-        if name not in known:
-            raise SslsimError(f"no utterance {row.utterance!r} in this corpus; give the one that the store was made of")
-        if row.begin and name not in rates:  # of some files it is known only when all is decoded
-            with Recording(known[name].source) as recording:
-                rates[name] = recording.rate
-        yield known[name], row.begin / rates[name] - known[name].start if row.begin else 0.0
 
 
 def rows_of(store: ActivationStore, u: int) -> slice:

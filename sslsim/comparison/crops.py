@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from sslsim.activations.selection import check_stores
 from sslsim.activations.store import ActivationStore
+from sslsim.activations.units import frames_of
 from sslsim.errors import SslsimError, check_whole
 from sslsim.measures import attention
 from sslsim.measures.arrays import chunks
@@ -27,8 +28,8 @@ KEPT = 2**25  # cells of maps that a call keeps in memory, with up to four numbe
 
 
 def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
-    """Return the stores that hold attention (log-mel has no heads); raise if they cannot be compared or none does."""
-    check_stores(stores)
+    """Return the stores that hold attention, that of frames; raise if they cannot be compared or none has any."""
+    check_stores(stores := frames_of(stores))
     chosen = [store for store in stores if store.attention_layers]
     if not chosen:
         raise SslsimError("no attention in these stores; extract with queries above 0")

@@ -46,6 +46,8 @@ FIELDS = {
         Parameter("seed", "int", 0, "of the choice of utterances"),
         Parameter("frames", "int | None", 25_000, "keep N frames in all, at the same positions of all utterances"),
         Parameter("queries", "int | None", 16, "keep N rows of an attention map on average; 0 keeps none"),
+        Parameter("unit", "str", "frame", "what is compared: frame, phone, word, utterance, or a step such as 40ms"),
+        Parameter("pool", "str", "mean", "what a unit has of its frames: their mean, or the one at its centre"),
         Parameter("piece_seconds", "float", 30.0, "cut longer utterances into equal pieces of at most so many seconds"),
         Parameter("longest_seconds", "float", 3600.0, "leave out longer utterances"),
         Parameter("dtype", "str", "float32", "of the encoders: float32, or bfloat16 or float16 on a GPU"),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError, written
 from sslsim.parallel import results
-from sslsim.speech.corpus import Utterance
+from sslsim.speech.corpus import Utterance, read_corpus
 from sslsim.speech.facts import flaws
 from sslsim.speech.recording import WINDOW, AudioError, Recording, at_16_khz, is_silent, waveform_fingerprint
 
@@ -160,3 +160,16 @@ def _keep(folder: Path | None, recording: int, begin: int, waveform: NDArray[np.
         part.replace(_kept(folder, recording, begin))
     with suppress(OSError):
         part.unlink(missing_ok=True)
+
+
+def origins(index: pd.DataFrame, corpus: Any) -> Iterator[tuple[Utterance, float]]:
+    """Yield the recording that each utterance of a store is a piece of, and where it begins there, in seconds."""
+    known, rates = {utterance.id: utterance for utterance in read_corpus(corpus)}, {}
+    for row in index.itertuples():
+        name = row.utterance if row.utterance in known else row.utterance.rpartition("#")[0]  # the number of a piece
+        if name not in known:
+            raise SslsimError(f"no utterance {row.utterance!r} in this corpus; give the one that the store was made of")
+        if row.begin and name not in rates:  # of some files it is known only when all is decoded
+            with Recording(known[name].source) as recording:
+                rates[name] = recording.rate
+        yield known[name], row.begin / rates[name] - known[name].start if row.begin else 0.0

@@ -10,7 +10,7 @@ from sslsim.analysis import labels_if_any, preferences
 from sslsim.errors import SslsimError
 from sslsim.speech.alignments import alignments_of
 from sslsim.speech.corpus import read_corpus
-from sslsim.speech.index import index_of
+from sslsim.speech.index import index_of, origins
 
 
 @pytest.fixture
@@ -97,5 +97,5 @@ def test_times_count_from_the_beginning_of_a_stretch(speech):
     sound = next(speech.glob("*.wav"))
     (speech / "stretch.csv").write_text(f"id,path,offset,duration\none,{sound},0.5,1.2\n")
     index, _ = index_of(read_corpus(speech / "stretch.csv"), sslsim.Segmentation(piece_seconds=0.7))
-    starts = [start for _, start in preferences.origins(index, speech / "stretch.csv")]
+    starts = [start for _, start in origins(index, speech / "stretch.csv")]
     assert starts == pytest.approx([0, 0.6], abs=1e-4)
