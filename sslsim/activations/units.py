@@ -94,6 +94,8 @@ def in_units(stores: Sequence[ActivationStore], unit: str, pool: str = "mean", c
     corpus.
     """
     check_unit(unit, pool)
+    if not isinstance(stores, Sequence) or not stores or not all(isinstance(s, ActivationStore) for s in stores):
+        raise SslsimError(f"stores is {str(stores)[:80]!r}; give a list of at least one store")
     if unit == FRAME:
         return frames_of(stores)
     for other in (stores := frames_of(stores))[1:]:
@@ -102,16 +104,16 @@ def in_units(stores: Sequence[ActivationStore], unit: str, pool: str = "mean", c
             raise SslsimError(f"{both} hold other utterances, or other audio; extract both from one corpus")
     wanted = [*_spans(stores, unit, corpus)]
     sides = [[_inside(store, u, spans) for u, spans in enumerate(wanted)] for store in stores]
-    some = [np.all([of[u][:, 1] > of[u][:, 0] for of in sides], axis=0) for u in range(len(wanted))]
-    counts, empty = [int(these.sum()) for these in some], sum(int((~these).sum()) for these in some)
+    full = [np.all([of[u][:, 1] > of[u][:, 0] for of in sides], axis=0) for u in range(len(wanted))]
+    counts, empty = [int(these.sum()) for these in full], sum(int((~these).sum()) for these in full)
     told = f"{sum(counts):,} units ({unit}) of {sum(n > 0 for n in counts):,} of {len(counts):,} utterances"
     if sum(counts) < 2:
         raise SslsimError(f"{told} have a frame in every store; keep more frames, or take another unit")
     print(told + (f"; {empty:,} without a frame in every store are left out" if empty else ""), flush=True)
-    kept = [spans[these] for spans, these in zip(wanted, some, strict=True)]
+    kept = [spans[these] for spans, these in zip(wanted, full, strict=True)]
     out = []
     for store, rows in zip(stores, sides, strict=True):
-        places = np.concatenate([of[these] for of, these in zip(rows, some, strict=True)])
+        places = np.concatenate([of[these] for of, these in zip(rows, full, strict=True)])
         if pool == "centre":
             times = np.concatenate([store.times(u) for u in range(len(kept))])
             places = _central(times, places, np.concatenate(kept).mean(1))

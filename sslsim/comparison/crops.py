@@ -29,6 +29,7 @@ KEPT = 2**25  # cells of maps that a call keeps in memory, with up to four numbe
 
 def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     """Return the stores that hold attention, that of frames; raise if they cannot be compared or none has any."""
+    check_stores(stores)
     check_stores(stores := frames_of(stores))
     chosen = [store for store in stores if store.attention_layers]
     if not chosen:
