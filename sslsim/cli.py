@@ -16,7 +16,7 @@ from typing import Any
 
 from sslsim import __version__
 from sslsim.errors import SslsimError
-from sslsim.reports.jobs import EMBEDDED, FIELDS, study_of
+from sslsim.reports.jobs import EMBEDDED, FIELDS, ORDER, study_of
 from sslsim.resources import DATA, NOTEBOOKS, size_told
 
 _ABOUT = """\
@@ -104,7 +104,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "Extract what is missing, run notebooks headlessly and write a page each, with its tables (CSV, Parquet) and\n"
         "figures (PNG, SVG), index.html, run.json, and study.toml, which says what was compared."
     )
-    names = "neurons, layers, attention, finetuning, or a path; default all"
+    names = f"{', '.join(ORDER)}, or a path; default all"
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=names)
     parser.add_argument("--out", type=Path, default=Path("reports"), help="folder for reports; default %(default)s")
     parser.add_argument("--store", type=Path, help="folder for extracted activations; default OUT/store")

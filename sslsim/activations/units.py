@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.activations.store import ActivationStore, Stores, keeping
+from sslsim.encoders.lineup import GIVEN, Checkpoint
 from sslsim.errors import SslsimError, close_match
 from sslsim.speech.alignments import alignments_of
 from sslsim.speech.index import origins
@@ -68,6 +69,18 @@ class SpanStore(ActivationStore):
 
     def _rows(self, array: int, rows: Ints, columns: tuple) -> NDArray[np.float32]:
         return self.pooled(rows, lambda wanted: self.source._rows(array + self.lowest, wanted, columns))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ColumnStore(ActivationStore):
+    """A store of one layer, numbers of every row of another store, held in memory."""
+
+    columns: NDArray[np.float32]  # (n_frames, n_neurons)
+
+    attention_layers = 0
+
+    def _rows(self, array: int, rows: Ints, columns: tuple) -> NDArray[np.float32]:
+        return self.columns[rows][(slice(None), *columns)]
 
 
 def check_unit(unit: Any, pool: Any) -> None:
@@ -129,11 +142,25 @@ def spanned(store: ActivationStore, rows: Ints, counts: Sequence[int], key: Iter
     parts = [*store.index.utterance, *store.index.waveform, *counts, *key]
     same = hashlib.sha256(b"\0".join(p if isinstance(p, bytes) else str(p).encode() for p in parts)).hexdigest()
     content = [f"{store.fingerprint} {store.frame_key} {changes.get('lowest', 0)}".encode(), rows.tobytes()]
-    own: dict[str, Any] = {field.name: getattr(store, field.name) for field in fields(ActivationStore)}
-    own |= keeping(store.index.assign(length=counts), None, 0, heads=False)
-    own |= {"frame_key": same, "fingerprint": hashlib.sha256(b"\0".join(content)).hexdigest()}
+    kept = keeping(store.index.assign(length=counts), None, 0, heads=False) | {
+        "frame_key": same,
+        "shards": store.shards,
+    }
     first, last = np.ascontiguousarray(rows)
-    return SpanStore(**own | {"shards": store.shards, "source": store, "first": first, "last": last} | changes)
+    return SpanStore(**_like(store, content, **kept, source=store, first=first, last=last, **changes))
+
+
+def with_columns(store: ActivationStore, name: str, columns: NDArray[np.float32]) -> ColumnStore:
+    """Return a store called `name` of one layer: these numbers of every row of a store, (n_frames, k)."""
+    made: dict[str, Any] = {"checkpoint": Checkpoint(name, GIVEN), "n_layers": 1, "n_neurons": columns.shape[1]}
+    made |= {"n_heads": 0, "final_norm": False, "columns": columns}
+    return ColumnStore(**_like(store, [store.frame_key.encode(), columns.tobytes()], **made))
+
+
+def _like(store: ActivationStore, content: Iterable[bytes], **changes: Any) -> dict[str, Any]:
+    """Return the fields of a store, of which some differ, with a fingerprint of the content."""
+    own = {field.name: getattr(store, field.name) for field in fields(ActivationStore)}
+    return own | {"fingerprint": hashlib.sha256(b"\0".join(content)).hexdigest()} | changes
 
 
 def _spans(stores: Stores, unit: str, corpus: Any) -> Iterator[Spans]:

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sslsim.analysis.claims import FAMILIES, NONE, NOT_TOLD, OPPOSITE, SIZES
+from sslsim.analysis.claims import FAMILIES, FINETUNED, NONE, NOT_TOLD, OPPOSITE, SIZES
 
 FURTHER = " times as far"
 UNIFORM = 0.9  # normalised entropy from which attention is almost uniform
+_FAMILIES = {"wav2vec2": "wav2vec 2.0", "hubert": "HuBERT", "wavlm": "WavLM", "whisper": "Whisper"}
 _NAMES = {"neuron_count": "neurons with a partner", "linreg_r2": "variance in it"}
 _GROUPS = {"other seed": "with another seed", "same family": "within a family", "other family": "between families"}
 _GROUPS |= {"other model": "between models without a family"}
@@ -43,6 +44,23 @@ def finetuning_answer(claims: pd.DataFrame, changed: pd.DataFrame) -> str:
     least = changed.loc[changed.groupby(["measure", "finetuned"], sort=False).value.idxmin()]
     most = f"the last layer is the one least like its origin in {sum(least.depth == 1)} of {len(least)}"
     return f"Of each finetuned model by each measure, {'; '.join([*parts, most])}."
+
+
+def contents_answer(claims: pd.DataFrame) -> str:
+    """Say by `contents_claims` how much of what is given layers tell, and how finetuning changed that."""
+    parts = []
+    for given, rows in claims.groupby(claims.claim.str.partition(" is in ")[0], sort=False):
+        held = rows[rows.claim.str.endswith(" the layers") & ~rows.between.str.endswith(FINETUNED)]
+        each = [f"{number(row)} in {family_name(row['between'])}" for row in held.to_dict("records")]
+        moved = [f"{100 * row.effect:+.1f}" for row in rows[rows.claim.str.endswith(" before finetuning")].itertuples()]
+        told = f" (finetuning: {_list(moved)} points)" if moved else ""
+        parts.append(f"of what {given}s differ in, {_list(each)}{told}")
+    return f"Layers tell, beyond chance, {'; '.join(parts)}."
+
+
+def family_name(family: str) -> str:
+    """Return how a family is called in prose."""
+    return _FAMILIES.get(family, family)
 
 
 def entropy_in_words(profile: pd.DataFrame, models: Sequence[str]) -> str:

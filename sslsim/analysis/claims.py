@@ -32,6 +32,7 @@ BOUNDS: Bounds = {"share": (0.1, 0.3, 0.6), "difference": (0.05, 0.15, 0.3), "ra
 """From where an effect is small, moderate and large, by its unit."""
 SIZES = ["small", "moderate", "large"]
 NONE, OPPOSITE, NOT_TOLD, NOT_TESTED = "none", "opposite", "not told from chance", "not tested"
+FINETUNED = ", finetuned"
 FAMILIES, EQUIVALENCE = "one family more alike than two", "equivalence"
 
 
@@ -105,6 +106,31 @@ def attention_claims(
     """
     rows = _above_controls(measured(evidence, measure), "beyond position, heads are alike", measure, lineage)
     return _table(rows, bounds, f"models trained apart, and {measure}")
+
+
+def contents_claims(evidence: Evidence, lineage: Lineage, bounds: Bounds = BOUNDS) -> pd.DataFrame:
+    """Judge whether layers hold what is given of every frame, by `sslsim.analysis.held_against`.
+
+    For each of what is given and each family, pretrained and finetuned: the share of its variance that a layer explains
+    beyond chance, mean over layers; more than layers of random weights; of finetuned ones, more than pretrained ones.
+    """
+    rows, known = [], {each.name: each for each in lineage.checkpoints}
+    group = {name: f"{each.family or name}{FINETUNED * bool(each.finetuned_from)}" for name, each in known.items()}
+    group |= {name: "random weights" for name, each in known.items() if each.untrained_seed is not None}
+    of = evidence.pairs[evidence.pairs.share == "of the given"]
+    groups, trained = of.model.map(group), of.model.map(lambda name: known[name].weights == "trained")
+    for given in dict.fromkeys(of.given):
+        masks = {name: (groups == name) & (of.given == given) for name in dict.fromkeys(groups)}
+        masks = {name: mask.reindex(evidence.pairs.index, fill_value=False).to_numpy() for name, mask in masks.items()}
+        for name in dict.fromkeys(groups[trained]):
+            one = evidence.only(masks[name])
+            rows.append(_above_chance(f"{given} is in the layers", name, one, "linreg_r2", best=1.0))
+            before = name.removesuffix(FINETUNED)
+            for claim, control in (("random weights", "random weights"), ("before finetuning", before)):
+                if control in masks and control != name:
+                    claim = f"{given} is in them more than {'in' if control != before else 'it was'} {claim}"
+                    rows.append(_difference(claim, "linreg_r2", evidence, masks, name, control))
+    return _table(rows, bounds, "layers of trained models, by held_against")
 
 
 def finetuning_claims(

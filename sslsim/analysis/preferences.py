@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from sslsim.activations.store import ActivationStore, StoredLayer
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.significance.nulls import ALPHA, Mismatches, p_value
-from sslsim.speech.alignments import centres, held
+from sslsim.speech.alignments import held
 from sslsim.speech.index import origins
 
 Floats = NDArray[np.float64]
@@ -50,7 +50,7 @@ def labels_if_any(marks: pd.DataFrame, store: ActivationStore, corpus: Any) -> L
     for u, (utterance, begin) in enumerate(places):
         if utterance.id in of:
             marked, rows = of[utterance.id], rows_of(store, u)
-            at = held(marked, begin + centres(store.frame_rows(u)))
+            at = held(marked, begin + store.times(u))
             inside[rows] = True
             labels[rows] = np.where(at >= 0, marked.label.to_numpy(dtype=object)[at], None)
             used.append(marked.iloc[np.unique(at[at >= 0])])

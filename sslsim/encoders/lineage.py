@@ -4,14 +4,15 @@
 - other seed: pretrained by the same recipe with other random numbers (`seed_of`), the ceiling for two separate models;
 - same family, other family: anything else of one family or of two; other model: where a family is not named;
 - untrained: at least one has random weights, the floor;
-- spectrogram: one is the log-mel spectrogram, the input of all of them.
+- spectrogram: one is the log-mel spectrogram, the input of all of them;
+- given: one is no model, but what is known of every frame, such as its phone.
 """
 
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
-from sslsim.encoders.lineup import Checkpoint
+from sslsim.encoders.lineup import GIVEN, Checkpoint
 from sslsim.errors import Unanswered
 
 SEPARATE = ["other seed", "same family", "other family", "other model"]  # trained, and not from one another
@@ -40,6 +41,8 @@ class Lineage:
         a, b = self._named[x], self._named[y]
         if x == y:
             return "same model"
+        if GIVEN in (a.source, b.source):
+            return GIVEN
         if "none" in (a.weights, b.weights):
             return "spectrogram"
         if a.untrained_seed is not None or b.untrained_seed is not None:

@@ -15,6 +15,7 @@ from sslsim.errors import SslsimError, close_match, is_text
 from sslsim.resources import DATA, regular, write_text
 
 LOG_MEL = "log-mel"  # source of the checkpoint that is a spectrogram, and its name where a list asks for it
+GIVEN = "given"  # and of what is known of every frame, as if it were a layer
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _UNTRAINED = re.compile(r"untrained:(?P<name>[^:]*)(:(?P<seed>\d+))?")
 T = TypeVar("T", bound=Any)  # something with a name
@@ -36,7 +37,7 @@ class Checkpoint:
     @property
     def weights(self) -> str:
         """Where its weights come from: ``trained``, ``random, seed N``, or ``none``."""
-        if self.source == LOG_MEL:
+        if self.source in (LOG_MEL, GIVEN):
             return "none"
         return "trained" if self.untrained_seed is None else f"random, seed {self.untrained_seed}"
 

@@ -8,6 +8,7 @@ from sslsim.figures.curves import (
     convergence,
     distance_moved,
     finetuning_lines,
+    interval_lines,
     layer_lines,
     partners_against_null,
 )
@@ -16,6 +17,6 @@ from sslsim.figures.maps import above_chance_maps, heatmaps, layer_map, pair_map
 
 __all__ = [
     "above_chance_maps", "along_depth", "best_matches", "best_matching_layers", "convergence", "distance_moved",
-    "explore_heads", "explore_layers", "explore_neurons", "finetuning_lines", "head_maps", "heatmaps",
+    "explore_heads", "explore_layers", "explore_neurons", "finetuning_lines", "head_maps", "heatmaps", "interval_lines",
     "layer_lines", "layer_map", "pair_maps", "partners_against_null", "sound_cards", "utterance_card",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Lines over layers, depth or frames, a panel a measure or relation, and distributions of best matches."""
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -79,6 +80,44 @@ def along_depth(deep: pd.DataFrame, measures: str | Sequence[str]) -> Figure:
         else:
             ax.set_ylim(unit_limits(rows_of(rows, measure)[["value", "chance"]]))
     return figure
+
+
+@styled()
+def interval_lines(rows: pd.DataFrame, panel: str, line: str, x: str, y: str, lineage: Lineage | None = None) -> Figure:
+    """Draw values along `x`, each with its interval, chance dotted: a panel a value of a column, a line of another.
+
+    `rows` have the columns named, and value, ci_low, ci_high, chance: tables of `sslsim.analysis.contents`. With a
+    lineage lines are models, those of one family and size with one look, finetuned ones dashed. `y` is what values are.
+    """
+    need(rows, [panel, line, x, "value", "ci_low", "ci_high", "chance"], "from sslsim.analysis.contents")
+    if rows.empty:
+        raise SslsimError("no values to draw; the table is empty")
+    of, named = kinds(rows[line], lineage) if lineage else ({name: name for name in rows[line]}, looks(rows[line]))
+    rows = rows.assign(look=rows[line].map(of))
+    dashed = {each.name for each in lineage.checkpoints if each.finetuned_from} if lineage else set()
+
+    def drawn(*_: Any, data: pd.DataFrame, color: Any, marker: str, label: str) -> None:
+        for number, (model, one) in enumerate(data.groupby(line, sort=False)):
+            _band(one[x], one.ci_low, one.ci_high, color=color)
+            plt.plot(one[x], one.chance, ":", color=color, linewidth=1.0)
+            how: dict[str, Any] = {
+                "marker": marker,
+                "linestyle": "--" if model in dashed else "-",
+                "markersize": 4,
+                "linewidth": 1.2,
+            }
+            plt.plot(one[x], one.value, color=color, label=None if number else label, **how)
+
+    grid = _panels(rows, panel, list(dict.fromkeys(rows[panel])), "look", x, named)
+    grid.map_dataframe(drawn)
+    for name, ax in grid.axes_dict.items():
+        ax.set_title(fill(str(name), TITLE_WIDTH))
+    return _finished(
+        grid,
+        DEPTH if x == "depth" else x,
+        y,
+        "band: 95 % interval; dotted: chance" + "; dashed: finetuned" * bool(dashed),
+    )
 
 
 @styled()

@@ -18,7 +18,7 @@ from sslsim.resources import NOTEBOOKS, checked_name
 if TYPE_CHECKING:
     from sslsim.activations import Study
 
-ORDER = ("neurons", "layers", "attention", "finetuning")
+ORDER = ("neurons", "layers", "attention", "finetuning", "contents")
 FLAGS = ("study", "store", "out", "device")  # parameters of notebooks that options of the command set
 EMBEDDED = "embedded"
 FIELDS = {

@@ -1,0 +1,134 @@
+"""What layers hold, lags and blocks, against worlds in which the truth was planted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.signal import lfilter
+
+import sslsim
+from sslsim import analysis
+from sslsim.activations import Stores
+from sslsim.errors import SslsimError, Unanswered
+
+LENGTHS = (90, 120, 100, 110, 95, 105) * 4
+QUICK = sslsim.Resampling(permutations=20, blocks=8, rotations=0)
+
+
+def noise(rng, n, k):
+    """Return k independent series, each frame of which depends on the one before, of variance 1."""
+    return lfilter([0.6], [1, -0.8], rng.standard_normal((n + 50, k)), axis=0)[50:]
+
+
+def world(tmp_path, name, of, **facts):
+    """Return a store of made layers: `of` takes (utterance, frames) to (layers, frames, neurons)."""
+    arrays = {f"u{u}": of(u, n) for u, n in enumerate(LENGTHS)}
+    return sslsim.from_arrays(name, arrays, tmp_path, **facts)
+
+
+@pytest.fixture
+def codes():
+    """Return a label of every frame: phones of 8 frames, another sequence in each utterance."""
+    rng = np.random.default_rng(5)
+    return [np.repeat(rng.integers(0, 6, n // 8 + 1), 8)[:n] for n in LENGTHS]
+
+
+def test_a_planted_phone_code_is_found_in_the_layer_that_has_it(tmp_path, codes):
+    rng, way = np.random.default_rng(0), np.random.default_rng(1).standard_normal((6, 12))
+
+    def of(u, n):
+        told = np.eye(6)[codes[u]] @ way  # its variance is taken to 1, as is that of what else is there
+        told = (told - told.mean(0)) / told.std(0)
+        return np.stack([noise(rng, n, 12), told + noise(rng, n, 12)])
+
+    model = world(tmp_path, "model", of, family="made")
+    random = world(tmp_path, "random", lambda u, n: np.stack([noise(rng, n, 12)] * 2), untrained_seed=0)
+    evidence = analysis.held_against([model, random], {"phone": np.concatenate(codes)}, resampling=QUICK)
+    held = analysis.explained(evidence).set_index(["model", "share", "layer"]).sort_index()
+    layer = held.loc["model", "of the layer"]
+    assert layer.value[1] == pytest.approx(0.5, abs=0.06)  # half of its variance
+    assert layer.ci_low[1] < layer.value[1] < layer.ci_high[1]
+    given = held.loc["model", "of the given"]
+    assert given.value[1] > 5 * given.chance[1]
+    assert given.p[1] == pytest.approx(1 / 21)
+    for share in ("of the layer", "of the given"):
+        rest = [held.loc[("model", share, 0)], held.loc[("random", share, 0)], held.loc[("random", share, 1)]]
+        assert all(row.value == pytest.approx(row.chance, abs=0.02) for row in rest)
+    claims = analysis.contents_claims(evidence, Stores([model, random]).lineage)
+    assert claims.claim.tolist() == ["phone is in the layers", "phone is in them more than in random weights"]
+    effect = ((given.value - given.chance) / (1 - given.chance)).mean()
+    assert claims.effect[0] == pytest.approx(effect, rel=1e-2)
+    told = analysis.contents_answer(claims)
+    assert told == f"Layers tell, beyond chance, of what phones differ in, {100 * claims.effect[0]:.1f} % in made."
+
+
+def test_a_planted_lag_is_the_peak(tmp_path):
+    rng, late = np.random.default_rng(0), 3
+    kept = {u: noise(rng, n + 20, 8) for u, n in enumerate(LENGTHS)}
+    x = world(tmp_path, "x", lambda u, n: kept[u][None, 10 : 10 + n])
+    y = world(tmp_path, "y", lambda u, n: kept[u][None, 10 - late : 10 - late + n] + 0.2 * noise(rng, n, 8))
+    curves, shapes = analysis.lag_curves([x, y], [("x", "y"), ("x", "x"), ("y", "x")], lags=6, resampling=QUICK)
+    assert shapes.pair.tolist() == ["x and y", "x and x", "y and x"]
+    assert shapes.peak.tolist() == pytest.approx([late, 0, -late], abs=0.1)
+    assert (
+        (shapes.peak_low < [late, 0, -late] + np.array(0.1)) & (shapes.peak_high > [late, 0, -late] - np.array(0.1))
+    ).all()
+    assert np.sign(shapes.asymmetry.round(1)).tolist() == [1, 0, -1]
+    own = curves[curves.pair == "x and x"].set_index("lag").value
+    assert own[0] == pytest.approx(1)
+    expected = 0.8 ** np.abs(
+        2 * np.arange(-6, 7)
+    )  # of such series CKA is the square of what one frame tells of another
+    np.testing.assert_allclose(own, expected, atol=0.06)
+    assert shapes.width[1] == pytest.approx(expected.sum(), rel=0.1)
+
+
+def test_lags_need_all_frames(make_store):
+    some = make_store(frames=(30, 40), kept=20)
+    with pytest.raises(Unanswered, match=r"^model keeps one frame in \d\.\d; a lag is counted in frames, extract with"):
+        analysis.lag_curves([some], [("model", "model")])
+    with pytest.raises(SslsimError, match="^lags is 0; it must be a whole number, 1 or more$"):
+        analysis.lag_curves([some], [("model", "model")], lags=0)
+
+
+def test_a_block_that_turns_changes_nothing_and_one_that_adds_noise_does(tmp_path):
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((10, 10)))[0]
+
+    def of(u, n):
+        first = noise(rng, n, 10)
+        second = first @ turn
+        return np.stack([first, second, second + noise(rng, n, 10), noise(rng, n, 10)])
+
+    model = world(tmp_path, "model", of)
+    options = {"measure": "linear_cka_debiased_raw", "resampling": QUICK}
+    changes = analysis.block_changes([model, world(tmp_path, "flat", lambda u, n: noise(rng, n, 3)[None])], **options)
+    assert changes.layer.tolist() == [1, 2, 3]
+    assert changes.model.unique().tolist() == ["model"]
+    # of independent neurons of one variance, and noise as large beside each: half of the variance is left
+    assert changes.value.tolist() == pytest.approx([1, 0.5, 0], abs=0.06)
+    assert changes.candidate.tolist() == [True, False, False]
+    assert (changes.ci_low <= changes.value).all()
+
+
+def test_layers_are_grouped_as_long_as_each_two_are_alike():
+    grid = np.array([[1, 0.95, 0.8, 0.1], [0.95, 1, 0.92, 0.1], [0.8, 0.92, 1, 0.91], [0.1, 0.1, 0.91, 1]])
+    rows = [("linear_cka_debiased", "m", i, "m", j, grid[i, j]) for i in range(4) for j in range(4)]
+    table = pd.DataFrame(rows, columns=["measure", "model_x", "layer_x", "model_y", "layer_y", "value"])
+    groups = analysis.alike_layers(table)
+    assert groups.to_numpy().tolist() == [["m", 0, 1, 2, 0.95], ["m", 2, 3, 2, 0.91]]
+    assert analysis.alike_layers(table, bound=0.99).layers.tolist() == [1, 1, 1, 1]
+    with pytest.raises(SslsimError, match="^the table has no svcca of layers of one model; compare each with itself"):
+        analysis.alike_layers(table, "svcca")
+
+
+def test_what_the_corpus_does_not_tell_is_left_out(make_store, capsys):
+    store, marks = make_store(), pd.DataFrame(columns=["id", "kind", "label", "start", "end"])
+    two = replace(store, index=store.index.assign(speaker=["a", "b", "a"]))
+    assert analysis.known_of(["phone", "speaker"], two, None, marks) == {"speaker": "speaker"}
+    assert capsys.readouterr().out == "phone: the corpus does not tell it of frames of two utterances\n"
+    with pytest.raises(Unanswered, match="^the corpus tells none of phone, speaker; give it marks of time"):
+        analysis.known_of(["phone", "speaker"], store, None, marks)
+    with pytest.raises(SslsimError, match="^given is {}; give by name what is known of every frame"):
+        analysis.held_against([store], {})
