@@ -18,11 +18,11 @@ from transformers import AutoModel, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtract
 from zoo import VOCABULARY
 
 
-def export(name: str, folder: Path) -> None:
-    """Write one model; the folder appears only when it is complete."""
+def export(name: str, folder: Path, step: int | None = None) -> None:
+    """Write one model, or what it was at a step that is kept; the folder appears only when it is complete."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model = trained_model(name)
+    model = trained_model(name, step)
     model.half().save_pretrained(partial)
     _preprocessor(name).save_pretrained(partial)
     if RECIPES[name].ctc:
@@ -75,6 +75,8 @@ def loaded(name: str) -> nn.Module:
 
 if __name__ == "__main__":
     CHECKPOINTS.mkdir(exist_ok=True)
-    shipped = CHECKPOINTS / sys.argv[1]
-    if not fresh(shipped / "model.safetensors", BUILD / "runs" / sys.argv[1] / "done"):
-        export(sys.argv[1], shipped)
+    model = sys.argv[1]
+    for step in (None, *RECIPES[model].kept):
+        shipped = CHECKPOINTS / (model if step is None else f"{model}-{step}")
+        if not fresh(shipped / "model.safetensors", BUILD / "runs" / model / "done"):
+            export(model, shipped, step)

@@ -18,7 +18,7 @@ RECIPES = {
         Recipe("hubert-small", "hubert", "small", 104, 4000, 1.5e-3, units="hubert-small-first", fall=0.7),
         Recipe("hubert-large", "hubert", "large", 105, 4000, 2.0e-3, units="hubert-small-first", fall=0.7),
         Recipe("hubert-small-b", "hubert", "small", 114, 4000, 1.5e-3, units="hubert-small-b-first", fall=0.7),
-        Recipe("w2v2-small-b", "wav2vec2", "small", 111, 2800, 1.0e-3, warmup=200),
+        Recipe("w2v2-small-b", "wav2vec2", "small", 111, 2800, 1.0e-3, warmup=200, kept=(100, 400, 1200)),
         Recipe("hubert-small-ctc", "hubert", "small", 107, 1600, 1.0e-3, start="hubert-small", batch=8),
         Recipe("w2v2-small-ctc", "wav2vec2", "small", 106, 1600, 1.0e-3, start="w2v2-small", batch=8),
         Recipe("hubert-large-ctc", "hubert", "large", 109, 1200, 1.0e-3, start="hubert-large", batch=8),

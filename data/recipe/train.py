@@ -57,6 +57,8 @@ def train(recipe: Recipe, folder: Path) -> None:
                 | {k: round(v / count, 4) for k, v in sums.items()},
             )
             sums = {}
+        if done in recipe.kept:
+            torch.save(modules.state_dict(), folder / f"step-{done}.pt")
         if done % SAVE_EVERY == 0 or done == recipe.steps:
             _save(folder, modules, optimiser, done, time.process_time() - begun)
     (folder / "done").write_text(repr(dataclasses.asdict(recipe)) + "\n")

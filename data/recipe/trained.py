@@ -9,11 +9,13 @@ from torch import nn
 from zoo import build, encoder_of
 
 
-def trained_model(name: str) -> nn.Module:
-    """Return a trained model in evaluation mode, float32, as training left it."""
+def trained_model(name: str, step: int | None = None) -> nn.Module:
+    """Return a trained model in evaluation mode, float32, as training left it, or as it was at a step that is kept."""
     recipe = RECIPES[name]
     model = build(recipe.family, recipe.size, recipe.ctc)
-    state = torch.load(BUILD / "runs" / name / "state.pt", weights_only=True)["modules"]
+    file = BUILD / "runs" / name / ("state.pt" if step is None else f"step-{step}.pt")
+    state = torch.load(file, weights_only=True)
+    state = state["modules"] if step is None else state
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
     return model.eval()
 

@@ -26,6 +26,7 @@ class Recipe:
     warmup: int = 150  # steps
     easing: int = 1200  # wav2vec 2.0: steps until its objective is the published one
     fall: float = 0.4  # share of the steps over which the learning rate falls to zero
+    kept: tuple[int, ...] = ()  # steps on the way whose weights are kept
 
     @property
     def ctc(self) -> bool:

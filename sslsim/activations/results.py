@@ -99,7 +99,7 @@ def _said(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return {"set": sorted(value, key=repr)}
     if isinstance(value, ActivationStore):  # where it and its weights lie changes nothing, each of its numbers does
-        moved = replace(value, checkpoint=replace(value.checkpoint, source="", revision=None))
+        moved = replace(value, checkpoint=replace(value.checkpoint, source="", revision=None, recipe=()))
         files = [value.root / shard_file(number) for number in range(len(value.shards))]
         sums = [int(np.memmap(file, "<u4", "r")[-1]) for file in files]  # of the checksums of all that is in a file
         return [_hash(described(moved)[STORE_FILE]), *sums]

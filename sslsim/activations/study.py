@@ -109,6 +109,13 @@ class Study:
         """Return the study of the log-mel spectrogram alone, with all its frames, as `sslsim.condition` needs it."""
         return replace(self, checkpoints=(LOG_MEL,), frames=None, queries=0)
 
+    def series(self) -> "Study | None":
+        """Return the study of all steps of each training whose last step is among the checkpoints; None without any."""
+        known = read_lineup(self.lineup) if isinstance(self.lineup, str | Path) else self.lineup
+        wanted = {each.series for each in self.selected() if each.series}
+        steps = sorted((each for each in known if each.series in wanted), key=lambda each: (each.series, each.step))
+        return replace(self, checkpoints=tuple(each.name for each in steps)) if len(steps) > len(wanted) else None
+
     def whole_corpus(self) -> Corpus:
         """Return all utterances of the corpus."""
         return read_corpus(self.corpus, self.speaker_pattern, self.columns)

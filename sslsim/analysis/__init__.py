@@ -27,13 +27,15 @@ from sslsim.analysis.layers import (
 )
 from sslsim.analysis.partners import chance_levels, matched_heads, one_to_many, strongest, with_intervals
 from sslsim.analysis.preferences import labels_if_any, same_label, selectivity
+from sslsim.analysis.training import also_differ, over_training
 
 __all__ = [
-    "BOUNDS", "alike_layers", "along_depth", "answer", "attention_claims", "best_depths", "best_layers",
+    "BOUNDS", "alike_layers", "along_depth", "also_differ", "answer", "attention_claims", "best_depths", "best_layers",
     "best_partner_depths", "beyond", "block_changes", "chance_levels", "changed_neurons", "concentrations",
     "contents_answer", "contents_claims", "convergence", "cut_clips", "depth_in_words", "distance_moved",
     "entropy_in_words", "explained", "extremes", "finetuning_answer", "finetuning_by_layer", "finetuning_claims",
     "first_moved", "head_pair", "held_against", "known_of", "labels_if_any", "lag_curves", "layer_claims",
-    "layer_norms", "matched_heads", "neuron_claims", "one_to_many", "raw_against_standardised", "relation_means",
-    "same_label", "selectivity", "similarity_by_relation", "strongest", "strongest_moments", "with_intervals",
+    "layer_norms", "matched_heads", "neuron_claims", "one_to_many", "over_training", "raw_against_standardised",
+    "relation_means", "same_label", "selectivity", "similarity_by_relation", "strongest", "strongest_moments",
+    "with_intervals",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from sslsim.analysis.preferences import labels_if_any
 from sslsim.comparison.tables import same_depth
 from sslsim.errors import SslsimError, Unanswered, check_whole
 from sslsim.significance import run
-from sslsim.significance.evidence import Evidence, Resampling
+from sslsim.significance.evidence import Evidence, Resampling, near_only
 
 LAGS = 10  # frames, 200 ms
 CKA = "linear_cka_debiased"
@@ -168,10 +168,11 @@ def block_changes(
     """Say how much each block of a model changes: how similar its output is to its input.
 
     Columns: model, layer (number of the block), depth, value (similarity, 1: it changes nothing that the measure sees),
-    ci_low, ci_high, chance, p, and candidate: whether the block is one that could be left out with the least change,
+    ci_low, ci_high, and candidate: whether the block is one that could be left out with the least change,
     its interval above that of the middle block of its model (arXiv 2409.16302).
     """
-    tables, columns = [], ["model", "layer", "depth", *_WORTH, "candidate"]
+    tables, columns = [], ["model", "layer", "depth", *_WORTH[:3], "candidate"]
+    resampling = replace(resampling, permutations=0)  # that a block's output is like its input needs no chance level
     for store in (each for each in stores if each.n_layers > 2):
         ends = np.arange(store.n_frames), np.arange(1, store.n_frames + 1)
         counts: list[int] = store.index.n_frames.tolist()
@@ -223,5 +224,5 @@ def _near(
     device: str,
 ) -> Evidence:
     """Compare layers at the same relative depth alone."""
-    how = replace(resampling, elsewhere=None, rotations=0)
-    return run.evidence(stores, [measure], frames=frames, between=between, resampling=how, device=device)
+    how: dict[str, Any] = {"frames": frames, "between": between, "resampling": near_only(resampling)}
+    return run.evidence(stores, [measure], device=device, **how)

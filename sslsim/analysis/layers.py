@@ -5,7 +5,6 @@ The value in row (x, y) of a directional measure says how well x is found in y; 
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from sslsim.measures.moments import moments
 from sslsim.measures.neighbours import SAMPLE
 from sslsim.measures.registry import MEASURES
 from sslsim.significance import run
-from sslsim.significance.evidence import Evidence, Resampling
+from sslsim.significance.evidence import Evidence, Resampling, near_only
 
 Pairs = Sequence[tuple[str, str]]  # names of two checkpoints each
 CKA = {"linear_cka_biased_raw": "raw", "linear_cka_biased": "standardised", "linear_cka_dropped": "dropped"}
@@ -179,7 +178,7 @@ def beyond(
     pairs, tables = stores.lineage.typical_pairs(), []
     some = [store for store in stores if any(store.name in pair for pair in pairs)]
     how: dict[str, Any] = {"frames": frames, "between": pairs, "device": device}
-    how["resampling"] = replace(resampling, elsewhere=None, rotations=0)
+    how["resampling"] = near_only(resampling)
     for of, known in (("", None), (" of the rest", given)):
         deep = along_depth(run.evidence(some, [measure], given=known, **how), [measure])
         tables.append(deep.assign(measure=f"{measure}{of}"))

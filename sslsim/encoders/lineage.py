@@ -1,5 +1,6 @@
 """What checkpoints are to each other, as their lineup tells: their *relation*.
 
+- other step: two moments of one training (`series`);
 - counterpart: one was finetuned from the other or both from the same one, so they share most of their weights;
 - other seed: pretrained by the same recipe with other random numbers (`seed_of`), the ceiling for two separate models;
 - same family, other family: anything else of one family or of two; other model: where a family is not named;
@@ -12,11 +13,11 @@ import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
-from sslsim.encoders.lineup import GIVEN, Checkpoint
+from sslsim.encoders.lineup import GIVEN, Checkpoint, ends_of_series
 from sslsim.errors import Unanswered
 
 SEPARATE = ["other seed", "same family", "other family", "other model"]  # trained, and not from one another
-RELATIONS = ["same model", "counterpart", *SEPARATE, "untrained", "spectrogram"]
+RELATIONS = ["same model", "other step", "counterpart", *SEPARATE, "untrained", "spectrogram"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Lineage:
             return "same model"
         if GIVEN in (a.source, b.source):
             return GIVEN
+        if a.series and a.series == b.series:
+            return "other step"
         if "none" in (a.weights, b.weights):
             return "spectrogram"
         if a.untrained_seed is not None or b.untrained_seed is not None:
@@ -59,8 +62,11 @@ class Lineage:
         return self._named[name].weights == "trained"
 
     def trained_apart(self) -> list[str]:
-        """Return all models but those finetuned from another one; Unanswered if no two of them were trained apart."""
-        kept = [name for name, checkpoint in self._named.items() if checkpoint.finetuned_from not in self._named]
+        """Return all models but those finetuned from another one and earlier steps of a training.
+
+        It is Unanswered if no two of them were trained apart.
+        """
+        kept = [each.name for each in ends_of_series(self.checkpoints) if each.finetuned_from not in self._named]
         pairs = itertools.combinations(filter(self.trained, kept), 2)
         if not any(self.relation(*pair) in SEPARATE for pair in pairs):
             advice = "choose two trained checkpoints, neither of them finetuned from the other or from the same model"

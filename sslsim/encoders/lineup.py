@@ -33,6 +33,13 @@ class Checkpoint:
     finetuned_from: str | None = None
     seed_of: str | None = None  # whose recipe this is another run of, with other random numbers
     untrained_seed: int | None = None  # if given, the architecture with random weights of this seed
+    series: str = ""  # the training that it is a step of
+    step: int | None = None  # and which
+    recipe: tuple[tuple[str, Any], ...] = ()  # what else is known of how it was made: free tags
+
+    def __post_init__(self) -> None:
+        tags = self.recipe.items() if isinstance(self.recipe, Mapping) else self.recipe
+        object.__setattr__(self, "recipe", tuple((key, value) for key, value in tags))  # lists where it was JSON
 
     @property
     def weights(self) -> str:
@@ -80,7 +87,8 @@ def read_lineup(path: str | Path) -> Lineup:
     `path` is the name of a lineup that comes with sslsim (``paper``), or a TOML file with one ``[[checkpoint]]`` table
     each: ``name``, ``source`` (a folder, relative to this file, a hub id ``org/name``, or ``log-mel``) and optionally
     ``revision``, ``family``, ``size``, ``finetuned_from`` and ``seed_of`` (names of others), ``untrained_seed`` (a
-    whole number). A table that is incomplete, misspelt or named twice is an error.
+    whole number), ``series`` and ``step`` (of a training), ``recipe`` (a table of free tags). A table that is
+    incomplete, misspelt or named twice is an error.
     """
     path = find_lineup(path)
     where = f"lineup {str(path)!r}"
@@ -98,6 +106,10 @@ def read_lineup(path: str | Path) -> Lineup:
             raise SslsimError(f"{where}: {name!r} occurs twice; give each its own name")
     for key, words in (("finetuned_from", "finetuned from"), ("seed_of", "another seed of")):
         _check_relatives(where, {checkpoint.name: getattr(checkpoint, key) for checkpoint in lineup}, words)
+    steps = Counter((each.series, each.step) for each in lineup if each.series)
+    for (series, step), times in steps.items():
+        if times > 1:
+            raise SslsimError(f"{where}: step {step} of the series {series!r} occurs twice; give each its own")
     return lineup
 
 
@@ -105,9 +117,16 @@ def write_lineup(path: Path, lineup: Iterable[Checkpoint]) -> None:
     """Write checkpoints as a lineup file, folders by their absolute paths; a file that is there is an error."""
     if path.exists():
         raise SslsimError(f"{str(path)!r} is there already; give the lineup another name")
-    given = [{key: value for key, value in asdict(each).items() if value not in (None, "")} for each in lineup]
-    lines = [[f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()] for table in given]
+    given = [{key: value for key, value in asdict(each).items() if value not in (None, "", ())} for each in lineup]
+    lines = [[f"{key} = {_toml(value)}" for key, value in table.items()] for table in given]
     write_text(path, "\n".join("\n".join(["[[checkpoint]]", *table, ""]) for table in lines))
+
+
+def _toml(value: Any) -> str:
+    """Return text, a number, or tags, as TOML has them."""
+    if isinstance(value, tuple):
+        return f"{{{', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value)}}}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _check_relatives(where: str, parents: Mapping[str, str | None], words: str) -> None:
@@ -133,7 +152,10 @@ def checked(where: str, table: Any) -> Checkpoint:
     for key, value in table.items():
         if key not in known:
             raise SslsimError(f"{where}: unknown key {key!r}{close_match(key, known)}")
-        if key == "untrained_seed":
+        if key == "recipe":
+            if not isinstance(value, Mapping) or not all(isinstance(v, str | int | float) for v in value.values()):
+                raise SslsimError(f'{where}: {key} is {value!r}; give a table of text and numbers, {{data = "LS960"}}')
+        elif key in ("untrained_seed", "step"):
             if type(value) is not int or value < 0:
                 raise SslsimError(f"{where}: {key} is {value!r}; it must be a whole number, 0 or more")
         elif not is_text(value):
@@ -141,6 +163,8 @@ def checked(where: str, table: Any) -> Checkpoint:
     for key in ("name", "source"):
         if not table.get(key):
             raise SslsimError(f"{where}: no {key}")
+    if ("step" in table) != bool(table.get("series")):
+        raise SslsimError(f"{where}: series and step go together; give both or neither")
     if not re.fullmatch(r"\w[\w.+-]*", table["name"]):
         raise SslsimError(f"{where}: name {table['name']!r} may hold only letters, digits and ._+- (it names a folder)")
     return Checkpoint(**table)
@@ -154,7 +178,7 @@ def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
 
 
 def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoint]:
-    """Return the named checkpoints in the order of ``names``; all of the lineup when there are none.
+    """Return the named checkpoints in the order of ``names``; when there are none, all but earlier steps of a series.
 
     ``untrained:NAME`` is the architecture of NAME with random weights of seed 0, ``untrained:NAME:SEED`` of
     another seed; their checkpoints are called ``untrained-NAME-SEED``. ``log-mel`` needs no place in the lineup.
@@ -166,11 +190,18 @@ def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoin
     for checkpoint in lineup:
         if known.setdefault(checkpoint.name, checkpoint) != checkpoint:
             raise SslsimError(f"{checkpoint.name!r} occurs twice in the lineup; give each its own name")
-    chosen = list(dict.fromkeys(_named(name, known) for name in names)) if names else list(known.values())
+    chosen = list(dict.fromkeys(_named(name, known) for name in names)) if names else ends_of_series(known.values())
     for checkpoint in chosen:
         if known.get(checkpoint.name, checkpoint) != checkpoint and known[checkpoint.name] in chosen:
             raise SslsimError(f"{checkpoint.name!r} names two of the chosen checkpoints; rename the one in the lineup")
     return chosen
+
+
+def ends_of_series(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """Return the checkpoints without those of a series that are not its last step."""
+    every = list(checkpoints)
+    last = {each.series: max(c.step or 0 for c in every if c.series == each.series) for each in every}
+    return [each for each in every if not each.series or each.step == last[each.series]]
 
 
 def _named(name: str, known: Mapping[str, Checkpoint]) -> Checkpoint:
@@ -185,7 +216,7 @@ def _named(name: str, known: Mapping[str, Checkpoint]) -> Checkpoint:
     if known[wanted].source == LOG_MEL:
         raise SslsimError(f"{name!r}: {LOG_MEL} has no weights, trained or not")
     seed = int(twin["seed"] or 0)
-    alone: dict[str, Any] = {"finetuned_from": None, "seed_of": None}
+    alone: dict[str, Any] = {"finetuned_from": None, "seed_of": None, "series": "", "step": None}
     return replace(known[wanted], name=f"untrained-{wanted}-{seed}", untrained_seed=seed, **alone)
 
 

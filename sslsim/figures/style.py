@@ -24,7 +24,7 @@ COLOURS = [*sns.color_palette("colorblind", 10), "black", "0.6"]  # one more tha
 COLOURED = [c for i, c in enumerate(COLOURS) if i not in (7, 11)]  # without the greys
 BASELINES = {"untrained": (0.35,) * 3, "spectrogram": (0.6,) * 3}
 # of a relation, whichever others are drawn: from close to distant, in none of the colours of families
-_PALETTE = [*sns.color_palette("magma", 8)[1:7], *BASELINES.values()]
+_PALETTE = [*sns.color_palette("magma", 9)[1:8], *BASELINES.values()]
 RELATION_LOOKS: dict[str, Look] = dict(zip(RELATIONS, zip(_PALETTE, MARKERS, strict=False), strict=True))
 
 

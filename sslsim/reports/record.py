@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sslsim.activations import Study
     from sslsim.activations.store import ActivationStore
 
-FORMAT = 3
+FORMAT = 4
 SWEEP = "sweep.json"
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "pandas", "matplotlib", "papermill", "nbconvert")
 _PACKAGE = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ _CLAIM |= dict.fromkeys(("effect", "ci_low", "ci_high", "p"), _NUMBER)
 _SHORT = {"title": str, "status": str, "error": str, "seconds": (float, int), "claims": [_CLAIM]}
 _ENTRY = _SHORT | {"summary": str, "started": str, "run": str, "page": bool, "notebook": {"hash": str}}
 _ENTRY |= {"parameters": [{"name": str, "value": object, "default": object}], "keys": {"*": [str]}, "files": [_FILE]}
-_ENTRY |= {"answer": str, "bounds": {"*": [(float, int)]}} | (_CODE := {"commit": _TEXT, "dirty": bool})
+_ENTRY |= {"answer": str, "note": str, "bounds": {"*": [(float, int)]}} | (_CODE := {"commit": _TEXT, "dirty": bool})
 _RUN = _CODE | {"started": str, "status": str, "seconds": (float, int), "code": str, "checkpoints": [{"name": str}]}
 _RUN |= {name: {"*": object} for name in ("versions", "study", "corpus")} | {"notebooks": {"*": _ENTRY}}
 _ROW = {"status": str, "seconds": (float, int), "values": {"*": object}, "notebooks": {"*": _SHORT}}

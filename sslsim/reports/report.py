@@ -98,11 +98,13 @@ class Report:
         said = {"text/plain": f"{rows} {path} and .parquet", "text/html": f"{rows} {link} and .parquet"}
         _show(said, {"sslsim": mark})
 
-    def claims(self, frame: pd.DataFrame, answer: str = "", bounds: Bounds | None = None) -> pd.DataFrame:
+    def claims(
+        self, frame: pd.DataFrame, answer: str = "", bounds: Bounds | None = None, note: str = ""
+    ) -> pd.DataFrame:
         """Write the table ``claims``, which page and index show first, and return it in words, three decimals each.
 
         It has the columns of `sslsim.analysis.claims.CLAIM_COLUMNS` (an error names those missing) and a row a claim.
-        `answer` is the sentence above it, `bounds` are those that the claims were made with, which are said below it.
+        `answer` is the sentence above it; below it stand `bounds`, those that the claims were made with, and a `note`.
         """
         from sslsim.analysis.claims import BOUNDS, CLAIM_COLUMNS  # they bring torch along, which notebooks have anyway
 
@@ -110,9 +112,11 @@ class Report:
         if missing:
             raise SslsimError(f"the claims have no {', '.join(missing)}; give the columns {', '.join(CLAIM_COLUMNS)}")
         rows = [_claim(row) for row in frame[list(CLAIM_COLUMNS)].to_dict("records")]
-        self._table("claims", frame, None, {"claims": rows, "answer": answer, "bounds": dict(bounds or BOUNDS)})
-        if answer:
-            _show({"text/plain": answer}, {"sslsim": {"role": "caption"}})  # the page says it at its top
+        self._table(
+            "claims", frame, None, {"claims": rows, "answer": answer, "bounds": dict(bounds or BOUNDS), "note": note}
+        )
+        for text in filter(None, (answer, note)):
+            _show({"text/plain": text}, {"sslsim": {"role": "caption"}})  # the page says it at its top
         words = {name: [row[f"{name}_text"] for row in rows] for name in ("effect", "p")}
         shown = ["claim", "between", "measure", "verdict", "effect", "unit", "p", "p_of", "control"]
         return frame[shown].assign(**words)

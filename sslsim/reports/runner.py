@@ -244,7 +244,7 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
     entry: dict[str, Any] = {"title": "", "summary": "", "status": "failed", "error": "", "started": facts["started"]}
     entry |= {"seconds": 0.0, "run": facts["started"], "commit": facts["commit"], "dirty": facts["dirty"]}
     entry |= {"notebook": job.origin, "parameters": job.table, "page": False}
-    entry |= {"claims": [], "answer": "", "bounds": {}, "files": [], "keys": {}, "warnings": []}
+    entry |= {"claims": [], "answer": "", "note": "", "bounds": {}, "files": [], "keys": {}, "warnings": []}
     staging.mkdir()
     try:
         notebook, outcome = execute(job.path, staging / f"{job.name}.ipynb", job.given, **options)
@@ -252,7 +252,7 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
         results = render.results(notebook)
         whole = entry | outcome | {"title": title, "summary": summary, "page": True}
         told = next((result for result in results if "claims" in result), entry)
-        whole |= {name: told[name] for name in ("claims", "answer", "bounds")}
+        whole |= {name: told[name] for name in ("claims", "answer", "bounds", "note")}
         whole["files"] = [file for result in results for file in result["files"]]
         whole["warnings"] = render.warnings_in(notebook)
         whole["keys"] = {result["name"]: result["keys"] for result in results if result["role"] == "table"}

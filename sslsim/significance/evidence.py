@@ -49,6 +49,11 @@ class Resampling:
             raise SslsimError(f"block_by is {self.block_by!r}; give one of utterance, speaker")
 
 
+def near_only(resampling: Resampling) -> Resampling:
+    """Return the same of pairs of layers at the same relative depth alone, without random bases."""
+    return replace(resampling, elsewhere=None, rotations=0)
+
+
 def check_resampling(resampling: object) -> None:
     """Raise unless it is a `Resampling`."""
     if not isinstance(resampling, Resampling):
