@@ -45,13 +45,15 @@ def neuron_claims(evidence: Evidence, lineage: Lineage | None = None, bounds: Bo
       ``(R2 - c) / (1 - c)`` with c the R2 of mismatched utterances;
     - neuron_excess: the variance that single neurons explain beyond random axes of the same subspace, and neuron_count:
       the share of neurons that have a partner which random bases do not explain, of those that chance leaves; both
-      judged against mismatches and random bases.
+      judged against mismatches and random bases, the count also against random weights and the spectrogram.
     """
-    rows = []
+    counts = measured(evidence, "neuron_count")
+    rows, known = [], same_depth_by_relation(counts.pairs)
     for relation, part in separate_at_same_depth(evidence):
         rows.append(_above_bases("single neurons are shared", relation, part, "neuron_count", best=1.0))
         rows.append(_above_bases("single neurons explain more than random axes", relation, part, "neuron_excess"))
         rows.append(_above_chance("the subspace is shared", relation, part, "linreg_r2", best=1.0))
+        rows += _more_than(counts, "more neurons have a partner than in", "neuron_count", known, relation)
     for name in ("neuron_count", "linreg_r2") if rows else ():
         rows += _families(measured(evidence, name), lineage, name)
     return _table(rows, bounds, "models trained apart, linreg_r2, neuron_excess and neuron_count")
@@ -190,10 +192,15 @@ def _above_controls(evidence: Evidence, claim: str, measure: str, lineage: Linea
     rows, known = [], same_depth_by_relation(evidence.pairs)
     for relation in [r for r in SEPARATE if r in known]:
         rows.append(_above_chance(claim, relation, evidence.only(known[relation]), measure))
-        for to, what in (("untrained", "random weights"), ("spectrogram", "the spectrogram")):
-            if to in known:
-                rows.append(_difference(f"more alike than with {what}", measure, evidence, known, relation, to))
+        rows += _more_than(evidence, "more alike than with", measure, known, relation)
     return rows + _families(evidence, lineage, measure)
+
+
+def _more_than(evidence: Evidence, claim: str, measure: str, known: Masks, relation: str) -> list[Row]:
+    """Hold a relation against models that were not trained, and the spectrogram, where they are."""
+    controls = {"untrained": "random weights", "spectrogram": "the spectrogram"}
+    some = [(to, f"{claim} {what}") for to, what in controls.items() if to in known]
+    return [_difference(told, measure, evidence, known, relation, to) for to, told in some]
 
 
 def _families(evidence: Evidence, lineage: Lineage | None, measure: str) -> list[Row]:

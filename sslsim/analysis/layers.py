@@ -15,7 +15,7 @@ from sslsim.activations.results import kept
 from sslsim.activations.selection import check_between, check_stores, varying_views
 from sslsim.activations.store import ActivationStore, Stores
 from sslsim.comparison.tables import same_depth
-from sslsim.encoders.lineage import RELATIONS, SEPARATE
+from sslsim.encoders.lineage import RELATIONS, SEPARATE, Lineage
 from sslsim.errors import SslsimError
 from sslsim.measures.diagnostics import concentration
 from sslsim.measures.moments import moments
@@ -71,11 +71,17 @@ def similarity_by_relation(table: pd.DataFrame) -> pd.DataFrame:
     return out.rename(columns={"model_x": "model", "layer_x": "layer", "depth_x": "depth"})
 
 
-def relation_means(by_relation: pd.DataFrame) -> pd.DataFrame:
-    """Mean over all layers of all models of `similarity_by_relation`, by measure and relation, beside `PUBLISHED`."""
+def relation_means(by_relation: pd.DataFrame, lineage: Lineage | None = None) -> pd.DataFrame:
+    """Mean over all layers of all models of `similarity_by_relation`, by measure and relation.
+
+    Where the lineage has wav2vec 2.0 and HuBERT models of the sizes base and large, `PUBLISHED` stands beside them.
+    """
     wide = by_relation.pivot_table(index="measure", columns="relation", values="mean", aggfunc="mean", sort=False)
     out = wide.reindex(columns=[r for r in RELATIONS if r in wide]).rename_axis(columns=None).reset_index()
-    return out.assign(published=out.measure.map(PUBLISHED)).dropna(axis="columns", how="all")
+    kinds = {(each.family, each.size) for each in lineage.checkpoints} if lineage else set()
+    if kinds >= set(itertools.product(("wav2vec2", "hubert"), ("base", "large"))):
+        out["published"] = out.measure.replace("svcca_below", "svcca").map(PUBLISHED)
+    return out.dropna(axis="columns", how="all")
 
 
 def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -90,8 +96,8 @@ def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
 def best_partner_depths(table: pd.DataFrame, measures: Sequence[str], models: Sequence[str]) -> pd.DataFrame:
     """Say where the most similar layer of another model lies, beside what layers at the same relative depth score.
 
-    The table is of `sslsim.compare`, the models are trained apart. Columns: measure, relation, layers (of each model,
-    against each other one), same_depth and last_layer (shares of them whose most similar layer is at the same relative
+    The table is of `sslsim.compare`, the models are trained apart. Columns: measure, relation, searches (a layer of a
+    model, in another one), same_depth and last_layer (shares of them whose most similar layer is at the same relative
     depth, or the last of its model), value_of_best and value_at_depth (means).
     """
     of = table.measure.isin(measures) & table.relation.isin(SEPARATE)
@@ -99,7 +105,7 @@ def best_partner_depths(table: pd.DataFrame, measures: Sequence[str], models: Se
     some = some.assign(same_depth=same_depth(some), last_layer=some.depth_y == 1)
     best = some.loc[some.groupby(["measure", "model_x", "layer_x", "model_y"], sort=False).value.idxmax()]
     names = {name: (name, "mean") for name in ("same_depth", "last_layer")} | {"value_of_best": ("value", "mean")}
-    out = best.groupby(["measure", "relation"], sort=False).agg(layers=("value", "size"), **names)
+    out = best.groupby(["measure", "relation"], sort=False).agg(searches=("value", "size"), **names)
     return out.assign(value_at_depth=some[some.same_depth].groupby(out.index.names).value.mean()).reset_index()
 
 

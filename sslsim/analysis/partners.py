@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+from scipy.stats import false_discovery_control
 
 from sslsim.activations.selection import layer_views, utterances_of
 from sslsim.activations.store import ActivationStore
@@ -12,15 +13,36 @@ from sslsim.analysis.layers import measured, separate_at_same_depth
 from sslsim.analysis.preferences import PAIR, traces
 from sslsim.encoders.lineage import RELATIONS, SEPARATE
 from sslsim.measures.diagnostics import LAGS, autocorrelation, chance_max_corr, effective_frames
+from sslsim.measures.random_basis import FALSE_SHARE
 from sslsim.significance.evidence import Evidence, Resampling
 from sslsim.significance.jackknife import blocks_of, jackknife_interval
 
 
 def strongest(partners: pd.DataFrame, n: int = 12) -> pd.DataFrame:
-    """Return the `n` best of a table of best partners between separately trained models; neurons by size."""
+    """Return the `n` best of a table of best partners between separately trained models; neurons by size.
+
+    Two that are each other's best come once.
+    """
     between = partners[partners.relation.isin(SEPARATE)]
-    key = abs if "neuron_x" in between else None
-    return between.sort_values("value", key=key, ascending=False, ignore_index=True).head(n)
+    key, unit = (abs, "neuron") if "neuron_x" in between else (None, "head")
+    best = between.sort_values("value", key=key, ascending=False, ignore_index=True).head(2 * n)
+    sides = (best[[f"{name}_{side}" for name in ("model", "layer", unit)]].itertuples(index=False) for side in "xy")
+    two = pd.Series([frozenset(map(tuple, pair)) for pair in zip(*sides, strict=True)], best.index, dtype=object)
+    return best[~two.duplicated()].head(n).reset_index(drop=True)
+
+
+def counted(partners: pd.DataFrame) -> pd.DataFrame:
+    """Return the neurons of models trained apart with a partner that random bases of any layer do not explain.
+
+    By Benjamini and Hochberg's rule on p_rotation, within each layer and other model, at the rate of neuron_count; that
+    one counts partners in one layer, so numbers differ. `partners` are of `sslsim.evidence`. The column q is added: the
+    rate at which the neuron would just be counted. Sorted by q, and by size of the correlation.
+    """
+    between = partners[partners.relation.isin(SEPARATE)].dropna(subset="p_rotation")
+    groups = between.groupby(["model_x", "layer_x", "model_y"], sort=False).p_rotation
+    found = between.assign(q=groups.transform(false_discovery_control), size=between.value.abs())
+    found = found[found.q <= FALSE_SHARE].sort_values(["q", "size"], ascending=[True, False], ignore_index=True)
+    return found.drop(columns="size")
 
 
 def with_intervals(

@@ -70,7 +70,7 @@ class Lineup(ByName[Checkpoint]):
     """The checkpoints of a lineup in their order; in a notebook a table."""
 
     def _repr_html_(self) -> str:
-        table = pd.DataFrame([{**asdict(checkpoint), "weights": checkpoint.weights} for checkpoint in self])
+        table = pd.DataFrame([{**asdict(c), "recipe": _toml(c.recipe)[1:-1], "weights": c.weights} for c in self])
         table = table.astype(object).where(table.notna(), "").map(str)
         return table.loc[:, (table != "").any()].to_html(index=False)
 

@@ -24,6 +24,8 @@ MANY = lineage(
     d={},
     twin={"family": "f", "untrained_seed": 0},
     mel={"source": "log-mel"},
+    a4={"family": "f", "seed_of": "a", "series": "s", "step": 9},
+    early={"family": "f", "series": "s", "step": 1},
 )
 
 
@@ -39,6 +41,8 @@ def test_every_relation():
         ("a", "twin"): "untrained",
         ("twin", "mel"): "spectrogram",
         ("twin", "twin"): "same model",
+        ("a4", "early"): "other step",
+        ("a", "early"): "same family",
     }
     for (x, y), relation in expected.items():
         assert MANY.relation(x, y) == MANY.relation(y, x) == relation, (x, y)
@@ -55,11 +59,11 @@ def test_a_chain_of_finetuning_is_one_lineage():
 
 
 def test_pairs_are_in_the_order_of_the_checkpoints():
-    assert MANY.trained_apart() == ["a", "a2", "a3", "b", "c", "d", "twin", "mel"]
+    assert MANY.trained_apart() == ["a", "a2", "a3", "b", "c", "d", "twin", "mel", "a4"]
     assert MANY.typical_pairs() == [("a", "a2"), ("a", "b"), ("a", "c"), ("a", "d"), ("a", "twin")]
     assert MANY.finetuned_pairs() == [("a", "ctc")]
-    assert MANY.finetuned_family() == ["a", "a2", "a3", "ctc"]
-    assert MANY.finetuning_pairs() == [("a", "a2"), ("a", "a3"), ("a", "ctc"), ("a", "c")]
+    assert MANY.finetuned_family() == ["a", "a2", "a3", "ctc", "a4"]
+    assert MANY.finetuning_pairs() == [("a", "a2"), ("a", "a3"), ("a", "ctc"), ("a", "c"), ("a", "a4")]
     some = lineage(t={"untrained_seed": 1}, a={}, m={"source": "log-mel"})
     assert some.with_trained() == [("t", "a"), ("a", "m")]
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import json
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from IPython.core.completer import IPCompleter, provisionalcompleter
 
+from sslsim.activations import Study
 from sslsim.encoders.encoder import LogMel
-from sslsim.encoders.lineup import Checkpoint, read_lineup, select
+from sslsim.encoders.lineup import Checkpoint, read_lineup, select, write_lineup
 from sslsim.encoders.load import load_encoder
 from sslsim.errors import SslsimError
 
@@ -56,11 +58,17 @@ def test_names_complete_in_ipython(tmp_path):
 
 def test_every_field_of_a_table(tmp_path):
     text = TABLE + 'revision = "abc"\nfamily = "hubert"\nsize = "base"\n'
+    text += 'series = "s"\nstep = 0\nrecipe = { iterations = 2, "data" = "LS960", shuffled = true }\n'
     text += TABLE.replace('"a"', '"b"') + 'seed_of = "a"\nfinetuned_from = "a"\nuntrained_seed = 3\n'
+    tags = {"iterations": 2, "data": "LS960", "shuffled": True}
     assert _lineup(tmp_path, text) == [
-        Checkpoint("a", "org/a", "abc", "hubert", "base"),
+        Checkpoint("a", "org/a", "abc", "hubert", "base", series="s", step=0, recipe=tags),
         Checkpoint("b", "org/a", finetuned_from="a", seed_of="a", untrained_seed=3),
     ]
+    write_lineup(tmp_path / "again.toml", _lineup(tmp_path, text))
+    assert read_lineup(tmp_path / "again.toml") == _lineup(tmp_path, text)
+    assert '"iterations" = 2' in _lineup(tmp_path, text)._repr_html_()
+    assert json.loads(json.dumps(asdict(_lineup(tmp_path, text)[0])))["recipe"] == [list(tag) for tag in tags.items()]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +114,15 @@ def test_sources_are_folders_beside_the_lineup_or_hub_ids(tmp_path, source, reso
         (TABLE + "untrained_seed = '1'", "untrained_seed is '1'; it must be a whole number, 0 or more"),
         (TABLE + "untrained_seed = -1", "untrained_seed is -1; it must be a whole number, 0 or more"),
         (TABLE + "untrained_seed = true", "untrained_seed is True; it must be a whole number, 0 or more"),
+        (TABLE + "step = 3", "checkpoint 1: series and step go together; give both or neither"),
+        (TABLE + "series = 's'", "checkpoint 1: series and step go together; give both or neither"),
+        (TABLE + "series = 's'\nstep = -1", "step is -1; it must be a whole number, 0 or more"),
+        (TABLE + "recipe = 3", "recipe is 3; give a table of text and numbers, {data = "),
+        (TABLE + "recipe = {a = [1]}", "recipe is {'a': \\[1\\]}; give a table of text and numbers"),
+        (
+            TABLE + "series = 's'\nstep = 1\n" + TABLE.replace('"a"', '"b"') + "series = 's'\nstep = 1",
+            "step 1 of the series 's' occurs twice; give each its own",
+        ),
         (TABLE + "finetuned_from = 'b'", "'a' is finetuned from 'b', which is not in it; known: a"),
     ],
 )
@@ -125,6 +142,18 @@ def test_select_keeps_the_order_asked_for_and_suggests():
     assert select(lineup, ["hubert-large", "w2v2-base", "hubert-large"]) == [lineup[2], lineup[0]]
     with pytest.raises(SslsimError, match="no checkpoint 'hubert-bse' in the lineup; did you mean 'hubert-base'?"):
         select(lineup, ["hubert-bse"])
+
+
+def test_all_of_a_lineup_is_without_earlier_steps_of_a_series(tmp_path):
+    steps = [Checkpoint(f"s{n}", "x/y", series="s", step=n) for n in (5, 20, 10)]
+    lineup = [Checkpoint("a", "x/y"), *steps]
+    assert [each.name for each in select(lineup, [])] == ["a", "s20"]
+    assert [each.name for each in select(lineup, ["s5", "a"])] == ["s5", "a"]
+    study = Study(lineup=lineup)
+    assert study.series().checkpoints == ("s5", "s10", "s20")
+    assert replace(study, checkpoints=("a", "s10")).series().checkpoints == ("s5", "s10", "s20")
+    assert replace(study, checkpoints=("a",)).series() is None
+    assert Study(lineup=lineup[:2]).series() is None
 
 
 def test_select_makes_untrained_twins():
