@@ -56,7 +56,7 @@ def ends(rows, scale=1, digits=2):
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [
-        ("none", "single neurons are not shared"),
+        ("none", "single neurons are hardly shared"),
         ("small", "single neurons are shared to a small degree"),
         ("large", "single neurons are shared to a large degree"),
         ("opposite", "single neurons are shared less than by chance"),
@@ -92,10 +92,38 @@ def test_families_that_disagree_are_said_to():
     families = [row("f", "small", 0.2), row("g", "opposite", -0.1), row("h", "none", 0.01)]
     families = [each | {"claim": FAMILIES, "unit": "difference", "p_floor": np.nan} for each in families]
     assert sentence(analysis.answer(table(row(), *families))).endswith(
-        "; held against two families, by neuron_count, models of f are more alike (0.20), models of g are less alike "
-        "(-0.10) and models of h are about as alike (0.01)."
+        "; held against two families, models of f are more alike (neuron_count +20.0 points), models of g are less "
+        "alike (neuron_count -10.0 points) and models of h are about as alike (neuron_count +1.0 points)."
     )
     assert "families" not in analysis.answer(table(row(), *families[:1]))
+    named = families[0] | {"between": "hubert", "measure": "svcca"}, families[2] | {"between": "hubert"}
+    assert sentence(analysis.answer(table(row(), families[1], *named))).endswith(
+        "models of HuBERT are more alike (svcca 0.20) and about as alike (neuron_count +1.0 points)."
+    )
+
+
+def test_controls_stand_beside_the_size():
+    more = {"claim": "more neurons have a partner than in random weights", "unit": "difference", "p_floor": np.nan}
+    rows = [row(), row("other family", effect=0.7), row(effect=0.5, **more), row("other family", effect=-0.4, **more)]
+    text = sentence(analysis.answer(table(*rows)))
+    assert text.endswith("to 80.0 % with another seed; beyond random weights -40.0 to +50.0 points).")
+    like = {
+        "measure": "svcca",
+        "claim": "more alike than with the spectrogram",
+        "unit": "difference",
+        "p_floor": np.nan,
+    }
+    rows = [row(measure="svcca", unit="difference"), row(effect=0.25, **like)]
+    assert "(svcca beyond chance: 0.80 with another seed; beyond the spectrogram 0.25)" in analysis.answer(table(*rows))
+
+
+def test_where_most_neurons_have_a_partner():
+    deep = pd.DataFrame(
+        {"measure": "neuron_count", "relation": ["other seed", "untrained", "same family"], "depth": 0.2}
+    )
+    text = analysis.count_in_words(deep.assign(value=[0.01, 0.9, 0.094]))
+    assert text == "; most have a partner at relative depth 0.2: 9 % of neurons within a family"
+    assert analysis.count_in_words(deep.assign(measure="svcca", value=1.0)) == ""
 
 
 def test_numbers_of_neurons_are_those_of_the_claims():
@@ -115,7 +143,7 @@ def test_numbers_of_layers_are_those_of_claims_and_depths():
     evidence = made(stores, ["svcca", "cca"], level)
     depths = analysis.best_partner_depths(evidence.pairs, ["svcca"], ["a", "b", "c"])
     depths = depths.set_index("relation")
-    assert depths.layers.to_dict() == {"same family": 6, "other family": 12}
+    assert depths.searches.to_dict() == {"same family": 6, "other family": 12}
     assert depths.last_layer.round(3).to_dict() == {"same family": 1, "other family": 0.333}
     assert depths.same_depth.round(3).to_dict() == {"same family": 0.333, "other family": 1}
     assert depths.value_of_best.to_numpy() == pytest.approx([0.7, 0.6], abs=0.02)
@@ -125,8 +153,12 @@ def test_numbers_of_layers_are_those_of_claims_and_depths():
     first = claims[claims.measure == "svcca"]
     families = first[first.claim == FAMILIES].effect.round(2).tolist()
     assert numbers(text) in ([*ends(first[first.claim != FAMILIES]), *more] for more in ([], families))
-    where = "is at its relative depth in 78 % of cases and the last of its model in 56 %."
-    assert text.endswith(f"; by svcca the layer of another model that is most like a layer {where}")
+    where = "is at its relative depth in 78 % (svcca) of cases and the last of its model in 56 % (svcca) of cases."
+    assert text.endswith(f"; the layer of another model that is most like a layer {where}")
+    two = pd.concat([depths.reset_index(), depths.reset_index().assign(measure="cca", same_depth=0.1, last_layer=0.9)])
+    assert analysis.depth_in_words(two).endswith(
+        "in 10 % (cca) to 78 % (svcca) of cases and the last of its model in 56 % (svcca) to 90 % (cca) of cases"
+    )
 
 
 def test_attention_is_said_to_be_uniform_before_it_is_said_to_agree():
@@ -134,32 +166,45 @@ def test_attention_is_said_to_be_uniform_before_it_is_said_to_agree():
     claims = attention_claims(made(stores, ["pearson"], lambda *_: 0.5))
     profile = pd.DataFrame({"model": ["a", "a", "c", "twin"], "entropy": [0.9, 0.98, 0.7, 1.0]})
     text = sentence(analysis.answer(claims, before=analysis.entropy_in_words(profile, ["a", "c"])))
-    begins = "Attention is almost uniform in 1 of 2 models (mean entropy of their heads 0.94, where 1 is uniform); "
+    begins = "Attention is almost uniform in 1 of 2 models (mean entropy of their heads 0.94, where 1 is uniform; "
+    begins += "0.70 in c); "
     assert text.startswith(
         f"{begins}between models trained apart, beyond position, heads are alike to a large degree ("
     )
-    assert numbers(text)[1:] == ends(claims[claims.p_floor.notna()])
+    more = claims[claims.claim.str.startswith("more ")]
+    assert numbers(text)[2:] == [*ends(claims[claims.p_floor.notna()]), *ends(more)]
 
 
 @pytest.mark.parametrize("seed", [True, False])
-def test_finetuning_is_counted_by_claim_and_by_layer(seed):
+@pytest.mark.parametrize("name", ["neuron_count", "linreg"])
+def test_finetuning_is_told_by_what_is_left_and_how_far_the_last_layer_moved(seed, name):
     stores = lineup("a", *(["a2"] if seed else []), "a-ctc", "c", n_layers=3)
 
     def level(name, x, i, y, j):
         return {"svcca": 0.9 - 0.2 * i, "linreg": 0.6}[name] if {x, y} == {"a", "a-ctc"} else 0.6
 
-    evidence = made(stores, ["svcca", "linreg"], level)
-    claims = finetuning_claims(evidence, PAIRS, ["svcca", "linreg"])
-    changed = pd.DataFrame({"measure": ["svcca"] * 3 + ["linreg"] * 3, "finetuned": "a-ctc", "depth": [0, 0.5, 1] * 2})
-    changed["value"] = [0.9, 0.7, 0.5, 0.5, 0.6, 0.6]
+    claims = finetuning_claims(made(stores, ["svcca", "linreg"], level), PAIRS, ["svcca", "linreg"])
+    changed = pd.DataFrame({"measure": name, "finetuned": ["a-ctc"] * 3 + ["b-ctc"] * 3, "depth": [1, 0.5, 0] * 2})
+    changed["value"] = [0.02, 0.7, 0.86, 0.5, 0.6, 1.0]
     text = sentence(analysis.finetuning_answer(claims, changed))
-    assert numbers(text) == [number for _, part in claims.groupby("claim") for number in ends(part)]
-    first = "the last layer moved more than the first in 1 of 2 comparisons ("
-    assert first in text
-    assert ("the last layer moved further than another seed in 1 of 2 comparisons (" in text) == seed
-    assert text.endswith("; the last layer is the one least like its origin in 1 of 2.")
+    what = "neurons that still have a partner" if name == "neuron_count" else name
+    left = f"After finetuning, {what}, first layer to last: 86 to 2 % (a-ctc) and 100 to 50 % (b-ctc)"
+    if not seed:
+        assert text == f"{left}."
+        return
+    far = claims[claims.unit == "ratio"].sort_values("effect")
+    least, most = (f"{row.effect:.2f}{{}} ({row.measure}, a-ctc)" for row in far.itertuples())
+    moved = f"{least.format('')} to {most.format(' times as far')}"
+    assert text == f"{left}; the last layer moved {moved} from its origin as another seed lies."
     alone = sentence(analysis.finetuning_answer(claims[claims.measure == "svcca"], changed[:3]))
-    assert "in 1 of 1 comparisons (0." in alone
+    assert "moved 1.26 times as far (svcca, a-ctc) from" in alone
+
+
+def test_the_entropy_before_and_after_finetuning():
+    profile = pd.DataFrame({"model": ["a", "a-ctc", "a-ctc"], "entropy": [0.97, 0.9, 0.8]})
+    told = analysis.entropy_change_in_words(profile, [("a", "a-ctc"), ("c", "c-ctc")])
+    assert told == "; the entropy of attention, where 1 is uniform, went from 0.97 to 0.85 (a-ctc)"
+    assert analysis.entropy_change_in_words(profile, [("c", "c-ctc")]) == ""
 
 
 def test_made_evidence_of_all_measures_answers_all_pages():

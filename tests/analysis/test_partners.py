@@ -10,10 +10,25 @@ from sslsim import analysis
 
 
 def test_the_strongest_leave_counterparts_out():
-    partners = pd.DataFrame({"relation": ["counterpart", "other family"], "value": [0.99, -0.8], "neuron_x": 0})
+    sides = {"model_x": "a", "layer_x": 0, "model_y": "b", "layer_y": 0}
+    partners = pd.DataFrame(sides | {"relation": ["counterpart", "other family"], "value": [0.99, -0.8], "neuron_x": 0})
+    partners["neuron_y"] = 1
     assert analysis.strongest(partners, n=1).value.tolist() == [-0.8]
-    heads = pd.DataFrame({"relation": "other family", "head_x": [0, 1], "value": [-6.0, 0.5]})
+    turned = partners.rename(columns=lambda name: name[:-1] + {"_x": "y", "_y": "x"}.get(name[-2:], name[-1]))
+    both = pd.concat([partners, turned, turned.assign(neuron_y=7, value=0.2)])
+    assert analysis.strongest(both, n=2).value.tolist() == [-0.8, 0.2]  # each other's best come once
+    heads = pd.DataFrame(sides | {"relation": "other family", "head_x": [0, 1], "head_y": 0, "value": [-6.0, 0.5]})
     assert analysis.strongest(heads, n=1).value.tolist() == [0.5]  # the largest, not the most negative
+
+
+def test_neurons_are_counted_by_benjamini_and_hochberg_within_a_layer_and_other_model():
+    p = [0.001, 0.02, 0.07, 0.5, 0.6, 0.03]
+    partners = pd.DataFrame({"model_x": ["a"] * 5 + ["c"], "layer_x": 0, "neuron_x": range(6), "model_y": "b"})
+    partners = partners.assign(layer_y=0, neuron_y=0, relation="other family", value=0.5, p_rotation=p)
+    found = analysis.counted(pd.concat([partners, partners[:1].assign(relation="counterpart")]))
+    # of five: .001 x 5, .02 x 5 / 2 = .05, .07 x 5 / 3 > .1; of one alone .03
+    assert found.neuron_x.tolist() == [0, 5, 1]
+    assert found.q.tolist() == pytest.approx([0.005, 0.03, 0.05])
 
 
 def test_chance_levels_of_best_partners_agree_where_nothing_is_shared(tmp_path):

@@ -9,6 +9,8 @@ from worlds import World
 import sslsim
 from sslsim import analysis
 from sslsim.analysis.layers import same_depth
+from sslsim.encoders.lineage import Lineage
+from sslsim.encoders.lineup import Checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +33,16 @@ def test_similarity_by_relation(table):
     assert rows.loc["c", 1, "other family"].best == pytest.approx(0.7)
     assert rows.loc["c", 1, "other family"].depth == 0.5
     assert rows.loc["a", 2, "counterpart"].best_layer == 2
-    means = analysis.relation_means(by_relation)
+    roles = [{"family": f, "size": s} for f in ("wav2vec2", "hubert") for s in ("base", "large")]
+    paper = Lineage(tuple(Checkpoint(str(i), "x", **role) for i, role in enumerate(roles)))
+    assert "published" not in analysis.relation_means(by_relation)
+    assert "published" not in analysis.relation_means(by_relation, Lineage(paper.checkpoints[1:]))
+    means = analysis.relation_means(by_relation, paper)
     assert means.columns.tolist() == ["measure", "same model", "counterpart", "other family", "published"]
     assert means["other family"].item() == pytest.approx(0.7 - 0.1 * 8 / 9)
     assert means.published.tolist() == [0.384]  # of svcca
-    other = analysis.relation_means(by_relation.assign(measure="procrustes"))
+    assert analysis.relation_means(by_relation.assign(measure="svcca_below"), paper).published.tolist() == [0.384]
+    other = analysis.relation_means(by_relation.assign(measure="procrustes"), paper)
     assert "published" not in other
 
 
