@@ -30,7 +30,7 @@ ROWS = {
 SCORES = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"], "attention": ["pearson"]}
 FINETUNED, LAYERS = ("w2v2-small", "hubert-small"), (1, 4)
 FAMILIES = ("hubert", "wav2vec2")
-COLUMNS = {"other seed": "other seed", "same family": "other size", "other family": "other family"}
+COLUMNS = {"other seed": "other seed", "same family": "same family", "other family": "other family"}
 COLUMNS |= {"untrained": "random weights"}
 
 
@@ -55,7 +55,7 @@ def results(reports: Path) -> pd.DataFrame:
     table = table[same_depth(table) & table.relation.isin(COLUMNS)]
     means = table.groupby(["measure", "relation"], sort=False).value.mean().reset_index()
     claims = pd.read_parquet(reports / "tables" / "neurons-claims.parquet")
-    claims = claims[claims.measure.isin(ROWS)].rename(columns={"between": "relation", "effect": "value"})
+    claims = claims[claims.measure.isin(ROWS) & ~claims.claim.str.startswith("more ")].rename(columns={"between": "relation", "effect": "value"})
     claims = claims.rename(columns={"ci_low": "low", "ci_high": "high"})
     changed = pd.read_parquet(reports / "tables" / "finetuning-by-layer.parquet")
     changed = changed[
