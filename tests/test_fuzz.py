@@ -175,6 +175,7 @@ ARGUMENTS: dict[str, Callable[[Any, Any, Path], Any]] = {
     "frames of a study": lambda v, s, t: sslsim.Study(frames=v),
     "queries": lambda v, s, t: sslsim.Study(queries=v),
     "dtype": lambda v, s, t: sslsim.Study(dtype=v),
+    "site": lambda v, s, t: sslsim.Study(site=v),
     "strict": lambda v, s, t: sslsim.Study(strict=v),
     "max_utterances": lambda v, s, t: sslsim.Subset(max_utterances=v),
     "max_seconds": lambda v, s, t: sslsim.Subset(max_seconds=v),
@@ -306,7 +307,7 @@ WORDS = [
 ]
 OPTIONS = [
     *("lineup", "corpus", "checkpoints", "max-utterances", "max-seconds", "per-speaker", "seed", "frames", "queries"),
-    *("piece-seconds", "longest-seconds", "dtype", "study", "out", "store", "device", "jobs", "sweep", "-p"),
+    *("piece-seconds", "longest-seconds", "dtype", "site", "study", "out", "store", "device", "jobs", "sweep", "-p"),
 ]
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sslsim.activations.selection import check_stores
 from sslsim.activations.store import ActivationStore
-from sslsim.errors import SslsimError, check_whole
+from sslsim.errors import SslsimError, Unanswered, check_whole
 from sslsim.measures import attention
 from sslsim.measures.arrays import chunks
 from sslsim.measures.attention import Among, Heads, Sums
@@ -30,6 +30,8 @@ def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     """Return the stores that hold attention (log-mel has no heads); raise if they cannot be compared or none does."""
     check_stores(stores)
     chosen = [store for store in stores if store.attention_layers]
+    if not chosen and stores[0].site == "ffn":
+        raise Unanswered("units of feed-forward layers have no heads; attention is compared at the site hidden")
     if not chosen:
         raise SslsimError("no attention in these stores; extract with queries above 0")
     return chosen
