@@ -102,6 +102,7 @@ def make_store(tmp_path):
         kept: int | None = None,
         seed: int = 0,
         audio: str = "",
+        site: str = "hidden",
         **lineage: Any,
     ) -> ActivationStore:
         """`kept` frames in all; `lineage`: fields of its checkpoint, such as family, finetuned_from, untrained_seed."""
@@ -127,6 +128,7 @@ def make_store(tmp_path):
             input={"normalised": True, "mask": False, "features": "group"},
             parameters=99,
             dtype="float32",
+            site=site,
             **keeping(index, kept, queries, heads=n_heads > 0)
             | {"shards": [0, 1] if len(frames) > 1 else [0]},  # so that most readings meet the end of a file
             versions={},

@@ -35,7 +35,7 @@ def lineup(*names: str, n_layers: int = 2, **layers: int) -> list[SimpleNamespac
         SimpleNamespace(
             name=name,
             checkpoint=Checkpoint(**{"name": name, "source": "made"} | LINEUP.get(name, {})),
-            n_layers=numbers.get(name, n_layers),
+            layer_numbers=range(numbers.get(name, n_layers)),
         )
         for name in names
     ]
@@ -43,7 +43,7 @@ def lineup(*names: str, n_layers: int = 2, **layers: int) -> list[SimpleNamespac
 
 def scores(stores: Sequence, measures: Iterable[str], level: Callable[..., float]) -> pd.DataFrame:
     """Scores ``level(measure, model_x, layer_x, model_y, layer_y)`` with the columns that `compare` gives."""
-    places = [(store.checkpoint.name, layer) for store in stores for layer in range(store.n_layers)]
+    places = [(store.checkpoint.name, layer) for store in stores for layer in store.layer_numbers]
     rows = [
         {"measure": name, "model_x": x, "layer_x": i, "model_y": y, "layer_y": j, "value": level(name, x, i, y, j)}
         for name in measures

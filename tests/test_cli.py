@@ -146,6 +146,7 @@ def test_flags_have_the_defaults_of_a_study_and_each_reaches_its_field(tmp_path:
     values |= {"max_seconds": "60.5", "per_speaker": "3", "frames": "7", "queries": "none"}
     values |= {"piece_seconds": "20", "longest_seconds": "99", "dtype": "bfloat16", "strict": True}
     values |= {"speaker_pattern": "(a)/", "columns": "path=file,id=utt", "unit": "phone", "pool": "centre"}
+    values |= {"site": "hidden"}
     study = jobs.study_of(given=values)
     study.write(tmp_path / "study.toml")
     assert sslsim.Study.read(tmp_path / "study.toml") == study
@@ -164,6 +165,7 @@ def test_flags_have_the_defaults_of_a_study_and_each_reaches_its_field(tmp_path:
         "piece_seconds": 20.0,
         "longest_seconds": 99.0,
         "dtype": "bfloat16",
+        "site": "hidden",
         "strict": True,
         "speaker_pattern": "(a)/",
         "columns": ["path=file", "id=utt"],

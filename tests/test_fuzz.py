@@ -179,6 +179,7 @@ ARGUMENTS: dict[str, Callable[[Any, Any, Path], Any]] = {
     "stores of units": lambda v, s, t: sslsim.in_units(v, "40ms"),
     "corpus of units": lambda v, s, t: sslsim.in_units(s, "word", corpus=v),
     "dtype": lambda v, s, t: sslsim.Study(dtype=v),
+    "site": lambda v, s, t: sslsim.Study(site=v),
     "strict": lambda v, s, t: sslsim.Study(strict=v),
     "max_utterances": lambda v, s, t: sslsim.Subset(max_utterances=v),
     "max_seconds": lambda v, s, t: sslsim.Subset(max_seconds=v),
@@ -310,7 +311,7 @@ WORDS = [
 ]
 OPTIONS = [
     *("lineup", "corpus", "checkpoints", "max-utterances", "max-seconds", "per-speaker", "seed", "frames", "queries"),
-    *("piece-seconds", "longest-seconds", "dtype", "study", "out", "store", "device", "jobs", "sweep", "-p"),
+    *("piece-seconds", "longest-seconds", "dtype", "site", "study", "out", "store", "device", "jobs", "sweep", "-p"),
 ]
 
 

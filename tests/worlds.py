@@ -55,6 +55,7 @@ class Model:
     index: pd.DataFrame
     root: Path
     frame_key: str = "made"
+    site: str = "hidden"
 
     @property
     def name(self) -> str:
@@ -62,9 +63,9 @@ class Model:
         return self.checkpoint.name
 
     @property
-    def n_layers(self) -> int:
-        """Layers."""
-        return len(self.layers)
+    def layer_numbers(self) -> range:
+        """Numbers of the layers."""
+        return range(len(self.layers))
 
     @property
     def n_neurons(self) -> int:

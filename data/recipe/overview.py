@@ -55,7 +55,9 @@ def results(reports: Path) -> pd.DataFrame:
     table = table[same_depth(table) & table.relation.isin(COLUMNS)]
     means = table.groupby(["measure", "relation"], sort=False).value.mean().reset_index()
     claims = pd.read_parquet(reports / "tables" / "neurons-claims.parquet")
-    claims = claims[claims.measure.isin(ROWS) & ~claims.claim.str.startswith("more ")].rename(columns={"between": "relation", "effect": "value"})
+    claims = claims[claims.measure.isin(ROWS) & ~claims.claim.str.startswith("more ")].rename(
+        columns={"between": "relation", "effect": "value"}
+    )
     claims = claims.rename(columns={"ci_low": "low", "ci_high": "high"})
     changed = pd.read_parquet(reports / "tables" / "finetuning-by-layer.parquet")
     changed = changed[

@@ -48,6 +48,7 @@ def from_arrays(
         corpus_fingerprint="",
         segmentation={},
         dtype="float32",
+        site="hidden",
         **keeping(index, None, None, heads=False),
         versions={"sslsim": __version__, "numpy": np.__version__},
         skipped=pd.DataFrame(columns=["utterance", "path", "reason"]),

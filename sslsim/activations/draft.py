@@ -180,7 +180,8 @@ def alone(path: Path) -> Iterator[None]:
 def _checked(store: ActivationStore, row: Any, arrays: Encoded) -> Encoded:
     """Return the arrays of an utterance, once it is known that they fit and are finite."""
     layer, map_ = (row.n_frames, store.n_neurons), (store.n_heads, row.n_rows, row.length)
-    parts: list[tuple[str, Any, tuple]] = [(f"layer {i}", state, layer) for i, state in enumerate(arrays.hidden)]
+    numbered = enumerate(arrays.hidden, store.layer_numbers[0])
+    parts: list[tuple[str, Any, tuple]] = [(f"layer {i}", state, layer) for i, state in numbered]
     parts += [("final layer", arrays.final, layer)] if arrays.final is not None else []
     who = f"checkpoint {store.name!r}:"
     maps = (store.attention_layers, store.attention_layers if row.n_rows else 0)  # none where it is too short for a row

@@ -58,7 +58,7 @@ def extract_all(study: "Study", out: Path, executor: Executor | None, device: st
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
     seconds = {name: float(value) for name, value in vars(study.segmentation).items()}
     heard = {"corpus_fingerprint": corpus_fingerprint(utterances), "segmentation": seconds}
-    kept = heard | {name: getattr(study, name) for name in ("frames", "queries", "dtype")}
+    kept = heard | {name: getattr(study, name) for name in ("frames", "queries", "dtype", "site")}
     asked = {checkpoint: kept | {"fingerprint": prints[checkpoint]} for checkpoint in chosen}
     roots = {each: out / f"{each.name}-{key_of(RULES, asked[each])[:12]}" for each in chosen}
     there = {each: open_asked(roots[each], each, asked[each]) for each in chosen if roots[each].exists()}
@@ -156,12 +156,14 @@ def announce(missing: list[Checkpoint], plan: Plan) -> None:
     kept = keeping(plan.index, plan.study.frames, plan.study.queries, heads=True)
     cells, sizes = int((kept["index"]["n_rows"] * kept["index"]["length"]).sum()), {}
     for checkpoint in missing:
-        layers, neurons, heads = expected_shape(checkpoint)
+        layers, neurons, heads = expected_shape(checkpoint, plan.study.site)
         sizes[plan.roots[checkpoint]] = 4 * (layers * kept["n_frames"] * (neurons + 1) + (layers - 1) * heads * cells)
     seconds = plan.index["n_samples"].sum() / SAMPLE_RATE
     audio = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{-(-seconds // 60):.0f} minutes"
     what = f"to extract on {plan.device}: {audio} of audio by {len(missing)} of {len(plan.roots)} checkpoints"
     what = f"{what}, {kept['n_frames']:,} of {plan.index['length'].sum():,} frames to be kept"
+    if plan.study.site == "ffn":
+        what += ", of units of feed-forward layers: without attention, and without log-mel"
     print(f"{what}; this takes about {check_room(sizes, what)}", flush=True)
     print(*(f"{key}: {told}" for key, told in speech_facts(plan.index).items()), sep="\n", flush=True)
 
@@ -198,7 +200,7 @@ def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
     import torch
 
     study = plan.study
-    call = (checkpoint, plan.prints[checkpoint], plan.device, study.dtype)
+    call = (checkpoint, plan.prints[checkpoint], plan.device, study.dtype, study.site)
     (anatomy,) = results(_anatomy, [call], executor=plan.executor)
     versions = {"sslsim": __version__} | {name: version(name) for name in _LIBRARIES}
     return ActivationStore(
@@ -208,6 +210,7 @@ def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
         fingerprint=plan.prints[checkpoint],
         **plan.heard,
         dtype=study.dtype,
+        site=study.site,
         **keeping(plan.index, study.frames, study.queries, heads=anatomy.n_heads > 0),
         versions=versions | {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"},
         skipped=plan.skipped,
@@ -215,26 +218,26 @@ def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
 
 
 @lru_cache(maxsize=2)  # a worker that goes from one checkpoint to the next may still need the first
-def _encoder(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) -> Encoder | LogMel:
-    return load.load_encoder(checkpoint, device, dtype)
+def _encoder(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str, site: str) -> Encoder | LogMel:
+    return load.load_encoder(checkpoint, device, dtype, site)
 
 
-def _loaded(checkpoint: Checkpoint, fingerprint: str, device: str, dtype: str) -> Encoder | LogMel:
+def _loaded(*call: Any) -> Encoder | LogMel:
     with _LOADING:
-        return _encoder(checkpoint, fingerprint, device, dtype)
+        return _encoder(*call)
 
 
 def encoded_again(
     store: ActivationStore, waveforms: Mapping[int, NDArray[np.float32]], device: str = "auto"
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield hidden states on all frames of utterances, (layers, T, n_neurons) with their numbers, whatever is kept.
+    """Yield all layers on all frames of utterances, (layers, T, n_neurons) with their numbers, whatever is kept.
 
     The encoder runs again; it is an error if it is not there any more, or another one.
     """
     if waveforms:
         if checkpoint_fingerprint(store.checkpoint) != store.fingerprint:
             raise problem(store.checkpoint, "its files have changed since it was extracted")
-        encoder = _loaded(store.checkpoint, store.fingerprint, chosen_device(device), store.dtype)
+        encoder = _loaded(store.checkpoint, store.fingerprint, chosen_device(device), store.dtype, store.site)
         for u, waveform in waveforms.items():
             yield u, encoder.encode(waveform, ()).hidden
 
@@ -246,7 +249,7 @@ def _anatomy(*call: Any) -> Anatomy:
 def _make(task: Task, some: dict[int, Utterance], device: str, keep: Path, tick: Callable[[int], Any] = int) -> None:
     """Read, encode and write the utterances of a shard; `tick` is told the samples of each, and may break it off."""
     store = task.store
-    encoder = _loaded(store.checkpoint, store.fingerprint, device, store.dtype)
+    encoder = _loaded(store.checkpoint, store.fingerprint, device, store.dtype, store.site)
     with Reader(some, keep) as reader:
 
         def arrays(row: Any) -> Encoded:

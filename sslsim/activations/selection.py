@@ -162,7 +162,7 @@ def layer_views(stores: Sequence[ActivationStore], frames: int | None, given: An
         if len(chosen) < 2:
             told = f"at common positions of {len(index):,} utterances that is {len(chosen)}"
             raise SslsimError(f"frames is {frames}; {told}; give more of the {stores[0].n_frames:,}, or None for all")
-    views = [LayerView(store, layer, chosen) for store in stores for layer in range(store.n_layers)]
+    views = [LayerView(store, layer, chosen) for store in stores for layer in store.layer_numbers]
     return views if given is None else less(views, condition(stores, given, len(views[0])))
 
 

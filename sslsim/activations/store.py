@@ -26,7 +26,7 @@ from sslsim.speech.alignments import centres
 from sslsim.speech.positions import RULE, positions, stride_for
 from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
 
-STORE_VERSION = 5  # raised by one whenever the layout or the meaning of a file changes
+STORE_VERSION = 6  # raised by one whenever the layout or the meaning of a file changes
 FRAME_RULE = f"frame i covers samples [{HOP} i, {HOP} i + {WINDOW}) at {SAMPLE_RATE} Hz"
 RULES = {"version": STORE_VERSION, "frame_rule": FRAME_RULE, "position_rule": RULE}
 STORE_FILE = "store.json"
@@ -60,6 +60,7 @@ class ActivationStore:
     input: dict[str, Any]
     parameters: int
     dtype: str  # what the encoder computed in; stored are float32 numbers
+    site: str  # hidden, or ffn: units of feed-forward layers
     frames: int | None  # most frames that were to be kept in all; None: all
     queries: int | None  # and rows of attention for each utterance, on average
     frame_stride: float  # one frame in so many is kept, at the positions of `speech.positions`
@@ -78,17 +79,24 @@ class ActivationStore:
         return self.checkpoint.name
 
     @property
+    def layer_numbers(self) -> range:
+        """Numbers of the layers: 0 to L, or 1 to L of units of feed-forward layers."""
+        return range(self.n_layers) if self.site == "hidden" else range(1, self.n_layers + 1)
+
+    @property
     def attention_layers(self) -> int:
         """Number of blocks with attention kept: L, or 0 when extracted with ``queries=0`` or without heads."""
         return 0 if self.queries == 0 or self.n_heads == 0 else self.n_layers - 1
 
     def layer(self, layer: int) -> "StoredLayer":
-        """Return a hidden state, (n_frames, n_neurons) float32: 0 is the transformer's input, 1 to L its blocks."""
-        self._check(layer, "layer", 0, self.n_layers - 1)
+        """Return a layer, (n_frames, n_neurons) float32: 0 is the transformer's input, 1 to L its blocks."""
+        self._check(layer, "layer", self.layer_numbers[0], self.layer_numbers[-1])
         return StoredLayer(self, layer)
 
     def final(self) -> "StoredLayer":
         """Return the model's last hidden state: of the LayerNorm that follows the last block, else layer L."""
+        if self.site != "hidden":
+            raise SslsimError(f"{self.name}: units of feed-forward layers have no final hidden state; take site hidden")
         return StoredLayer(self, self.n_layers if self.final_norm else self.n_layers - 1)
 
     def attention(self, layer: int, u: int) -> NDArray[np.float32]:
@@ -99,6 +107,7 @@ class ActivationStore:
         """
         if self.attention_layers == 0:
             why = "extract with queries above 0" if self.n_heads else "the checkpoint has no heads"
+            why = why if self.site == "hidden" else "units of feed-forward layers have no heads"
             raise SslsimError(f"{self.name}: no attention in this store; {why}")
         self._check(layer, "attention layer", 1, self.attention_layers)
         self._check(u, "utterance", 0, len(self.index) - 1)
@@ -196,7 +205,7 @@ class StoredLayer:
         if not all(isinstance(column, slice | int | np.integer) for column in columns):
             raise IndexError("of the neurons of a layer in a store take one or a slice; index what it gives for others")
         wanted = np.arange(self.store.n_frames)[rows]
-        read = self.store._rows(self.layer, wanted.reshape(-1), tuple(columns))
+        read = self.store._rows(self.layer - self.store.layer_numbers[0], wanted.reshape(-1), tuple(columns))
         return read.reshape(wanted.shape + read.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from sslsim.activations.extraction import extract_all
 from sslsim.activations.store import Stores
 from sslsim.activations.units import FRAME, POOLS, check_unit, in_units
+from sslsim.encoders.encoder import SITES
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, find_lineup, read_lineup, select
 from sslsim.encoders.load import DTYPES
 from sslsim.errors import SslsimError, close_match, is_text
@@ -31,9 +32,10 @@ class Study:
     At most `frames` frames are kept in all, and `queries` query rows of each attention map on average, at the same
     positions of all utterances (`sslsim.speech.positions`); None keeps all, 0 queries no attention. What is compared is
     a `unit` of speech (`sslsim.in_units`), by default the frame. The encoders compute in `dtype`: float32, or bfloat16
-    or float16, which are quicker on a GPU and wrong by about a hundredth; what is stored is float32. Utterances that
-    cannot be used (unreadable, cut off, NaN, silent, shorter than a frame, too long) are left out and listed in
-    ``store.skipped``, or an error if `strict`.
+    or float16, which are quicker on a GPU and wrong by about a hundredth; what is stored is float32. Neurons are those
+    of hidden states, or at the `site` ``ffn`` units of feed-forward layers, which come without attention and leave out
+    the log-mel spectrogram. Utterances that cannot be used (unreadable, cut off, NaN, silent, shorter than a frame, too
+    long) are left out and listed in ``store.skipped``, or an error if `strict`.
     """
 
     lineup: str | Path | Sequence[Checkpoint] = DATA / "lineup.toml"  # of `read_lineup`, or its checkpoints
@@ -46,6 +48,7 @@ class Study:
     unit: str = FRAME  # of `in_units`, as is the next
     pool: str = POOLS[0]
     dtype: str = "float32"
+    site: str = "hidden"
     strict: bool = False
     speaker_pattern: str = ""  # of `read_corpus`, as is the next
     columns: tuple[str, ...] = ()
@@ -63,8 +66,10 @@ class Study:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
                 raise SslsimError(f"{name} is {value!r}; it must be a whole number, {least} or more, or None for all")
-        if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
-            raise SslsimError(f"dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
+        for name, known in (("dtype", DTYPES), ("site", SITES)):
+            if not isinstance(value := getattr(self, name), str) or value not in known:
+                raise SslsimError(f"{name} is {value!r}; known: {', '.join(known)}")
+        object.__setattr__(self, "queries", self.queries if self.site == "hidden" else 0)
         check_unit(self.unit, self.pool)
         if not isinstance(self.strict, bool):
             raise SslsimError(f"strict is {self.strict!r}; it must be true or false")
@@ -103,11 +108,17 @@ class Study:
     def selected(self) -> list[Checkpoint]:
         """Return the checkpoints, in the order of `checkpoints` or of the lineup."""
         lineup = read_lineup(self.lineup) if isinstance(self.lineup, str | Path) else self.lineup
-        return select(lineup, self.checkpoints)
+        chosen = select(lineup, self.checkpoints)
+        some = [each for each in chosen if self.site == "hidden" or each.source != LOG_MEL]
+        if not some:
+            raise SslsimError(
+                f"site is {self.site!r}, and {LOG_MEL} has no feed-forward layers; name other checkpoints"
+            )
+        return some
 
     def spectrogram(self) -> "Study":
         """Return the study of the log-mel spectrogram alone, with all its frames, as `sslsim.condition` needs it."""
-        return replace(self, checkpoints=(LOG_MEL,), frames=None, queries=0)
+        return replace(self, checkpoints=(LOG_MEL,), frames=None, queries=0, site="hidden")
 
     def series(self) -> "Study | None":
         """Return the study of all steps of each training whose last step is among the checkpoints; None without any."""

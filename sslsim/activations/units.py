@@ -153,7 +153,7 @@ def spanned(store: ActivationStore, rows: Ints, counts: Sequence[int], key: Iter
 def with_columns(store: ActivationStore, name: str, columns: NDArray[np.float32]) -> ColumnStore:
     """Return a store called `name` of one layer: these numbers of every row of a store, (n_frames, k)."""
     made: dict[str, Any] = {"checkpoint": Checkpoint(name, GIVEN), "n_layers": 1, "n_neurons": columns.shape[1]}
-    made |= {"n_heads": 0, "final_norm": False, "columns": columns}
+    made |= {"n_heads": 0, "final_norm": False, "site": "hidden", "columns": columns}
     return ColumnStore(**_like(store, [store.frame_key.encode(), columns.tobytes()], **made))
 
 

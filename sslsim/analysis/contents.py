@@ -186,7 +186,7 @@ def block_changes(
         evidence = _near([before, after], measure, [names], frames, resampling, device)
         table = evidence.table()[(evidence.pairs.model_x == store.name).to_numpy()].sort_values("layer_x")
         number = table.layer_x + 1
-        table = table.assign(model=store.name, layer=number, depth=number / (store.n_layers - 1)).reindex(
+        table = table.assign(model=store.name, layer=number, depth=number / store.layer_numbers[-1]).reindex(
             columns=columns
         )
         middle = table.iloc[np.argsort(table.value.to_numpy(), kind="stable")[len(table) // 2]]

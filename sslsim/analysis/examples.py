@@ -142,7 +142,7 @@ def _again(neurons: set[tuple], stores: Sequence[ActivationStore], sounds: Any, 
         mine = sorted(neuron for neuron in neurons if neuron[1] == store.name)
         try:
             for u, hidden in encoded_again(store, {u: sounds[u][0] for u, *_ in mine}, device):
-                found |= {each: hidden[each[2]][:, each[3]] for each in mine if each[0] == u}
+                found |= {each: hidden[store.layer_numbers.index(each[2])][:, each[3]] for each in mine if each[0] == u}
         except SslsimError as error:
             print(f"clips show the stored frames of {store.name}, one in {store.frame_stride:.1f}: {error}")
     return found

@@ -35,14 +35,14 @@ def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """Say what the first and last layer of each checkpoint are, and how it took its audio.
 
     The last hidden state that others report is layer L only where no final norm follows. Columns: model, layer_0 and
-    layers (output of a LayerNorm, or raw residual stream, which differ), last (number of the last layer), final_norm
-    (whether another LayerNorm follows it), normalised, mask, features (see `Anatomy.input`), dtype.
+    layers (output of a LayerNorm, raw residual stream or units, which differ), last (number of the last layer),
+    final_norm (whether another LayerNorm follows it), normalised, mask, features (see `Anatomy.input`), dtype.
     """
     rows = []
     for s in stores:
         kinds = ["LayerNorm" if normed else "residual" for normed in (s.input_normed, s.normed)]
-        first, others = kinds if s.n_heads else ["spectrogram"] * 2
-        row = {"model": s.name, "layer_0": first, "last": s.n_layers - 1, "layers": others}
+        first, others = kinds if s.n_heads else ["spectrogram"] * 2 if s.site == "hidden" else ["none", "units"]
+        row = {"model": s.name, "layer_0": first, "last": s.layer_numbers[-1], "layers": others}
         rows.append(row | {"final_norm": s.final_norm, **s.input, "dtype": s.dtype})
     return pd.DataFrame(rows)
 

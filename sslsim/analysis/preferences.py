@@ -79,7 +79,7 @@ def preferred_labels(stores: Sequence[ActivationStore], labels: Labels) -> pd.Da
 
     Columns: model, layer, neuron (those that vary), label, mean_z (below 0 where the neuron falls on its label).
     """
-    tables = {(store.name, i): _preferred(store.layer(i), labels) for store in stores for i in range(store.n_layers)}
+    tables = {(store.name, i): _preferred(store.layer(i), labels) for store in stores for i in store.layer_numbers}
     return pd.concat(tables, names=KEYS).reset_index()
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from sslsim.activations.selection import check_stores
 from sslsim.activations.store import ActivationStore
 from sslsim.activations.units import frames_of
-from sslsim.errors import SslsimError, check_whole
+from sslsim.errors import SslsimError, Unanswered, check_whole
 from sslsim.measures import attention
 from sslsim.measures.arrays import chunks
 from sslsim.measures.attention import Among, Heads, Sums
@@ -32,6 +32,8 @@ def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     check_stores(stores)
     check_stores(stores := frames_of(stores))
     chosen = [store for store in stores if store.attention_layers]
+    if not chosen and stores[0].site == "ffn":
+        raise Unanswered("units of feed-forward layers have no heads; attention is compared at the site hidden")
     if not chosen:
         raise SslsimError("no attention in these stores; extract with queries above 0")
     return chosen

@@ -101,9 +101,9 @@ def comparison(
 ) -> Comparison:
     """Return what to compare of these stores: all layers in which a neuron varies."""
     views = varying_views(stores, between, frames, given)
-    last = {store.name: store.n_layers - 1 for store in stores}
+    last = {store.name: store.layer_numbers[-1] for store in stores}
     layers, deep = (np.array(side) for side in zip(*((view.layer, last[view.label[0]]) for view in views), strict=True))
-    near = near_layers(layers[:, None], deep[:, None], deep[None]) == layers[None]
+    near = near_layers(layers[:, None], deep[:, None], deep[None], layers.min()) == layers[None]
     return Comparison(views, tuple(measures), between, near, **how)
 
 

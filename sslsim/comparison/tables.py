@@ -21,7 +21,7 @@ def pair_columns(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.D
     trained_x and trained_y (False for random weights and the spectrogram).
     """
     lineage = Lineage(tuple(store.checkpoint for store in stores))
-    last = {store.name: max(1, store.n_layers - 1) for store in stores}
+    last = {store.name: max(1, store.layer_numbers[-1]) for store in stores}
     trained = {name: lineage.trained(name) for name in last}
     pairs = list(zip(table.model_x, table.model_y, strict=True))
     relation = {pair: lineage.relation(*pair) for pair in set(pairs)}
@@ -44,13 +44,13 @@ def same_depth(table: pd.DataFrame) -> pd.Series:
     deep = layers[layers.depth > 0]
     last = (deep.layer / deep.depth).round().groupby(deep.model).first()
     last_x, last_y = (table[f"model_{side}"].map(last).fillna(0) for side in "xy")
-    return pd.Series(near_layers(table.layer_x, last_x, last_y) == table.layer_y, table.index)
+    return pd.Series(near_layers(table.layer_x, last_x, last_y, layers.layer.min()) == table.layer_y, table.index)
 
 
-def near_layers(layer: ArrayLike, last: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
-    """Layers of a model with a last layer `other` that are nearest in relative depth to layers of one with `last`."""
+def near_layers(layer: ArrayLike, last: ArrayLike, other: ArrayLike, first: int = 0) -> NDArray[np.float64]:
+    """Layers of a model, `first` (0 or 1) to `other`, nearest in relative depth to layers of one with `last`."""
     nearest = np.floor(np.asarray(layer) * np.maximum(other, 1) / np.maximum(last, 1) + 0.5)
-    return np.minimum(nearest, np.asarray(other))
+    return np.clip(nearest, np.minimum(min(first, 1), other), other)
 
 
 def sides(labels: Sequence[tuple], names: list[str], x: np.ndarray, y: np.ndarray) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """An encoder: one utterance becomes hidden states and attention rows, whatever the architecture, or a spectrogram.
 
 The hooks on its blocks are our own: what ``output_hidden_states`` returns last for pre-norm models changed between
-transformers 5.15 and 5.16. Layer 0 is the input of the first block, layers 1..L are the blocks' outputs.
+transformers 5.15 and 5.16. Layer 0 is the input of the first block, layers 1..L are the blocks' outputs. At the site
+"ffn" layers 1..L are instead what enters the second linear map of each block's last feed-forward part.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: only loading an encoder does
     import torch
 
 Numbers = NDArray[np.int64] | Sequence[int]
+SITES = ("hidden", "ffn")  # of neurons: hidden states, units of feed-forward layers
 _ON_GPU = threading.Lock()
 BANDS = 80
 _FFT = 512
@@ -39,7 +41,7 @@ RECIPE = (
 class Encoded:
     """What an encoder made of the wanted frames and query rows of one utterance of T frames."""
 
-    hidden: NDArray[np.float32]  # (L + 1, n_frames, n_neurons): the blocks' input, layer 0, and their outputs
+    hidden: NDArray[np.float32]  # (L + 1, n_frames, n_neurons): the blocks' input and outputs; of units (L, ...)
     final: NDArray[np.float32] | None  # (n_frames, n_neurons): the last hidden state; None where it is layer L itself
     attention: NDArray[np.float32]  # (L, n_heads, n_rows, T): rows of every map
 
@@ -52,7 +54,7 @@ class Anatomy:
     one of ones), ``features`` (norm of the convolutions: group or layer; or spectrogram).
     """
 
-    n_layers: int  # hidden states, L + 1
+    n_layers: int  # hidden states, L + 1; of units L
     n_neurons: int  # their width
     n_heads: int  # of a block
     input: dict[str, Any]
@@ -76,8 +78,13 @@ class Grid:
 class Hooks:
     """What an encoder's blocks take and give while it runs, for each thread by itself: several may run one encoder."""
 
-    def __init__(self, checkpoint: Checkpoint, blocks: Any, heads: int) -> None:
-        self._checkpoint, self._heads, self._local = checkpoint, heads, threading.local()
+    def __init__(self, checkpoint: Checkpoint, blocks: Any, heads: int, site: str = "hidden") -> None:
+        self._checkpoint, self._heads, self._local, self.blocks = checkpoint, heads, threading.local(), len(blocks)
+        self.units = [second_linear(block) for block in blocks] if site == "ffn" else []
+        if None in self.units:
+            raise problem(checkpoint, f"no feed-forward part was found in {type(blocks[0]).__name__}; take site hidden")
+        for linear in self.units:
+            linear.register_forward_pre_hook(self._entered)
         blocks[0].register_forward_pre_hook(self._before, with_kwargs=True)
         for block in blocks:
             block.register_forward_hook(self._after)
@@ -89,13 +96,17 @@ class Hooks:
                 )
 
     @contextmanager
-    def listening(self, rows: torch.Tensor) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-        """Yield two lists that fill with hidden states and with these rows of the attention maps."""
-        self._local.states, self._local.maps, self._local.rows = [], [], rows
+    def listening(self, rows: torch.Tensor) -> Iterator[tuple[list[torch.Tensor], ...]]:
+        """Yield lists that fill with hidden states, with units and with these rows of the attention maps."""
+        self._local.states, self._local.units, self._local.maps, self._local.rows = [], [], [], rows
         try:
-            yield self._local.states, self._local.maps
+            yield self._local.states, self._local.units, self._local.maps
         finally:
-            del self._local.states, self._local.maps, self._local.rows
+            del self._local.states, self._local.units, self._local.maps, self._local.rows
+
+    def _entered(self, _module: Any, args: tuple) -> None:
+        if hasattr(self._local, "units"):
+            self._local.units.append(args[0][0])
 
     def _before(self, _module: Any, args: tuple, kwargs: dict) -> None:
         if hasattr(self._local, "states"):
@@ -123,6 +134,12 @@ class Hooks:
 def attention_of(block: Any) -> Any:
     """Return the self-attention of a block, or None."""
     return getattr(block, "attention", None) or getattr(block, "self_attn", None)
+
+
+def second_linear(block: Any) -> Any:
+    """Return the linear map that the units of a block enter, of its last feed-forward part if it has two, or None."""
+    named = [module for name, module in block.named_modules() if name.endswith(("output_dense", "fc2"))]
+    return named[-1] if named else None
 
 
 def _gated_rows(checkpoint: Checkpoint, module: Any, x: torch.Tensor, out: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -162,6 +179,7 @@ class Encoder:
     preprocess: Any
     grid: Grid
     hooks: Hooks
+    site: str = "hidden"
 
     def encode(self, waveform: NDArray[np.float32], rows: Numbers, frames: Numbers | None = None) -> Encoded:
         """Run one utterance: a mono waveform of 16 kHz, (n,) float32.
@@ -176,7 +194,8 @@ class Encoder:
         wanted = np.arange(length) if frames is None else np.asarray(frames, dtype=np.int64)
         keep = torch.as_tensor(wanted, device=self.device)
         states, maps, last = self.run(waveform, np.asarray(rows, dtype=np.int64))
-        if not (self.anatomy.final_norm or torch.equal(last.nan_to_num(), states[-1].nan_to_num())):
+        ends = self.anatomy.final_norm or self.site == "ffn"  # with another array than the last hidden state
+        if not (ends or torch.equal(last.nan_to_num(), states[-1].nan_to_num())):
             raise problem(self.checkpoint, "its last hidden state is not its last block's output, as it was at first")
         final = last.index_select(0, keep).float().cpu().numpy() if self.anatomy.final_norm else None
         hidden = torch.stack([state.index_select(0, keep) for state in states]).float().cpu().numpy()
@@ -187,10 +206,10 @@ class Encoder:
     def run(
         self, waveform: NDArray[np.float32], rows: NDArray[np.int64]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
-        """Return hidden states (T, n_neurons), rows of the maps (n_heads, n_rows, T) and the last hidden state."""
+        """Return layers (T, n_neurons), rows of the maps (n_heads, n_rows, T) and the last hidden state."""
         import torch
 
-        grid, length, blocks = self.grid, n_frames(len(waveform)), self.anatomy.n_layers - 1
+        grid, length, blocks = self.grid, n_frames(len(waveform)), self.hooks.blocks
         if grid.always and length > grid.always - grid.first:
             most = f"{grid.always - grid.first:,} frames, not {length:,}"
             raise problem(self.checkpoint, f"takes at most {most}; cut the audio shorter with piece_seconds")
@@ -200,7 +219,8 @@ class Encoder:
         inputs = inputs.to(self.device, getattr(torch, self.dtype))
         part = slice(grid.first, grid.first + length)
         wanted = torch.as_tensor(rows + grid.first, device=self.device)
-        with torch.inference_mode(), _exact_products(self.device), self.hooks.listening(wanted) as (states, maps):
+        with torch.inference_mode(), _exact_products(self.device), self.hooks.listening(wanted) as heard:
+            states, units, maps = heard
             last = self.model(**inputs).last_hidden_state[0]
             shapes = {str(tuple(state.shape)) for state in [*states, last]}  # before any is cut
             if len(shapes) > 1:
@@ -218,7 +238,9 @@ class Encoder:
             # of attention to frames of silence around the sound, and of rounded weights, rows do not sum to 1
             if len(last) > length or self.dtype != "float32":
                 maps = [rows / rows.sum(-1, keepdim=True) for rows in (m[..., part].float() for m in maps)]
-            return [state[part] for state in states], maps, last[part]
+            if self.site == "ffn" and [unit.shape for unit in units] != [(len(last), self.anatomy.n_neurons)] * blocks:
+                raise problem(self.checkpoint, "gave other units of feed-forward layers than one row a frame and block")
+            return [x[part] for x in (units if self.site == "ffn" else states)], maps, last[part]
 
 
 @contextmanager

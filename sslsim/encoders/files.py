@@ -99,12 +99,15 @@ def _impostor(file: Path) -> str:
     return ""
 
 
-def expected_shape(checkpoint: Checkpoint) -> tuple[int, int, int]:
+def expected_shape(checkpoint: Checkpoint, site: str = "hidden") -> tuple[int, int, int]:
     """Return the layers, neurons and heads that a checkpoint's settings promise; 0 if they do not say."""
     if checkpoint.source == LOG_MEL:
         return 1, BANDS, 0
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, StopIteration):
         config = json.loads((locate(checkpoint) / "config.json").read_text(encoding="utf-8"))
+        if site == "ffn":
+            wide = next(config[key] for key in ("intermediate_size", "encoder_ffn_dim") if key in config)
+            return int(config["num_hidden_layers"]), int(wide), 0
         return int(config["num_hidden_layers"]) + 1, int(config["hidden_size"]), int(config["num_attention_heads"])
     return 0, 0, 0
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sslsim.encoders.encoder import Anatomy, Encoder, Grid, Hooks, LogMel, attention_of, ignore_widgets
+from sslsim.encoders.encoder import SITES, Anatomy, Encoder, Grid, Hooks, LogMel, attention_of, ignore_widgets
 from sslsim.encoders.files import TOKENIZER, first_line, locate, named, preprocessor_folder, stored
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, problem
 from sslsim.errors import SslsimError
@@ -37,17 +37,23 @@ _INSIDE = {
 _TRIAL = 9_999  # samples of the sound that an encoder is tried on: 30 frames, and as much as can be left over
 
 
-def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float32") -> Encoder | LogMel:
+def load_encoder(
+    checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float32", site: str = "hidden"
+) -> Encoder | LogMel:
     """Load the encoder of a checkpoint, without the head that finetuning may have added, and try it.
 
     The class comes from ``config.json``, never from a name. Attention is eager, the only kind that has maps to give,
     and weights are loaded in float32 and then brought to `dtype`, whatever the files say. With an ``untrained_seed``
-    they are those that transformers draws for the architecture, and the caller's own random state stays as it was. What
-    is not a speech encoder of 20 ms frames, or lacks weights of it or has others, is an error.
+    they are those that transformers draws for the architecture, and the caller's own random state stays as it was. At
+    the `site` ``ffn`` it gives the units of feed-forward layers in place of hidden states, and no attention. What is
+    not a speech encoder of 20 ms frames, or lacks weights of it or has others, is an error.
     """
-    if dtype not in DTYPES:
-        raise SslsimError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
+    for name, value, known in (("dtype", dtype, DTYPES), ("site", site, SITES)):
+        if value not in known:
+            raise SslsimError(f"{name} is {value!r}; known: {', '.join(known)}")
     if checkpoint.source == LOG_MEL:
+        if site == "ffn":
+            raise problem(checkpoint, "a spectrogram has no feed-forward layers; leave it out, or take site hidden")
         return LogMel(checkpoint)
     folder = locate(checkpoint)
     with _LOADING:
@@ -64,8 +70,12 @@ def load_encoder(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "floa
     shape = len(blocks) + 1, int(model.config.hidden_size), int(attention_of(blocks[0]).num_heads)
     parameters = sum(weight.numel() for weight in model.parameters())
     anatomy = Anatomy(*shape, taken, final_norm=True, parameters=parameters)
-    hooks = Hooks(checkpoint, blocks, anatomy.n_heads)
-    return _tried(Encoder(checkpoint, anatomy, device, dtype, model, preprocess, grid, hooks))
+    hooks = Hooks(checkpoint, blocks, anatomy.n_heads, site)
+    encoder = _tried(Encoder(checkpoint, anatomy, device, dtype, model, preprocess, grid, hooks))
+    if site == "hidden":
+        return encoder
+    anatomy = Anatomy(len(blocks), hooks.units[0].in_features, 0, taken, parameters=parameters)
+    return replace(encoder, site=site, anatomy=anatomy)
 
 
 def _tried(encoder: Encoder) -> Encoder:

@@ -55,13 +55,13 @@ def _choose(stores: Stores, draw: Callable[..., Any], chosen: dict[str, Any], he
         return
     names = [store.name for store in (with_attention(stores) if heads else stores)]
     known: dict[str, Sequence[Any]] = {"x": names, "y": names}
-    known["layer"] = range(heads, max(store.n_layers for store in stores))
+    known["layer"] = range(max(heads, stores[0].layer_numbers[0]), max(store.layer_numbers[-1] for store in stores) + 1)
     known["head"] = range(max(store.n_heads for store in stores)) if heads else ()
     known["measure"] = [name for name, measure in MEASURES.items() if measure.level != "attention"]
     _check(chosen, known)
 
     def show(**values: Any) -> None:
-        own = {"layer": range(heads, stores[values["x"]].n_layers), "head": range(stores[values["x"]].n_heads)}
+        own = {"layer": stores[values["x"]].layer_numbers[heads:], "head": range(stores[values["x"]].n_heads)}
         _check({name: values[name] for name in own if name in values}, own, f" of {values['x']}")
         for figure in draw(stores, **values, **how):
             display(figure)

@@ -51,6 +51,7 @@ FIELDS = {
         Parameter("piece_seconds", "float", 30.0, "cut longer utterances into equal pieces of at most so many seconds"),
         Parameter("longest_seconds", "float", 3600.0, "leave out longer utterances"),
         Parameter("dtype", "str", "float32", "of the encoders: float32, or bfloat16 or float16 on a GPU"),
+        Parameter("site", "str", "hidden", "of neurons: hidden states, or ffn, the units of feed-forward layers"),
         Parameter("strict", "bool", False, "stop if an utterance cannot be used; else it is left out and named"),
     )
 }  # fmt: skip

@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,25 +63,31 @@ def _checked(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
 def alignments_of(corpus: str | Path | Any) -> pd.DataFrame:
     """Return the time marks of a corpus as `read_alignments` does, from `alignments_files`; no rows if there are none.
 
-    A TextGrid, or ``.phn`` and ``.wrd`` of TIMIT, belongs to the utterance with the name of the file, and of folders
-    around it unless it lies in no folder of its own. Lines of a ``.ctm`` begin with the id; they are phones if its name
-    has the word "phone", "phones" or "phn", else words. Files of no utterance are warned of, and an error if all are.
+    A TextGrid, or ``.phn`` and ``.wrd`` of TIMIT, belongs to the utterance that has its name and those of the folders
+    around it, up to that of the corpus or ``alignments``. Lines of a ``.ctm`` begin with the id; they are phones if its
+    name has the word "phone", "phones" or "phn", else words. Files of no utterance are warned of, and an error if all
+    are; a ``marks.csv`` of no utterance is warned of.
     """
-    files = alignments_files(corpus)
+    listed = read_corpus(corpus) if isinstance(corpus, str | Path | Corpus) else Corpus()
+    by_id, files, folder = {u.id: u for u in listed}, alignments_files(listed), Path(listed.folder or "")
     if not files or files[0].name == "marks.csv":
-        return read_alignments(files[0]) if files else pd.DataFrame(columns=list(MARKS))
-    listed = read_corpus(corpus)
-    by_id, folder = {u.id: u for u in listed}, Path(listed.folder or "")
-    whole = [(u.path.absolute().with_suffix(""), u.id) for u in listed if u.end is None]
-    times = Counter(path.name for path, _ in whole)
-    alone = {path.name: name for path, name in whole if times[path.name] == 1}
-    known = {path.as_posix(): name for path, name in whole} | {u.id: u.id for u in listed if u.id != u.path.stem}
+        marks = read_alignments(files[0]) if files else pd.DataFrame(columns=list(MARKS))
+        if not (marks.empty or marks.id.isin(by_id).any()):
+            told = f"such as {marks.id[0]!r}; utterances are called as {listed[0].id!r}"
+            warnings.warn(f"marks {str(files[0])!r}: no id is one of an utterance, {told}", stacklevel=2)
+        return marks
+    whole = [(u.path.absolute().with_suffix("").parts, u.id) for u in listed if u.end is None]
+    ends = [("/".join(parts[i:]), name) for parts, name in whole for i in range(len(parts))]
+    times = Counter(end for end, _ in ends)
+    alone = {end: name for end, name in ends if times[end] == 1}
+    known = {"/".join(parts): name for parts, name in whole} | {u.id: u.id for u in listed if u.id != u.path.stem}
     rows, strange = [], []
     for file in files:
         parts = file.absolute().with_suffix("").parts
-        keys = (PurePath(*parts[i:]).as_posix() for i in range(len(parts)))
+        keys = ("/".join(parts[i:]) for i in range(len(parts)))
         owner = next((known[key] for key in keys if key in known), None)
-        owner = owner or (alone.get(file.stem) if file.parent in (folder, folder / "alignments") else None)
+        within = [file.relative_to(each) for each in (folder / "alignments", folder) if each in file.parents]
+        owner = owner or (alone.get(within[0].with_suffix("").as_posix()) if within else None)
         by_name = file.suffix.lower() != ".ctm"
         found = _read(file, by_id[owner] if owner else None) if owner or not by_name else []
         rows += (own := [(owner if by_name else name, *mark) for name, *mark in found if by_name or name in by_id])
@@ -94,15 +100,14 @@ def alignments_of(corpus: str | Path | Any) -> pd.DataFrame:
     return _checked(pd.DataFrame(rows, columns=list(MARKS)), str(listed.folder))
 
 
-def alignments_files(corpus: str | Path | Any) -> list[Path]:
+def alignments_files(corpus: Corpus) -> list[Path]:
     """Return ``marks.csv`` beside a manifest or in a folder of audio, or else what other programs made.
 
     These are ``.TextGrid``, ``.ctm``, ``.phn`` and ``.wrd`` there, beside the audio, and in a folder ``alignments``.
     """
-    listed = read_corpus(corpus) if isinstance(corpus, str | Path | Corpus) else Corpus()
-    if (folder := listed.folder) is None or (folder / "marks.csv").is_file():
+    if (folder := corpus.folder) is None or (folder / "marks.csv").is_file():
         return [folder / "marks.csv"] if folder else []
-    places = {folder, *(u.path.parent for u in listed if not u.clip)}
+    places = {folder, *(u.path.parent for u in corpus if not u.clip)}
     found = {path for place in places if place.is_dir() for path in place.iterdir() if path.suffix.lower() in _FOREIGN}
     return sorted(found | {*files_in(folder / "alignments", _FOREIGN)})
 
@@ -115,13 +120,13 @@ def _read(file: Path, utterance: Utterance | None) -> list[tuple[Any, ...]]:
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         if kind == "textgrid":
             return _of_tiers(text)
-        lines = [
-            line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith((";;", "# "))
-        ]
+        split = (line.split() for line in text.splitlines())
+        lines = [words for words in split if words and words[0] != "#" and not words[0].startswith(";;")]
         if kind == "ctm":
             kind = "phone" if re.search(r"\b(phones?|phn)\b", re.sub(r"[\W_]+", " ", file.stem.lower())) else "word"
-            if len({(name, channel) for name, channel, *_ in lines}) > len({name for name, *_ in lines}):
-                raise ValueError("an id has several channels, which are not read apart; give each its own id")
+            channels = dict(reversed([line[:2] for line in lines]))
+            if several := [name for name, channel, *_ in lines if channel != channels[name]]:
+                raise ValueError(f"{several[0]!r} has several channels, which are not read apart; give each its own id")
             timed = [(name, label, float(start), float(length)) for name, _, start, length, label, *_ in lines]
             marks: list[tuple[Any, ...]] = [(name, kind, label, at, at + length) for name, label, at, length in timed]
         else:

@@ -226,12 +226,12 @@ def test_damaged_stores_are_refused_by_name(make_store):
         store.layer(0)[20]
     for version in (1, 2, 99):
         redescribe(store, version=version)
-        with pytest.raises(SslsimError, match=rf"store '.*model': version {version}, this sslsim reads 5; delete this"):
+        with pytest.raises(SslsimError, match=rf"store '.*model': version {version}, this sslsim reads 6; delete this"):
             open_store(store.root)
     redescribe(store, version=5, position_rule="every other")
     with pytest.raises(SslsimError, match=r"model': position_rule every other, this sslsim reads floor.*; delete this"):
         open_store(store.root)
-    for text in ("{", "[]", "{}", '{"version": 5}'):
+    for text in ("{", "[]", "{}", '{"version": 6}'):
         (store.root / "store.json").write_text(text)
         with pytest.raises(SslsimError, match="store.json is (damaged|not as it was written); delete this folder"):
             open_store(store.root)
@@ -248,7 +248,7 @@ def test_what_is_no_store_is_refused_with_a_hint(make_store, tmp_path):
 
 def test_the_description_tells_rules_and_fields(make_store):
     content = json.loads((make_store().root / "store.json").read_text())
-    assert content["version"] == 5
+    assert content["version"] == 6
     assert content["frame_rule"] == "frame i covers samples [320 i, 320 i + 400) at 16000 Hz"
     assert re.match(r"floor\(\(k \+ 1/2\) stride\)", content["position_rule"])
     assert content["checkpoint"]["name"] == "model"

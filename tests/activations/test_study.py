@@ -64,6 +64,7 @@ def test_a_study_is_read_from_a_file_beside_its_lineup_and_corpus(tmp_path):
     [
         {},
         {"checkpoints": ("ä",), "queries": None, "strict": True, "dtype": "float16"},
+        {"site": "ffn", "queries": 0},
         {"subset": Subset(5, 1.5, None, 3), "frames": 4, "segmentation": Segmentation(10.0, 20.0)},
         {"lineup": "paper"},
     ],

@@ -34,8 +34,9 @@ class Made:
     index: pd.DataFrame
     frame_key: str = "made"
     attention_layers: int = 2
-    n_layers: int = 3
+    layer_numbers: range = range(3)
     n_heads: int = 2
+    site: str = "hidden"
 
     @property
     def name(self):

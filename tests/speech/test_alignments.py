@@ -37,7 +37,7 @@ def test_marks_lie_beside_a_manifest_or_in_a_folder(tmp_path):
     (tmp_path / "manifest.csv").write_text("id,path\none,one.wav\n")
     for corpus in (tmp_path, tmp_path / "manifest.csv", str(tmp_path)):
         assert alignments_of(corpus).equals(expected)
-        assert alignments_files(corpus) == [tmp_path / "marks.csv"]
+        assert alignments_files(read_corpus(corpus)) == [tmp_path / "marks.csv"]
     assert expected.columns.tolist() == list(MARKS)
     assert alignments_of(object()).empty  # a dataset
 
@@ -145,6 +145,25 @@ def test_an_alignment_of_another_speaker_is_of_no_utterance(corpus, place):
         assert set(alignments_of(corpus).id) == {"ann/b"}
 
 
+def test_an_alignment_agrees_with_the_folders_next_to_the_audio(tmp_path):
+    for place in ("wavs/bdl/a1.wav", "wavs/slt/a2.wav", "old/jmk/a3.wav", "new/jmk/a3.wav"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / place, np.zeros(8_000), 16_000)
+    for place in ("bdl/a1", "bdl/a2", "jmk/a3"):  # a2 is of slt, a3 of two recordings
+        (tmp_path / "alignments" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "alignments" / f"{place}.phn").write_text("0 4000 a\n")
+    with pytest.warns(UserWarning, match="2 of 3 alignments have marks of no utterance, such as 'a2.phn'"):
+        assert alignments_of(tmp_path).id.tolist() == ["wavs/bdl/a1"]
+
+
+def test_marks_of_another_corpus_are_warned_of(corpus):
+    (corpus / "marks.csv").write_text(HEADER + "ann_a,phone,x,0,1\n")
+    with pytest.warns(UserWarning, match=r"no id is one of an utterance, such as 'ann_a'.* called as 'ann/a'"):
+        assert len(alignments_of(corpus)) == 1
+    (corpus / "marks.csv").write_text(HEADER + "ann_a,phone,x,0,1\nann/a,phone,x,0,1\n")  # of a bigger one
+    assert len(alignments_of(corpus)) == 2
+
+
 @pytest.mark.parametrize("lines", [-1, -4, -9, 25])
 def test_a_textgrid_that_is_cut_off_is_not_read_as_whole(corpus, lines):
     whole = textgrid(("words", WORDS), ("phones", PHONES))
@@ -158,14 +177,14 @@ def test_times_that_rounding_makes_overlap_are_in_turn(corpus):
     (corpus / "ann" / "a.TextGrid").write_text(textgrid(("words", noisy)))
     assert alignments_of(corpus).label.tolist() == ["go", "on"]
     (corpus / "ann" / "a.TextGrid").unlink()
-    lines = ["# made by hand", "  ;; twice", "ann/a 1 0 0.51 go", "ann/a 1 0.5 0.2 on", "ann/a 1 0.7 0 none"]
+    lines = ["# made by hand", "#", "  ;; twice", "ann/a 1 0 0.51 go", "ann/a 1 0.5 0.2 on", "ann/a 1 0.7 0 none"]
     (corpus / "telephone.ctm").write_text("\n".join(lines))
     assert alignments_of(corpus).to_numpy().tolist() == [
         ["ann/a", "word", "go", 0, 0.5],
         ["ann/a", "word", "on", 0.5, 0.7],
     ]
-    (corpus / "telephone.ctm").write_text("ann/a A 0 1 go\nann/a B 1 1 on\n")
-    with pytest.raises(SslsimError, match="an id has several channels"):
+    (corpus / "telephone.ctm").write_text("ann/b A 0 1 go\nann/a A 0 1 go\nann/a B 1 1 on\n")
+    with pytest.raises(SslsimError, match="'ann/a' has several channels"):
         alignments_of(corpus)
 
 
