@@ -69,13 +69,14 @@ ENTRY: dict[str, Any] = {
     "page": True,
     "warnings": [],
     "claims": [],
+    "note": "",
     "answer": "",
     "bounds": {},
     "files": ["tables/some-grid.csv", "tables/some-grid.parquet"],
     "keys": {"grid": []},
 }
 RUN: dict[str, Any] = {
-    "format": 3,
+    "format": 4,
     "status": "ok",
     "started": "2026-01-02T03:04:00Z",
     "seconds": 100.0,
