@@ -207,7 +207,8 @@ def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
     assert "We compared 2 models and a spectrogram (a: 12 transformer blocks" in methods
     assert "of 768 neurons and 12 heads; b: " in methods  # where attention is compared
     assert "at most a tenth of those counted are expected there by chance (Benjamini and Hochberg 1995)" in methods
-    assert "benjamini1995controlling" in bibtex  # of a measure of claims alone
+    assert ", by max_corr, neuron_count, after" in methods  # the last of claims alone
+    assert "benjamini1995controlling" in bibtex
     bare = page(new_markdown_cell("# T")).select("#methods .copied")[0].get_text()
     assert "mismatches" not in bare  # nothing is said of what the notebook does not have
 
