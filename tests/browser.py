@@ -108,6 +108,34 @@ LEADS = """(async () => {
         await new Promise(resolve => setTimeout(resolve, 20));
         if (!row.checkVisibility() || !row.matches(":target")) problems.push(`a cell does not lead to ${row.id}`);
     }
+    // so do all cells of the same two models, to the first row of these
+    const model = label => label.replace(/ layer \\d+$/, "");
+    for (const panel of document.querySelectorAll(".cells")) {
+        const [row] = document.querySelectorAll("tr[id^='pair ']");
+        const [x, y] = row?.id.slice(5).split(" in ") ?? [];
+        const { rows, columns } = JSON.parse(panel.dataset.cells);
+        const i = rows.findLastIndex(label => x && model(label) === model(x));
+        const j = columns.findLastIndex(label => x && model(label) === model(y));
+        const box = panel.getBoundingClientRect();
+        if (i < 0 || j < 0 || !box.width) continue;
+        const clientX = box.left + (j + 0.5) / columns.length * box.width;
+        const clientY = box.top + (i + 0.5) / rows.length * box.height;
+        panel.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY }));
+        panel.click();
+        await new Promise(resolve => setTimeout(resolve, 20));
+        const ends = document.querySelector("tr:target")?.id.slice(5).split(" in ").map(model).sort().join();
+        if (ends !== [x, y].map(model).sort().join()) problems.push(`a cell of ${x} and ${y} leads to ${ends}`);
+    }
+    for (const details of document.querySelectorAll(".enlarge")) { // and links of a block that is enlarged
+        details.open = true;
+        await new Promise(resolve => setTimeout(resolve, 20));
+        for (const link of details.querySelectorAll("td a")) {
+            link.click();
+            await new Promise(resolve => setTimeout(resolve, 20));
+            const row = document.getElementById(decodeURIComponent(link.hash.slice(1)));
+            if (!row?.checkVisibility() || !row.matches(":target")) problems.push(`no link to ${link.hash}`);
+        }
+    }
     return problems;
 })()"""
 

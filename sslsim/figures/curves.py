@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from sslsim.encoders.lineage import Lineage
 from sslsim.errors import SslsimError
 from sslsim.figures import style
-from sslsim.figures.style import COLOURS, Look, kinds, listed, looks, need, relations_of, rows_of, styled, unit_limits
+from sslsim.figures.style import COLOURED, Look, kinds, listed, looks, need, relations_of, rows_of, styled, unit_limits
 
 COLUMNS = 3  # panels in a row
 SIZE, ALONE = (3.6, 3.0), (6.0, 3.6)  # inches of a panel, and of one that is the only one
@@ -273,7 +273,7 @@ def partners_against_null(partners: pd.DataFrame) -> Figure:
     kinds = {"best match": partners.value.abs(), "in random bases": partners.rotated}
     kinds["on mismatched utterances"] = partners.chance
     sizes = pd.concat([pd.DataFrame({"relation": partners.relation, "size": v, "kind": k}) for k, v in kinds.items()])
-    palette = dict(zip(kinds, [COLOURS[9], COLOURS[1], "0.8"], strict=True))
+    palette = dict(zip(kinds, [COLOURED[4], "0.6", "0.85"], strict=True))  # controls are grey, as baselines are
     look = {"order": relations_of(partners), "hue": "kind", "palette": palette, "gap": 0.1}
     figure, ax = plt.subplots(figsize=(8.6, 3.8), layout="constrained")
     sns.violinplot(sizes.dropna(), x="relation", y="size", ax=ax, **look, **SHAPE)

@@ -39,13 +39,15 @@ def heatmap(table: pd.DataFrame, measure: str, *, ax: Axes | None = None) -> Axe
 
 
 @styled()
-def above_chance(table: pd.DataFrame, measure: str, *, ax: Axes | None = None) -> Axes:
+def above_chance(
+    table: pd.DataFrame, measure: str, *, ax: Axes | None = None, top_of: pd.DataFrame | None = None
+) -> Axes:
     """Draw what of a `heatmap` is above chance, and strike through every cell that chance explains.
 
-    The colours are those of `heatmap` for similarity less chance, from 0 to 1; what is below chance has the colour of
-    0. A cell is struck through where mismatches explain its score, by a t test (p_t above 0.05). Measures that are near
-    0 where neurons are not shared are shown as they are, on a scale that ends above 95 % of the cells of two models.
-    What was not computed is grey. `table` is the ``table()`` of an evidence, with chance and p_t.
+    The colours go from 0, or below, to a round number above 98 % of the cells of two models in `top_of`, by default
+    in the table: little may be left, and is to be seen; the bar says where they end. A cell is struck through where
+    mismatches explain its score, by a t test (p_t above 0.05). Measures that are near 0 where neurons are not shared
+    are shown as they are. What was not computed is grey. `table` is the ``table()`` of an evidence: chance and p_t.
     """
     from sslsim.measures.registry import BEYOND_BASES  # not above: it imports torch
     from sslsim.significance.nulls import ALPHA
@@ -53,11 +55,11 @@ def above_chance(table: pd.DataFrame, measure: str, *, ax: Axes | None = None) -
     need(table, ["chance", "p_t"], "from sslsim.evidence, with permutations above 0")
     rows, small = rows_of(table, measure), measure in BEYOND_BASES
     above, explained = rows.value if small else rows.value - rows.chance, rows.p_t > ALPHA
-    label = "share of variance or neurons" if small else "similarity above chance"
-    label += f"\nstruck through: chance explains it (p > {ALPHA})"
     grid = _wide(rows.assign(value=above), "value")
     struck = _wide(rows.assign(struck=(above.notna() & explained).astype(float)), "struck").to_numpy() == 1
-    top = _round_top(grid) if small else 1.0
+    top = _round_top(rows_of(table if top_of is None else top_of, measure), small)
+    label = "share" if small else "similarity above chance"
+    label += f", brightest from {top:g}\nstruck through: chance explains it (p > {ALPHA})"
     ax = _mesh(ax, grid, (0.0, top), title(measure), label, open_ends=True)
     # diagonals; those of neighbours join into hatching, which stays legible in a large grid
     y, x = np.nonzero(struck)
@@ -76,7 +78,7 @@ def heatmaps(table: pd.DataFrame, measures: Sequence[str]) -> Figure:
 
 def above_chance_maps(table: pd.DataFrame, measures: Sequence[str]) -> Figure:
     """Draw one `above_chance` a measure, in the places of `heatmaps`."""
-    return _tiled([(table, measure) for measure in listed(measures)], above=True)
+    return _tiled([(table, measure) for measure in listed(measures)], table)
 
 
 def pair_maps(
@@ -89,7 +91,7 @@ def pair_maps(
     """
     tables = [table[(table.model_x == x) & (table.model_y == y)] for x, y in pairs]
     panels = [(rows, measure) for measure in listed(measures) for rows in tables]
-    return _tiled(panels, above_chance, len(pairs), (5.4, 4.4, 0.6))
+    return _tiled(panels, pd.concat(tables) if above_chance else None, len(pairs), (5.4, 4.4, 0.6))
 
 
 def matrix(table: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -99,15 +101,21 @@ def matrix(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 @styled()
 def _tiled(
-    panels: Sequence[tuple[pd.DataFrame, str]], above: bool = False, columns: int = 2, size: Any = (7.0, 6.0, 0.42)
+    panels: Sequence[tuple[pd.DataFrame, str]],
+    above: pd.DataFrame | None = None,
+    columns: int = 2,
+    size: Any = (7.0, 6.0, 0.42),
 ) -> Figure:
-    """Draw tables and measures row by row, in panels of a width, height (inches) and gap between them (of a width)."""
+    """Draw tables and measures row by row, in panels of a width, height (inches) and gap between them (of a width).
+
+    With the rows of all tables, what is `above` chance is drawn, each measure on one scale.
+    """
     columns, (width, height, gap) = min(columns, len(panels)), size
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
     figure.subplots_adjust(wspace=gap, hspace=0.3)
     for ax, (table, measure) in zip(axes.flat, panels, strict=False):
-        (above_chance if above else heatmap)(table, measure, ax=ax)
+        heatmap(table, measure, ax=ax) if above is None else above_chance(table, measure, ax=ax, top_of=above)
     for ax in axes.flat[len(panels) :]:
         ax.remove()
     return figure
@@ -147,12 +155,10 @@ def _tell(ax: Axes, chosen: pd.DataFrame, name: str, above: bool = False) -> Non
     attach(ax, rows, columns, numbers, scale=[float(end) for end in ax.collections[0].get_clim()], above=above)
 
 
-def _round_top(grid: pd.DataFrame) -> float:
-    """Return a round number above 95 % of what two models have in common, for the end of a scale."""
-    other = grid.index.get_level_values(0).to_numpy()[:, None] != grid.columns.get_level_values(0).to_numpy()
-    values = grid.to_numpy()[other] if other.any() else grid.to_numpy()
-    top = np.nanquantile(values, 0.95) if np.isfinite(values).any() else 1.0
-    return next((end for end in (0.05, 0.1, 0.2, 0.5) if top <= end), 1.0)
+def _round_top(rows: pd.DataFrame, whole: bool) -> float:
+    """Return a round number above 98 % of what two models have in common above chance, or as a whole."""
+    above = (rows.value if whole else rows.value - rows.chance)[rows.model_x != rows.model_y]
+    return next((end for end in (0.05, 0.1, 0.2, 0.5) if above.quantile(0.98) <= end), 1.0)
 
 
 def _wide(rows: pd.DataFrame, column: str) -> pd.DataFrame:

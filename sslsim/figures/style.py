@@ -23,8 +23,9 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p"]
 COLOURS = [*sns.color_palette("colorblind", 10), "black", "0.6"]  # one more than markers: no pair comes twice soon
 COLOURED = [c for i, c in enumerate(COLOURS) if i not in (7, 11)]  # without the greys
 BASELINES = {"untrained": (0.35,) * 3, "spectrogram": (0.6,) * 3}
-# of a relation, whichever others are drawn: from close to distant, in none of the colours of families
-_PALETTE = [*sns.color_palette("magma", 9)[1:8], *BASELINES.values()]
+# of a relation, whichever others are drawn, in none of the colours of families; told apart with any colour blindness
+_RELATED = sns.color_palette(["#920506", "#2e0000", "#4755fe", "#130637", "#951997", "#d99d5a", "#46c5f8"])
+_PALETTE = [*_RELATED, *BASELINES.values()]
 RELATION_LOOKS: dict[str, Look] = dict(zip(RELATIONS, zip(_PALETTE, MARKERS, strict=False), strict=True))
 
 

@@ -74,7 +74,7 @@ def tidy_html(text: str) -> str:
     Heads of columns are in words, and rows that pandas numbered are named by their first column.
     """
     text = text.replace("<pre>", '<pre tabindex="0">')  # it scrolls as well
-    text = re.sub(r'<span class="[npow]">([^<]*)</span>', r"\1", text)  # names and signs have no colour of their own
+    text = re.sub(r'<span(?: class="[npow]")?>([^<]*)</span>', r"\1", text)  # these have no colour of their own
     if "<table" not in text and "<script" not in text and "<link" not in text:
         return text
     soup = bs4.BeautifulSoup(text, "html.parser")

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from sslsim.reports.markup import TEMPLATES, Heading, inline, markdown, tidy_htm
 _HIDDEN = {"papermill-error-cell-tag"}  # papermill's own notes on a failure; the page has its own
 _OPEN = Unanswered.__name__
 _THUMBNAIL = 480  # pixels wide
+MANY = 3  # measures of claims in one table; with more, each is a fold
 
 
 def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
@@ -44,8 +46,9 @@ def page(notebook: NotebookNode, *, name: str, folder: Path, entry: Mapping[str,
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # as a policy names a script
     facts = {"name": name, "entry": entry, "run": run, "results": results(notebook), "headings": headings, "body": body}
     values = {row["name"]: row["value"] for row in entry["parameters"]}
-    cited = references(values.get("measures") or [])
-    return fill("page.html.j2", **facts, script=script, script_hash=f"sha256-{digest}", values=values, cited=cited)
+    used = [*(values.get("measures") or []), *(claim["measure"] for claim in entry.get("claims") or [])]
+    facts |= {"values": values, "used": used, "cited": references(used)}
+    return fill("page.html.j2", **facts, script=script, script_hash=f"sha256-{digest}")
 
 
 def title_and_summary(notebook: NotebookNode) -> tuple[str, str]:
@@ -80,7 +83,8 @@ def references(measures: Sequence[str]) -> list[tuple[str, str]]:
 def side_by_side(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Put claims of run.json into tables: a row a claim, measure and unit, a column each that they are between.
 
-    Rows that have no column in common, such as those of relations and those of families, stand in two tables.
+    Rows that have no column in common, such as those of relations and those of families, stand in two tables. Where
+    measures are many, each is a fold, whose summary counts the verdicts.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for claim in claims:
@@ -91,10 +95,19 @@ def side_by_side(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         columns = list(dict.fromkeys([*(name for one in near for name in one[0]), *row]))
         tables = [one for one in tables if one not in near]
         tables.append((columns, [*(of for one in near for of in one[1]), (*key, row)]))
-    return [
-        {"columns": columns, "rows": [(*key, [row.get(name) for name in columns]) for *key, row in of]}
-        for columns, of in tables
-    ]
+    full = [(columns, [(*key, [row.get(name) for name in columns]) for *key, row in of]) for columns, of in tables]
+    return [{"columns": columns, "rows": of, "folds": _folds(of)} for columns, of in full]
+
+
+def _folds(rows: Sequence[tuple[Any, ...]]) -> dict[str, list[tuple[Any, ...]]]:
+    """Gather rows of claims by measure where there are more than `MANY`, under a name that counts the verdicts."""
+    by: dict[str, list[tuple[Any, ...]]] = {}
+    for row in rows:
+        by.setdefault(row[1].partition(",")[0], []).append(row)
+    if len(by) <= MANY:
+        return {"": [*rows]}
+    counts = {name: Counter(cell["verdict"] for *_, cells in of for cell in cells if cell) for name, of in by.items()}
+    return {f"{name}: {', '.join(f'{n} {said}' for said, n in counts[name].items())}": of for name, of in by.items()}
 
 
 def fill(template: str, **facts: Any) -> str:

@@ -1,12 +1,13 @@
 """Lines: the numbers of the table as lines and bands, axes that are fixed, looks that tell lines apart."""
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from made_tables import no_trace  # noqa: F401
 
 from sslsim import figures
-from sslsim.encoders.lineage import RELATIONS, Lineage
+from sslsim.encoders.lineage import RELATIONS, SEPARATE, Lineage
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint
 from sslsim.errors import SslsimError
 from sslsim.figures import style
@@ -40,6 +41,35 @@ def test_looks_tell_lines_apart():
     assert set(style.RELATION_LOOKS) == set(RELATIONS)
     colours, markers = zip(*style.RELATION_LOOKS.values(), strict=True)
     assert len(set(colours)) == len(set(markers)) == len(RELATIONS)
+
+
+# what protanopes, deuteranopes and tritanopes see of linear RGB (Machado et al. 2009), and what all others do
+SEEN = [
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    np.eye(3),
+]
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+LAB = np.array([[0, 116, 0], [500, -500, 0], [0, 200, -200]])
+
+
+def lab(colours, seen):
+    """Return CIELAB but for the constant of L, (n, 3), of colours as someone sees them."""
+    rgb = np.array([mpl.colors.to_rgb(colour) for colour in colours])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = np.clip(linear @ np.array(seen).T, 0, 1) @ XYZ.T / XYZ.sum(1)
+    return np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116) @ LAB.T
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_colours_of_relations_are_told_apart_by_colour_blind_readers_too(seen):
+    """On the scale of CIELAB 100 is from black to white; markers tell lines apart in grey."""
+    points = lab([colour for colour, _ in style.RELATION_LOOKS.values()], seen)
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2)[np.triu_indices(len(points), 1)]
+    assert apart.min() > 24.9  # of the two greys of baselines; 10 in the palette before
+    lightness = [lab([style.RELATION_LOOKS[relation][0]], seen)[0, 0] for relation in SEPARATE[:3]]
+    assert np.diff(lightness).min() > 20  # from close to distant, as printed in grey
 
 
 LINEAGE = Lineage(

@@ -87,8 +87,22 @@ def test_above_chance_shows_what_chance_leaves_and_strikes_what_it_explains():
     assert ax.collections[0].get_clim() == (0, 1)
     assert struck(ax) == ([(0, 2), (2, 4)], ["#ffffff"] * 2)
     label = ax.collections[0].colorbar.ax.get_ylabel()
-    assert label == "similarity above chance\nstruck through: chance explains it (p > 0.05)"
+    assert label == "similarity above chance, brightest from 1\nstruck through: chance explains it (p > 0.05)"
     assert ax.collections[0].colorbar.extend == "min"  # 0.05 below chance, in the colour of 0
+
+
+def test_little_above_chance_is_seen_on_a_scale_that_its_bar_tells():
+    """A measure has one scale in all panels, which a model and itself do not set."""
+    table = square(LAYERS, "pearson", value=0.3 + 0.18 * RAMP, chance=0.3, p_t=0.01)
+    table.loc[table.model_x == table.model_y, "value"] = 1.0
+    scales = {"alpha": (0.0, 0.2), "beta": (0.0, 0.2), "one map": (0.0, 0.2)}
+    figure = pair_maps(table, [("alpha", "beta"), ("beta", "alpha")], ["pearson"], above_chance=True)
+    axes = [*figure.axes[:2], above_chance(table, "pearson")]
+    assert dict(zip(scales, (ax.collections[0].get_clim() for ax in axes), strict=True)) == scales
+    assert all("brightest from 0.2" in ax.collections[0].colorbar.ax.get_ylabel() for ax in axes)
+    assert axes[2].collections[0].colorbar.extend == "max"
+    alone = above_chance(table[(table.model_x == "alpha") & (table.model_y == "beta")], "pearson")
+    assert alone.collections[0].get_clim() == (0.0, 0.1)  # by itself it would have another
 
 
 def test_what_was_not_computed_is_grey_and_not_struck():
@@ -125,7 +139,7 @@ def test_what_is_beyond_bases_is_shown_as_it_is_on_a_scale_of_its_own(measure):
     assert cells == [(0, 0), (0, 2), (1, 2)]
     assert colours == ["#000000"] + ["#ffffff"] * 2  # legible on bright cells too
     label = ax.collections[0].colorbar.ax.get_ylabel()
-    assert label == "share of variance or neurons\nstruck through: chance explains it (p > 0.05)"
+    assert label == "share, brightest from 0.05\nstruck through: chance explains it (p > 0.05)"
 
 
 def test_what_is_not_in_the_table_is_named():

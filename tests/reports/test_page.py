@@ -171,8 +171,9 @@ def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
         "blocks": 10,
     }
     given |= {"block_by": "speaker", "null_seed": 3, "checkpoints": ["a"]}
-    models = [{"name": name, "layers": 13, "neurons": 768, "weights": "trained"} for name in "ab"]
-    run = {**RUN, "checkpoints": models, "corpus": {"utterances": 1200, "minutes": 61.5}}
+    models = [{"name": name, "layers": 13, "neurons": 768, "heads": 12, "weights": "trained"} for name in "ab"]
+    mel = {"name": "mel", "layers": 1, "neurons": 80, "heads": 0, "weights": "none"}
+    run = {**RUN, "checkpoints": [*models, mel], "corpus": {"utterances": 1200, "minutes": 61.5}}
     entry = {**ENTRY, "parameters": [{"name": n, "value": v, "default": v, "help": ""} for n, v in given.items()]}
     soup = bs4.BeautifulSoup(
         render.page(new_notebook(), name="some", folder=Path(), entry=entry, run=run), "html.parser"
@@ -196,6 +197,18 @@ def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
         "song2012feature",
     ]
     assert bibtex.get_text().count("{") == bibtex.get_text().count("}")
+    given = {"measures": ["max_corr"], "rows": 4}
+    entry |= {"parameters": [{"name": n, "value": v, "default": v, "help": ""} for n, v in given.items()]}
+    entry |= {"claims": [claim("seeds", "none") | {"measure": "neuron_count"}], "answer": "A.", "bounds": {}}
+    soup = bs4.BeautifulSoup(
+        render.page(new_notebook(), name="some", folder=Path(), entry=entry, run=run), "html.parser"
+    )
+    methods, bibtex = (" ".join(part.get_text().split()) for part in soup.select("#methods .copied"))
+    assert "We compared 2 models and a spectrogram (a: 12 transformer blocks" in methods
+    assert "of 768 neurons and 12 heads; b: " in methods  # where attention is compared
+    assert "at most a tenth of those counted are expected there by chance (Benjamini and Hochberg 1995)" in methods
+    assert ", by max_corr, neuron_count, after" in methods  # the last of claims alone
+    assert "benjamini1995controlling" in bibtex
     bare = page(new_markdown_cell("# T")).select("#methods .copied")[0].get_text()
     assert "mismatches" not in bare  # nothing is said of what the notebook does not have
 
@@ -204,6 +217,7 @@ def test_every_measure_that_names_a_paper_is_cited_as_that_paper() -> None:
     for name, measure in MEASURES.items():
         for paper in re.findall(r"arXiv (\d{4}\.\d{5})", measure.description):
             assert paper in " ".join(bibtex for _, bibtex in render.references([name])), name
+    assert "eprint = {2405.07987}" in " ".join(bibtex for _, bibtex in render.references(["mutual_knn_raw"]))
     cited = " ".join(bibtex for _, bibtex in render.references([]))
     citation = (Path(__file__).parents[2] / "CITATION.cff").read_text(encoding="utf-8")
     for title in re.findall(r"title: \"?(.+?)\"?$", citation, re.MULTILINE):
@@ -335,6 +349,26 @@ def test_claims_without_a_column_in_common_stand_in_two_tables() -> None:
     joined = render.side_by_side([*rows, told("all", "other family"), told("all", "other seed")])
     assert [one["columns"] for one in joined] == [["a", "b"], ["other seed", "other family"]]
     assert [row[0] for row in joined[1]["rows"]] == ["alike", "apart", "all"]
+
+
+def test_claims_by_many_measures_are_folded_by_measure_with_their_verdicts_counted() -> None:
+    rows = [
+        claim(between, verdict, name=name) | {"measure": measure}
+        for name in ("first", "second")
+        for measure in ("svcca", "cca", "linreg", "js")
+        for between, verdict in (("seeds", "large"), ("families", "none" if measure == "cca" else "large"))
+    ]
+    few = page(new_markdown_cell("# T"), claims=[row for row in rows if row["measure"] != "js"], answer="A.", bounds={})
+    assert not few.select(".measure")
+    soup = page(new_markdown_cell("# T"), claims=rows, answer="A.", bounds={})
+    folds = soup.select("details.claims > details.measure")
+    told = ["svcca: 4 large", "cca: 2 large, 2 none", "linreg: 4 large", "js: 4 large"]
+    assert [fold.summary.get_text() for fold in folds] == told
+    assert ["open" in fold.attrs for fold in folds] == [True, False, False, False]
+    for fold, measure in zip(folds, ("svcca", "cca", "linreg", "js"), strict=True):
+        heads = [row.th.get_text() for row in fold.select("tbody tr")]
+        assert heads == [f"{name} {measure}, share" for name in ("first", "second")]
+    assert len(soup.select("table.claims td")) == len(rows)
 
 
 def test_the_index_shows_status_links_and_facts(tmp_path: Path) -> None:

@@ -27,9 +27,17 @@
 
   const text = value => value.toFixed(DECIMALS).replace(/^-(0\.0+)$/, "$1"); // no minus before nothing
   const measure = map => map.title.split(":")[0];
+  const model = label => label.replace(/ layer \d+$/, "");
+  // the first row of neurons of these layers, or else of these models, and which of both it is
   const goal = (map, row, column) => {
-    const [x, y] = [map.rows[row], map.columns[column]];
-    return document.getElementById(`pair ${x} in ${y}`) || document.getElementById(`pair ${y} in ${x}`);
+    const pair = [map.rows[row], map.columns[column]];
+    const rows = [...document.querySelectorAll("tr[id^='pair ']")];
+    for (const [what, part] of [["layers", label => label], ["models", model]])
+      for (const [x, y] of [pair, [...pair].reverse()]) {
+        const there = rows.find(({ id }) => id.slice(5).split(" in ").map(part).join() === [x, y].map(part).join());
+        if (there) return [there, what];
+      }
+    return [];
   };
   const say = (map, row, column) => {
     const place = row * map.columns.length + column;
@@ -37,7 +45,8 @@
       .map(({ name, parts }) => [name, parts.map(p => p[place])])
       .filter(([, values]) => values.every(Number.isFinite))
       .map(([name, values]) => /^p\b/.test(name) && values[0] < 1e-4 ? name + " < 0.0001" : name + " " + values.map(text).join(" to "));
-    const more = goal(map, row, column) ? "; click or Enter leads to neurons of these layers" : "";
+    const [, what] = goal(map, row, column);
+    const more = what ? `; click or Enter leads to neurons of these ${what}` : "";
     return `${map.rows[row]} in ${map.columns[column]}, ${measure(map)}: ${said.join(", ") || "not compared"}${more}`;
   };
 
@@ -50,6 +59,7 @@
     panel.append(mark);
     tip.textContent = say(map, row, column);
     tip.hidden = false;
+    panel.style.cursor = goal(map, row, column).length ? "pointer" : "";
     const cell = mark.getBoundingClientRect();
     const room = document.documentElement.clientWidth - tip.offsetWidth - 8;
     tip.style.left = Math.max(8, Math.min(cell.right + 8, room)) + window.scrollX + "px";
@@ -61,7 +71,7 @@
     mark.remove();
   };
   const follow = map => {
-    const there = goal(map, map.row, map.column);
+    const [there] = goal(map, map.row, map.column);
     if (there) location.hash = encodeURIComponent(there.id);
   };
   const within = (place, count) => Math.max(0, Math.min(count - 1, place));
@@ -107,7 +117,6 @@
     cell.style.background = `rgb(${ends[0].map((low, i) => Math.round(low + (at % 1) * (ends[1][i] - low)))})`;
     cell.style.color = share < 0.43 ? "#fff" : "#000";
   };
-  const model = label => label.replace(/ layer \d+$/, "");
   const make = (name, parent, text = "") => {
     const made = document.createElement(name);
     made.textContent = text;
@@ -134,7 +143,11 @@
       for (const j of columns) {
         const place = i * map.columns.length + j;
         const shown = value[place] - (chance ? chance[place] : 0);
-        const cell = make("td", row, Number.isFinite(shown) ? text(shown).slice(0, -2) : "");
+        const [there, what] = goal(map, i, j);
+        const cell = make("td", row);
+        const holder = what === "layers" ? make("a", cell) : cell;
+        if (holder !== cell) holder.href = "#" + encodeURIComponent(there.id);
+        holder.textContent = Number.isFinite(shown) ? text(shown).slice(0, -2) : "";
         cell.title = say(map, i, j);
         if (Number.isFinite(shown)) paint(cell, (shown - map.scale[0]) / (map.scale[1] - map.scale[0]));
         if (p?.[place] > 0.05) cell.className = "struck";
