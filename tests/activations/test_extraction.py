@@ -112,6 +112,45 @@ def test_a_store_holds_what_the_encoder_gives(stores, corpus, one_thread):
                 np.testing.assert_array_equal(store.attention(layer, u), encoded.attention[layer - 1])
 
 
+def test_a_store_of_units_has_the_layers_of_its_blocks_alone(one, corpus, tmp_path, capsys):
+    study = replace(one, checkpoints=(*NAMES, "log-mel"), site="ffn", frames=90)
+    stores = study.extract(tmp_path, device="cpu")
+    (kept,) = replace(one, queries=0, frames=90).extract(tmp_path, device="cpu")
+    assert "units of feed-forward layers: without attention, and without log-mel" in capsys.readouterr().out
+    assert [store.name for store in stores] == [*NAMES]
+    encoder = load_encoder(stores[1].checkpoint, site="ffn")
+    for u, utterance in enumerate(read_corpus(corpus)):
+        expected, start = encoder.encode(sound(utterance.path), []).hidden, stores[1].index.start[u]
+        (again,) = extraction.encoded_again(stores[1], {u: sound(utterance.path)}, "cpu")
+        np.testing.assert_array_equal(again[1], expected)
+        rows = stores[1].frame_rows(u)
+        for layer in stores[1].layer_numbers:
+            np.testing.assert_array_equal(stores[1].layer(layer)[start : start + len(rows)], expected[layer - 1][rows])
+    stores[1].verify()
+    assert sslsim.open(stores[1].root).layer(3).shape == (stores[1].n_frames, 32)
+    table = sslsim.compare(stores, ["max_corr"], device="cpu")
+    assert sorted(set(zip(table.layer_x, table.depth_x, strict=True))) == [(1, 1 / 3), (2, 2 / 3), (3, 1)]
+    assert sslsim.analysis.layer_norms(stores).iloc[0, :4].tolist() == [NAMES[0], "none", 3, "units"]
+    for use, told in (
+        (lambda: stores[0].layer(0), "no layer 0; there are 1 to 3"),
+        (lambda: stores[0].attention(1, 0), "no attention in this store; units of feed-forward layers have no heads"),
+        (lambda: stores[0].final(), "units of feed-forward layers have no final hidden state; take site hidden"),
+        (
+            lambda: sslsim.compare_attention(stores, ["pearson"]),
+            "units of feed-forward layers have no heads; attention",
+        ),
+        (lambda: sslsim.Study(site="mlp"), "site is 'mlp'; known: hidden, ffn"),
+    ):
+        with pytest.raises(SslsimError, match=told):
+            use()
+    both = sslsim.compare([stores[0], kept], ["max_corr"], device="cpu")  # the sites of two models
+    assert set(both.layer_y) == {0, 1, 2, 3}
+    shutil.rmtree(stores[1].root)
+    kept.root.rename(stores[1].root)
+    with pytest.raises(SslsimError, match=another(".*").format("site", "hidden", "ffn")):
+        study.extract(tmp_path, device="cpu")
+
+
 def test_stores_are_in_lineup_order_and_pair(stores, corpus):
     assert [store.name for store in stores] == list(NAMES)
     assert [store.final_norm for store in stores] == [False, True]

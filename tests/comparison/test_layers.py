@@ -150,6 +150,8 @@ def test_claims_rest_on_layers_at_the_same_relative_depth(make_store):
     assert near_layers(range(4), 3, 12).tolist() == [0, 4, 8, 12]
     assert near_layers(range(5), 4, 2).tolist() == [0, 1, 1, 2, 2]
     assert near_layers(range(3), 2, 0).tolist() == [0, 0, 0]
+    assert near_layers([1, 2, 24], 24, 6).tolist() == [0, 1, 6]
+    assert near_layers([1, 2, 24], 24, 6, 1).tolist() == [1, 1, 6]  # units have no layer 0
     stores = [make_store(name, n_layers=n, queries=0) for name, n in (("a", 5), ("b", 3), ("one", 1))]
     near = comparison(stores, (), check_between(None, stores), None).near
     assert same_depth(quiet(stores, ["max_corr"])).tolist() == near.ravel().tolist()

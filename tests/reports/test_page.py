@@ -170,8 +170,9 @@ def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
         "rotations": 5,
         "blocks": 10,
     }
-    given |= {"block_by": "speaker", "null_seed": 3, "checkpoints": ["a"]}
-    models = [{"name": name, "layers": 13, "neurons": 768, "heads": 12, "weights": "trained"} for name in "ab"]
+    given |= {"block_by": "speaker", "null_seed": 3, "checkpoints": ["a", "b"]}
+    models = [{"name": name, "layers": 13, "neurons": 768, "heads": 12, "weights": "trained"} for name in "abc"]
+    models[1]["site"] = "ffn"
     mel = {"name": "mel", "layers": 1, "neurons": 80, "heads": 0, "weights": "none"}
     run = {**RUN, "checkpoints": [*models, mel], "corpus": {"utterances": 1200, "minutes": 61.5}}
     entry = {**ENTRY, "parameters": [{"name": n, "value": v, "default": v, "help": ""} for n, v in given.items()]}
@@ -181,7 +182,8 @@ def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
     methods, bibtex = soup.select("#methods .copied")
     text = " ".join(methods.get_text().split())
     for part in (
-        "1 model (a: 12 transformer blocks (13 layers with their input) of 768 neurons) "
+        "2 models (a: 12 transformer blocks (13 layers with their input) of 768 neurons; "
+        "b: feed-forward layers of 13 transformer blocks, of 768 units after the activation function) "
         "on 1,200 utterances (61.5 minutes of speech) with sslsim 1",
         "by svcca, linear_cka_debiased",
         "Raghu et al. 2017; Kornblith et al. 2019; Song et al. 2012.",
