@@ -16,11 +16,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 from tqdm import TqdmWarning
 
 from sslsim.encoders.lineup import Checkpoint, problem
-from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, n_frames
+from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, Clock
 
 if TYPE_CHECKING:  # torch takes seconds to import: only loading an encoder does
     import torch
@@ -62,17 +63,19 @@ class Anatomy:
     input_normed: bool = False  # layer 0 is the output of a LayerNorm
     final_norm: bool = False  # another LayerNorm follows the last block, so that the last hidden state is not layer L
     parameters: int = 0  # weights of the encoder, heads of finetuning left out
+    clock: Clock = Clock()
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How an encoder's own frames are brought onto frame i = samples [320 i, 320 i + 400), centre 320 i + 200."""
+    """How an encoder's own frames are brought onto those of its clock."""
 
     lead: int = 0  # samples of silence put before the sound
     tail: int = 0  # and after it
     first: int = 0  # the encoder's own frame that is frame 0
     always: int = 0  # frames that it gives however short the sound is; 0: as many as there are
     beyond: int = 0  # frames that it may give after those of the sound
+    squeezed: bool = False  # what it gives at last has other frames than its blocks, and is not kept
 
 
 class Hooks:
@@ -133,7 +136,16 @@ class Hooks:
 
 def attention_of(block: Any) -> Any:
     """Return the self-attention of a block, or None."""
-    return getattr(block, "attention", None) or getattr(block, "self_attn", None)
+    attention = getattr(block, "attention", None) or getattr(block, "self_attn", None)
+    return getattr(attention, "self", attention)
+
+
+def heads_of(block: Any) -> int:
+    """Return how many heads the self-attention of a block has; 0 without any."""
+    attention = attention_of(block)
+    places = (attention, getattr(attention, "config", None))
+    found = (getattr(place, name, 0) for place in places for name in ("num_heads", "num_attention_heads"))
+    return int(next(filter(None, found), 0))
 
 
 def second_linear(block: Any) -> Any:
@@ -190,7 +202,11 @@ class Encoder:
         """
         import torch
 
-        length = n_frames(len(waveform))
+        anatomy, length = self.anatomy, self.anatomy.clock.n_frames(len(waveform))
+        if not length:  # of a sound too short for this encoder
+            rows = np.zeros((anatomy.n_layers, 0, anatomy.n_neurons), "f4")
+            maps = np.zeros((self.hooks.blocks, anatomy.n_heads, 0, 0), "f4")
+            return Encoded(rows, rows[0] if anatomy.final_norm else None, maps)
         wanted = np.arange(length) if frames is None else np.asarray(frames, dtype=np.int64)
         keep = torch.as_tensor(wanted, device=self.device)
         states, maps, last = self.run(waveform, np.asarray(rows, dtype=np.int64))
@@ -209,27 +225,31 @@ class Encoder:
         """Return layers (T, n_neurons), rows of the maps (n_heads, n_rows, T) and the last hidden state."""
         import torch
 
-        grid, length, blocks = self.grid, n_frames(len(waveform)), self.hooks.blocks
+        grid, clock, blocks = self.grid, self.anatomy.clock, self.hooks.blocks
+        length = clock.n_frames(len(waveform))
         if grid.always and length > grid.always - grid.first:
             most = f"{grid.always - grid.first:,} frames, not {length:,}"
             raise problem(self.checkpoint, f"takes at most {most}; cut the audio shorter with piece_seconds")
         sound = np.pad(waveform, (grid.lead, grid.tail)) if grid.lead or grid.tail else waveform
+        if clock.rate != SAMPLE_RATE:  # nothing above 8 kHz comes in
+            more = soxr.resample(sound, SAMPLE_RATE, clock.rate)
+            sound = np.pad(more, (0, 1))[: clock.samples(len(sound))]
         # the checkpoint's own preprocessor: zero mean and unit variance or not, mask of ones or none
-        inputs = self.preprocess(sound, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        inputs = self.preprocess(sound, sampling_rate=clock.rate, return_tensors="pt")
         inputs = inputs.to(self.device, getattr(torch, self.dtype))
         part = slice(grid.first, grid.first + length)
         wanted = torch.as_tensor(rows + grid.first, device=self.device)
         with torch.inference_mode(), _exact_products(self.device), self.hooks.listening(wanted) as heard:
             states, units, maps = heard
             last = self.model(**inputs).last_hidden_state[0]
+            last = states[-1] if grid.squeezed else last
             shapes = {str(tuple(state.shape)) for state in [*states, last]}  # before any is cut
             if len(shapes) > 1:
                 told = ", ".join(sorted(shapes))
                 raise problem(self.checkpoint, f"gives hidden states of several shapes, {told}, which is not supported")
             if not 0 <= len(last) - (grid.always or part.stop) <= grid.beyond:
-                fault = (
-                    f"gave {len(last)} frames where {grid.always or length} were expected (25 ms windows every 20 ms)"
-                )
+                fault = f"gave {len(last)} frames where {grid.always or length} were expected, one every "
+                fault += f"{clock.milliseconds:g} ms"
                 raise problem(self.checkpoint, f"{fault}; this architecture is not supported")
             if len(states) != blocks + 1:
                 raise problem(self.checkpoint, f"gave {len(states)} hidden states for {blocks} blocks")

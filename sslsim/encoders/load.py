@@ -4,7 +4,7 @@ What transformers' many encoders have in common is found by looking: the blocks,
 LayerNorm makes their output, whether another follows the last one. What does not behave is refused.
 """
 
-import math
+import json
 import os
 import re
 import threading
@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from sslsim.encoders.encoder import SITES, Anatomy, Encoder, Grid, Hooks, LogMel, attention_of, ignore_widgets
+from sslsim.encoders.encoder import SITES, Anatomy, Encoder, Grid, Hooks, LogMel, heads_of, ignore_widgets
 from sslsim.encoders.files import TOKENIZER, first_line, locate, named, preprocessor_folder, stored
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, problem
 from sslsim.errors import SslsimError
-from sslsim.speech.recording import HOP, SAMPLE_RATE, n_frames
+from sslsim.speech.recording import HOP, SAMPLE_RATE, Clock
 
+RATES, LONGEST = (SAMPLE_RATE, 24_000), 80  # samples a second that encoders may take, and milliseconds of a frame
 DTYPES = ("float32", "bfloat16", "float16")
 _LOADING = threading.Lock()  # random weights and transformers' verbosity are global to the process
 _WRAPPERS = re.compile(r"((module|_orig_mod|model)\.)+")  # of data parallel, compiled and other models around a model
@@ -61,20 +62,20 @@ def load_encoder(
     import torch
 
     taken = _input_of(model, preprocess) | _adapters(model, folder)
-    grid = _grid_of(checkpoint, model, preprocess)
+    clock, grid = _grid_of(checkpoint, model, preprocess)
     blocks = _blocks(checkpoint, model)
     try:
         model = model.to(device, getattr(torch, dtype))
     except (RuntimeError, AssertionError) as error:
         raise SslsimError(f"device {device!r} cannot be used: {first_line(error)}") from error
-    shape = len(blocks) + 1, int(model.config.hidden_size), int(attention_of(blocks[0]).num_heads)
+    shape = len(blocks) + 1, int(model.config.hidden_size), heads_of(blocks[0])
     parameters = sum(weight.numel() for weight in model.parameters())
-    anatomy = Anatomy(*shape, taken, final_norm=True, parameters=parameters)
+    anatomy = Anatomy(*shape, taken, final_norm=True, parameters=parameters, clock=clock)
     hooks = Hooks(checkpoint, blocks, anatomy.n_heads, site)
     encoder = _tried(Encoder(checkpoint, anatomy, device, dtype, model, preprocess, grid, hooks))
     if site == "hidden":
         return encoder
-    anatomy = Anatomy(len(blocks), hooks.units[0].in_features, 0, taken, parameters=parameters)
+    anatomy = Anatomy(len(blocks), hooks.units[0].in_features, 0, taken, parameters=parameters, clock=clock)
     return replace(encoder, site=site, anatomy=anatomy)
 
 
@@ -86,7 +87,7 @@ def _tried(encoder: Encoder) -> Encoder:
     modules = [module for module in encoder.model.modules() if type(module) is torch.nn.LayerNorm]
     hooks = [module.register_forward_hook(lambda _module, _args, out: normed.append(out[0])) for module in modules]
     sound = np.random.default_rng(0).standard_normal(_TRIAL, dtype="f4") / np.float32(10)
-    part = slice(encoder.grid.first, encoder.grid.first + n_frames(_TRIAL))
+    part = slice(encoder.grid.first, encoder.grid.first + encoder.anatomy.clock.n_frames(_TRIAL))
     try:
         states, _, last = encoder.run(sound, np.zeros(0, np.int64))
     except (RuntimeError, ValueError, TypeError) as error:
@@ -115,7 +116,9 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
         try:
             preprocess = AutoFeatureExtractor.from_pretrained(preprocessor_folder(folder), trust_remote_code=False)
             hints: dict[str, Any] = {"return_dict": True, "output_attentions": False}
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **hints)
+            config = _mert(checkpoint, folder, hints) or AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, **hints
+            )
             name, inside = _INSIDE.get(config.model_type, ("", ""))
             module = f"transformers.models.{config.model_type}.modeling_{config.model_type}"
             kind: Any = getattr(import_module(module), name) if name else AutoModel
@@ -133,6 +136,18 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
         except Exception as error:  # config, tensors and pickles each fail in their own way
             raise problem(checkpoint, f"{str(folder)!r} does not load: {first_line(error)}") from error
     return (model.get_encoder() if model.config.is_encoder_decoder and not inside else model).eval(), preprocess
+
+
+def _mert(checkpoint: Checkpoint, folder: Path, hints: dict[str, Any]) -> Any:
+    """Return the settings of a MERT checkpoint, which transformers lacks, as of the HuBERT that it is; else None."""
+    from transformers import HubertConfig
+
+    if named(folder / "config.json", "model_type") != {"mert_model"}:
+        return None
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if odd := [key for key in ("feature_extractor_cqt", "deepnorm") if settings.get(key)]:
+        raise problem(checkpoint, f"is a MERT model with {odd[0]}, which needs its authors' code; leave it out")
+    return HubertConfig.from_dict(settings | {"model_type": "hubert"} | hints)
 
 
 def _trained(checkpoint: Checkpoint, folder: Path, kind: Any, inside: str, options: dict[str, Any]) -> Any:
@@ -177,30 +192,41 @@ def _trained(checkpoint: Checkpoint, folder: Path, kind: Any, inside: str, optio
 
 
 def _blocks(checkpoint: Checkpoint, model: Any) -> Any:
-    blocks = getattr(getattr(model, "encoder", getattr(model, "wrapped_encoder", model)), "layers", None)
+    within = getattr(model, "encoder", getattr(model, "wrapped_encoder", model))
+    blocks = getattr(within, "layers", None) or getattr(getattr(within, "encoder", None), "layer", None)
     takes_sound = model.main_input_name in ("input_values", "input_features")
-    if not takes_sound or not blocks or not hasattr(attention_of(blocks[0]), "num_heads"):
+    if not takes_sound or not blocks or not heads_of(blocks[0]):
         kind = model.config.model_type
         raise problem(checkpoint, f"a {kind!r} model is not a speech encoder with blocks of attention")
     return blocks
 
 
-def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> Grid:
+def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> tuple[Clock, Grid]:
+    """Return when the frames of an encoder are, and how its own are brought there; an error where no rule is known."""
     part = getattr(model.config, "encoder_config", model.config)
-    samples = math.prod(getattr(part, "conv_stride", [HOP])) * getattr(part, "squeeze_factor", 1)
-    samples = getattr(part, "subsampling_factor", 0) * getattr(preprocess, "hop_length", 0) or samples
-    if samples != HOP:
-        raise problem(checkpoint, f"makes one frame every {1000 * samples / SAMPLE_RATE:g} ms; 20 ms is supported")
-    rate = getattr(preprocess, "sampling_rate", None)
+    kind, rate = type(preprocess).__name__, getattr(preprocess, "sampling_rate", None)
+    if kind in ("Wav2Vec2FeatureExtractor", "SpeechT5FeatureExtractor"):
+        if rate not in RATES:
+            raise problem(checkpoint, f"wants audio at {rate} Hz, not {' or '.join(map(str, RATES))}")
+        strides, squeeze = list(part.conv_stride), getattr(part, "squeeze_factor", 1)
+        steps = np.cumprod([1, *strides]).tolist()
+        needed = 1 + sum((width - 1) * step for width, step in zip(part.conv_kernel, steps, strict=False))
+        needed += (squeeze - 1) * steps[-1]
+        clock = Clock(squeeze * steps[-1], needed, needed // 2, rate)
+        if clock.milliseconds > LONGEST:
+            raise problem(
+                checkpoint, f"makes one frame every {clock.milliseconds:g} ms; {LONGEST} is supported at most"
+            )
+        return clock, Grid(squeezed=hasattr(model.encoder, "upsample"))
     if rate != SAMPLE_RATE:
         raise problem(checkpoint, f"wants audio at {rate} Hz, not {SAMPLE_RATE}")
-    kind = type(preprocess).__name__
-    if kind in ("Wav2Vec2FeatureExtractor", "SpeechT5FeatureExtractor"):
-        return Grid()
     if kind == "WhisperFeatureExtractor":  # its frame j is centred on sample 320 j, and 30 s are always taken
-        return Grid(lead=120, first=1, always=preprocess.n_samples // HOP)
+        return Clock(), Grid(lead=120, first=1, always=preprocess.n_samples // HOP)
     if kind == "SeamlessM4TFeatureExtractor":  # frame j covers samples [320 j, 320 j + 560), in two windows
-        return Grid(lead=80, tail=80, beyond=1)
+        return Clock(), Grid(lead=80, tail=80, beyond=1)
+    if kind == "ParakeetFeatureExtractor":  # windows centred on every 160th sample, of which convolutions keep one in 8
+        hop = preprocess.hop_length * part.subsampling_factor
+        return Clock(hop, preprocess.hop_length, 0), Grid(beyond=1)
     raise problem(checkpoint, f"has a preprocessor {kind}, whose frames are not known here")
 
 

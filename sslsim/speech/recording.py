@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,12 +49,37 @@ class AudioError(SslsimError):
         return type(self), (self.source, self.reason)  # it may come from another process
 
 
-def n_frames(n_samples: int) -> int:
-    """Return how many frames an encoder makes of ``n_samples`` samples at 16 kHz; frame i is [320 i, 320 i + 400).
+@dataclass(frozen=True)
+class Clock:
+    """When the frames of an encoder are; the default is that of the convolutions of wav2vec 2.0 and HuBERT.
 
-    This is what the convolutions leave of them (windows 10, 3, 3, 3, 3, 2, 2; strides 5, 2, 2, 2, 2, 2, 2).
+    Those have windows of 10, 3, 3, 3, 3, 2, 2 and strides of 5, 2, 2, 2, 2, 2, 2: frame i is [320 i, 320 i + 400).
     """
-    return max(0, (n_samples - WINDOW) // HOP + 1)
+
+    hop: int = HOP  # samples from one frame to the next
+    needed: int = WINDOW  # samples that there must be for the first frame
+    centre: int = WINDOW // 2  # sample on which it is centred
+    rate: int = SAMPLE_RATE  # samples a second that the encoder takes
+
+    def samples(self, n_samples: int) -> int:
+        """Return how many samples at this rate there are of ``n_samples`` at 16 kHz."""
+        return n_samples * self.rate // SAMPLE_RATE
+
+    def n_frames(self, n_samples: int) -> int:
+        """Return how many frames an encoder makes of ``n_samples`` samples at 16 kHz."""
+        return max(0, (self.samples(n_samples) - self.needed) // self.hop + 1)
+
+    def times(self, frames: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the centres of frames, by number, in seconds from the beginning of their utterance."""
+        return (self.hop * frames + self.centre) / self.rate
+
+    @property
+    def milliseconds(self) -> float:
+        """From one frame to the next."""
+        return 1000 * self.hop / self.rate
+
+
+n_frames = Clock().n_frames
 
 
 class _Stream(soundfile.SoundFile):
