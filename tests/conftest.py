@@ -19,8 +19,8 @@ import pytest
 import soundfile
 
 from sslsim.activations.draft import drafting
-from sslsim.activations.shards import ShardFile, shard_file, write_shard
-from sslsim.activations.store import ActivationStore, keeping, open_store
+from sslsim.activations.shards import ShardFile, keeping, shard_file, write_shard
+from sslsim.activations.store import ActivationStore, open_store
 from sslsim.encoders.lineup import Checkpoint
 
 TINY = {

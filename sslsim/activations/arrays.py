@@ -10,7 +10,8 @@ import pandas as pd
 
 from sslsim import __version__
 from sslsim.activations.draft import drafting
-from sslsim.activations.store import RULES, ActivationStore, keeping, open_asked
+from sslsim.activations.shards import keeping
+from sslsim.activations.store import RULES, ActivationStore, open_asked
 from sslsim.encoders.encoder import Anatomy, Encoded
 from sslsim.encoders.lineup import checked
 from sslsim.errors import SslsimError, close_match, is_text

@@ -106,9 +106,10 @@ def _spectrogram(stores: Sequence[ActivationStore]) -> list[tuple[NDArray[np.flo
         both = f"{heard[0].name} and {stores[0].name}"
         raise SslsimError(f"{both} were made of other audio; extract both from one corpus")
     x, around = heard[0].layer(0), np.arange(-CONTEXT, CONTEXT + 1)
-    parts = []
+    first, parts = heard[0].clock.times(np.arange(1))[0], []
     for u, row in enumerate(heard[0].index.itertuples()):
-        wanted = np.clip(stores[0].frame_rows(u)[:, None] + around, 0, row.length - 1)  # the ends are repeated
+        nearest = np.round((stores[0].times(u) - first) / (heard[0].clock.milliseconds / 1000)).astype(np.int64)
+        wanted = np.clip(nearest[:, None] + around, 0, row.length - 1)  # the ends are repeated
         parts.append((x[row.start : row.start + row.length], wanted))
     return parts
 

@@ -29,7 +29,8 @@ from tqdm import tqdm
 from sslsim import __version__
 from sslsim.activations.draft import Task, check_room, drafting, remove_stale
 from sslsim.activations.results import key_of
-from sslsim.activations.store import RULES, ActivationStore, Stores, keeping, open_asked, signed
+from sslsim.activations.shards import keeping
+from sslsim.activations.store import RULES, ActivationStore, Stores, open_asked, signed
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
 from sslsim.encoders.files import checkpoint_fingerprint, expected_shape, pinned
@@ -202,6 +203,8 @@ def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
     study = plan.study
     call = (checkpoint, plan.prints[checkpoint], plan.device, study.dtype, study.site)
     (anatomy,) = results(_anatomy, [call], executor=plan.executor)
+    lengths = [anatomy.clock.n_frames(n) for n in plan.index["n_samples"].tolist()]
+    how: dict[str, Any] = {"heads": anatomy.n_heads > 0, "clock": anatomy.clock}
     versions = {"sslsim": __version__} | {name: version(name) for name in _LIBRARIES}
     return ActivationStore(
         root=Path(),
@@ -211,7 +214,7 @@ def _planned(checkpoint: Checkpoint, plan: Plan) -> ActivationStore:
         **plan.heard,
         dtype=study.dtype,
         site=study.site,
-        **keeping(plan.index, study.frames, study.queries, heads=anatomy.n_heads > 0),
+        **keeping(plan.index.assign(length=lengths), study.frames, study.queries, **how),
         versions=versions | {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"},
         skipped=plan.skipped,
     )

@@ -116,7 +116,10 @@ def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
     faults = {"utterance": "hold other utterances", "length": "hold utterances of other lengths"}
     faults |= {"waveform": "were given other audio"}
     other = [told for column, told in faults.items() if a.index[column].tolist() != b.index[column].tolist()]
-    if a.unit != b.unit:
+    if a.clock != b.clock and a.unit == b.unit == "frame":
+        every = " and ".join(f"every {store.clock.milliseconds:g} ms ({store.name})" for store in (a, b))
+        what = f"frames are {every}; compare a unit of both, such as 80ms, phone or word; attention has none"
+    elif a.unit != b.unit:
         what = f"{a.name} is of the unit {a.unit}, {b.name} of {b.unit}; bring both to one by in_units"
     elif other and a.unit != "frame":
         what = f"{a.name} and {b.name} have other units; make both in one call of in_units"

@@ -7,6 +7,7 @@ rows in each block; uint32, the CRC-32 of these checksums. Each row has its chec
 fiftieth frame reads, and checks, every fiftieth frame.
 """
 
+import hashlib
 import math
 import mmap
 import os
@@ -21,10 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.encoders.encoder import Encoded
+from sslsim.speech.positions import RULE, positions, stride_for
+from sslsim.speech.recording import Clock
 
+FRAME_RULE = "the centre of frame i is sample hop i + centre at the rate of the clock"
+CLOCK = Clock()
 SHARD_SECONDS = 30.0  # of audio in one shard: what is lost of each worker's when it is interrupted
 MOST = 256  # shards of a store: beyond, they grow with the corpus
 
@@ -38,6 +44,22 @@ def cut(seconds: Sequence[float]) -> list[int]:
             held = 0.0
         held += length
     return firsts
+
+
+def keeping(
+    index: pd.DataFrame, frames: int | None, queries: int | None, *, heads: bool, clock: Clock = CLOCK
+) -> dict[str, Any]:
+    """Return what a store says of its frames, given its index without them, and how many are to be kept."""
+    lengths = index["length"].tolist()
+    strides = stride_for(lengths, frames), stride_for(lengths, None if queries is None else queries * len(lengths))
+    kept, rows = ([len(positions(n, stride)) for n in lengths] for stride in strides)
+    index = index.assign(n_frames=kept, start=np.cumsum(kept) - kept, n_rows=rows if heads else 0)
+    parts = [FRAME_RULE, str(clock), RULE, *map(str, strides)]
+    parts += [f"{r.utterance}\0{r.waveform}\0{r.length}" for r in index.itertuples()]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    asked = {"frames": frames, "queries": queries, "frame_stride": strides[0], "query_stride": strides[1]}
+    shards = cut([n * clock.hop / clock.rate for n in lengths])
+    return asked | {"n_frames": sum(kept), "frame_key": key, "index": index, "shards": shards}
 
 
 def shard_file(number: int) -> str:

@@ -18,16 +18,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sslsim.activations.shards import Shard, ShardFile, cut, shard_file
+from sslsim.activations.shards import FRAME_RULE, Shard, ShardFile, shard_file
 from sslsim.encoders.lineage import Lineage
 from sslsim.encoders.lineup import ByName, Checkpoint
 from sslsim.errors import SslsimError
-from sslsim.speech.alignments import centres
-from sslsim.speech.positions import RULE, positions, stride_for
-from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
+from sslsim.speech.positions import RULE, positions
+from sslsim.speech.recording import Clock
 
 STORE_VERSION = 6  # raised by one whenever the layout or the meaning of a file changes
-FRAME_RULE = f"frame i covers samples [{HOP} i, {HOP} i + {WINDOW}) at {SAMPLE_RATE} Hz"
 RULES = {"version": STORE_VERSION, "frame_rule": FRAME_RULE, "position_rule": RULE}
 STORE_FILE = "store.json"
 TABLES = {"index": "index.csv", "skipped": "skipped.csv"}
@@ -69,6 +67,7 @@ class ActivationStore:
     versions: dict[str, str]  # of the libraries, and the kind of processor, that made it
     shards: list[int] = field(repr=False)  # the first utterance of each file
     index: pd.DataFrame = field(repr=False)
+    clock: Clock = field(default=Clock(), kw_only=True)  # when its frames are
     skipped: pd.DataFrame = field(repr=False)
 
     unit = "frame"  # what a row is; others have the stores of `units`
@@ -106,8 +105,7 @@ class ActivationStore:
         ``query_rows(u)[r]``.
         """
         if self.attention_layers == 0:
-            why = "extract with queries above 0" if self.n_heads else "the checkpoint has no heads"
-            why = why if self.site == "hidden" else "units of feed-forward layers have no heads"
+            why = "extract with queries above 0" if self.n_heads else f"the checkpoint has no heads (site {self.site})"
             raise SslsimError(f"{self.name}: no attention in this store; {why}")
         self._check(layer, "attention layer", 1, self.attention_layers)
         self._check(u, "utterance", 0, len(self.index) - 1)
@@ -127,7 +125,7 @@ class ActivationStore:
 
     def times(self, u: int) -> NDArray[np.float64]:
         """Return when the frames kept of utterance ``u`` are centred, in seconds from its beginning."""
-        return centres(self.frame_rows(u))
+        return self.clock.times(self.frame_rows(u))
 
     def verify(self) -> None:
         """Read every byte and raise if one is not what was written."""
@@ -182,7 +180,9 @@ class ActivationStore:
             raise SslsimError(f"{self.name}: no {what} {value}; there are {low} to {high}")
 
 
-_PLAIN = [f.name for f in fields(ActivationStore) if f.name not in ("root", "checkpoint", *TABLES)]  # in store.json
+_PLAIN = [
+    f.name for f in fields(ActivationStore) if f.name not in ("root", "checkpoint", "clock", *TABLES)
+]  # in store.json
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +243,7 @@ def described(store: ActivationStore) -> dict[str, bytes]:
         **RULES,
         **{name: getattr(store, name) for name in _PLAIN},
         "checkpoint": asdict(store.checkpoint),
+        "clock": asdict(store.clock),
         "hashes": {file: hashlib.sha256(table).hexdigest() for file, table in tables.items()},
     }
     return tables | {STORE_FILE: (json.dumps(signed(content), indent=2) + "\n").encode()}
@@ -299,23 +300,10 @@ def _read_description(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
             fault = f"{other[0]} {content[other[0]]}, this sslsim reads {RULES[other[0]]}"
         elif content == signed(content):
             plain = {name: content[name] for name in _PLAIN}
-            return plain | {"checkpoint": Checkpoint(**content["checkpoint"])}, dict(content["hashes"])
+            made = {"checkpoint": Checkpoint(**content["checkpoint"]), "clock": Clock(**content["clock"])}
+            return plain | made, dict(content["hashes"])
         else:
             fault = f"{STORE_FILE} is not as it was written"
     except (ValueError, KeyError, TypeError):
         fault = f"{STORE_FILE} is damaged"
     raise SslsimError(f"store {str(root)!r}: {fault}; {AGAIN}")
-
-
-def keeping(index: pd.DataFrame, frames: int | None, queries: int | None, *, heads: bool) -> dict[str, Any]:
-    """Return what a store says of its frames, given its index without them, and how many are to be kept."""
-    lengths = index["length"].tolist()
-    strides = stride_for(lengths, frames), stride_for(lengths, None if queries is None else queries * len(lengths))
-    kept, rows = ([len(positions(n, stride)) for n in lengths] for stride in strides)
-    index = index.assign(n_frames=kept, start=np.cumsum(kept) - kept, n_rows=rows if heads else 0)
-    parts = [FRAME_RULE, RULE, *map(str, strides)]
-    parts += [f"{r.utterance}\0{r.waveform}\0{r.length}" for r in index.itertuples()]
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    asked = {"frames": frames, "queries": queries, "frame_stride": strides[0], "query_stride": strides[1]}
-    shards = cut([n * HOP / SAMPLE_RATE for n in lengths])
-    return asked | {"n_frames": sum(kept), "frame_key": key, "index": index, "shards": shards}

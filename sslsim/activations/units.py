@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sslsim.activations.store import ActivationStore, Stores, keeping
+from sslsim.activations.shards import keeping
+from sslsim.activations.store import ActivationStore, Stores
 from sslsim.encoders.lineup import GIVEN, Checkpoint
 from sslsim.errors import SslsimError, close_match
 from sslsim.speech.alignments import alignments_of

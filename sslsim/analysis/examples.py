@@ -15,10 +15,9 @@ from sslsim.analysis.preferences import KEYS, PAIR, rows_of, traces
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
 from sslsim.measures.attention import attention_similarity
-from sslsim.speech.alignments import centres
 from sslsim.speech.corpus import Utterance
 from sslsim.speech.index import origins
-from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, Recording, waveform_fingerprint
+from sslsim.speech.recording import SAMPLE_RATE, Recording, waveform_fingerprint
 
 SECONDS = 0.8  # of a clip
 
@@ -62,7 +61,7 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
             for at in peaks[np.argsort(-here[peaks], kind="stable")[:n]]:
                 u = int(utterances[at])
                 frame = int(store.frame_rows(u)[at - int(store.index.start.iat[u])])
-                seconds = float(centres(np.array([frame]))[0])
+                seconds = float(store.times(u)[at - int(store.index.start.iat[u])])
                 moment = (store.index.utterance.iat[u], frame, seconds, here[at])
                 rows.append((number, pair["kind"], side, *neuron, *moment, z[at], float((z < z[at]).mean())))
     columns = ["pair", "kind", "side", *KEYS, "utterance", "frame", "seconds", "z", "z_other", "above_other"]
@@ -120,12 +119,13 @@ def cut_clips(
     whole = _again({each for each in partly if index.n_frames[each[0]] < index.length[each[0]]}, stores, sounds, device)
     for u, moment in zip(numbers, moments.to_dict("records"), strict=True):
         waveform, said = sounds[u]
-        middle = HOP * moment["frame"] + WINDOW // 2
+        middle = round(moment["seconds"] * SAMPLE_RATE)
         first, last = max(0, middle - half), min(len(waveform), middle + half)
         begin, end = ((at - middle) / SAMPLE_RATE for at in (first, last))
         all_frames = [whole.get((u, *x)) for x in neurons[moment["pair"]]]
         both = all(x is not None for x in all_frames)
-        times = centres(np.arange(index.length[u]) if both else stores[0].frame_rows(u)) - moment["seconds"]
+        when = stores[0].clock.times(np.arange(index.length[u])) if both else stores[0].times(u)
+        times = when - moment["seconds"]
         inside, z = (times >= begin) & (times < end), scores[moment["pair"]].values()
         x, y = (f(of) if both else f()[rows_of(stores[0], u)] for f, of in zip(z, all_frames, strict=True))
         this, other = (x[inside], y[inside])[:: 1 if moment["side"] == "x" else -1]
@@ -166,6 +166,7 @@ class HeadPair:
     utterance: str
     samples: NDArray[np.float32]  # the sound at 16 kHz, (n,)
     maps: tuple[NDArray[np.float32], ...]  # what each query looks at, (n_rows, T)
+    step: float  # seconds from one frame to the next
     agreement: float  # mean correlation of the rows of the two, here: the median of all utterances
     marks: pd.DataFrame  # with times from the beginning of the utterance
 
@@ -188,4 +189,5 @@ def head_pair(matched: pd.DataFrame, stores: Sequence[ActivationStore], corpus: 
     u = int(np.argsort(alike, kind="stable")[np.isfinite(alike).sum() // 2])
     samples, said = _sound(index.iloc[u], *list(origins(index, corpus))[u], marks)
     x, y = (f"{store.name}, layer {layer}, head {head}" for store, layer, head in two)
-    return HeadPair((x, y), str(index.utterance.iat[u]), samples, tuple(maps(u)), float(alike[u]), said)
+    step = two[0][0].clock.milliseconds / 1000
+    return HeadPair((x, y), str(index.utterance.iat[u]), samples, tuple(maps(u)), step, float(alike[u]), said)

@@ -204,9 +204,9 @@ class Encoder:
 
         anatomy, length = self.anatomy, self.anatomy.clock.n_frames(len(waveform))
         if not length:  # of a sound too short for this encoder
-            rows = np.zeros((anatomy.n_layers, 0, anatomy.n_neurons), "f4")
-            maps = np.zeros((self.hooks.blocks, anatomy.n_heads, 0, 0), "f4")
-            return Encoded(rows, rows[0] if anatomy.final_norm else None, maps)
+            none = np.zeros((anatomy.n_layers, 0, anatomy.n_neurons), np.float32)
+            empty = np.zeros((self.hooks.blocks, anatomy.n_heads, 0, 0), np.float32)
+            return Encoded(none, none[0] if anatomy.final_norm else None, empty)
         wanted = np.arange(length) if frames is None else np.asarray(frames, dtype=np.int64)
         keep = torch.as_tensor(wanted, device=self.device)
         states, maps, last = self.run(waveform, np.asarray(rows, dtype=np.int64))

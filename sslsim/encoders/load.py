@@ -25,7 +25,8 @@ from sslsim.encoders.lineup import LOG_MEL, Checkpoint, problem
 from sslsim.errors import SslsimError
 from sslsim.speech.recording import HOP, SAMPLE_RATE, Clock
 
-RATES, LONGEST = (SAMPLE_RATE, 24_000), 80  # samples a second that encoders may take, and milliseconds of a frame
+RATES = (SAMPLE_RATE, 24_000)  # samples a second that encoders may take
+SHORTEST, LONGEST = 13.3, 80.0  # milliseconds from one frame to the next
 DTYPES = ("float32", "bfloat16", "float16")
 _LOADING = threading.Lock()  # random weights and transformers' verbosity are global to the process
 _WRAPPERS = re.compile(r"((module|_orig_mod|model)\.)+")  # of data parallel, compiled and other models around a model
@@ -62,8 +63,8 @@ def load_encoder(
     import torch
 
     taken = _input_of(model, preprocess) | _adapters(model, folder)
-    clock, grid = _grid_of(checkpoint, model, preprocess)
     blocks = _blocks(checkpoint, model)
+    clock, grid = _grid_of(checkpoint, model, preprocess)
     try:
         model = model.to(device, getattr(torch, dtype))
     except (RuntimeError, AssertionError) as error:
@@ -135,7 +136,8 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
             raise
         except Exception as error:  # config, tensors and pickles each fail in their own way
             raise problem(checkpoint, f"{str(folder)!r} does not load: {first_line(error)}") from error
-    return (model.get_encoder() if model.config.is_encoder_decoder and not inside else model).eval(), preprocess
+    within = (model.config.is_encoder_decoder and not inside) or hasattr(model.config, "encoder_config")
+    return (model.get_encoder() if within else model).eval(), preprocess
 
 
 def _mert(checkpoint: Checkpoint, folder: Path, hints: dict[str, Any]) -> Any:
@@ -213,11 +215,10 @@ def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> tuple[Clock
         needed = 1 + sum((width - 1) * step for width, step in zip(part.conv_kernel, steps, strict=False))
         needed += (squeeze - 1) * steps[-1]
         clock = Clock(squeeze * steps[-1], needed, needed // 2, rate)
-        if clock.milliseconds > LONGEST:
-            raise problem(
-                checkpoint, f"makes one frame every {clock.milliseconds:g} ms; {LONGEST} is supported at most"
-            )
-        return clock, Grid(squeezed=hasattr(model.encoder, "upsample"))
+        if not SHORTEST <= clock.milliseconds <= LONGEST:
+            told = f"{SHORTEST:g} to {LONGEST:g} ms are supported"
+            raise problem(checkpoint, f"makes one frame every {clock.milliseconds:g} ms; {told}")
+        return clock, Grid(squeezed=hasattr(getattr(model, "encoder", None), "upsample"))
     if rate != SAMPLE_RATE:
         raise problem(checkpoint, f"wants audio at {rate} Hz, not {SAMPLE_RATE}")
     if kind == "WhisperFeatureExtractor":  # its frame j is centred on sample 320 j, and 30 s are always taken

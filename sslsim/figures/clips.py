@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sslsim.figures.style import COLOURS, STYLE, styled
-from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW
+from sslsim.speech.recording import SAMPLE_RATE, WINDOW
 
 if TYPE_CHECKING:  # what they compute needs torch, what they hold does not
     from sslsim.analysis.examples import Clip, HeadPair
@@ -167,7 +167,7 @@ def head_maps(pair: HeadPair) -> Figure:
         along = (0.0, SAMPLE_RATE / 2000, seconds, 0.0)
         queries.imshow(spectrogram(pair.samples).T, aspect="auto", extent=along, cmap="Greys", vmin=-RANGE, vmax=0)
         queries.set(ylim=(seconds, 0), xticks=[], ylabel="query, s")
-        edges = HOP * np.arange(rows.shape[1] + 1) / SAMPLE_RATE, np.linspace(0, seconds, len(rows) + 1)
+        edges = pair.step * np.arange(rows.shape[1] + 1), np.linspace(0, seconds, len(rows) + 1)
         uniform = rows * rows.shape[1]
         mesh = ax.pcolormesh(*edges, uniform, cmap="viridis", vmin=0, vmax=np.quantile(uniform, 0.99), rasterized=True)
         ax.set(xlim=(0, seconds), ylim=(seconds, 0), xlabel="key, s", yticklabels=[])

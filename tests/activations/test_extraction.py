@@ -133,7 +133,7 @@ def test_a_store_of_units_has_the_layers_of_its_blocks_alone(one, corpus, tmp_pa
     assert sslsim.analysis.layer_norms(stores).iloc[0, :4].tolist() == [NAMES[0], "none", 3, "units"]
     for use, told in (
         (lambda: stores[0].layer(0), "no layer 0; there are 1 to 3"),
-        (lambda: stores[0].attention(1, 0), "no attention in this store; units of feed-forward layers have no heads"),
+        (lambda: stores[0].attention(1, 0), "no attention in this store; the checkpoint has no heads .site ffn."),
         (lambda: stores[0].final(), "units of feed-forward layers have no final hidden state; take site hidden"),
         (
             lambda: sslsim.compare_attention(stores, ["pearson"]),

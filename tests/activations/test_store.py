@@ -228,7 +228,7 @@ def test_damaged_stores_are_refused_by_name(make_store):
         redescribe(store, version=version)
         with pytest.raises(SslsimError, match=rf"store '.*model': version {version}, this sslsim reads 6; delete this"):
             open_store(store.root)
-    redescribe(store, version=5, position_rule="every other")
+    redescribe(store, version=6, position_rule="every other")
     with pytest.raises(SslsimError, match=r"model': position_rule every other, this sslsim reads floor.*; delete this"):
         open_store(store.root)
     for text in ("{", "[]", "{}", '{"version": 6}'):
@@ -249,7 +249,7 @@ def test_what_is_no_store_is_refused_with_a_hint(make_store, tmp_path):
 def test_the_description_tells_rules_and_fields(make_store):
     content = json.loads((make_store().root / "store.json").read_text())
     assert content["version"] == 6
-    assert content["frame_rule"] == "frame i covers samples [320 i, 320 i + 400) at 16000 Hz"
+    assert content["frame_rule"] == "the centre of frame i is sample hop i + centre at the rate of the clock"
     assert re.match(r"floor\(\(k \+ 1/2\) stride\)", content["position_rule"])
     assert content["checkpoint"]["name"] == "model"
     assert (content["frames"], content["frame_stride"]) == (None, 1.0)

@@ -521,11 +521,6 @@ def test_unknown_precision_is_refused(saved):
         load_encoder(Checkpoint("x", str(saved("hubert-post"))), dtype="int8")
 
 
-def test_frames_of_a_shorter_window_are_refused(tmp_path):
-    save(build("Wav2Vec2", conv_kernel=[10, 3, 3, 3, 3, 2, 1]), preprocessor("Wav2Vec2", False), tmp_path)
-    refused(tmp_path, "gave 31 frames where 30 were expected .* this architecture is not supported")
-
-
 def test_an_encoder_that_pools_in_time_after_its_blocks_is_refused(tmp_path):
     """Whisper's preprocessor asks for 5 seconds always: half as many frames would do for a short sound."""
     sizes = {name: WHISPER[f"encoder_{name[8:]}"] for name in ("encoder_layers", "encoder_attention_heads")}
@@ -541,7 +536,7 @@ def test_an_encoder_that_pools_in_time_before_its_blocks_is_refused(tmp_path, mo
     begin = whisper.__init__
     monkeypatch.setattr(whisper, "__init__", lambda self, config: (begin(self, config), slower(self))[0])
     folder = save(build("Whisper", max_source_positions=125), preprocessor("Whisper", False), tmp_path)
-    refused(folder, "gave 125 frames where 250 were expected .* this architecture is not supported")
+    refused(folder, "gave 125 frames where 250 were expected, one every 20 ms; this architecture is not supported")
 
 
 def slower(encoder):

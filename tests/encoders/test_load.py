@@ -148,7 +148,7 @@ def _settings(file, **changes):
         (_settings("config.json", model_type="nonsense"), "checkpoint 'x': '.*copy' does not load: .*nonsense"),
         (
             _settings("config.json", conv_stride=[5, 2, 2, 2, 2, 2, 1]),
-            "checkpoint 'x': makes one frame every 10 ms; 20 ms is supported",
+            "checkpoint 'x': makes one frame every 10 ms; 13.3 to 80 ms are supported",
         ),
         (_settings("preprocessor_config.json", sampling_rate=8_000), "wants audio at 8000 Hz, not 16000"),
         (

@@ -253,23 +253,3 @@ def test_a_speecht5_that_hears_text_is_refused(tmp_path):
     model = transformers.SpeechT5ForTextToSpeech(transformers.SpeechT5Config(**SPEECHT5))
     folder = save(model, transformers.SpeechT5FeatureExtractor(), tmp_path)
     refused(folder, r"lacks weights \(\d+\): prenet.feature_encoder.conv_layers.0.conv.weight, ")
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "frame"),
-    [
-        ("SEW", {"conv_dim": [12] * 13}, 40),
-        ("SEWD", {"conv_dim": [12] * 13}, 40),
-        ("Hubert", {"conv_dim": [12] * 8, "conv_stride": [5] + 7 * [2], "conv_kernel": [10, 3, 3, 3, 3, 2, 2, 2]}, 40),
-        ("Parakeet", {}, 80),
-    ],
-)
-def test_models_of_slower_frames_are_refused_by_their_frame(tmp_path, kind, settings, frame):
-    if kind == "Parakeet":
-        small = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32, "num_mel_bins": 80}
-        part = transformers.ParakeetEncoderConfig(hidden_size=24, subsampling_conv_channels=8, **small)
-        config = transformers.ParakeetCTCConfig(vocab_size=60, pad_token_id=59, encoder_config=part.to_dict())
-        model, preprocess = transformers.ParakeetForCTC(config), transformers.ParakeetFeatureExtractor()
-    else:
-        model, preprocess = build(kind, **settings), preprocessor(kind, False)
-    refused(save(model, preprocess, tmp_path), f"checkpoint 'x': makes one frame every {frame} ms; 20 ms is supported$")
