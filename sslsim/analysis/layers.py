@@ -17,6 +17,7 @@ from sslsim.activations.selection import check_between, check_stores, varying_vi
 from sslsim.activations.store import ActivationStore, Stores
 from sslsim.comparison.tables import same_depth
 from sslsim.encoders.lineage import RELATIONS, SEPARATE
+from sslsim.encoders.lineup import read_lineup
 from sslsim.errors import SslsimError
 from sslsim.measures.diagnostics import concentration
 from sslsim.measures.moments import moments
@@ -27,8 +28,8 @@ from sslsim.significance.evidence import Evidence, Resampling
 
 Pairs = Sequence[tuple[str, str]]  # names of two checkpoints each
 CKA = {"linear_cka_biased_raw": "raw", "linear_cka_biased": "standardised", "linear_cka_dropped": "dropped"}
-PUBLISHED = {"max_corr": 0.234, "linreg": 0.670, "svcca": 0.384, "pwcca": 0.499, "linear_cka_biased": 0.487}
-"""Means between models over all pairs of layers, read off the maps of arXiv 2406.16099 to 0.01."""
+PUBLISHED = {"max_corr": 0.234, "linreg": 0.670, "svcca_below": 0.384, "pwcca": 0.499, "linear_cka_biased": 0.487}
+"""Means between the models of the lineup ``paper`` over all layers, read off the maps of arXiv 2406.16099 to 0.01."""
 FRAMES = (500, 1500, 4500, 13500)
 
 
@@ -73,10 +74,11 @@ def similarity_by_relation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def relation_means(by_relation: pd.DataFrame) -> pd.DataFrame:
-    """Mean over all layers of all models of `similarity_by_relation`, by measure and relation, beside `PUBLISHED`."""
+    """Mean over all layers of `similarity_by_relation`, by measure and relation; `PUBLISHED` beside those models."""
     wide = by_relation.pivot_table(index="measure", columns="relation", values="mean", aggfunc="mean", sort=False)
     out = wide.reindex(columns=[r for r in RELATIONS if r in wide]).rename_axis(columns=None).reset_index()
-    return out.assign(published=out.measure.map(PUBLISHED)).dropna(axis="columns", how="all")
+    known = PUBLISHED if {each.name for each in read_lineup("paper")} <= {*by_relation.model} else {}
+    return out.assign(published=out.measure.map(known)).dropna(axis="columns", how="all")
 
 
 def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -91,8 +93,8 @@ def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
 def best_partner_depths(table: pd.DataFrame, measures: Sequence[str], models: Sequence[str]) -> pd.DataFrame:
     """Say where the most similar layer of another model lies, beside what layers at the same relative depth score.
 
-    The table is of `sslsim.compare`, the models are trained apart. Columns: measure, relation, layers (of each model,
-    against each other one), same_depth and last_layer (shares of them whose most similar layer is at the same relative
+    The table is of `sslsim.compare`, the models are trained apart. Columns: measure, relation, searches (of a layer in
+    another model), same_depth and last_layer (shares of them whose most similar layer is at the same relative
     depth, or the last of its model), value_of_best and value_at_depth (means).
     """
     of = table.measure.isin(measures) & table.relation.isin(SEPARATE)
@@ -100,7 +102,7 @@ def best_partner_depths(table: pd.DataFrame, measures: Sequence[str], models: Se
     some = some.assign(same_depth=same_depth(some), last_layer=some.depth_y == 1)
     best = some.loc[some.groupby(["measure", "model_x", "layer_x", "model_y"], sort=False).value.idxmax()]
     names = {name: (name, "mean") for name in ("same_depth", "last_layer")} | {"value_of_best": ("value", "mean")}
-    out = best.groupby(["measure", "relation"], sort=False).agg(layers=("value", "size"), **names)
+    out = best.groupby(["measure", "relation"], sort=False).agg(searches=("value", "size"), **names)
     return out.assign(value_at_depth=some[some.same_depth].groupby(out.index.names).value.mean()).reset_index()
 
 
