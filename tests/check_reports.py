@@ -124,15 +124,35 @@ def check_claims(out: Path) -> Iterator[str]:
             if not entry["answer"] or not part or entry["answer"] not in " ".join(part.get_text(" ").split()):
                 yield f"{where}: the answer of {name} is not there"
         known = table[["effect", "ci_low", "ci_high"]].to_numpy().ravel().tolist()
-        if (profile := out / "tables" / f"{name}-profile.csv").is_file():
-            known += pd.read_csv(profile).groupby("model").entropy.mean().tolist()
+        known += said_of(out / "tables", name)
         words = {text for number in known for text in (f"{number:z.2f}", f"{100 * number:z.1f}")}
-        words |= {word.lstrip("-") for word in words}  # +1.2 to -0.3
-        told = re.sub(r"wav2vec 2\.0|relative depth [\d.]+", "", entry["answer"])
-        if odd := set(re.findall(r"\d+\.\d+", told)) - words:
+        words |= {f"{100 * number:z.0f} %" for number in known} | {"2.0"}  # of wav2vec 2.0
+        said = re.sub(r"(\d) to (\d+ %)", r"\1 % to \2", entry["answer"])
+        if odd := set(re.findall(r"-?\d+\.\d+|(?<![\d.])\d+ %", said)) - words:
             yield f"{name}: its answer says {sorted(odd)}, its tables do not"
         if len(entry["claims"]) != len(table):
             yield f"run.json: {len(entry['claims'])} claims of {name}, its table has {len(table)}"
+
+
+def said_of(tables: Path, name: str) -> list[float]:
+    """Return the numbers of other tables than the claims that the answer of a page may say."""
+    there = {path.stem.removeprefix(f"{name}-"): pd.read_csv(path) for path in tables.glob(f"{name}-*.csv")}
+    known: list[float] = []
+    if name == "neurons":
+        known += there["along-depth"][["value", "depth"]].to_numpy().ravel().tolist()
+    if name == "layers":
+        depths = there["best-partner-depths"]
+        by = depths.assign(n=depths.same_depth * depths.searches).groupby("measure")[["n", "searches"]].sum()
+        known += (by.n / by.searches).tolist()
+    if "profile" in there:
+        known += there["profile"].groupby("model").entropy.mean().tolist()
+    if name == "finetuning":
+        known += there["by-layer"].value.tolist()
+        if "entropy" in there:
+            pairs = there["by-layer"].drop_duplicates("finetuned")
+            entropy = there["entropy"].set_index("model").entropy
+            known += (pairs.finetuned.map(entropy) - pairs.pretrained.map(entropy)).tolist()
+    return known
 
 
 def check_tables(out: Path) -> Iterator[str]:

@@ -28,7 +28,7 @@ ROWS = {
     "neuron_count": "neurons with a partner (`neuron_count`)",
 }
 SCORES = {"neurons": ["max_corr", "linreg"], "layers": ["linear_cka_debiased"], "attention": ["pearson"]}
-FINETUNED, LAYERS = ("w2v2-small", "hubert-small"), (1, 4)
+BASELINES = ("untrained", "spectrogram")
 FAMILIES = ("hubert", "wav2vec2")
 COLUMNS = {"other seed": "other seed", "same family": "same family", "other family": "other family"}
 COLUMNS |= {"untrained": "random weights"}
@@ -54,18 +54,19 @@ def results(reports: Path) -> pd.DataFrame:
     table = table[table.model_x.isin(pretrained) & table.model_y.isin(pretrained) & (table.trained_x | table.trained_y)]
     table = table[same_depth(table) & table.relation.isin(COLUMNS)]
     means = table.groupby(["measure", "relation"], sort=False).value.mean().reset_index()
-    claims = pd.read_parquet(reports / "tables" / "neurons-claims.parquet")
-    claims = claims[claims.measure.isin(ROWS) & ~claims.claim.str.startswith("more ")].rename(
-        columns={"between": "relation", "effect": "value"}
+    claims = pd.concat(
+        [pd.read_parquet(reports / "tables" / f"{name}-claims.parquet") for name in ("neurons", "layers")]
     )
+    claims = claims[claims.measure.isin(ROWS) & ~claims.claim.str.contains("alike than with|are alike|differs")]
+    claims = claims.rename(columns={"between": "relation", "effect": "value"})
     claims = claims.rename(columns={"ci_low": "low", "ci_high": "high"})
-    changed = pd.read_parquet(reports / "tables" / "finetuning-by-layer.parquet")
-    changed = changed[
-        (changed.measure == "neuron_count") & changed.pretrained.isin(FINETUNED) & changed.layer.isin(LAYERS)
-    ]
-    of = changed.pretrained + " " + changed.layer.astype(str)
-    seeds = changed.assign(relation="another seed of " + of, value=changed.other_seed)
-    every = pd.concat([means, claims, changed.assign(relation="finetuned " + of), seeds])
+    counts = pd.read_parquet(reports / "tables" / "neurons-evidence.parquet").query("measure == 'neuron_count'")
+    counts = counts[same_depth(counts) & (counts.trained_x | counts.trained_y) & counts.relation.isin(BASELINES)]
+    counts = counts.groupby(["measure", "relation"]).value.mean().reset_index()
+    changed = pd.read_parquet(reports / "tables" / "finetuning-by-layer.parquet").query("measure == 'neuron_count'")
+    ends = changed[changed.depth.isin([0, 1])].assign(relation=lambda t: "finetuned " + t.pretrained)
+    ends["relation"] += ends.depth.map({0: " first", 1: " last"})
+    every = pd.concat([means, claims, counts.assign(relation="with " + counts.relation), ends])
     return every[["measure", "relation", "value", "low", "high"]].reset_index(drop=True)
 
 
@@ -81,17 +82,23 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def sentence(table: pd.DataFrame) -> str:
-    """Return what the README says of neurons: across models, of each family, and in finetuning layer by layer."""
-    kept = 100 * table[table.measure == "neuron_count"].set_index("relation")[["value", "low", "high"]]
+    """Return what the README says of neurons and families: across models, of each family, and after finetuning."""
+    known = table.set_index(["measure", "relation"])[["value", "low", "high"]]
+    kept, form = 100 * known.loc["neuron_count"], "{:+z.1f} ({:+z.1f} to {:+z.1f})"
     apart = kept.value[[name for name in COLUMNS if name in kept.index]]
-    own = ["{:+z.1f} points ({:+z.1f} to {:+z.1f})".format(*kept.loc[name]) for name in FAMILIES]
-    whose = [f"{what} {name}" for name in FINETUNED for what in ("finetuned", "another seed of")]
-    after = ["{:.0f} % and {:.0f} %".format(*(kept.value[f"{what} {layer}"] for layer in LAYERS)) for what in whose]
+    own = [form.format(*kept.loc[name]) for name in FAMILIES]
+    geometry = [f"{known.value['linear_cka_debiased', name]:+z.2f}" for name in FAMILIES]
+    without = ["{:.1f} %".format(kept.value[f"with {name}"]) for name in BASELINES]
+    models = [name.removeprefix("finetuned ")[:-6] for name in kept.index if name.endswith(" first")]
+    after = [
+        "{:.0f} to {:.0f} % in {}".format(*(kept.value[f"finetuned {name} {end}"] for end in ("first", "last")), name)
+        for name in models
+    ]
     return (
-        f"{apart.min():.1f} to {apart.max():.1f} % of them have a partner in another model. Against pairs of two "
-        f"families that share differs by {own[0]} in pairs of HuBERT models and {own[1]} in pairs of wav2vec 2.0 ones. "
-        f"Finetuning keeps more neurons, and fewer towards the top: in layers 1 and 4 of w2v2-small {after[0]} have a "
-        f"partner after it (in another seed {after[1]}), of hubert-small {after[2]} ({after[3]})."
+        f"{apart.min():.1f} to {apart.max():.1f} % of them have a partner in another model (with random weights "
+        f"{without[0]}, in the spectrogram {without[1]}). Against pairs of two families that share differs by {own[0]} "
+        f"percentage points in pairs of HuBERT models and {own[1]} in pairs of wav2vec 2.0 ones, the geometry by "
+        f"{geometry[0]} and {geometry[1]}. After finetuning, from first to last layer, {', '.join(after)} keep one."
     )
 
 

@@ -1,83 +1,65 @@
 """The answer of a page: one sentence, written from the numbers of its tables, which hold their intervals."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
-from sslsim.analysis.claims import FAMILIES, FINETUNED, NONE, NOT_TOLD, OPPOSITE, SIZES
+from sslsim.analysis.claims import FAMILIES, MORE, NONE, NOT_TOLD, OPPOSITE, SIZES, THAN_SEED
 
-FURTHER = " times as far"
 UNIFORM = 0.9  # normalised entropy from which attention is almost uniform
-_NAMES = {"neuron_count": "neurons with a partner", "linreg_r2": "variance in it"}
-_POINTS = (*_NAMES, "neuron_excess")  # measures whose differences are percentage points
-_GROUPS = {"other seed": "with another seed", "same family": "within a family", "other family": "between families"}
+_GROUPS = {"other seed": "between seeds", "same family": "within a family", "other family": "between families"}
 _GROUPS |= {"other model": "between models without a family"}
-_ALIKE = dict.fromkeys(SIZES, "more alike") | {NONE: "about as alike", OPPOSITE: "less alike"}
-_FAMILIES = {"wav2vec2": "wav2vec 2.0", "hubert": "HuBERT", "wavlm": "WavLM", "whisper": "Whisper"}
+_NAMES = {"wav2vec2": "wav2vec 2.0", "hubert": "HuBERT"}  # of families, as papers write them
+_DEGREES = {"small": "slightly", "moderate": "moderately", "large": "largely", NONE: "hardly"}
+_ALIKE = dict.fromkeys(SIZES, "more") | {OPPOSITE: "less", NONE: "equally"}
+_AFTER = {OPPOSITE: " less than by chance", NOT_TOLD: " no more than chance explains"}
 
 
-def answer(claims: pd.DataFrame, before: str = "", after: str = "") -> str:
+def answer(claims: pd.DataFrame, before: str = "", after: str = "", families: str = "") -> str:
     """Say of the claims on models trained apart how large they are, each by its first measure.
 
-    Families are named where one is more alike than two and another is not. `before` and `after` are clauses to stand
-    around it, of `entropy_in_words`, `depth_in_words` and `count_in_words`.
+    By the measure `families`, if given, each family is named where one is more alike than two and another is not.
+    `before` and `after` are clauses to stand around it, of `entropy_in_words`, `depth_in_words` and `peak_in_words`.
     """
     told = claims[claims.between.isin(_GROUPS) & claims.claim.str.contains(" are | is ") & claims.p_floor.notna()]
     told = told.drop_duplicates(["claim", "between"])
-    parts = [_told(rows, claims) for _, rows in told.groupby("claim", sort=False)]
-    parts += _families(claims[claims.claim == FAMILIES])
+    parts = [_told(rows.sort_values("effect", kind="stable"), claims) for _, rows in told.groupby("claim", sort=False)]
+    own = claims[(claims.claim == FAMILIES) & (claims.measure == families)].sort_values("effect", ascending=False)
+    alike = own.verdict.replace(_ALIKE)
+    if alike.nunique() > 1:
+        each = zip(own.between.replace(_NAMES), alike, own.effect, strict=True)
+        of = ", ".join(f"{name} {how}" + f" ({by:z.2f})" * (how != _ALIKE[NONE]) for name, how, by in each)
+        parts[-1] += f", within families by {families} {of}"
     return f"{before}{'b' if before else 'B'}etween models trained apart, {'; '.join(parts)}{after}."
 
 
-def finetuning_answer(claims: pd.DataFrame, changed: pd.DataFrame, after: str = "") -> str:
-    """Say by `finetuning_by_layer` what is left in the first and last layer, and by the claims how far the last moved.
+def finetuning_answer(claims: pd.DataFrame, changed: pd.DataFrame, entropy: pd.Series | None = None) -> str:
+    """Say by model what is left of its first and last layer, how far attention moved in seeds, and of its entropy.
 
-    What is left is told by neuron_count, or else the first measure.
+    What is left, by `finetuning_by_layer`, is the share of neurons with a partner, or the score by the first measure if
+    that was not measured; `entropy` is that of the attention of each model, by its name.
     """
-    name = "neuron_count" if (changed.measure == "neuron_count").any() else changed.measure.iloc[0]
-    left = changed[changed.measure == name].sort_values("depth").groupby("finetuned", sort=False).value
-    ends = [f"{_percent(of.iloc[0])} to {_percent(of.iloc[-1])} % ({model})" for model, of in left]
-    what = "neurons that still have a partner" if name == "neuron_count" else name
-    parts = [f"{what}, first layer to last: {_list(ends)}"]
-    seeds = claims[claims.claim.str.endswith(" than another seed")].sort_values("effect").to_dict("records")
-    if seeds:
-        each = [
-            f"{number(row)} ({row['measure']}, {row['between'].rpartition(' ')[2]})" for row in (seeds[0], seeds[-1])
-        ]
-        moved = " to ".join(dict.fromkeys(each)).replace(FURTHER, "", len(seeds) > 1)
-        parts.append(f"the last layer moved {moved} from its origin as another seed lies")
-    return f"After finetuning, {'; '.join(parts)}{after}."
-
-
-def contents_answer(claims: pd.DataFrame) -> str:
-    """Say by `contents_claims` how much of what is given layers tell, and how finetuning changed that."""
-    parts = []
-    for given, rows in claims.groupby(claims.claim.str.partition(" is in ")[0], sort=False):
-        held = rows[rows.claim.str.endswith(" the layers") & ~rows.between.str.endswith(FINETUNED)]
-        each = [f"{number(row)} in {family_name(row['between'])}" for row in held.to_dict("records")]
-        moved = [f"{100 * row.effect:+.1f}" for row in rows[rows.claim.str.endswith(" before finetuning")].itertuples()]
-        told = f" (finetuning: {_list(moved)} points)" if moved else ""
-        parts.append(f"of what {given}s differ in, {_list(each)}{told}")
-    return f"Layers tell, beyond chance, {'; '.join(parts)}."
-
-
-def family_name(family: str) -> str:
-    """Return how a family is called in prose."""
-    return _FAMILIES.get(family, family)
+    measure = "neuron_count" if (changed.measure == "neuron_count").any() else changed.measure.iloc[0]
+    first = changed[changed.measure == measure].sort_values("depth")
+    left = ", ".join(f"{_span(v, 100, 0)} % ({name})" for name, v in first.groupby("finetuned", sort=False).value)
+    what = "neurons keep a partner" if measure == "neuron_count" else f"{measure} is left"
+    parts = [f"From first to last layer, {left} of {what}"]
+    moved = claims[(claims.claim == THAN_SEED) & (claims.measure == "pearson")].effect.sort_values()
+    if len(moved):
+        parts.append(f"attention moved {_span(moved)} times as far as another seed")
+    if entropy is not None:
+        pairs = first.drop_duplicates("finetuned")
+        change = pairs.finetuned.map(entropy) - pairs.pretrained.map(entropy)
+        parts.append(f"its entropy changed by {_span(change.sort_values())}")
+    return f"{'; '.join(parts)}."
 
 
 def entropy_in_words(profile: pd.DataFrame, models: Sequence[str]) -> str:
     """Say how near to uniform the attention of models is, by `describe_heads`, before anything is said of agreement."""
-    entropy = profile[profile.model.isin(models)].groupby("model", sort=False).entropy.mean()
+    entropy = profile[profile.model.isin(models)].groupby("model").entropy.mean().sort_values()
     near, rest = entropy[entropy >= UNIFORM], entropy[entropy < UNIFORM]
-    some = near if len(near) else entropy
-    ends = " to ".join(dict.fromkeys((f"{some.min():.2f}", f"{some.max():.2f}")))
-    what = f"mean entropy of their heads {ends}, where 1 is uniform"
-    if len(near) and 0 < len(rest) < 3:
-        what += f"; {_list([f'{value:.2f} in {model}' for model, value in rest.items()])}"
-    return f"Attention is almost uniform in {len(near) or 'none'} of {len(entropy)} models ({what}); "
+    but = " but in " * bool(len(rest)) + _list([f"{name} ({value:.2f})" for name, value in rest.items()])
+    return f"Attention is almost uniform (entropy {_span(near)} of 1){but}; " if len(near) else ""
 
 
 def entropy_change_in_words(profile: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
@@ -98,76 +80,53 @@ def count_in_words(deep: pd.DataFrame) -> str:
 
 
 def depth_in_words(depths: pd.DataFrame) -> str:
-    """Say by `best_partner_depths`, measure by measure, where the layer that is most similar to a layer lies."""
-    of = depths.groupby("measure", sort=False)
-    shares = {name: of.apply(lambda rows, n=name: np.average(rows[n], weights=rows.searches)) for name in _PLACES}
-    told = [f"{place} in {_span(shares[name].to_dict())} of cases" for name, place in _PLACES.items()]
-    return f"; the layer of another model that is most like a layer is {' and '.join(told)}"
+    """Say by all measures of `best_partner_depths` how many layers are most similar to one at their relative depth."""
+    weights = depths.searches / depths.groupby("measure").searches.transform("sum")
+    near = (depths.same_depth * weights).groupby(depths.measure).sum().sort_values()
+    return f"; by {'measure' if len(near) > 1 else near.index[0]} {_span(near, 100, 0)} % match best there"
 
 
-_PLACES = {"same_depth": "at its relative depth", "last_layer": "the last of its model"}
-
-
-def number(row: Any) -> str:
-    """Return an effect in its unit."""
-    if row["unit"] == "share":
-        return f"{100 * row['effect']:z.1f} %"
-    if row["unit"] == "difference" and row["measure"] in _POINTS:
-        return f"{100 * row['effect']:+z.1f} points"
-    return f"{row['effect']:z.2f}" + FURTHER * (row["unit"] == "ratio")
+def peak_in_words(deep: pd.DataFrame) -> str:
+    """Say at which relative depth and between which models neuron_count of `along_depth` is largest."""
+    top = deep[(deep.measure == "neuron_count") & deep.relation.isin(_GROUPS)].nlargest(1, "value").iloc[0]
+    return f"; shared neurons reach {100 * top.value:.1f} % {_GROUPS[top.relation]} at relative depth {top.depth:g}"
 
 
 def _told(rows: pd.DataFrame, claims: pd.DataFrame) -> str:
     """Say how large an effect is: in one word and from least to most, or a word a group where they differ."""
-    claim, word, measure = rows.claim.iloc[0], rows.verdict.iloc[0], rows.measure.iloc[0]
-    hows = {size: f"{claim} to a {size} degree" for size in SIZES} | {OPPOSITE: f"{claim} less than by chance"}
-    hows[NONE] = claim.replace(" are ", " are hardly ").replace(" is ", " is hardly ")
-    hows[NOT_TOLD] = f"{claim} no more than chance explains"
-    how = hows.get(word, f"whether {claim} was {word.replace(' (', ', with ').rstrip(')')}")
-    rows = rows.sort_values("effect", kind="stable")
-    each = [f"{number(row)} {_GROUPS[row['between']]}" for row in rows.to_dict("records")]
-    what = f"{_NAMES.get(measure, measure)} beyond chance"
-    if rows.verdict.nunique() > 1:
-        each = [f"{text} ({verdict})" for text, verdict in zip(each, rows.verdict, strict=True)]
-        return f"{claim} to different degrees, {what}: {_list(each)}{_controls(claims, measure, ', ')}"
-    return f"{how} ({what}: {' to '.join(dict.fromkeys((each[0], each[-1])))}{_controls(claims, measure, '; ')})"
+    claim, measure, share = rows.claim.iloc[0], rows.measure.iloc[0], rows.unit.iloc[0] == "share"
+    what = _controls(claims, measure, share) if measure == claims.measure.iloc[0] else ""
+    form, unit = ((100, 1), " %") if share else ((1, 2), "")
+    if rows.verdict.nunique() == 1:
+        return f"{_how(claim, rows.verdict.iloc[0])} ({measure} {_span(rows.effect, *form)}{unit} above chance{what})"
+    groups = [(word, of, _list([_GROUPS[b] for b in of.between])) for word, of in rows.groupby("verdict", sort=False)]
+    each = "; ".join(f"{word}: {_span(of.effect, *form)}{unit} {whom}" for word, of, whom in groups)
+    each = each.replace("between families and within a family", "within and between families")
+    return f"{claim} to different degrees ({measure} above chance, {each}{what.replace(',', ';', 1)})"
 
 
-def _controls(claims: pd.DataFrame, measure: str, mark: str) -> str:
-    """Say how far a measure is beyond models that were not trained, and the spectrogram, in all relations."""
-    some = claims[(claims.measure == measure) & claims.claim.str.startswith("more ") & claims.between.isin(_GROUPS)]
-    told = []
-    for control, rows in some.groupby(some.claim.str.extract(r" (?:with|in) (.*)$")[0], sort=False):
-        ordered = rows.sort_values("effect", kind="stable").to_dict("records")
-        ends = list(dict.fromkeys(number(row) for row in (ordered[0], ordered[-1])))
-        told.append(f"beyond {control} {' to '.join([*(end.removesuffix(' points') for end in ends[:-1]), ends[-1]])}")
-    return mark * bool(told) + ", ".join(told)
+def _how(claim: str, word: str) -> str:
+    """Return a claim with the degree to which it holds."""
+    if word == NONE and claim.startswith("single neurons"):
+        return f"few {claim}"
+    if word in _DEGREES:
+        return claim.replace(" are ", f" are {_DEGREES[word]} ").replace(" is ", f" is {_DEGREES[word]} ")
+    return claim + _AFTER[word] if word in _AFTER else f"whether {claim} was {word.replace(' (', ', with ')[:-1]}"
 
 
-def _families(rows: pd.DataFrame) -> list[str]:
-    """Say which families are more alike than two, where that is not the same of all by all measures."""
-    words = rows.verdict.map(lambda verdict: _ALIKE.get(verdict, verdict))
-    if rows.between.nunique() < 2 or words.nunique() < 2:
-        return []
-    told = []
-    for family, of in rows.assign(word=words).groupby("between", sort=False):
-        each = []
-        for word, some in of.groupby("word", sort=False):
-            numbers = [f"{row['measure']} {number(row)}" for row in some.to_dict("records")]
-            each.append(f"{word} ({', '.join(numbers)})")
-        told.append(f"models of {family_name(str(family))} are {_list(each)}")
-    return [f"held against two families, {_list(told)}"]
+def _controls(claims: pd.DataFrame, measure: str, share: bool) -> str:
+    """Say how far above random weights and the spectrogram all relations are, or above which not all of them are."""
+    rows = claims[(claims.measure == measure) & claims.claim.str.startswith(MORE)].dropna(subset="ci_low")
+    names = rows.claim.str.removeprefix(MORE).str.removeprefix("the ")
+    if others := [*dict.fromkeys(names[rows.ci_low <= 0])]:
+        return f", not always above {' or '.join(others)}"
+    least = f"{100 * rows.effect.min():.1f} percentage points" if share else f"{rows.effect.min():.2f}"
+    return f", at least {least} above {_list([*dict.fromkeys(names)])}" if len(rows) else ""
 
 
-def _span(shares: dict[str, float]) -> str:
-    """Return the least and the largest of shares by measure."""
-    order: Callable[[str], float] = shares.__getitem__
-    ends = dict.fromkeys((min(shares, key=order), max(shares, key=order)))
-    return " to ".join(f"{_percent(shares[name])} % ({name})" for name in ends)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:z.0f}"
+def _span(ordered: pd.Series, scale: float = 1, digits: int = 2) -> str:
+    """Return the first and the last of some numbers."""
+    return " to ".join(dict.fromkeys(f"{scale * end:z.{digits}f}" for end in ordered.iloc[[0, -1]]))
 
 
 def _list(words: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sslsim.analysis.finetuning import in_seeds
 from sslsim.analysis.layers import Pairs, measured, same_depth_by_relation, separate_at_same_depth
-from sslsim.encoders.lineage import SEPARATE, Lineage
+from sslsim.encoders.lineage import Lineage
 from sslsim.errors import SslsimError
 from sslsim.measures.registry import BEYOND_BASES
 from sslsim.significance.evidence import Estimate, Evidence
@@ -34,12 +34,14 @@ SIZES = ["small", "moderate", "large"]
 NONE, OPPOSITE, NOT_TOLD, NOT_TESTED = "none", "opposite", "not told from chance", "not tested"
 FINETUNED = ", finetuned"
 FAMILIES, EQUIVALENCE = "one family more alike than two", "equivalence"
+THAN_SEED = "the last layer moved further than another seed"
+MORE, CONTROLS = "more alike than with ", {"untrained": "random weights", "spectrogram": "the spectrogram"}
 
 
 def neuron_claims(evidence: Evidence, lineage: Lineage | None = None, bounds: Bounds = BOUNDS) -> pd.DataFrame:
     """Judge whether models trained apart share neurons, and whether they share the subspace that these span.
 
-    For each relation, and with the lineage whether each family is more alike than two, over layers at the same depth:
+    For each relation, over layers at the same depth, also against baselines, and with the lineage by family:
 
     - linreg_r2: the share of the variance of each neuron that lies in the subspace of the other layer,
       ``(R2 - c) / (1 - c)`` with c the R2 of mismatched utterances;
@@ -47,15 +49,14 @@ def neuron_claims(evidence: Evidence, lineage: Lineage | None = None, bounds: Bo
       the share of neurons that have a partner which random bases do not explain, of those that chance leaves; both
       judged against mismatches and random bases, the count also against random weights and the spectrogram.
     """
-    counts = measured(evidence, "neuron_count")
-    rows, known = [], same_depth_by_relation(counts.pairs)
+    rows: list[Row] = []
     for relation, part in separate_at_same_depth(evidence):
         rows.append(_above_bases("single neurons are shared", relation, part, "neuron_count", best=1.0))
         rows.append(_above_bases("single neurons explain more than random axes", relation, part, "neuron_excess"))
         rows.append(_above_chance("the subspace is shared", relation, part, "linreg_r2", best=1.0))
         rows += _more_than(counts, "more neurons have a partner than in", "neuron_count", known, relation)
     for name in ("neuron_count", "linreg_r2") if rows else ():
-        rows += _families(measured(evidence, name), lineage, name)
+        rows += _above_controls(measured(evidence, name), name, lineage)
     return _table(rows, bounds, "models trained apart, linreg_r2, neuron_excess and neuron_count")
 
 
@@ -88,7 +89,7 @@ def layer_claims(
     """
     rows = []
     for name in [name for name in measures if (evidence.pairs.measure == name).any()]:
-        rows += _above_controls(measured(evidence, name), "layers at the same relative depth are alike", name, lineage)
+        rows += _above_controls(measured(evidence, name), name, lineage, "layers at the same relative depth are alike")
     cka = evidence.only(evidence.pairs.measure.isin(["linear_cka_debiased", "linear_cka_debiased_raw"]))
     for relation, part in separate_at_same_depth(cka) if cka.pairs.measure.nunique() == 2 else ():
         raw = (part.pairs.measure == "linear_cka_debiased_raw").to_numpy()
@@ -106,7 +107,7 @@ def attention_claims(
 
     Chance is a wrong utterance with the rows aligned at their query frames: what is above it depends on what is said.
     """
-    rows = _above_controls(measured(evidence, measure), "beyond position, heads are alike", measure, lineage)
+    rows = _above_controls(measured(evidence, measure), measure, lineage, "beyond position, heads are alike")
     return _table(rows, bounds, f"models trained apart, and {measure}")
 
 
@@ -165,7 +166,7 @@ def _moved(evidence: Evidence, pair: tuple[str, str], measure: str) -> list[Row]
     rows = [_row("the last layer moved more than the first", between, measure, estimate, f"layer {layers.min()}")]
     if len(seeds) and measure not in BEYOND_BASES:
         estimate = evidence.estimate(lambda v: in_seeds(top, seeds.to_numpy(), v) - 1)
-        row = _row("the last layer moved further than another seed", between, measure, estimate, "another seed: 1")
+        row = _row(THAN_SEED, between, measure, estimate, "another seed: 1")
         rows.append(row | {name: row[name] + 1 for name in ("effect", "ci_low", "ci_high")} | {"unit": "ratio"})
     return rows
 
@@ -187,25 +188,13 @@ def _above_chance(claim: str, between: str, evidence: Evidence, measure: str, be
     return row | {"unit": unit, "p_of": "mismatches", "p_floor": 1 / (len(evidence.null) + 1)}
 
 
-def _above_controls(evidence: Evidence, claim: str, measure: str, lineage: Lineage | None) -> list[Row]:
-    """Hold each relation of models trained apart against chance, untrained models and the spectrogram."""
-    rows, known = [], same_depth_by_relation(evidence.pairs)
-    for relation in [r for r in SEPARATE if r in known]:
-        rows.append(_above_chance(claim, relation, evidence.only(known[relation]), measure))
-        rows += _more_than(evidence, "more alike than with", measure, known, relation)
-    return rows + _families(evidence, lineage, measure)
-
-
-def _more_than(evidence: Evidence, claim: str, measure: str, known: Masks, relation: str) -> list[Row]:
-    """Hold a relation against models that were not trained, and the spectrogram, where they are."""
-    controls = {"untrained": "random weights", "spectrogram": "the spectrogram"}
-    some = [(to, f"{claim} {what}") for to, what in controls.items() if to in known]
-    return [_difference(told, measure, evidence, known, relation, to) for to, told in some]
-
-
-def _families(evidence: Evidence, lineage: Lineage | None, measure: str) -> list[Row]:
-    """Hold models of each family against it and another, a family at a time: their mean would hide opposite signs."""
-    rows, known = [], same_depth_by_relation(evidence.pairs)
+def _above_controls(evidence: Evidence, measure: str, lineage: Lineage | None, claim: str = "") -> list[Row]:
+    """Hold relations against chance, if with a claim, and no training; families one by one, as a mean hides signs."""
+    known, parts = same_depth_by_relation(evidence.pairs), separate_at_same_depth(evidence)
+    rows = [_above_chance(claim, relation, part, measure) for relation, part in parts if claim]
+    for to, what in CONTROLS.items():
+        if to in known:
+            rows += [_difference(MORE + what, measure, evidence, known, relation, to) for relation, _ in parts]
     family = {each.name: each.family for each in lineage.checkpoints} if lineage else {}
     x, y = (evidence.pairs[side].map(family) for side in ("model_x", "model_y"))
     for name in dict.fromkeys(filter(None, family.values())):

@@ -70,12 +70,11 @@ def first_moved(moved: pd.DataFrame) -> pd.DataFrame:
 
     Columns: measure, pretrained, finetuned, first_layer (missing if none), furthest_layer, furthest (its distance).
     """
-    keys, rows = ["measure", "pretrained", "finetuned"], []
-    for names, group in moved.groupby(keys, sort=False):
-        top = group.distance.idxmax()
-        rows.append((*names, group.layer[group.distance >= 0.5].min(), group.layer[top], group.distance[top]))
-    out = pd.DataFrame(rows, columns=[*keys, "first_layer", "furthest_layer", "furthest"])
-    return out.astype({"first_layer": "Int64"})
+    keys = ["measure", "pretrained", "finetuned"]
+    first = moved[moved.distance >= 0.5].groupby(keys).layer.min().rename("first_layer").astype("Int64")
+    far = moved.loc[moved.groupby(keys, sort=False).distance.idxmax()].join(first, on=keys)
+    far = far.rename(columns={"layer": "furthest_layer", "distance": "furthest"}).reset_index(drop=True)
+    return far[[*keys, "first_layer", "furthest_layer", "furthest"]]
 
 
 @kept

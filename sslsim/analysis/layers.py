@@ -15,7 +15,8 @@ from sslsim.activations.results import kept
 from sslsim.activations.selection import check_between, check_stores, varying_views
 from sslsim.activations.store import ActivationStore, Stores
 from sslsim.comparison.tables import same_depth
-from sslsim.encoders.lineage import RELATIONS, SEPARATE, Lineage
+from sslsim.encoders.lineage import RELATIONS, SEPARATE
+from sslsim.encoders.lineup import read_lineup
 from sslsim.errors import SslsimError
 from sslsim.measures.diagnostics import concentration
 from sslsim.measures.moments import moments
@@ -26,8 +27,8 @@ from sslsim.significance.evidence import Evidence, Resampling, near_only
 
 Pairs = Sequence[tuple[str, str]]  # names of two checkpoints each
 CKA = {"linear_cka_biased_raw": "raw", "linear_cka_biased": "standardised", "linear_cka_dropped": "dropped"}
-PUBLISHED = {"max_corr": 0.234, "linreg": 0.670, "svcca": 0.384, "pwcca": 0.499, "linear_cka_biased": 0.487}
-"""Means between models over all pairs of layers, read off the maps of arXiv 2406.16099 to 0.01."""
+PUBLISHED = {"max_corr": 0.234, "linreg": 0.670, "svcca_below": 0.384, "pwcca": 0.499, "linear_cka_biased": 0.487}
+"""Means between the models of the lineup ``paper`` over all layers, read off the maps of arXiv 2406.16099 to 0.01."""
 FRAMES = (500, 1500, 4500, 13500)
 
 
@@ -71,17 +72,12 @@ def similarity_by_relation(table: pd.DataFrame) -> pd.DataFrame:
     return out.rename(columns={"model_x": "model", "layer_x": "layer", "depth_x": "depth"})
 
 
-def relation_means(by_relation: pd.DataFrame, lineage: Lineage | None = None) -> pd.DataFrame:
-    """Mean over all layers of all models of `similarity_by_relation`, by measure and relation.
-
-    Where the lineage has wav2vec 2.0 and HuBERT models of the sizes base and large, `PUBLISHED` stands beside them.
-    """
+def relation_means(by_relation: pd.DataFrame) -> pd.DataFrame:
+    """Mean over all layers of `similarity_by_relation`, by measure and relation; `PUBLISHED` beside those models."""
     wide = by_relation.pivot_table(index="measure", columns="relation", values="mean", aggfunc="mean", sort=False)
     out = wide.reindex(columns=[r for r in RELATIONS if r in wide]).rename_axis(columns=None).reset_index()
-    kinds = {(each.family, each.size) for each in lineage.checkpoints} if lineage else set()
-    if kinds >= set(itertools.product(("wav2vec2", "hubert"), ("base", "large"))):
-        out["published"] = out.measure.replace("svcca_below", "svcca").map(PUBLISHED)
-    return out.dropna(axis="columns", how="all")
+    known = PUBLISHED if {each.name for each in read_lineup("paper")} <= {*by_relation.model} else {}
+    return out.assign(published=out.measure.map(known)).dropna(axis="columns", how="all")
 
 
 def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -96,8 +92,8 @@ def best_depths(by_relation: pd.DataFrame, measure: str) -> pd.DataFrame:
 def best_partner_depths(table: pd.DataFrame, measures: Sequence[str], models: Sequence[str]) -> pd.DataFrame:
     """Say where the most similar layer of another model lies, beside what layers at the same relative depth score.
 
-    The table is of `sslsim.compare`, the models are trained apart. Columns: measure, relation, searches (a layer of a
-    model, in another one), same_depth and last_layer (shares of them whose most similar layer is at the same relative
+    The table is of `sslsim.compare`, the models are trained apart. Columns: measure, relation, searches (of a layer in
+    another model), same_depth and last_layer (shares of them whose most similar layer is at the same relative
     depth, or the last of its model), value_of_best and value_at_depth (means).
     """
     of = table.measure.isin(measures) & table.relation.isin(SEPARATE)

@@ -13,36 +13,24 @@ from sslsim.analysis.layers import measured, separate_at_same_depth
 from sslsim.analysis.preferences import PAIR, traces
 from sslsim.encoders.lineage import RELATIONS, SEPARATE
 from sslsim.measures.diagnostics import LAGS, autocorrelation, chance_max_corr, effective_frames
-from sslsim.measures.random_basis import FALSE_SHARE
+from sslsim.measures.moments import moments
+from sslsim.measures.random_basis import FALSE_SHARE, in_bases, neuron_count, neuron_p
 from sslsim.significance.evidence import Evidence, Resampling
 from sslsim.significance.jackknife import blocks_of, jackknife_interval
 
 
 def strongest(partners: pd.DataFrame, n: int = 12) -> pd.DataFrame:
-    """Return the `n` best of a table of best partners between separately trained models; neurons by size.
-
-    Two that are each other's best come once.
-    """
+    """Return the `n` best of a table of best partners between models trained apart, each pair once; neurons by size."""
     between = partners[partners.relation.isin(SEPARATE)]
-    key, unit = (abs, "neuron") if "neuron_x" in between else (None, "head")
-    best = between.sort_values("value", key=key, ascending=False, ignore_index=True).head(2 * n)
-    sides = (best[[f"{name}_{side}" for name in ("model", "layer", unit)]].itertuples(index=False) for side in "xy")
-    two = pd.Series([frozenset(map(tuple, pair)) for pair in zip(*sides, strict=True)], best.index, dtype=object)
-    return best[~two.duplicated()].head(n).reset_index(drop=True)
+    key = abs if "neuron_x" in between else None
+    return _once(between.sort_values("value", key=key, ascending=False)).head(n).reset_index(drop=True)
 
 
-def counted(partners: pd.DataFrame) -> pd.DataFrame:
-    """Return the neurons of models trained apart with a partner that random bases of any layer do not explain.
-
-    By Benjamini and Hochberg's rule on p_rotation, within each layer and other model, at the rate of neuron_count; that
-    one counts partners in one layer, so numbers differ. `partners` are of `sslsim.evidence`. The column q is added: the
-    rate at which the neuron would just be counted. Sorted by q, and by size of the correlation.
-    """
-    between = partners[partners.relation.isin(SEPARATE)].dropna(subset="p_rotation")
-    groups = between.groupby(["model_x", "layer_x", "model_y"], sort=False).p_rotation
-    found = between.assign(q=groups.transform(false_discovery_control), size=between.value.abs())
-    found = found[found.q <= FALSE_SHARE].sort_values(["q", "size"], ascending=[True, False], ignore_index=True)
-    return found.drop(columns="size")
+def _once(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows without those that name the two sides of an earlier one the other way round."""
+    unit = "neuron" if "neuron_x" in pairs else "head"
+    x, y = (zip(*(pairs[f"{key}_{side}"] for key in ("model", "layer", unit)), strict=True) for side in "xy")
+    return pairs[~pd.Series([*map(frozenset, zip(x, y, strict=True))], pairs.index).duplicated()]
 
 
 def with_intervals(
@@ -83,6 +71,24 @@ def one_to_many(partners: pd.DataFrame) -> pd.DataFrame:
     return out.reindex([r for r in RELATIONS if r in out.index]).reset_index()
 
 
+def with_partner(evidence: Evidence, stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:
+    """List the neurons that neuron_count counts between layers at the same depth of models trained apart.
+
+    Columns: relation, `PAIR` (a neuron and its best partner in the other layer), value (their correlation), rotated
+    and p_rotation (mean of its best in random bases of that layer, and p there). The evidence is as in `chance_levels`.
+    """
+    views, rows = {view.label: view for view in layer_views(stores, frames)}, []
+    for relation, part in separate_at_same_depth(measured(evidence, "neuron_count")):
+        for pair in part.pairs.itertuples():
+            x, y = (pair.model_x, pair.layer_x), (pair.model_y, pair.layer_y)
+            m = moments(views[x], views[y])
+            (best, at), size = m.correlation.abs().max(-1), in_bases(m).size
+            p, level = neuron_p(m, best), FALSE_SHARE * neuron_count(m)  # of Benjamini and Hochberg
+            for i in ((p <= level) & m.x.alive & (level > 0)).nonzero()[:, 0].tolist():
+                rows.append((relation, *x, i, *y, int(at[i]), *map(float, (m.correlation[i, at[i]], size[i], p[i]))))
+    return pd.DataFrame(rows, columns=["relation", *PAIR, "value", "rotated", "p_rotation"])
+
+
 def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:
     """Three chance levels of max_corr side by side, for layers at the same depth of models trained apart.
 
@@ -117,7 +123,7 @@ def matched_heads(best: pd.DataFrame, profile: pd.DataFrame, n: int = 12) -> pd.
     chosen = best[best.relation.isin(SEPARATE)].assign(above=lambda t: t.value - t.chance)
     numbers = [name for name in ("value", "ci_low", "ci_high", "chance", "p") if name in chosen]
     columns = ["relation", "model_x", "layer_x", "head_x", "model_y", "layer_y", "head_y", *numbers]
-    out = chosen.sort_values("above", ascending=False).head(n)[columns]
+    out = _once(chosen.sort_values("above", ascending=False)).head(n)[columns]
     for side in "xy":
         of = profile[["model", "layer", "head", "distance", "diagonality"]].add_suffix(f"_{side}")
         out = out.merge(of, on=[f"model_{side}", f"layer_{side}", f"head_{side}"], how="left")

@@ -12,7 +12,6 @@ from test_claims import OF_NEURONS, PAIRS, lineage_of, made_of_neurons
 from sslsim import analysis
 from sslsim.analysis.claims import CLAIM_COLUMNS, FAMILIES, SIZES, attention_claims, finetuning_claims, layer_claims
 
-OF = "neurons with a partner beyond chance"
 GROUPS = ["other seed", "same family", "other family"]
 WORDS = [
     *SIZES,
@@ -56,9 +55,9 @@ def ends(rows, scale=1, digits=2):
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [
-        ("none", "single neurons are hardly shared"),
-        ("small", "single neurons are shared to a small degree"),
-        ("large", "single neurons are shared to a large degree"),
+        ("none", "few single neurons are shared"),
+        ("small", "single neurons are slightly shared"),
+        ("large", "single neurons are largely shared"),
         ("opposite", "single neurons are shared less than by chance"),
         ("not told from chance", "single neurons are shared no more than chance explains"),
         ("not tested (no interval)", "whether single neurons are shared was not tested, with no interval"),
@@ -66,17 +65,41 @@ def ends(rows, scale=1, digits=2):
 )
 def test_the_size_is_said_in_words(verdict, said):
     one = sentence(analysis.answer(table(row(verdict=verdict))))
-    assert one == f"Between models trained apart, {said} ({OF}: 80.0 % with another seed)."
+    assert one == f"Between models trained apart, {said} (neuron_count 80.0 % above chance)."
     two = sentence(analysis.answer(table(row(verdict=verdict), row("other family", verdict, 0.7))))
-    assert two == f"Between models trained apart, {said} ({OF}: 70.0 % between families to 80.0 % with another seed)."
+    assert two == f"Between models trained apart, {said} (neuron_count 70.0 to 80.0 % above chance)."
 
 
 def test_groups_that_differ_have_a_word_each():
     text = sentence(analysis.answer(table(row(), row("other family", "none", 0.02))))
-    of = "2.0 % between families (none) and 80.0 % with another seed (large)"
-    assert text.endswith(f"shared to different degrees, {OF}: {of}.")
-    alone = sentence(analysis.answer(table(row("other model"))))
-    assert alone.endswith("between models without a family).")
+    of = "none: 2.0 % between families; large: 80.0 % between seeds"
+    assert text.endswith(f"shared to different degrees (neuron_count above chance, {of}).")
+    text = sentence(analysis.answer(table(row(), row("same family", "none", 0.03), row("other family", "none", 0.02))))
+    assert "none: 2.0 to 3.0 % within and between families; large" in text
+
+
+def contrast(what, effect, low, **more):
+    claim = f"more alike than with {what}"
+    return row(claim=claim, effect=effect, unit="difference", p_floor=np.nan) | {"ci_low": low} | more
+
+
+@pytest.mark.parametrize(
+    ("weights", "heard", "said"),
+    [
+        ((0.2, 0.1), (0.3, 0.2), "at least 20.0 percentage points above random weights and spectrogram"),
+        ((0.01, -0.01), (0.3, 0.2), "not always above random weights"),
+        ((0.01, -0.01), (-0.1, -0.2), "not always above random weights or spectrogram"),
+    ],
+)
+def test_what_needs_no_training_is_said_beside_the_size(weights, heard, said):
+    rows = [contrast("random weights", *weights), contrast("the spectrogram", *heard)]
+    assert analysis.answer(table(row(), *rows)).endswith(f"(neuron_count 80.0 % above chance, {said}).")
+    scores = [each | {"measure": "svcca"} for each in (row(unit="difference"), *rows)]
+    assert f"svcca 0.80 above chance, {said.replace('20.0 percentage points', '0.20')})" in analysis.answer(
+        table(*scores)
+    )
+    untested = [each | {"ci_low": np.nan} for each in rows]
+    assert analysis.answer(table(row(), *untested)).endswith("(neuron_count 80.0 % above chance).")
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -85,52 +108,26 @@ def test_every_table_makes_a_sentence(n):
         rows = [row(of, word) for of, word in zip(GROUPS, words, strict=False)]
         family = row("f", words[0], -0.2, claim=FAMILIES, unit="difference", p_floor=np.nan)
         for more in ([], [family], [family, family | {"between": "g", "verdict": words[-1]}]):
-            sentence(analysis.answer(table(*rows, *more)))
+            sentence(analysis.answer(table(*rows, *more), families="neuron_count"))
 
 
 def test_families_that_disagree_are_said_to():
-    families = [row("f", "small", 0.2), row("g", "opposite", -0.1), row("h", "none", 0.01)]
+    families = [row("hubert", "small", 0.2), row("g", "opposite", -0.1), row("wav2vec2", "none", 0.01)]
     families = [each | {"claim": FAMILIES, "unit": "difference", "p_floor": np.nan} for each in families]
-    assert sentence(analysis.answer(table(row(), *families))).endswith(
-        "; held against two families, models of f are more alike (neuron_count +20.0 points), models of g are less "
-        "alike (neuron_count -10.0 points) and models of h are about as alike (neuron_count +1.0 points)."
-    )
-    assert "families" not in analysis.answer(table(row(), *families[:1]))
-    named = families[0] | {"between": "hubert", "measure": "svcca"}, families[2] | {"between": "hubert"}
-    assert sentence(analysis.answer(table(row(), families[1], *named))).endswith(
-        "models of HuBERT are more alike (svcca 0.20) and about as alike (neuron_count +1.0 points)."
-    )
-
-
-def test_controls_stand_beside_the_size():
-    more = {"claim": "more neurons have a partner than in random weights", "unit": "difference", "p_floor": np.nan}
-    rows = [row(), row("other family", effect=0.7), row(effect=0.5, **more), row("other family", effect=-0.4, **more)]
-    text = sentence(analysis.answer(table(*rows)))
-    assert text.endswith("to 80.0 % with another seed; beyond random weights -40.0 to +50.0 points).")
-    like = {
-        "measure": "svcca",
-        "claim": "more alike than with the spectrogram",
-        "unit": "difference",
-        "p_floor": np.nan,
-    }
-    rows = [row(measure="svcca", unit="difference"), row(effect=0.25, **like)]
-    assert "(svcca beyond chance: 0.80 with another seed; beyond the spectrogram 0.25)" in analysis.answer(table(*rows))
-
-
-def test_where_most_neurons_have_a_partner():
-    deep = pd.DataFrame(
-        {"measure": "neuron_count", "relation": ["other seed", "untrained", "same family"], "depth": 0.2}
-    )
-    text = analysis.count_in_words(deep.assign(value=[0.01, 0.9, 0.094]))
-    assert text == "; most have a partner at relative depth 0.2: 9 % of neurons within a family"
-    assert analysis.count_in_words(deep.assign(measure="svcca", value=1.0)) == ""
+    text = sentence(analysis.answer(table(row(), *families), families="neuron_count"))
+    assert text.endswith(", within families by neuron_count HuBERT more (0.20), wav2vec 2.0 equally, g less (-0.10).")
+    assert "famil" not in analysis.answer(table(row(), *families[:1]), families="neuron_count")
+    assert "famil" not in analysis.answer(table(row(), *families), families="svcca")
 
 
 def test_numbers_of_neurons_are_those_of_the_claims():
     stores = lineup("a", "a2", "b", "c", "d")
     claims = analysis.neuron_claims(made_of_neurons(stores, lambda name, *_: 0.3), lineage_of(stores))
     told = [claims[(claims.measure == name) & (claims.claim != FAMILIES)] for name in ("neuron_count", "linreg_r2")]
-    assert numbers(sentence(analysis.answer(claims))) == [*ends(told[0], 100, 1), *ends(told[1], 100, 1)]
+    deep = pd.DataFrame({"measure": "neuron_count", "relation": ["untrained", "same family"], "depth": [0, 0.2]})
+    text = sentence(analysis.answer(claims, after=analysis.peak_in_words(deep.assign(value=[0.9, 0.095]))))
+    assert numbers(text) == [*ends(told[0], 100, 1), *ends(told[1], 100, 1), 9.5, 0.2]
+    assert text.endswith("; shared neurons reach 9.5 % within a family at relative depth 0.2.")
 
 
 def test_numbers_of_layers_are_those_of_claims_and_depths():
@@ -148,17 +145,14 @@ def test_numbers_of_layers_are_those_of_claims_and_depths():
     assert depths.same_depth.round(3).to_dict() == {"same family": 0.333, "other family": 1}
     assert depths.value_of_best.to_numpy() == pytest.approx([0.7, 0.6], abs=0.02)
     assert depths.value_at_depth.to_numpy() == pytest.approx([0.6, 0.6], abs=0.02)
-    claims = layer_claims(evidence, ["svcca", "cca"])
+    claims = layer_claims(evidence, ["svcca", "cca"], lineage_of(stores))
     text = sentence(analysis.answer(claims, after=analysis.depth_in_words(depths.reset_index())))
     first = claims[claims.measure == "svcca"]
-    families = first[first.claim == FAMILIES].effect.round(2).tolist()
-    assert numbers(text) in ([*ends(first[first.claim != FAMILIES]), *more] for more in ([], families))
-    where = "is at its relative depth in 78 % (svcca) of cases and the last of its model in 56 % (svcca) of cases."
-    assert text.endswith(f"; the layer of another model that is most like a layer {where}")
-    two = pd.concat([depths.reset_index(), depths.reset_index().assign(measure="cca", same_depth=0.1, last_layer=0.9)])
-    assert analysis.depth_in_words(two).endswith(
-        "in 10 % (cca) to 78 % (svcca) of cases and the last of its model in 56 % (svcca) to 90 % (cca) of cases"
-    )
+    assert numbers(text) == ends(first[first.claim != FAMILIES])
+    assert text.endswith("; by svcca 78 % match best there.")
+    other = depths.reset_index().assign(measure="cca", same_depth=[0.5, 0.2])  # of 6 and of 12 searches: 0.3
+    both = pd.concat([depths.reset_index(), other])
+    assert analysis.depth_in_words(both) == "; by measure 30 to 78 % match best there"
 
 
 def test_attention_is_said_to_be_uniform_before_it_is_said_to_agree():
@@ -166,45 +160,31 @@ def test_attention_is_said_to_be_uniform_before_it_is_said_to_agree():
     claims = attention_claims(made(stores, ["pearson"], lambda *_: 0.5))
     profile = pd.DataFrame({"model": ["a", "a", "c", "twin"], "entropy": [0.9, 0.98, 0.7, 1.0]})
     text = sentence(analysis.answer(claims, before=analysis.entropy_in_words(profile, ["a", "c"])))
-    begins = "Attention is almost uniform in 1 of 2 models (mean entropy of their heads 0.94, where 1 is uniform; "
-    begins += "0.70 in c); "
-    assert text.startswith(
-        f"{begins}between models trained apart, beyond position, heads are alike to a large degree ("
-    )
-    more = claims[claims.claim.str.startswith("more ")]
-    assert numbers(text)[2:] == [*ends(claims[claims.p_floor.notna()]), *ends(more)]
+    begins = "Attention is almost uniform (entropy 0.94 of 1) but in c (0.70); between models trained apart, beyond "
+    assert text.startswith(f"{begins}position, heads are largely alike (pearson ")
+    least = claims[claims.p_floor.isna()].effect.min().round(2)
+    assert numbers(text)[2:] == [*ends(claims[claims.p_floor.notna()]), *[least] * ("at least" in text)]
+    assert analysis.entropy_in_words(profile, ["c"]) == ""
 
 
 @pytest.mark.parametrize("seed", [True, False])
-@pytest.mark.parametrize("name", ["neuron_count", "linreg"])
-def test_finetuning_is_told_by_what_is_left_and_how_far_the_last_layer_moved(seed, name):
+def test_finetuning_says_what_is_left_by_model_and_how_far_attention_moved(seed):
     stores = lineup("a", *(["a2"] if seed else []), "a-ctc", "c", n_layers=3)
-
-    def level(name, x, i, y, j):
-        return {"svcca": 0.9 - 0.2 * i, "linreg": 0.6}[name] if {x, y} == {"a", "a-ctc"} else 0.6
-
-    claims = finetuning_claims(made(stores, ["svcca", "linreg"], level), PAIRS, ["svcca", "linreg"])
-    changed = pd.DataFrame({"measure": name, "finetuned": ["a-ctc"] * 3 + ["b-ctc"] * 3, "depth": [1, 0.5, 0] * 2})
-    changed["value"] = [0.02, 0.7, 0.86, 0.5, 0.6, 1.0]
-    text = sentence(analysis.finetuning_answer(claims, changed))
-    what = "neurons that still have a partner" if name == "neuron_count" else name
-    left = f"After finetuning, {what}, first layer to last: 86 to 2 % (a-ctc) and 100 to 50 % (b-ctc)"
-    if not seed:
-        assert text == f"{left}."
-        return
-    far = claims[claims.unit == "ratio"].sort_values("effect")
-    least, most = (f"{row.effect:.2f}{{}} ({row.measure}, a-ctc)" for row in far.itertuples())
-    moved = f"{least.format('')} to {most.format(' times as far')}"
-    assert text == f"{left}; the last layer moved {moved} from its origin as another seed lies."
-    alone = sentence(analysis.finetuning_answer(claims[claims.measure == "svcca"], changed[:3]))
-    assert "moved 1.26 times as far (svcca, a-ctc) from" in alone
-
-
-def test_the_entropy_before_and_after_finetuning():
-    profile = pd.DataFrame({"model": ["a", "a-ctc", "a-ctc"], "entropy": [0.97, 0.9, 0.8]})
-    told = analysis.entropy_change_in_words(profile, [("a", "a-ctc"), ("c", "c-ctc")])
-    assert told == "; the entropy of attention, where 1 is uniform, went from 0.97 to 0.85 (a-ctc)"
-    assert analysis.entropy_change_in_words(profile, [("c", "c-ctc")]) == ""
+    evidence = made(stores, ["linreg", "pearson"], lambda name, *_: 0.6)
+    claims = finetuning_claims(evidence, PAIRS, ["linreg", "pearson"])
+    changed = pd.DataFrame({"measure": ["linreg"] * 3 + ["neuron_count"] * 3, "depth": [0, 0.5, 1] * 2})
+    changed = changed.assign(pretrained="a", finetuned="a-ctc", value=[0.9, 0.7, 0.5, 0.859, 0.99, 0.016])[::-1]
+    entropy = pd.Series({"a": 0.97, "a-ctc": 0.87, "c": 0.5})
+    text = sentence(analysis.finetuning_answer(claims, changed, entropy))
+    assert text.startswith("From first to last layer, 86 to 2 % (a-ctc) of neurons keep a partner; ")
+    assert text.endswith("; its entropy changed by -0.10.")
+    moved = claims[(claims.claim == "the last layer moved further than another seed") & (claims.measure == "pearson")]
+    assert numbers(text) == [*ends(moved), -0.1] if seed else [-0.1]
+    assert ("attention moved" in text) == seed
+    text = sentence(
+        analysis.finetuning_answer(claims[claims.measure == "linreg"], changed[changed.measure == "linreg"])
+    )
+    assert text == "From first to last layer, 90 to 50 % (a-ctc) of linreg is left."
 
 
 def test_made_evidence_of_all_measures_answers_all_pages():

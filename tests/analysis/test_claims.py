@@ -243,6 +243,26 @@ def test_neurons_by_hand():
     assert table.verdict.tolist() == ["none", "small", "large"]
 
 
+def test_shared_neurons_are_held_against_random_weights_and_the_spectrogram():
+    stores = lineup("a", "b", "twin", "mel", n_layers=1)
+
+    def level(name, x, i, y, j):
+        return 0.4 if "twin" in (x, y) else 0.25 if "mel" in (x, y) else 0.3
+
+    evidence = made_of_neurons(stores, level)
+    table = neuron_claims(evidence)
+    for measure in ("neuron_count", "linreg_r2"):
+        pairs, rows = evidence.pairs, table[(table.measure == measure) & table.claim.str.startswith("more alike")]
+        own = between(pairs, [("a", "b")], measure=measure)
+        assert rows.claim.tolist() == [f"more alike than with {what}" for what in ("random weights", "the spectrogram")]
+        for row, name in zip(rows.itertuples(), ("twin", "mel"), strict=True):
+            to = between(pairs, [(one, name) for one in "ab"], measure=measure)
+            by_hand = difference(evidence, own, to)
+            assert numbers(row) == pytest.approx((by_hand.value, by_hand.low, by_hand.high, by_hand.p))
+        assert rows.effect.iloc[0] < 0 < rows.effect.iloc[1]
+    assert not table[table.measure == "neuron_excess"].claim.str.startswith("more alike").any()
+
+
 @pytest.mark.parametrize(
     ("measure", "claim"), [("neuron_excess", EXCESS), ("neuron_count", NEURONS)], ids=["excess", "count"]
 )
@@ -282,10 +302,10 @@ def test_layers_by_hand():
     assert table.columns.tolist() == CLAIM_COLUMNS
     assert table[["claim", "between"]].to_numpy().tolist() == [
         [ALIKE, "same family"],
-        ["more alike than with random weights", "same family"],
-        ["more alike than with the spectrogram", "same family"],
         [ALIKE, "other family"],
+        ["more alike than with random weights", "same family"],
         ["more alike than with random weights", "other family"],
+        ["more alike than with the spectrogram", "same family"],
         ["more alike than with the spectrogram", "other family"],
         [FAMILIES, "f"],
     ]
@@ -299,16 +319,16 @@ def test_layers_by_hand():
     assert numbers(table.iloc[0]) == pytest.approx((*expected, above.p))
     assert table.control[0] == f"mismatched utterances: {above.chance:.3f}"
     for row, a, b, name in (
-        (1, same, twins, "untrained"),
-        (2, same, mel, "spectrogram"),
-        (4, other, twins, "untrained"),
+        (2, same, twins, "untrained"),
+        (3, other, twins, "untrained"),
+        (4, same, mel, "spectrogram"),
         (6, same, other, "other family"),
     ):
         by_hand = difference(evidence, a, b)
         assert numbers(table.iloc[row]) == pytest.approx((by_hand.value, by_hand.low, by_hand.high, by_hand.p))
         assert table.control[row] == f"{name}: {evidence.pairs.value[b].mean():.3f}"
     assert set(table.verdict) <= set(WORDS)
-    assert table.p_of.tolist() == ["mismatches", "interval", "interval"] * 2 + ["interval"]
+    assert table.p_of.tolist() == ["mismatches"] * 2 + ["interval"] * 5
     assert set(table.unit) == {"difference"}
 
 
@@ -378,15 +398,15 @@ def test_attention_by_hand():
     assert table.columns.tolist() == CLAIM_COLUMNS
     assert table[["claim", "between"]].to_numpy().tolist() == [
         [claim, "other seed"],
-        [floor, "other seed"],
         [claim, "other family"],
+        [floor, "other seed"],
         [floor, "other family"],
     ]
     assert set(table.measure) == {"pearson"}
     rows = between(evidence.pairs, [("a", "c"), ("a2", "c")], measure="pearson")
     above = read(evidence, rows)
     expected = [v - above.chance for v in (above.value, above.low, above.high)]
-    assert numbers(table.iloc[2]) == pytest.approx((*expected, above.p))
+    assert numbers(table.iloc[1]) == pytest.approx((*expected, above.p))
     twins = between(evidence.pairs, [(name, "twin") for name in ("a", "a2", "c")], measure="pearson")
     by_hand = difference(evidence, rows, twins)
     assert numbers(table.iloc[3]) == pytest.approx((by_hand.value, by_hand.low, by_hand.high, by_hand.p))
@@ -486,7 +506,10 @@ def test_fewer_than_nineteen_cannot_judge_what_chance_explains(permutations, rot
     names = [*OF_NEURONS, "svcca", "pearson"]
     evidence = made_of_neurons(stores, lambda name, *_: 0.3 if name == "neuron_excess" else 0.9, names)
     few = replace(evidence, null=evidence.null[:permutations], rotated=evidence.rotated[:rotations])
-    assert neuron_claims(few).verdict.tolist() == neurons  # the last is a contrast with random weights, by intervals
+    table = neuron_claims(few)
+    assert table.verdict.tolist()[:3] == neurons
+    assert set(table.claim[3:]) == {"more alike than with random weights"}
+    assert set(table.verdict[3:]) == {"none"}  # contrasts need no mismatches
     for of in (layer_claims, attention_claims):
         table = of(few)
         assert table.verdict.tolist() == ["large" if permutations == 19 else FEW, "none"]  # the contrast needs none

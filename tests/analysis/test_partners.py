@@ -10,15 +10,39 @@ from sslsim import analysis
 
 
 def test_the_strongest_leave_counterparts_out():
-    sides = {"model_x": "a", "layer_x": 0, "model_y": "b", "layer_y": 0}
-    partners = pd.DataFrame(sides | {"relation": ["counterpart", "other family"], "value": [0.99, -0.8], "neuron_x": 0})
-    partners["neuron_y"] = 1
-    assert analysis.strongest(partners, n=1).value.tolist() == [-0.8]
-    turned = partners.rename(columns=lambda name: name[:-1] + {"_x": "y", "_y": "x"}.get(name[-2:], name[-1]))
-    both = pd.concat([partners, turned, turned.assign(neuron_y=7, value=0.2)])
-    assert analysis.strongest(both, n=2).value.tolist() == [-0.8, 0.2]  # each other's best come once
-    heads = pd.DataFrame(sides | {"relation": "other family", "head_x": [0, 1], "head_y": 0, "value": [-6.0, 0.5]})
-    assert analysis.strongest(heads, n=1).value.tolist() == [0.5]  # the largest, not the most negative
+    sides = {"model_x": "x", "layer_x": 0, "model_y": "y", "layer_y": 0}
+    partners = pd.DataFrame({"relation": ["counterpart", "other family"], "value": [0.99, -0.8], "neuron_x": 0})
+    assert analysis.strongest(partners.assign(**sides, neuron_y=1), n=1).value.tolist() == [-0.8]
+    heads = pd.DataFrame({"relation": "other family", "head_x": [0, 1], "value": [-6.0, 0.5]})
+    assert analysis.strongest(heads.assign(**sides, head_y=1), n=1).value.tolist() == [0.5]  # not the most negative
+
+
+def test_a_pair_that_is_best_in_both_directions_stands_once():
+    rows = [("x", 0, 3, "y", 1, 5), ("y", 1, 5, "x", 0, 3), ("x", 0, 5, "y", 1, 3)]
+    keys = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y"]
+    pairs = pd.DataFrame(rows, columns=keys).assign(relation="other family", value=[0.9, 0.9, 0.8])
+    assert analysis.strongest(pairs)[keys].to_numpy().tolist() == [list(rows[0]), list(rows[2])]
+
+
+@pytest.mark.parametrize(("kind", "found"), [("tenth", True), ("rotated", False)])
+def test_neurons_with_a_partner_are_those_that_are_counted(tmp_path, kind, found):
+    models = World(kind, 1, neurons=60, layers=1, utterances=24, frames=60).stores(tmp_path)
+    resampling = sslsim.Resampling(permutations=2, blocks=0, rotations=0)
+    evidence = sslsim.evidence(models, ["neuron_count"], resampling=resampling)
+    listed = analysis.with_partner(evidence, models)
+    shares = listed.groupby(["model_x", "model_y"]).size() / 60
+    apart = evidence.pairs[evidence.pairs.model_x != evidence.pairs.model_y]
+    counted = apart.set_index(["model_x", "model_y"]).value
+    assert shares.to_dict() == pytest.approx(counted[counted > 0].to_dict())
+    assert (len(listed) > 4) == found
+    for row in listed.itertuples():
+        x, y = (store.layer(layer)[:] for store, layer in zip(models, (row.layer_x, row.layer_y), strict=True))
+        x, y = (x, y) if row.model_x == models[0].name else (y, x)
+        r = np.corrcoef(x[:, row.neuron_x], y.T)[0, 1:]
+        assert abs(r).argmax() == row.neuron_y
+        assert row.value == pytest.approx(r[row.neuron_y], abs=1e-5)
+        assert abs(row.value) > row.rotated
+        assert row.p_rotation <= 0.1
 
 
 def test_neurons_are_counted_by_benjamini_and_hochberg_within_a_layer_and_other_model():
@@ -74,6 +98,7 @@ def test_matched_heads_bring_what_both_look_at():
     best = pd.DataFrame({"model_x": ["x", "y"], "layer_x": 1, "head_x": [0, 1], "model_y": ["y", "x"], "layer_y": 2})
     best = best.assign(head_y=[1, 0], value=[0.5, 0.9], ci_low=0.1, ci_high=0.95, chance=[0.0, 0.6], p=0.04)
     best["relation"] = "other family"
+    best.loc[2] = ["y", 2, 1, "x", 1, 0, 0.5, 0.1, 0.95, 0.0, 0.04, "other family"]  # the first, the other way round
     heads = [(m, layer, head) for m in "xy" for layer in (1, 2) for head in (0, 1)]
     profile = pd.DataFrame(heads, columns=["model", "layer", "head"]).assign(diagonality=0.1)
     profile["distance"] = np.arange(8.0)

@@ -33,17 +33,17 @@ def test_similarity_by_relation(table):
     assert rows.loc["c", 1, "other family"].best == pytest.approx(0.7)
     assert rows.loc["c", 1, "other family"].depth == 0.5
     assert rows.loc["a", 2, "counterpart"].best_layer == 2
-    roles = [{"family": f, "size": s} for f in ("wav2vec2", "hubert") for s in ("base", "large")]
-    paper = Lineage(tuple(Checkpoint(str(i), "x", **role) for i, role in enumerate(roles)))
-    assert "published" not in analysis.relation_means(by_relation)
-    assert "published" not in analysis.relation_means(by_relation, Lineage(paper.checkpoints[1:]))
-    means = analysis.relation_means(by_relation, paper)
-    assert means.columns.tolist() == ["measure", "same model", "counterpart", "other family", "published"]
+    means = analysis.relation_means(by_relation)
+    assert means.columns.tolist() == ["measure", "same model", "counterpart", "other family"]
     assert means["other family"].item() == pytest.approx(0.7 - 0.1 * 8 / 9)
-    assert means.published.tolist() == [0.384]  # of svcca
-    assert analysis.relation_means(by_relation.assign(measure="svcca_below"), paper).published.tolist() == [0.384]
-    other = analysis.relation_means(by_relation.assign(measure="procrustes"), paper)
-    assert "published" not in other
+
+
+def test_published_means_stand_beside_the_models_and_measures_that_they_are_of():
+    names = [each.name for each in sslsim.read_lineup("paper")]
+    rows = pd.DataFrame({"model": names, "measure": "svcca_below", "relation": "other family", "mean": 0.5})
+    assert analysis.relation_means(rows).published.tolist() == [0.384]
+    assert "published" not in analysis.relation_means(rows[1:])
+    assert "published" not in analysis.relation_means(rows.assign(measure="svcca"))  # has one component more
 
 
 def test_a_layer_without_a_score_is_left_out(table):

@@ -133,11 +133,11 @@ def test_tables_scroll_in_their_box_and_are_plain() -> None:
 
 
 def test_labels_of_rows_stay_and_an_empty_corner_is_no_heading() -> None:
-    labelled = tidy_html(pd.DataFrame({"p": [1, 2]}, index=pd.Index([1, 0])).to_html())
+    labelled = tidy_html(pd.DataFrame({"p_t": [1, 2]}, index=pd.Index([1, 0])).to_html())
     soup = bs4.BeautifulSoup(labelled, "html.parser")
     assert [cell.get_text() for cell in soup.select("tbody th")] == ["1", "0"]
     assert [cell.name for cell in soup.select("thead td, thead th")] == ["td", "th"]
-    assert soup.select("thead th")[0].get_text() == "p"
+    assert soup.select("thead th")[0].get_text() == "p (t test)"
 
 
 def test_a_section_is_folded_by_the_tag_of_its_cell_up_to_the_next_heading_as_high() -> None:
