@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sslsim.analysis.claims import FAMILIES, MORE, NONE, NOT_TOLD, OPPOSITE, SIZES, THAN_SEED
+from sslsim.analysis.claims import FAMILIES, FINETUNED, MORE, NONE, NOT_TOLD, OPPOSITE, SIZES, THAN_SEED
 
 UNIFORM = 0.9  # normalised entropy from which attention is almost uniform
 _GROUPS = {"other seed": "between seeds", "same family": "within a family", "other family": "between families"}
@@ -54,29 +54,27 @@ def finetuning_answer(claims: pd.DataFrame, changed: pd.DataFrame, entropy: pd.S
     return f"{'; '.join(parts)}."
 
 
+def contents_answer(claims: pd.DataFrame) -> str:
+    """Say by `contents_claims` how much of what is given layers tell, and how finetuning changed that."""
+    parts = []
+    for given, rows in claims.groupby(claims.claim.str.partition(" is in ")[0], sort=False):
+        held = rows[rows.claim.str.endswith(" the layers") & ~rows.between.str.endswith(FINETUNED)]
+        each = [
+            f"{100 * row['effect']:z.1f} % in {_NAMES.get(row['between'], row['between'])}"
+            for row in held.to_dict("records")
+        ]
+        moved = [f"{100 * row.effect:+.1f}" for row in rows[rows.claim.str.endswith(" before finetuning")].itertuples()]
+        told = f" (finetuning: {_list(moved)} percentage points)" if moved else ""
+        parts.append(f"of what {given}s differ in, {_list(each)}{told}")
+    return f"Layers tell, beyond chance, {'; '.join(parts)}."
+
+
 def entropy_in_words(profile: pd.DataFrame, models: Sequence[str]) -> str:
     """Say how near to uniform the attention of models is, by `describe_heads`, before anything is said of agreement."""
     entropy = profile[profile.model.isin(models)].groupby("model").entropy.mean().sort_values()
     near, rest = entropy[entropy >= UNIFORM], entropy[entropy < UNIFORM]
     but = " but in " * bool(len(rest)) + _list([f"{name} ({value:.2f})" for name, value in rest.items()])
     return f"Attention is almost uniform (entropy {_span(near)} of 1){but}; " if len(near) else ""
-
-
-def entropy_change_in_words(profile: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
-    """Say what finetuning did to the mean entropy of heads, by `describe_heads`, where 1 is uniform attention."""
-    mean = profile.groupby("model").entropy.mean()
-    each = [f"{mean[a]:.2f} to {mean[b]:.2f} ({b})" for a, b in pairs if a in mean and b in mean]
-    return f"; the entropy of attention, where 1 is uniform, went from {_list(each)}" if each else ""
-
-
-def count_in_words(deep: pd.DataFrame) -> str:
-    """Say by `along_depth` where most neurons have a partner."""
-    some = deep[(deep.measure == "neuron_count") & deep.relation.isin(_GROUPS)].dropna(subset="value")
-    if some.empty:
-        return ""
-    top = some.loc[some.value.idxmax()]
-    share = f"{_percent(top.value)} % of neurons {_GROUPS[top.relation]}"
-    return f"; most have a partner at relative depth {top.depth:g}: {share}"
 
 
 def depth_in_words(depths: pd.DataFrame) -> str:

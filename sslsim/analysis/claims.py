@@ -47,14 +47,13 @@ def neuron_claims(evidence: Evidence, lineage: Lineage | None = None, bounds: Bo
       ``(R2 - c) / (1 - c)`` with c the R2 of mismatched utterances;
     - neuron_excess: the variance that single neurons explain beyond random axes of the same subspace, and neuron_count:
       the share of neurons that have a partner which random bases do not explain, of those that chance leaves; both
-      judged against mismatches and random bases, the count also against random weights and the spectrogram.
+      judged against mismatches and random bases.
     """
     rows: list[Row] = []
     for relation, part in separate_at_same_depth(evidence):
         rows.append(_above_bases("single neurons are shared", relation, part, "neuron_count", best=1.0))
         rows.append(_above_bases("single neurons explain more than random axes", relation, part, "neuron_excess"))
         rows.append(_above_chance("the subspace is shared", relation, part, "linreg_r2", best=1.0))
-        rows += _more_than(counts, "more neurons have a partner than in", "neuron_count", known, relation)
     for name in ("neuron_count", "linreg_r2") if rows else ():
         rows += _above_controls(measured(evidence, name), name, lineage)
     return _table(rows, bounds, "models trained apart, linreg_r2, neuron_excess and neuron_count")

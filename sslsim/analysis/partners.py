@@ -5,7 +5,6 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
 
 from sslsim.activations.selection import layer_views, utterances_of
 from sslsim.activations.store import ActivationStore

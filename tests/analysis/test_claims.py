@@ -495,10 +495,10 @@ FEW_BASES = "not tested (too few mismatches or random bases)"
 @pytest.mark.parametrize(
     ("permutations", "rotations", "neurons"),
     [
-        (0, 19, [FEW_BASES, FEW_BASES, FEW, "none"]),
-        (18, 19, [FEW_BASES, FEW_BASES, FEW, "none"]),
-        (19, 18, [FEW_BASES, FEW_BASES, "large", "none"]),
-        (19, 19, ["large", "small", "large", "none"]),
+        (0, 19, [FEW_BASES, FEW_BASES, FEW]),
+        (18, 19, [FEW_BASES, FEW_BASES, FEW]),
+        (19, 18, [FEW_BASES, FEW_BASES, "large"]),
+        (19, 19, ["large", "small", "large"]),
     ],
 )
 def test_fewer_than_nineteen_cannot_judge_what_chance_explains(permutations, rotations, neurons):

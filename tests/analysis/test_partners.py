@@ -45,16 +45,6 @@ def test_neurons_with_a_partner_are_those_that_are_counted(tmp_path, kind, found
         assert row.p_rotation <= 0.1
 
 
-def test_neurons_are_counted_by_benjamini_and_hochberg_within_a_layer_and_other_model():
-    p = [0.001, 0.02, 0.07, 0.5, 0.6, 0.03]
-    partners = pd.DataFrame({"model_x": ["a"] * 5 + ["c"], "layer_x": 0, "neuron_x": range(6), "model_y": "b"})
-    partners = partners.assign(layer_y=0, neuron_y=0, relation="other family", value=0.5, p_rotation=p)
-    found = analysis.counted(pd.concat([partners, partners[:1].assign(relation="counterpart")]))
-    # of five: .001 x 5, .02 x 5 / 2 = .05, .07 x 5 / 3 > .1; of one alone .03
-    assert found.neuron_x.tolist() == [0, 5, 1]
-    assert found.q.tolist() == pytest.approx([0.005, 0.03, 0.05])
-
-
 def test_chance_levels_of_best_partners_agree_where_nothing_is_shared(tmp_path):
     models = World("independent", 4, neurons=60, utterances=20, frames=60).stores(tmp_path)
     resampling = sslsim.Resampling(

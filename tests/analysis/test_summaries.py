@@ -9,8 +9,6 @@ from worlds import World
 import sslsim
 from sslsim import analysis
 from sslsim.analysis.layers import same_depth
-from sslsim.encoders.lineage import Lineage
-from sslsim.encoders.lineup import Checkpoint
 
 
 @pytest.fixture(scope="module")
