@@ -1,7 +1,8 @@
 """Activations that no encoder of sslsim made, such as made ones with known answers, as a store like any other."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,30 @@ from sslsim.activations.store import RULES, ActivationStore, open_asked
 from sslsim.encoders.encoder import Anatomy, Encoded
 from sslsim.encoders.lineup import checked
 from sslsim.errors import SslsimError, close_match, is_text
+from sslsim.speech.recording import Clock
 
 MADE = "arrays"  # source of such a checkpoint
 
 
 def from_arrays(
-    name: str, arrays: Mapping[str, Any], folder: str | Path, *, speakers: Mapping[str, str] | None = None, **facts: Any
+    name: str,
+    arrays: Mapping[str, Any],
+    folder: str | Path,
+    *,
+    speakers: Mapping[str, str] | None = None,
+    times: tuple[float, float] | None = None,
+    like: ActivationStore | None = None,
+    **facts: Any,
 ) -> ActivationStore:
     """Keep arrays as a store of a checkpoint called `name`, or open the store in `folder` that has them already.
 
     `arrays` has one (layers, frames, neurons) for each utterance, with one number of layers and neurons, kept in
-    float32; frames are taken for those of 20 ms. `speakers` says who speaks where that is known, `facts` what the
-    checkpoint is: family, size, finetuned_from, seed_of, untrained_seed. Such stores can be compared with each other if
-    their utterances have the same names and lengths. The folder is ``<folder>/<name>-<hash of the content>``.
+    float32. `times` are the centre of the first frame and the step to the next, in seconds, by default those of frames
+    of 20 ms. `speakers` says who speaks where that is known, `facts` what the checkpoint is: family, size,
+    finetuned_from, seed_of, untrained_seed, series and step, recipe. Such stores can be compared with each other if
+    their utterances have the same names and lengths, and with those of encoders if they are `like` one of these: its
+    utterances, in its order, with as many frames, or with another clock in units (`sslsim.in_units`). The folder is
+    ``<folder>/<name>-<hash of the content>``.
     """
     where, said = f"store {name!r}", {} if speakers is None else speakers
     named = isinstance(arrays, Mapping) and isinstance(said, Mapping)
@@ -36,21 +48,26 @@ def from_arrays(
     checkpoint = checked(where, {"name": name, "source": MADE, **{k: v for k, v in facts.items() if v is not None}})
     for stray in said.keys() - arrays.keys():
         raise SslsimError(f"{where}: speakers has {stray!r}, arrays has not{close_match(stray, arrays)}")
-    shapes, key = _looked_at(where, arrays, said)
+    shapes, key = _looked_at(where, arrays, said, times, like.frame_key if like else "")
     index = pd.DataFrame({"utterance": list(arrays), "speaker": [said.get(each, "") for each in arrays]})
     index = index.assign(recording=range(len(index)), begin=0, end=0, n_samples=0, waveform="")
-    index["length"] = [frames for _, frames, _ in shapes]
+    if like is not None:
+        if list(arrays) != like.index.utterance.tolist():
+            of = f"{len(arrays):,} utterances and {like.name} {len(like.index):,}, or others, or in another order"
+            raise SslsimError(f"{where}: arrays have {of}; give one for each of like.index.utterance")
+        index = like.index[[name for name in index if name in like.index]].reset_index(drop=True)
+    clock, index["length"] = _clock(where, times), [frames for _, frames, _ in shapes]
     how = {"normalised": False, "mask": False, "features": MADE}
     store = ActivationStore(
         root=Path(folder).absolute() / f"{name}-{key[:12]}",
         checkpoint=checkpoint,
-        **vars(Anatomy(shapes[0][0], shapes[0][2], 0, how)),
+        **vars(Anatomy(shapes[0][0], shapes[0][2], 0, how, clock=clock)),
         fingerprint=key,
         corpus_fingerprint="",
         segmentation={},
         dtype="float32",
         site="hidden",
-        **keeping(index, None, None, heads=False),
+        **keeping(index, None, like.queries if like else None, heads=False, clock=clock),
         versions={"sslsim": __version__, "numpy": np.__version__},
         skipped=pd.DataFrame(columns=["utterance", "path", "reason"]),
     )
@@ -60,10 +77,25 @@ def from_arrays(
     return open_asked(store.root, checkpoint, {"fingerprint": key})
 
 
-def _looked_at(where: str, arrays: Mapping[str, Any], said: Mapping[str, str]) -> tuple[list[tuple[int, ...]], str]:
+def _clock(where: str, times: Any) -> Clock:
+    """Return the clock of frames whose first centre and step are given in seconds, to the microsecond."""
+    if times is None:
+        return Clock()
+    two = isinstance(times, Sequence) and len(times) == 2 and all(isinstance(each, Real) for each in times)
+    if not two or not (0 <= times[0] < np.inf and 1e-3 <= times[1] < np.inf):
+        told = "give the centre of the first frame and the step to the next, in seconds, such as (0.0125, 0.02)"
+        raise SslsimError(f"{where}: times is {times!r}; {told}")
+    centre, hop = (round(1e6 * each) for each in times)
+    made = Clock(hop=hop, needed=hop, centre=centre, rate=1_000_000)
+    return Clock() if made.times(np.arange(2)).tolist() == Clock().times(np.arange(2)).tolist() else made
+
+
+def _looked_at(
+    where: str, arrays: Mapping[str, Any], said: Mapping[str, str], *more: Any
+) -> tuple[list[tuple[int, ...]], str]:
     """Return the shapes of arrays and a hash of what is kept of them; raise if they are not what they should be."""
     shapes: list[tuple[int, ...]] = []
-    content = hashlib.sha256(repr((RULES, sorted(said.items()))).encode())
+    content = hashlib.sha256(repr((RULES, sorted(said.items()), more)).encode())
     for utterance in arrays:
         what, values = f"{where}: array of utterance {utterance!r}", _values(where, utterance, arrays)
         shapes.append(values.shape)

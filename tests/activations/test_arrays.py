@@ -82,3 +82,34 @@ def test_a_store_of_other_arrays_in_its_place_is_refused(tmp_path):
     with pytest.raises(SslsimError, match=told):
         sslsim.from_arrays("a", first, tmp_path)
     assert sslsim.from_arrays("a", second, tmp_path).root == two.root
+
+
+def test_arrays_like_a_store_are_paired_with_it_and_other_clocks_in_units(make_store, tmp_path):
+    store = make_store(frames=(30, 41, 12))
+    parts = np.split(store.layer(1)[:], store.index.start.to_numpy()[1:])
+    x = {u: part[None] for u, part in zip(store.index.utterance, parts, strict=True)}
+    codes = sslsim.from_arrays("codes", x, tmp_path / "s", like=store, times=(0.0125, 0.02))
+    assert codes.frame_key == store.frame_key
+    assert codes.index.waveform.tolist() == store.index.waveform.tolist()
+    table = sslsim.compare([store, codes], ["linreg"])
+    same = table[(table.model_x == "codes") & (table.model_y == "model") & (table.layer_y == 1)]
+    assert same.value.item() == pytest.approx(1, abs=1e-5)
+    halves = {u: (v[:, 0 : v.shape[1] // 2 * 2 : 2] + v[:, 1 : v.shape[1] // 2 * 2 : 2]) / 2 for u, v in x.items()}
+    slow = sslsim.from_arrays("slow", halves, tmp_path / "s", like=store, times=(0.0225, 0.04))
+    assert slow.times(0)[:2].tolist() == [0.0225, 0.0625]
+    with pytest.raises(SslsimError, match=r"frames are every 20 ms \(model\) and every 40 ms \(slow\); compare a unit"):
+        sslsim.compare([store, slow], ["linreg"])
+    a, b = sslsim.in_units([codes, slow], "40ms")  # two frames of 20 ms are what one of 40 is the mean of
+    np.testing.assert_allclose(a.layer(0)[:15], b.layer(0)[:15], rtol=1e-4, atol=1e-5)
+    assert sslsim.compare([a, b], ["linreg"]).value.min() > 0.9
+
+
+@pytest.mark.parametrize("times", [0.02, (0.0, 0.0), (-1.0, 0.02), ("a", "b"), (0.0, float("nan")), (0.1,)])
+def test_times_that_are_none_are_refused(tmp_path, times):
+    with pytest.raises(SslsimError, match="times is .*; give the centre of the first frame and the step to the next"):
+        sslsim.from_arrays("a", {"u": np.ones((1, 9, 2)) * np.arange(9)[:, None]}, tmp_path / "s", times=times)
+
+
+def test_arrays_like_a_store_are_of_its_utterances(make_store, tmp_path):
+    with pytest.raises(SslsimError, match="store 'a': arrays have 1 utterances and model 3, or others, .*like.index"):
+        sslsim.from_arrays("a", {"u0": np.random.default_rng(0).random((1, 5, 2))}, tmp_path / "s", like=make_store())

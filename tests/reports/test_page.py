@@ -206,7 +206,7 @@ def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
         render.page(new_notebook(), name="some", folder=Path(), entry=entry, run=run), "html.parser"
     )
     methods, bibtex = (" ".join(part.get_text().split()) for part in soup.select("#methods .copied"))
-    assert "We compared 2 models and a spectrogram (a: 12 transformer blocks" in methods
+    assert "We compared 3 models and a spectrogram (a: 12 transformer blocks" in methods
     assert "of 768 neurons and 12 heads; b: " in methods  # where attention is compared
     assert "at most a tenth of those counted are expected there by chance (Benjamini and Hochberg 1995)" in methods
     assert ", by max_corr, neuron_count, after" in methods  # the last of claims alone
