@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 SIDES = ["model_x", "layer_x", "model_y", "layer_y"]
+PROOF = Path(__file__).parents[1] / "data/proof.csv"
 NO_ALT = "No description has been provided for this image"
 
 
@@ -155,6 +156,17 @@ def said_of(tables: Path, name: str) -> list[float]:
     return known
 
 
+def check_probe(out: Path) -> Iterator[str]:
+    """What layers tell of phones ranks the embedded models as their phone probe, fitted on other voices, does."""
+    file = out / "tables/contents-held.csv"
+    if file.is_file():
+        held = pd.read_csv(file).query("given == 'phone' and share == 'of the given'").groupby("model").value.max()
+        proof = pd.read_csv(PROOF).query("measure == 'phone_probe'").groupby("model").value.max()
+        both = pd.concat([held, proof], axis=1, keys=["held", "probe"]).dropna()
+        if len(both) == 11 and both.corr("spearman").iloc[0, 1] < 0.85:
+            yield f"contents: phones held and the phone probe rank the models differently:\n{both}"
+
+
 def check_tables(out: Path) -> Iterator[str]:
     """Each CSV equals its Parquet twin, has no NaN among its values, and a grid is complete; what controls say fits."""
     tables = sorted((out / "tables").glob("*.csv"))
@@ -253,7 +265,7 @@ def main() -> int:
         "--browser", type=Path, metavar="SHOTS", help="open each page in Chromium; shots and PDFs go here"
     )
     arguments = parser.parse_args()
-    checks = [check_run, check_pages, check_tables, check_figures, check_claims]
+    checks = [check_run, check_pages, check_tables, check_figures, check_claims, check_probe]
     problems = [problem for check in checks for problem in check(arguments.out)]
     if arguments.browser:
         from browser import check_browser
