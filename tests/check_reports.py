@@ -157,7 +157,7 @@ def said_of(tables: Path, name: str) -> list[float]:
 
 
 def check_probe(out: Path) -> Iterator[str]:
-    """What layers tell of phones ranks the embedded models as their phone probe, fitted on other voices, does."""
+    """Hold the ranks of the embedded models by what layers tell of phones against those of their phone probe."""
     file = out / "tables/contents-held.csv"
     if file.is_file():
         held = pd.read_csv(file).query("given == 'phone' and share == 'of the given'").groupby("model").value.max()
