@@ -15,9 +15,10 @@ from sslsim.speech.alignments import alignments_of
 from sslsim.speech.corpus import read_corpus
 
 LINEUP = read_lineup(DATA / "lineup.toml")
-STEPS = [c for c in LINEUP if c.series and c.step < 2800]
+STEPS = [c for c in LINEUP if c.series and c.step < 2800 and c.weights == "trained"]
 TRAINED = [c for c in LINEUP if c.weights == "trained" and c not in STEPS]
-TWINS = [c for c in LINEUP if c.untrained_seed is not None]
+BEGIN = LINEUP["w2v2-small-b-0"]  # the random weights of a training's step 0, no twin
+TWINS = [c for c in LINEUP if c.untrained_seed is not None and c != BEGIN]
 PROOF = pd.read_csv(DATA / "proof.csv")
 FOLDERS = DATA / "checkpoints"
 
@@ -34,7 +35,8 @@ def test_the_lineup_has_both_families_sizes_finetuned_forms_and_second_seeds():
     assert {Path(c.source) for c in TRAINED + STEPS} == {folder for folder in FOLDERS.iterdir() if folder.is_dir()}
     assert [c.size for c in TWINS] == ["small"] * 3 + ["large"]
     assert len({c.untrained_seed for c in TWINS if c.size == "small"}) == 3
-    assert [c.name for c in LINEUP if c not in TRAINED + STEPS + TWINS] == ["log-mel"]
+    assert [c.name for c in LINEUP if c not in [*TRAINED, *STEPS, *TWINS, BEGIN]] == ["log-mel"]
+    assert (BEGIN.series, BEGIN.step) == ("w2v2-small-b", 0)
     assert [(c.series, c.step) for c in STEPS] == [("w2v2-small-b", step) for step in (100, 400, 1200)]
 
 
