@@ -94,6 +94,18 @@ def _parser() -> argparse.ArgumentParser:
     add("measures", _measures, "show the measures, their ranges and directions")
     parameters = add("parameters", _parameters, "show what -p can set in a notebook")
     parameters.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="a name or path; default all")
+    arrays = add("import", _import, "keep activations of your own as a store")
+    arrays.description = (
+        "Keep the arrays of a folder, one .npy or .safetensors (layers, frames, neurons) an utterance, called by its\n"
+        "id, as a store like any other: for sslsim.open in a notebook, beside stores of encoders."
+    )
+    arrays.add_argument("folder", type=Path, metavar="FOLDER", help="of the arrays")
+    arrays.add_argument("--name", required=True, help="what tables and figures call it")
+    arrays.add_argument("--family", help="for grouping")
+    store = "the store; default %(default)s"
+    arrays.add_argument("--out", type=Path, default=Path("reports/store"), metavar="STORE", help=store)
+    arrays.add_argument("--like", type=Path, metavar="DIR", help="a store of the same utterances, to be paired with it")
+    arrays.add_argument("--times", metavar="FIRST,STEP", help="centres of frames in seconds; default 0.0125,0.02")
     notebooks = add("notebooks", _notebooks, "copy the notebooks into a folder, to edit")
     notebooks.add_argument("folder", type=Path, metavar="DIR", help="made if missing; no file in it is replaced")
     return parser
@@ -243,6 +255,22 @@ def _parameters(arguments: argparse.Namespace) -> int:
     for path in find(arguments.notebooks):
         print(f"{path.stem}:")
         _print_table([{**vars(p), "default": repr(p.default)} for p in read_parameters(path).values()])
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from sslsim.activations.arrays import ArrayFiles, from_arrays
+    from sslsim.activations.store import open_store
+
+    try:
+        times: Any = arguments.times and tuple(map(float, arguments.times.split(",")))
+    except ValueError:
+        raise SslsimError(f"--times {arguments.times}: give two numbers of seconds, such as 0.0125,0.02") from None
+    like = open_store(arguments.like) if arguments.like else None
+    options: dict[str, Any] = {"times": times or None, "like": like, "family": arguments.family}
+    store = from_arrays(arguments.name, ArrayFiles(arguments.folder), arguments.out, **options)
+    what = f"{store.n_layers} layers of {store.n_neurons} neurons, {store.n_frames:,} frames"
+    print(f"{store.name}: {what} of {len(store.index):,} utterances, {store.root}")
     return 0
 
 

@@ -1,13 +1,14 @@
 """Activations that no encoder of sslsim made, such as made ones with known answers, as a store like any other."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sslsim import __version__
 from sslsim.activations.draft import drafting
@@ -19,6 +20,48 @@ from sslsim.errors import SslsimError, close_match, is_text
 from sslsim.speech.recording import Clock
 
 MADE = "arrays"  # source of such a checkpoint
+WIDEST = 20_000  # neurons of a layer: its second moments alone take 3 GB
+_SUFFIXES = (".npy", ".safetensors")
+
+
+class ArrayFiles(Mapping[str, Any]):
+    """Arrays of utterances in the files of a folder, each read when it is asked for.
+
+    ``<utterance>.npy`` has (layers, frames, neurons), or (frames, neurons) of one layer; ``<utterance>.safetensors``
+    one such tensor, or one (frames, neurons) for each layer, named 0, 1 and on. Folders within are part of the names.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        files = sorted(file for file in self._folder.rglob("*") if file.suffix in _SUFFIXES)
+        self._files = {file.relative_to(self._folder).with_suffix("").as_posix(): file for file in files}
+        if not files or len(self._files) < len(files):
+            told = "two files of one utterance" if files else "no file .npy or .safetensors"
+            raise SslsimError(f"activations {str(folder)!r}: {told}; give one for each utterance, called by its id")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, utterance: str) -> Any:
+        file = self._files[utterance]
+        try:
+            array = np.load(file, allow_pickle=False) if file.suffix == ".npy" else _tensors(file)
+        except Exception as error:  # each format fails in its own ways
+            raise SslsimError(f"activations {str(file)!r}: cannot be read: {error}; mend it or take it away") from error
+        return array[None] if array.ndim == 2 else array
+
+
+def _tensors(file: Path) -> NDArray[Any]:
+    """Return the only tensor of a file, or those of all layers as one array."""
+    from safetensors.numpy import load_file
+
+    tensors = load_file(file)
+    if len(tensors) == 1:
+        return next(iter(tensors.values()))
+    return np.stack([tensors[str(layer)] for layer in range(len(tensors))])
 
 
 def from_arrays(
@@ -33,12 +76,12 @@ def from_arrays(
 ) -> ActivationStore:
     """Keep arrays as a store of a checkpoint called `name`, or open the store in `folder` that has them already.
 
-    `arrays` has one (layers, frames, neurons) for each utterance, with one number of layers and neurons, kept in
-    float32. `times` are the centre of the first frame and the step to the next, in seconds, by default those of frames
-    of 20 ms. `speakers` says who speaks where that is known, `facts` what the checkpoint is: family, size,
-    finetuned_from, seed_of, untrained_seed, series and step, recipe. Such stores can be compared with each other if
-    their utterances have the same names and lengths, and with those of encoders if they are `like` one of these: its
-    utterances, in its order, with as many frames, or with another clock in units (`sslsim.in_units`). The folder is
+    `arrays`, which may be `ArrayFiles`, has one (layers, frames, neurons) for each utterance, with one number of layers
+    and neurons, kept in float32. `times` are the centre of the first frame and the step to the next, in seconds, by
+    default of 20 ms frames. `speakers` says who speaks where that is known, `facts` what the checkpoint is: family,
+    size, finetuned_from, seed_of, untrained_seed, series and step, recipe. Such stores can be compared with each other
+    if their utterances have the same names and lengths, and with those of encoders if they are `like` one of these: its
+    utterances, with as many frames, or with another clock in units (`sslsim.in_units`). The folder is
     ``<folder>/<name>-<hash of the content>``.
     """
     where, said = f"store {name!r}", {} if speakers is None else speakers
@@ -48,15 +91,9 @@ def from_arrays(
     checkpoint = checked(where, {"name": name, "source": MADE, **{k: v for k, v in facts.items() if v is not None}})
     for stray in said.keys() - arrays.keys():
         raise SslsimError(f"{where}: speakers has {stray!r}, arrays has not{close_match(stray, arrays)}")
-    shapes, key = _looked_at(where, arrays, said, times, like.frame_key if like else "")
-    index = pd.DataFrame({"utterance": list(arrays), "speaker": [said.get(each, "") for each in arrays]})
-    index = index.assign(recording=range(len(index)), begin=0, end=0, n_samples=0, waveform="")
-    if like is not None:
-        if list(arrays) != like.index.utterance.tolist():
-            of = f"{len(arrays):,} utterances and {like.name} {len(like.index):,}, or others, or in another order"
-            raise SslsimError(f"{where}: arrays have {of}; give one for each of like.index.utterance")
-        index = like.index[[name for name in index if name in like.index]].reset_index(drop=True)
-    clock, index["length"] = _clock(where, times), [frames for _, frames, _ in shapes]
+    names = list(arrays) if like is None else _names(where, arrays, like)
+    shapes, key = _looked_at(where, names, arrays, said, times, like.frame_key if like else "")
+    clock, index = _clock(where, times), _index(names, said, like).assign(length=[n for _, n, _ in shapes])
     how = {"normalised": False, "mask": False, "features": MADE}
     store = ActivationStore(
         root=Path(folder).absolute() / f"{name}-{key[:12]}",
@@ -77,6 +114,22 @@ def from_arrays(
     return open_asked(store.root, checkpoint, {"fingerprint": key})
 
 
+def _names(where: str, arrays: Mapping[str, Any], like: ActivationStore) -> list[str]:
+    """Return the utterances of a store, in its order; an error if arrays are of others."""
+    names = like.index.utterance.tolist()
+    if other := set(arrays) ^ set(names):
+        told = f"arrays are of {len(arrays):,} utterances, {like.name} of {len(names):,}; not of both is {min(other)!r}"
+        raise SslsimError(f"{where}: {told}; give one for each of like.index.utterance")
+    return names
+
+
+def _index(names: Sequence[str], said: Mapping[str, str], like: ActivationStore | None) -> pd.DataFrame:
+    """Return the index of utterances, or what another store has of it."""
+    index = pd.DataFrame({"utterance": names, "speaker": [said.get(each, "") for each in names]})
+    index = index.assign(recording=range(len(index)), begin=0, end=0, n_samples=0, waveform="")
+    return index if like is None else like.index[[name for name in index if name in like.index]].reset_index(drop=True)
+
+
 def _clock(where: str, times: Any) -> Clock:
     """Return the clock of frames whose first centre and step are given in seconds, to the microsecond."""
     if times is None:
@@ -91,12 +144,12 @@ def _clock(where: str, times: Any) -> Clock:
 
 
 def _looked_at(
-    where: str, arrays: Mapping[str, Any], said: Mapping[str, str], *more: Any
+    where: str, names: Sequence[str], arrays: Mapping[str, Any], said: Mapping[str, str], *more: Any
 ) -> tuple[list[tuple[int, ...]], str]:
     """Return the shapes of arrays and a hash of what is kept of them; raise if they are not what they should be."""
     shapes: list[tuple[int, ...]] = []
     content = hashlib.sha256(repr((RULES, sorted(said.items()), more)).encode())
-    for utterance in arrays:
+    for utterance in names:
         what, values = f"{where}: array of utterance {utterance!r}", _values(where, utterance, arrays)
         shapes.append(values.shape)
         if values.ndim != 3 or not values.size:
@@ -104,6 +157,9 @@ def _looked_at(
         if shapes[-1][::2] != shapes[0][::2]:
             n = "{} layers of {} neurons"
             raise SslsimError(f"{what} has {n.format(*shapes[-1][::2])}, the first {n.format(*shapes[0][::2])}")
+        if values.shape[2] > WIDEST:
+            told = f"a layer may have {WIDEST:,}; give components, or some of them"
+            raise SslsimError(f"{what} has {values.shape[2]:,} neurons; {told}")
         if not np.isfinite(values).all():
             raise SslsimError(f"{what} is NaN or infinite in float32")
         content.update(f"{utterance}\0{values.shape}".encode())

@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 from tqdm import TqdmWarning
 
@@ -230,10 +229,7 @@ class Encoder:
         if grid.always and length > grid.always - grid.first:
             most = f"{grid.always - grid.first:,} frames, not {length:,}"
             raise problem(self.checkpoint, f"takes at most {most}; cut the audio shorter with piece_seconds")
-        sound = np.pad(waveform, (grid.lead, grid.tail)) if grid.lead or grid.tail else waveform
-        if clock.rate != SAMPLE_RATE:  # nothing above 8 kHz comes in
-            more = soxr.resample(sound, SAMPLE_RATE, clock.rate)
-            sound = np.pad(more, (0, 1))[: clock.samples(len(sound))]
+        sound = clock.resampled(np.pad(waveform, (grid.lead, grid.tail)) if grid.lead or grid.tail else waveform)
         # the checkpoint's own preprocessor: zero mean and unit variance or not, mask of ones or none
         inputs = self.preprocess(sound, sampling_rate=clock.rate, return_tensors="pt")
         inputs = inputs.to(self.device, getattr(torch, self.dtype))
@@ -248,9 +244,9 @@ class Encoder:
                 told = ", ".join(sorted(shapes))
                 raise problem(self.checkpoint, f"gives hidden states of several shapes, {told}, which is not supported")
             if not 0 <= len(last) - (grid.always or part.stop) <= grid.beyond:
-                fault = f"gave {len(last)} frames where {grid.always or length} were expected, one every "
-                fault += f"{clock.milliseconds:g} ms"
-                raise problem(self.checkpoint, f"{fault}; this architecture is not supported")
+                fault = f"gave {len(last)} frames where {grid.always or length} were expected"
+                every = f"one every {clock.milliseconds:g} ms; this architecture is not supported"
+                raise problem(self.checkpoint, f"{fault}, {every}")
             if len(states) != blocks + 1:
                 raise problem(self.checkpoint, f"gave {len(states)} hidden states for {blocks} blocks")
             if len(rows) and len(maps) != blocks:

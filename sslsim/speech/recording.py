@@ -65,6 +65,12 @@ class Clock:
         """Return how many samples at this rate there are of ``n_samples`` at 16 kHz."""
         return n_samples * self.rate // SAMPLE_RATE
 
+    def resampled(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a sound of 16 kHz at this rate; nothing above 8 kHz comes in."""
+        if self.rate == SAMPLE_RATE:
+            return sound
+        return np.pad(soxr.resample(sound, SAMPLE_RATE, self.rate), (0, 1))[: self.samples(len(sound))]
+
     def n_frames(self, n_samples: int) -> int:
         """Return how many frames an encoder makes of ``n_samples`` samples at 16 kHz."""
         return max(0, (self.samples(n_samples) - self.needed) // self.hop + 1)

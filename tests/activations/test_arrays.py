@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import sslsim
+from sslsim.activations.arrays import ArrayFiles
 from sslsim.activations.selection import check_pairable
+from sslsim.cli import main
 from sslsim.errors import SslsimError
 
 LENGTHS = {"a": 30, "b": 41, "c": 25, "d": 33}
@@ -111,5 +114,41 @@ def test_times_that_are_none_are_refused(tmp_path, times):
 
 
 def test_arrays_like_a_store_are_of_its_utterances(make_store, tmp_path):
-    with pytest.raises(SslsimError, match="store 'a': arrays have 1 utterances and model 3, or others, .*like.index"):
+    with pytest.raises(SslsimError, match="^store 'a': arrays are of 1 utterances, model of 3; not of both is 'u1'; "):
         sslsim.from_arrays("a", {"u0": np.random.default_rng(0).random((1, 5, 2))}, tmp_path / "s", like=make_store())
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", " by layer.safetensors"])
+def test_a_folder_of_files_is_imported(make_store, tmp_path, suffix, capsys):
+    store, folder = make_store(frames=(30, 41, 12)), tmp_path / "own"
+    folder.mkdir()
+    parts = np.split(np.stack([store.layer(1)[:], store.layer(2)[:]]), store.index.start.to_numpy()[1:], axis=1)
+    for name, part in zip(store.index.utterance[::-1], parts[::-1], strict=True):
+        if suffix == ".npy":
+            np.save(folder / f"{name}.npy", part)
+        else:
+            layers = {"0": part[0].copy(), "1": part[1].copy()} if "layer" in suffix else {"x": part.copy()}
+            save_file(layers, folder / f"{name}.safetensors")
+    command = ["import", str(folder), "--name", "own", "--out", str(tmp_path / "s"), "--like", str(store.root)]
+    assert main([*command, "--times", "0.0125,0.02", "--family", "codec"]) == 0
+    root = capsys.readouterr().out.split(", ")[-1].strip()
+    own = sslsim.open(root)
+    assert (own.checkpoint.family, own.frame_key, own.n_layers) == ("codec", store.frame_key, 2)
+    np.testing.assert_array_equal(own.layer(0)[:], store.layer(1)[:])
+    np.testing.assert_array_equal(own.layer(1)[:], store.layer(2)[:])
+    assert main([*command, "--times", "0.1"]) == 2
+    assert main([*command, "--times", "a,b"]) == 2
+    assert "--times a,b: give two numbers of seconds, such as 0.0125,0.02" in capsys.readouterr().err
+
+
+def test_folders_and_files_that_cannot_be_imported(tmp_path):
+    with pytest.raises(SslsimError, match="activations '.*': no file .npy or .safetensors; give one for each utt"):
+        ArrayFiles(tmp_path)
+    (tmp_path / "a.npy").write_bytes(b"no array")
+    with pytest.raises(SslsimError, match="activations '.*a.npy': cannot be read: .*; mend it or take it away"):
+        sslsim.from_arrays("x", ArrayFiles(tmp_path), tmp_path / "s")
+    save_file({"0": np.ones((3, 2), "f4")}, tmp_path / "a.safetensors")
+    with pytest.raises(SslsimError, match="two files of one utterance; give one for each utterance, called by its id"):
+        ArrayFiles(tmp_path)
+    with pytest.raises(SslsimError, match="has 20,001 neurons; a layer may have 20,000; give components, or some of"):
+        sslsim.from_arrays("x", {"u": np.ones((1, 2, 20_001))}, tmp_path / "s")
