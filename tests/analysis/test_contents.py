@@ -93,7 +93,7 @@ def test_lags_need_all_frames(make_store):
     ):
         analysis.lag_curves([make_store("short", frames=(12, 20))], [("short", "short")])
     with pytest.raises(SslsimError, match="^no checkpoint 'modle' here; did you mean 'model'"):
-        analysis.lag_curves([some], [("model", "modle")])
+        analysis.lag_curves([some], [("modle", "model")])
     with pytest.raises(Unanswered, match="^no pairs to compare at lags; give pairs"):
         analysis.lag_curves([some], [])
     with pytest.raises(SslsimError, match="^lags is 0; it must be a whole number, 1 or more$"):
