@@ -61,6 +61,10 @@ class SpanStore(ActivationStore):
         """As of the store of frames."""
         return self.source.attention(layer, u)
 
+    def query_rows(self, u: int) -> Ints:
+        """As of the store of frames."""
+        return self.source.query_rows(u)
+
     def verify(self) -> None:
         """Verify the store of frames."""
         self.source.verify()

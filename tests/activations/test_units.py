@@ -113,6 +113,13 @@ def test_attention_is_that_of_the_frames(make_store):
     units = sslsim.in_units(stores, "60ms")
     of_frames, of_units = (sslsim.compare(each, ["pearson"]) for each in (stores, units))
     pd.testing.assert_frame_equal(of_frames, of_units)
+    more = {"resampling": sslsim.Resampling(2, 2)}
+    frames, whole = (
+        sslsim.attention_evidence(each, ["pearson"], **more)[0].table()
+        for each in (stores, sslsim.in_units(stores, "utterance"))
+    )
+    pd.testing.assert_frame_equal(frames, whole)
+    pd.testing.assert_frame_equal(sslsim.describe_heads(stores), sslsim.describe_heads(units))
     units[0].verify()
 
 
