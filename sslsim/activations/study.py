@@ -1,6 +1,5 @@
 """A study: which checkpoints and which speech are compared, and what is kept of them."""
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -12,7 +11,7 @@ from sslsim.activations.extraction import extract_all
 from sslsim.activations.store import Stores
 from sslsim.activations.units import FRAME, POOLS, check_unit, in_units
 from sslsim.encoders.encoder import SITES
-from sslsim.encoders.lineup import LOG_MEL, Checkpoint, find_lineup, read_lineup, select
+from sslsim.encoders.lineup import LOG_MEL, Checkpoint, as_toml, find_lineup, read_lineup, select
 from sslsim.encoders.load import DTYPES
 from sslsim.errors import SslsimError, close_match, is_text
 from sslsim.resources import DATA, regular, write_text
@@ -187,4 +186,4 @@ def _values(table: Mapping[str, Any], kind: Any, where: str) -> dict[str, Any]:
 def _lines(content: Mapping[str, Any]) -> list[str]:
     """Return values as TOML: its strings, numbers and lists are written as in JSON."""
     values = {name: _NONE if value is None else value for name, value in content.items()}
-    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
+    return [f"{name} = {as_toml(list(value) if isinstance(value, tuple) else value)}" for name, value in values.items()]

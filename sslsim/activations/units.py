@@ -20,10 +20,12 @@ from sslsim.encoders.lineup import GIVEN, Checkpoint
 from sslsim.errors import SslsimError, close_match
 from sslsim.speech.alignments import alignments_of
 from sslsim.speech.index import origins
+from sslsim.speech.recording import SAMPLE_RATE
 
 FRAME, UTTERANCE = "frame", "utterance"
 POOLS = ("mean", "centre")
-_CLOCK = re.compile(r"([1-9]\d*)ms")
+_CLOCK = re.compile(r"([1-9]\d{0,6})ms")
+_TOGETHER = 8192  # frames read at a time, or those of one unit
 _NEXT = 1e-9  # seconds by which the centre of a frame may differ from itself by rounding
 
 Ints = NDArray[np.int64]
@@ -55,12 +57,25 @@ class SpanStore(ActivationStore):
         first, last = (side[rows] - self.source.index.start.iloc[u] for side in (self.first, self.last))
         return (times[first] + times[last - 1]) / 2
 
+    def attention(self, layer: int, u: int) -> NDArray[np.float32]:
+        """As of the store of frames."""
+        return self.source.attention(layer, u)
+
+    def query_rows(self, u: int) -> Ints:
+        """As of the store of frames."""
+        return self.source.query_rows(u)
+
     def verify(self) -> None:
         """Verify the store of frames."""
         self.source.verify()
 
     def pooled(self, rows: Ints, read: Callable[[Ints], NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return for each of some spans the mean of what `read` gives of its rows of the source."""
+        ends = np.cumsum(self.last[rows] - self.first[rows])
+        parts = np.split(rows, np.flatnonzero(np.diff(ends // _TOGETHER)) + 1)
+        return np.concatenate([self._pooled(part, read) for part in parts])
+
+    def _pooled(self, rows: Ints, read: Callable[[Ints], NDArray[np.float32]]) -> NDArray[np.float32]:
         sizes = self.last[rows] - self.first[rows]
         starts = np.cumsum(sizes) - sizes
         values = read(np.repeat(self.first[rows] - starts, sizes) + np.arange(sizes.sum()))
@@ -179,9 +194,11 @@ def _spans(stores: Stores, unit: str, corpus: Any) -> Iterator[Spans]:
             told = f"give one of {', '.join(known)}{close_match(unit, known)}"
             raise SslsimError(f"unit is {unit!r}, and the corpus has {has}; {told}")
         of = dict(list(marks[marks.kind == unit].groupby("id", sort=False)))
-        for utterance, begin in origins(stores[0].index, corpus):
+        for row, (utterance, begin) in zip(stores[0].index.itertuples(), origins(stores[0].index, corpus), strict=True):
             some = of.get(utterance.id)
-            yield np.empty((0, 2)) if some is None else some[["start", "end"]].to_numpy(float) - begin
+            spans = np.empty((0, 2)) if some is None else some[["start", "end"]].to_numpy(float) - begin
+            whole = row.utterance == utterance.id  # of a piece, only what lies in it is missed where it has no frame
+            yield spans[whole | (spans[:, 1] > 0) & (spans[:, 0] < row.n_samples / SAMPLE_RATE)]
 
 
 def _inside(store: ActivationStore, u: int, spans: Spans) -> Ints:

@@ -58,15 +58,19 @@ def contents_answer(claims: pd.DataFrame) -> str:
     """Say by `contents_claims` how much of what is given layers tell, and how finetuning changed that."""
     parts = []
     for given, rows in claims.groupby(claims.claim.str.partition(" is in ")[0], sort=False):
-        held = rows[rows.claim.str.endswith(" the layers") & ~rows.between.str.endswith(FINETUNED)]
+        held = rows[rows.claim.str.endswith(" the layers") & rows.effect.notna()]
+        pretrained = held[~held.between.str.endswith(FINETUNED)]
         each = [
-            f"{100 * row['effect']:z.1f} % in {_NAMES.get(row['between'], row['between'])}"
-            for row in held.to_dict("records")
+            f"{100 * row.effect:z.1f} % in {_NAMES.get(row.between, row.between)}"
+            + f" ({row.verdict})" * row.verdict.startswith("not ")
+            for row in (held if pretrained.empty else pretrained).itertuples()
         ]
         moved = [f"{100 * row.effect:+.1f}" for row in rows[rows.claim.str.endswith(" before finetuning")].itertuples()]
         told = f" (finetuning: {_list(moved)} percentage points)" if moved else ""
-        parts.append(f"of what {given}s differ in, {_list(each)}{told}")
-    return f"Layers tell, beyond chance, {'; '.join(parts)}."
+        parts += [f"of what {given}s differ in, {_list(each)}{told}"] if each else []
+    return (
+        f"Layers tell, beyond chance, {'; '.join(parts)}." if parts else "What layers hold was not held against chance."
+    )
 
 
 def entropy_in_words(profile: pd.DataFrame, models: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sslsim.analysis.finetuning import in_seeds
 from sslsim.analysis.layers import Pairs, measured, same_depth_by_relation, separate_at_same_depth
 from sslsim.encoders.lineage import Lineage
-from sslsim.errors import SslsimError
+from sslsim.errors import SslsimError, Unanswered
 from sslsim.measures.registry import BEYOND_BASES
 from sslsim.significance.evidence import Estimate, Evidence
 from sslsim.significance.nulls import ALPHA
@@ -213,7 +213,7 @@ def _difference(claim: str, measure: str, evidence: Evidence, masks: Masks, of: 
 
 def _table(rows: list[Row], bounds: Bounds, needed: str) -> pd.DataFrame:
     if not rows:
-        raise SslsimError(f"nothing to judge; the evidence needs {needed}")
+        raise Unanswered(f"nothing to judge; the evidence needs {needed}")
     if {unit: len(steps) for unit, steps in bounds.items()} != dict.fromkeys(BOUNDS, len(SIZES)):
         raise SslsimError(f"bounds are {dict(bounds)}; give three numbers each for {', '.join(BOUNDS)}")
     return pd.DataFrame([row | {"verdict": _verdict(row, bounds)} for row in rows])[CLAIM_COLUMNS]

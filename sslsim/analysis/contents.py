@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.activations.conditions import condition
-from sslsim.activations.store import ActivationStore
+from sslsim.activations.selection import check_stores
+from sslsim.activations.store import ActivationStore, Stores
 from sslsim.activations.units import SpanStore, spanned, with_columns
 from sslsim.analysis.preferences import labels_if_any
 from sslsim.comparison.tables import same_depth
@@ -37,7 +38,7 @@ def known_of(names: Sequence[str], store: ActivationStore, corpus: Any, marks: p
     for name in names:
         labels = labels_if_any(marks[marks.kind == name], store, corpus)
         if labels is not None:
-            out[name] = labels.codes
+            out[name] = np.maximum(labels.codes, -1)  # that an utterance has no marks is no label
         elif name == "speaker" and store.index.speaker.nunique() > 1:
             out[name] = name
         else:
@@ -65,6 +66,7 @@ def held_against(
     """
     if not isinstance(given, Mapping) or not given:
         raise SslsimError(f"given is {given!r}; give by name what is known of every frame, such as {{'phone': codes}}")
+    check_stores(stores)
     made = [with_columns(stores[0], name, condition([*stores, *heard], it, frames)) for name, it in given.items()]
     between = [(store.name, name) for store in stores for name in given]
     evidence = _near([*stores, *made], "linreg_r2", between, frames, resampling, device)
@@ -102,7 +104,9 @@ def lag_curves(
     its interval (``peak_low``, ``peak_high``). Stores must have kept all frames; in units lags are of units.
     """
     check_whole("lags", lags, 1)
-    named = {store.name: store for store in stores}
+    named = Stores(stores)
+    if not pairs:
+        raise Unanswered("no pairs to compare at lags; give pairs of names of checkpoints")
     steps, curves, facts = range(-lags, lags + 1), [], []
     for x, y in pairs:
         at = _shifted(named[x], 0, lags, x), *(_shifted(named[y], k, lags, f"{y} {k:+d}") for k in steps)
@@ -127,6 +131,9 @@ def _shifted(store: ActivationStore, by: int, lags: int, name: str) -> SpanStore
         told = f"{store.name} keeps one frame in {store.frame_stride:.1f}"
         raise Unanswered(f"{told}; a lag is counted in frames, extract with frames None")
     counts = (store.index.n_frames - 2 * lags).clip(lower=0).tolist()
+    if not any(counts):
+        told = f"no utterance of {store.name} has more than {2 * lags} rows ({store.unit})"
+        raise Unanswered(f"{told}, which lags of {lags} on both sides need; give fewer lags, or 0")
     begins = store.index.start.to_numpy() + lags + by
     first = np.concatenate([begin + np.arange(n) for begin, n in zip(begins, counts, strict=True)])
     rows, checkpoint = np.array([first, first + 1]), replace(store.checkpoint, name=name)

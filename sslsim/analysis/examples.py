@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sslsim.activations.extraction import encoded_again
 from sslsim.activations.store import ActivationStore
+from sslsim.activations.units import frames_of
 from sslsim.analysis.preferences import KEYS, PAIR, rows_of, traces
 from sslsim.encoders.lineage import SEPARATE
 from sslsim.errors import SslsimError
@@ -176,7 +177,7 @@ def head_pair(matched: pd.DataFrame, stores: Sequence[ActivationStore], corpus: 
 
     The first row of `matched` (model_x, layer_x, head_x, and of y) says which; for the rest see `cut_clips`.
     """
-    row, by_name = matched.iloc[0], {store.name: store for store in stores}
+    row, by_name = matched.iloc[0], {store.name: store for store in frames_of(stores)}
     two = [(by_name[row[f"model_{side}"]], int(row[f"layer_{side}"]), int(row[f"head_{side}"])) for side in "xy"]
     index = two[0][0].index
 

@@ -70,7 +70,7 @@ class Lineup(ByName[Checkpoint]):
     """The checkpoints of a lineup in their order; in a notebook a table."""
 
     def _repr_html_(self) -> str:
-        table = pd.DataFrame([{**asdict(c), "recipe": _toml(c.recipe)[1:-1], "weights": c.weights} for c in self])
+        table = pd.DataFrame([{**asdict(c), "recipe": as_toml(c.recipe)[1:-1], "weights": c.weights} for c in self])
         table = table.astype(object).where(table.notna(), "").map(str)
         return table.loc[:, (table != "").any()].to_html(index=False)
 
@@ -118,15 +118,15 @@ def write_lineup(path: Path, lineup: Iterable[Checkpoint]) -> None:
     if path.exists():
         raise SslsimError(f"{str(path)!r} is there already; give the lineup another name")
     given = [{key: value for key, value in asdict(each).items() if value not in (None, "", ())} for each in lineup]
-    lines = [[f"{key} = {_toml(value)}" for key, value in table.items()] for table in given]
+    lines = [[f"{key} = {as_toml(value)}" for key, value in table.items()] for table in given]
     write_text(path, "\n".join("\n".join(["[[checkpoint]]", *table, ""]) for table in lines))
 
 
-def _toml(value: Any) -> str:
-    """Return text, a number, or tags, as TOML has them."""
+def as_toml(value: Any) -> str:
+    """Return text, a number, a list of text, or tags, as TOML has them."""
     if isinstance(value, tuple):
-        return f"{{{', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value)}}}"
-    return json.dumps(value, ensure_ascii=False)
+        return f"{{{', '.join(f'{json.dumps(key)} = {as_toml(one)}' for key, one in value)}}}"
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")
 
 
 def _check_relatives(where: str, parents: Mapping[str, str | None], words: str) -> None:

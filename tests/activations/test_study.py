@@ -67,6 +67,7 @@ def test_a_study_is_read_from_a_file_beside_its_lineup_and_corpus(tmp_path):
         {"site": "ffn", "queries": 0},
         {"subset": Subset(5, 1.5, None, 3), "frames": 4, "segmentation": Segmentation(10.0, 20.0)},
         {"lineup": "paper"},
+        {"segmentation": Segmentation(10.0, float("inf")), "speaker_pattern": "(\x7f)"},
     ],
 )
 def test_what_is_written_is_read_back_from_any_folder(tmp_path, monkeypatch, changes):

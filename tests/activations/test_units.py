@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
 import sslsim
 from sslsim.activations.selection import check_pairable
@@ -112,6 +113,13 @@ def test_attention_is_that_of_the_frames(make_store):
     units = sslsim.in_units(stores, "60ms")
     of_frames, of_units = (sslsim.compare(each, ["pearson"]) for each in (stores, units))
     pd.testing.assert_frame_equal(of_frames, of_units)
+    more = {"resampling": sslsim.Resampling(2, 2)}
+    frames, whole = (
+        sslsim.attention_evidence(each, ["pearson"], **more)[0].table()
+        for each in (stores, sslsim.in_units(stores, "utterance"))
+    )
+    pd.testing.assert_frame_equal(frames, whole)
+    pd.testing.assert_frame_equal(sslsim.describe_heads(stores), sslsim.describe_heads(units))
     units[0].verify()
 
 
@@ -126,6 +134,7 @@ def test_attention_is_that_of_the_frames(make_store):
         ("wrod", "mean", r"give one of word, utterance, 40ms; did you mean 'word'\?$"),
         ("0ms", "mean", "^unit is '0ms'; give frame, phone, word, utterance, or milliseconds such as 40ms$"),
         (None, "mean", "^unit is None; give frame"),
+        ("9" * 400 + "ms", "mean", "^unit is '9*ms'; give frame"),
         ("word", "median", "^pool is 'median'; known: mean, centre$"),
     ],
 )
@@ -169,3 +178,24 @@ def test_a_study_says_the_unit(corpus, checkpoints, tmp_path):
     assert (mel.frame_key, hidden.root) == (hidden.frame_key, frames.root)
     study.write(tmp_path / "study.toml")
     assert sslsim.Study.read(tmp_path / "study.toml").unit == "200ms"
+
+
+def test_of_a_piece_only_what_lies_in_it_is_counted(make_store, marked, capsys):
+    store, names = make_store(frames=(30, 30, 42)), ["u0#1", "u0#2", "u1"]
+    index = store.index.assign(utterance=names, begin=[0, 9680, 0])
+    soundfile.write(marked.parent / "u0.wav", np.zeros(19_360), 16_000)
+    (words,) = sslsim.in_units([replace(store, index=index)], "word", corpus=marked)
+    assert words.index.n_frames.tolist() == [2, 0, 1]
+    assert "3 units (word) of 2 of 3 utterances; 1 without" in capsys.readouterr().out  # not those of the other piece
+
+
+def test_attention_rows_are_read_and_many_frames_are_read_some_at_a_time(make_store, monkeypatch):
+    store = make_store(frames=(30,) * 24)
+    (whole,) = sslsim.in_units([store], "utterance")
+    np.testing.assert_array_equal(whole.attention(1, 3), store.attention(1, 3))
+    expected, sizes = whole.layer(1)[:], []
+    monkeypatch.setattr("sslsim.activations.units._TOGETHER", 100)
+    reading = whole.pooled(np.arange(24), lambda rows: (sizes.append(len(rows)), store.layer(1)[rows])[1])
+    np.testing.assert_array_equal(reading, expected)
+    assert max(sizes) <= 130
+    assert sum(sizes) == 720

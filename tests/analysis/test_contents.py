@@ -88,6 +88,14 @@ def test_lags_need_all_frames(make_store):
     some = make_store(frames=(30, 40), kept=20)
     with pytest.raises(Unanswered, match=r"^model keeps one frame in \d\.\d; a lag is counted in frames, extract with"):
         analysis.lag_curves([some], [("model", "model")])
+    with pytest.raises(
+        Unanswered, match=r"^no utterance of short has more than 20 rows \(frame\), which lags of 10 on"
+    ):
+        analysis.lag_curves([make_store("short", frames=(12, 20))], [("short", "short")])
+    with pytest.raises(SslsimError, match="^no checkpoint 'modle' here; did you mean 'model'"):
+        analysis.lag_curves([some], [("modle", "model")])
+    with pytest.raises(Unanswered, match="^no pairs to compare at lags; give pairs"):
+        analysis.lag_curves([some], [])
     with pytest.raises(SslsimError, match="^lags is 0; it must be a whole number, 1 or more$"):
         analysis.lag_curves([some], [("model", "model")], lags=0)
 
@@ -132,3 +140,30 @@ def test_what_the_corpus_does_not_tell_is_left_out(make_store, capsys):
         analysis.known_of(["phone", "speaker"], store, None, marks)
     with pytest.raises(SslsimError, match="^given is {}; give by name what is known of every frame"):
         analysis.held_against([store], {})
+
+
+def test_what_is_not_tested_or_finetuned_alone_is_said_so(tmp_path, codes):
+    rng, few = np.random.default_rng(0), replace(QUICK, permutations=5)
+    facts = {"family": "made", "finetuned_from": "elsewhere"}
+    stores = Stores([world(tmp_path, "model", lambda u, n: noise(rng, n, 12)[None], **facts)])
+
+    def answer(resampling):
+        evidence = analysis.held_against(stores, {"phone": np.concatenate(codes)}, resampling=resampling)
+        return analysis.contents_answer(analysis.contents_claims(evidence, stores.lineage))
+
+    assert answer(few).endswith("% in made, finetuned (not tested (too few mismatches)).")
+    assert answer(replace(few, permutations=0)) == "What layers hold was not held against chance."
+    random = Stores([world(tmp_path, "random", lambda u, n: noise(rng, n, 12)[None], untrained_seed=0)])
+    evidence = analysis.held_against(random, {"phone": np.concatenate(codes)}, resampling=few)
+    with pytest.raises(Unanswered, match="^nothing to judge; the evidence needs layers of trained models"):
+        analysis.contents_claims(evidence, random.lineage)
+    with pytest.raises(SslsimError, match="^nothing to compare: no store given"):
+        analysis.held_against([], {"phone": codes[0]})
+
+
+def test_that_an_utterance_has_no_marks_is_no_label(monkeypatch, make_store):
+    codes = np.repeat([0, -1, 1, -2], 10)
+    told = analysis.preferences.Labels(("a", "b"), codes)
+    monkeypatch.setattr("sslsim.analysis.contents.labels_if_any", lambda *_: told)
+    known = analysis.known_of(["phone"], make_store(frames=(30, 10)), None, pd.DataFrame({"kind": ["phone"]}))
+    assert set(known["phone"].tolist()) == {-1, 0, 1}

@@ -128,6 +128,8 @@ def test_a_pair_of_heads_is_shown_where_it_agrees_as_on_half_of_all(make_store, 
     keys = [f"{key}_{side}" for side in "xy" for key in ("model", "layer", "head")]
     matched = pd.DataFrame([("m", 1, 0, "n", 2, 1)], columns=keys)
     pair = head_pair(matched, stores, speech, alignments_of(speech))
+    of_units = head_pair(matched, sslsim.in_units(stores, "60ms"), speech, alignments_of(speech))
+    assert (of_units.utterance, of_units.agreement) == (pair.utterance, pair.agreement)
     assert pair.names == ("m, layer 1, head 0", "n, layer 2, head 1")
     agreement = [
         np.mean([np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)])

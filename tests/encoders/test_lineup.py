@@ -71,6 +71,13 @@ def test_every_field_of_a_table(tmp_path):
     assert json.loads(json.dumps(asdict(_lineup(tmp_path, text)[0])))["recipe"] == [list(tag) for tag in tags.items()]
 
 
+def test_tags_that_json_writes_in_another_way_than_toml_come_back(tmp_path):
+    tags = {'o"dd.\u00e9 key': '"\x7f\\ \u00fc', "rate": float("inf"), "decay": 1e-07, "large": 1e22, "n": 3}
+    write_lineup(tmp_path / "lineup.toml", [Checkpoint("a", "org/a", series='"s\x7f"', step=1, recipe=tags)])
+    (again,) = read_lineup(tmp_path / "lineup.toml")
+    assert (dict(again.recipe), again.series) == (tags, '"s\x7f"')
+
+
 @pytest.mark.parametrize(
     ("source", "resolved"),
     [
