@@ -252,7 +252,7 @@ def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any
         results = render.results(notebook)
         whole = entry | outcome | {"title": title, "summary": summary, "page": True}
         told = next((result for result in results if "claims" in result), entry)
-        whole |= {name: told[name] for name in ("claims", "answer", "bounds", "note")}
+        whole |= {name: told.get(name, entry[name]) for name in ("claims", "answer", "bounds", "note")}
         whole["files"] = [file for result in results for file in result["files"]]
         whole["warnings"] = render.warnings_in(notebook)
         whole["keys"] = {result["name"]: result["keys"] for result in results if result["role"] == "table"}
