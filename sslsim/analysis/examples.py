@@ -167,9 +167,9 @@ class HeadPair:
     utterance: str
     samples: NDArray[np.float32]  # the sound at 16 kHz, (n,)
     maps: tuple[NDArray[np.float32], ...]  # what each query looks at, (n_rows, T)
-    step: float  # seconds from one frame to the next
     agreement: float  # mean correlation of the rows of the two, here: the median of all utterances
     marks: pd.DataFrame  # with times from the beginning of the utterance
+    step: float = 0.02  # seconds from one frame to the next
 
 
 def head_pair(matched: pd.DataFrame, stores: Sequence[ActivationStore], corpus: Any, marks: pd.DataFrame) -> HeadPair:
@@ -191,4 +191,4 @@ def head_pair(matched: pd.DataFrame, stores: Sequence[ActivationStore], corpus: 
     samples, said = _sound(index.iloc[u], *list(origins(index, corpus))[u], marks)
     x, y = (f"{store.name}, layer {layer}, head {head}" for store, layer, head in two)
     step = two[0][0].clock.milliseconds / 1000
-    return HeadPair((x, y), str(index.utterance.iat[u]), samples, tuple(maps(u)), step, float(alike[u]), said)
+    return HeadPair((x, y), str(index.utterance.iat[u]), samples, tuple(maps(u)), float(alike[u]), said, step)
