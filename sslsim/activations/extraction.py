@@ -64,6 +64,8 @@ def extract_all(study: "Study", out: Path, executor: Executor | None, device: st
     roots = {each: out / f"{each.name}-{key_of(RULES, asked[each])[:12]}" for each in chosen}
     there = {each: open_asked(roots[each], each, asked[each]) for each in chosen if roots[each].exists()}
     missing = [checkpoint for checkpoint in chosen if checkpoint not in there]
+    with suppress(OSError):  # of a run that was killed when all but its scratch folder was done
+        remove_stale(out, ".speech.*")
     if missing:
         executor = chosen_executor(executor)
         device = chosen_device(device, executor)

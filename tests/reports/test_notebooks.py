@@ -139,7 +139,7 @@ def test_any_measures_and_checkpoints_make_a_report(swept):
     assert all(left_open[f"finetuned/{name}"].startswith(apart) for name in ("neurons", "layers", "attention"))
     assert left_open["two/finetuning"].startswith("no finetuned counterpart among w2v2-small, hubert-small")
     assert all(each["claims"] for name, each in swept.items() if name not in left_open)
-    assert len(swept) == 14
+    assert len(swept) == 15
 
 
 @pytest.mark.slow
