@@ -145,7 +145,7 @@
         const shown = value[place] - (chance ? chance[place] : 0);
         const [there, what] = goal(map, i, j);
         const cell = make("td", row);
-        const holder = what === "layers" ? make("a", cell) : cell;
+        const holder = what === "layers" && Number.isFinite(shown) ? make("a", cell) : cell;
         if (holder !== cell) holder.href = "#" + encodeURIComponent(there.id);
         holder.textContent = Number.isFinite(shown) ? text(shown).slice(0, -2) : "";
         cell.title = say(map, i, j);
