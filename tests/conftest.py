@@ -109,7 +109,6 @@ def make_store(tmp_path):
         utterances = [f"u{u}" for u in range(len(frames))]
         index = pd.DataFrame({"utterance": utterances, "speaker": "s", "length": frames})
         index["begin"] = 0
-        index["begin"] = 0
         index["n_samples"] = 320 * index["length"] + 80
         index["waveform"] = [f"{audio}{u}" for u in utterances]
         rng = np.random.default_rng(seed)

@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from sslsim.reports.parameters import read_parameters
 from sslsim.resources import NOTEBOOKS
 
 PATH = NOTEBOOKS / "tutorial.ipynb"
@@ -26,6 +27,13 @@ def test_is_short_and_clean_and_has_no_logic_of_its_own():
         assert len(cell["source"]) <= 8
         kinds = Counter(type(node).__name__ for node in ast.walk(ast.parse("".join(cell["source"]))))
         assert not kinds & Counter(["FunctionDef", "ClassDef", "For", "While", "Lambda"])
+
+
+def test_has_one_cell_of_parameters():
+    assert {name: each.default for name, each in read_parameters(PATH).items()} == {
+        "store": "../reports/store",
+        "out": "../reports",
+    }
 
 
 def test_explains_more_than_it_calls():

@@ -112,7 +112,6 @@ def _scratch(out: Path) -> Iterator[Path]:
     new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        remove_stale(out, ".speech.*")
         folder = Path(tempfile.mkdtemp(prefix=f".speech.{platform.node()}.{os.getpid()}.", dir=out))
     except OSError as error:
         raise SslsimError(f"stores in {str(out)!r}: cannot be written: {error}") from error

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sslsim.analysis.contents import OF_GIVEN
 from sslsim.analysis.finetuning import in_seeds
 from sslsim.analysis.layers import Pairs, measured, same_depth_by_relation, separate_at_same_depth
 from sslsim.encoders.lineage import Lineage
@@ -119,7 +120,7 @@ def contents_claims(evidence: Evidence, lineage: Lineage, bounds: Bounds = BOUND
     rows, known = [], {each.name: each for each in lineage.checkpoints}
     group = {name: f"{each.family or name}{FINETUNED * bool(each.finetuned_from)}" for name, each in known.items()}
     group |= {name: "random weights" for name, each in known.items() if each.untrained_seed is not None}
-    of = evidence.pairs[evidence.pairs.share == "of the given"]
+    of = evidence.pairs[evidence.pairs.share == OF_GIVEN]
     groups, trained = of.model.map(group), of.model.map(lambda name: known[name].weights == "trained")
     for given in dict.fromkeys(of.given):
         masks = {name: (groups == name) & (of.given == given) for name in dict.fromkeys(groups)}

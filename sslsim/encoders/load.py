@@ -207,9 +207,11 @@ def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> tuple[Clock
     """Return when the frames of an encoder are, and how its own are brought there; an error where no rule is known."""
     part = getattr(model.config, "encoder_config", model.config)
     kind, rate = type(preprocess).__name__, getattr(preprocess, "sampling_rate", None)
-    if kind in ("Wav2Vec2FeatureExtractor", "SpeechT5FeatureExtractor"):
-        if rate not in RATES:
-            raise problem(checkpoint, f"wants audio at {rate} Hz, not {' or '.join(map(str, RATES))}")
+    of_waveforms = kind in ("Wav2Vec2FeatureExtractor", "SpeechT5FeatureExtractor")
+    allowed = RATES if of_waveforms else (SAMPLE_RATE,)
+    if rate is None or rate not in allowed:
+        raise problem(checkpoint, f"wants audio at {rate} Hz, not {' or '.join(map(str, allowed))}")
+    if of_waveforms:
         strides, squeeze = list(part.conv_stride), getattr(part, "squeeze_factor", 1)
         steps = np.cumprod([1, *strides]).tolist()
         needed = 1 + sum((width - 1) * step for width, step in zip(part.conv_kernel, steps, strict=False))
@@ -219,8 +221,6 @@ def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> tuple[Clock
             told = f"{SHORTEST:g} to {LONGEST:g} ms are supported"
             raise problem(checkpoint, f"makes one frame every {clock.milliseconds:g} ms; {told}")
         return clock, Grid(squeezed=hasattr(getattr(model, "encoder", None), "upsample"))
-    if rate != SAMPLE_RATE:
-        raise problem(checkpoint, f"wants audio at {rate} Hz, not {SAMPLE_RATE}")
     if kind == "WhisperFeatureExtractor":  # its frame j is centred on sample 320 j, and 30 s are always taken
         return Clock(), Grid(lead=120, first=1, always=preprocess.n_samples // HOP)
     if kind == "SeamlessM4TFeatureExtractor":  # frame j covers samples [320 j, 320 j + 560), in two windows

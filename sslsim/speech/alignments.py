@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sslsim.errors import SslsimError
 from sslsim.speech.corpus import Corpus, Utterance, files_in, read_corpus
 from sslsim.speech.manifests import read_table
-from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, Clock, n_frames
+from sslsim.speech.recording import HOP, SAMPLE_RATE, WINDOW, n_frames
 
 MARKS = ("id", "kind", "label", "start", "end")
 _FOREIGN = (".textgrid", ".ctm", ".phn", ".wrd")
@@ -174,11 +174,6 @@ def alignment_facts(marks: pd.DataFrame, index: pd.DataFrame) -> dict[str, str]:
     first, last = (np.ceil((some[side] * SAMPLE_RATE - WINDOW / 2) / HOP).clip(0, most) for side in ("start", "end"))
     told = f"{(last - first).sum():,.0f} of {index['n_samples'].map(n_frames).sum():,} frames have a {some.kind.iat[0]}"
     return {"marked": told + (f"; {beyond:,} of {len(marks):,} marks end after the audio" if beyond else "")}
-
-
-def centres(frames: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the centres of frames of 20 ms, by number, in seconds from the beginning of their utterance."""
-    return Clock().times(frames)
 
 
 def held(marks: pd.DataFrame, times: NDArray[np.float64]) -> NDArray[np.int64]:

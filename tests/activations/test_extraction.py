@@ -112,7 +112,7 @@ def test_a_store_holds_what_the_encoder_gives(stores, corpus, one_thread):
                 np.testing.assert_array_equal(store.attention(layer, u), encoded.attention[layer - 1])
 
 
-def test_a_store_of_units_has_the_layers_of_its_blocks_alone(one, corpus, tmp_path, capsys):
+def test_a_store_of_units_has_the_layers_of_its_blocks_alone(one, corpus, tmp_path, capsys, one_thread):
     study = replace(one, checkpoints=(*NAMES, "log-mel"), site="ffn", frames=90)
     stores = study.extract(tmp_path, device="cpu")
     (kept,) = replace(one, queries=0, frames=90).extract(tmp_path, device="cpu")

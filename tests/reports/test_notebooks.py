@@ -19,10 +19,10 @@ from sslsim.resources import DATA, NOTEBOOKS
 
 SHARED = ["study", "checkpoints", "measures", "permutations", "blocks", "block_by", "null_seed", "device"]
 SHARED += ["store", "out"]
-FOUR = [NOTEBOOKS / f"{name}.ipynb" for name in ORDER]
+FIVE = [NOTEBOOKS / f"{name}.ipynb" for name in ORDER]
 
 
-@pytest.fixture(params=FOUR, ids=lambda path: path.stem)
+@pytest.fixture(params=FIVE, ids=lambda path: path.stem)
 def cells(request):
     return json.loads(request.param.read_text(encoding="utf-8"))["cells"]
 
@@ -34,7 +34,7 @@ def source(cell):
 def test_is_committed_clean(cells):
     code = [c for c in cells if c["cell_type"] == "code"]
     assert all(c["outputs"] == [] and c["execution_count"] is None for c in code)
-    assert len({c["id"] for c in cells}) == len(cells) <= 33
+    assert len({c["id"] for c in cells}) == len(cells) <= 32
     assert all(len(c["source"]) <= 8 for c in code if "parameters" not in c["metadata"].get("tags", []))
 
 
@@ -143,7 +143,7 @@ def test_any_measures_and_checkpoints_make_a_report(swept):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", FOUR, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FIVE, ids=lambda path: path.stem)
 def test_runs_as_in_jupyterlab(path, tmp_path, monkeypatch):
     """The kernel starts in the notebook's folder and is told its path; settings are small."""
     monkeypatch.setenv("JPY_SESSION_NAME", str(path))

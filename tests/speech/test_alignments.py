@@ -15,12 +15,12 @@ from sslsim.speech.alignments import (
     alignment_facts,
     alignments_files,
     alignments_of,
-    centres,
     held,
     read_alignments,
 )
 from sslsim.speech.corpus import read_corpus
 from sslsim.speech.index import Segmentation, index_of
+from sslsim.speech.recording import Clock
 
 HEADER = "id,kind,label,start,end\n"
 
@@ -78,7 +78,7 @@ def test_malformed_marks_are_told_by_row(tmp_path, text, fault):
 
 
 def test_a_frame_has_the_mark_that_holds_at_its_centre(tmp_path):
-    np.testing.assert_allclose(centres(np.array([0, 1, 5])), [0.0125, 0.0325, 0.1125])
+    np.testing.assert_allclose(Clock().times(np.array([0, 1, 5])), [0.0125, 0.0325, 0.1125])
     marks = marks_in(tmp_path, HEADER + "u,phone,a,0.02,0.1\nu,phone,b,0.1,0.2\nu,phone,c,0.3,0.4\n")
     times = np.array([0.0, 0.02, 0.0999, 0.1, 0.25, 0.3, 0.4])
     assert held(marks, times).tolist() == [-1, 0, 0, 1, -1, 2, -1]
