@@ -227,7 +227,8 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
     rows, lineup = [], [pinned(checkpoint) for checkpoint in read_lineup(arguments.lineup)]
     if arguments.pin:
         write_lineup(arguments.pin, lineup)
-    for checkpoint in lineup if not arguments.pin else ():
+    encoders = [] if arguments.pin else [each for each in lineup if each.times is None]  # others are arrays
+    for checkpoint in encoders:
         anatomy, said = load_encoder(checkpoint).anatomy, {True: "yes", False: "no"}
         row = {name: getattr(checkpoint, name) for name in ("name", "family", "size")}
         row |= {name: getattr(anatomy, f"n_{name}") for name in ("layers", "neurons", "heads")}

@@ -1,8 +1,8 @@
 """Activations that no encoder of sslsim made, such as made ones with known answers, as a store like any other."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from numbers import Real
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from sslsim.activations.draft import drafting
 from sslsim.activations.shards import keeping
 from sslsim.activations.store import RULES, ActivationStore, open_asked
 from sslsim.encoders.encoder import Anatomy, Encoded
-from sslsim.encoders.lineup import checked
+from sslsim.encoders.lineup import Checkpoint, checked, clock_at, problem
 from sslsim.errors import SslsimError, close_match, is_text
+from sslsim.speech.positions import positions
 from sslsim.speech.recording import Clock
 
 MADE = "arrays"  # source of such a checkpoint
@@ -29,15 +30,16 @@ class ArrayFiles(Mapping[str, Any]):
 
     ``<utterance>.npy`` has (layers, frames, neurons), or (frames, neurons) of one layer; ``<utterance>.safetensors``
     one such tensor, or one (frames, neurons) for each layer, named 0, 1 and on. Folders within are part of the names.
+    Files of other utterances than `only` these are passed over.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
-        files = sorted(file for file in self._folder.rglob("*") if file.suffix in _SUFFIXES)
-        self._files = {file.relative_to(self._folder).with_suffix("").as_posix(): file for file in files}
+    def __init__(self, folder: str | Path, only: Collection[str] | None = None) -> None:
+        files = sorted(file for file in Path(folder).rglob("*") if file.suffix in _SUFFIXES)
+        self._files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
         if not files or len(self._files) < len(files):
             told = "two files of one utterance" if files else "no file .npy or .safetensors"
             raise SslsimError(f"activations {str(folder)!r}: {told}; give one for each utterance, called by its id")
+        self._files = {name: file for name, file in self._files.items() if only is None or name in only}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -93,7 +95,8 @@ def from_arrays(
         raise SslsimError(f"{where}: speakers has {stray!r}, arrays has not{close_match(stray, arrays)}")
     names = list(arrays) if like is None else _names(where, arrays, like)
     shapes, key = _looked_at(where, names, arrays, said, times, like.frame_key if like else "")
-    clock, index = _clock(where, times), _index(names, said, like).assign(length=[n for _, n, _ in shapes])
+    clock = Clock() if times is None else clock_at(where, times)
+    index = _index(names, said, like).assign(length=[n for _, n, _ in shapes])
     how = {"normalised": False, "mask": False, "features": MADE}
     store = ActivationStore(
         root=Path(folder).absolute() / f"{name}-{key[:12]}",
@@ -104,14 +107,36 @@ def from_arrays(
         segmentation={},
         dtype="float32",
         site="hidden",
-        **keeping(index, None, like.queries if like else None, heads=False, clock=clock),
+        **keeping(index, *((like.frames, like.queries) if like else (None, None)), heads=False, clock=clock),
         versions={"sslsim": __version__, "numpy": np.__version__},
         skipped=pd.DataFrame(columns=["utterance", "path", "reason"]),
     )
+
+    def kept(row: Any) -> Encoded:
+        values = _values(where, row.utterance, arrays)[:, positions(row.length, store.frame_stride)]
+        return Encoded(values, None, np.zeros((0, 0, 0, 0), "f4"))
+
     with drafting(store.root, lambda: store) as draft:
         for task in draft.tasks() if draft else ():
-            task.write(lambda row: Encoded(_values(where, row.utterance, arrays), None, np.zeros((0, 0, 0, 0), "f4")))
+            task.write(kept)
     return open_asked(store.root, checkpoint, {"fingerprint": key})
+
+
+def of_lineup(checkpoint: Checkpoint, folder: Path, stores: Sequence[ActivationStore]) -> ActivationStore:
+    """Return the store of a checkpoint whose source has arrays, `like` the first of the stores with its clock, or any.
+
+    Arrays of utterances that the stores do not have are passed over, those of each that they have must be there.
+    """
+    clock, arrays = clock_at(f"checkpoint {checkpoint.name!r}", checkpoint.times), ArrayFiles(checkpoint.source)
+    like = next((store for store in stores if store.clock == clock), stores[0])
+    if lacking := [name for name in like.index.utterance if name not in arrays]:
+        told = f"{checkpoint.source!r} has arrays of {len(arrays):,} utterances, and none of {lacking[0]!r}"
+        more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
+        raise problem(checkpoint, f"{told}{more}; add files called by the ids of the corpus")
+    arrays = ArrayFiles(checkpoint.source, only=set(like.index.utterance))
+    return replace(
+        from_arrays(checkpoint.name, arrays, folder, times=checkpoint.times, like=like), checkpoint=checkpoint
+    )
 
 
 def _names(where: str, arrays: Mapping[str, Any], like: ActivationStore) -> list[str]:
@@ -128,19 +153,6 @@ def _index(names: Sequence[str], said: Mapping[str, str], like: ActivationStore 
     index = pd.DataFrame({"utterance": names, "speaker": [said.get(each, "") for each in names]})
     index = index.assign(recording=range(len(index)), begin=0, end=0, n_samples=0, waveform="")
     return index if like is None else like.index[[name for name in index if name in like.index]].reset_index(drop=True)
-
-
-def _clock(where: str, times: Any) -> Clock:
-    """Return the clock of frames whose first centre and step are given in seconds, to the microsecond."""
-    if times is None:
-        return Clock()
-    two = isinstance(times, Sequence) and len(times) == 2 and all(isinstance(each, Real) for each in times)
-    if not two or not (0 <= times[0] < np.inf and 1e-3 <= times[1] < np.inf):
-        told = "give the centre of the first frame and the step to the next, in seconds, such as (0.0125, 0.02)"
-        raise SslsimError(f"{where}: times is {times!r}; {told}")
-    centre, hop = (round(1e6 * each) for each in times)
-    made = Clock(hop=hop, needed=hop, centre=centre, rate=1_000_000)
-    return Clock() if made.times(np.arange(2)).tolist() == Clock().times(np.arange(2)).tolist() else made
 
 
 def _looked_at(

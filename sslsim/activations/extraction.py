@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sslsim import __version__
+from sslsim.activations.arrays import MADE, ArrayFiles, of_lineup
 from sslsim.activations.draft import Task, check_room, drafting, remove_stale
 from sslsim.activations.results import key_of
 from sslsim.activations.shards import keeping
@@ -55,7 +56,9 @@ _LOADING = threading.Lock()
 
 def extract_all(study: "Study", out: Path, executor: Executor | None, device: str) -> Stores:
     """Make the stores of a study that are not in the folder `out`, and open all; see `study.extract`."""
-    chosen, utterances = [pinned(each) for each in study.selected()], study.utterances()
+    every, utterances = [pinned(each) for each in study.selected()], study.utterances()
+    chosen = [each for each in every if each.times is None]
+    _check_arrays([each for each in every if each.times], chosen, utterances)
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
     seconds = {name: float(value) for name, value in vars(study.segmentation).items()}
     heard = {"corpus_fingerprint": corpus_fingerprint(utterances), "segmentation": seconds}
@@ -84,10 +87,11 @@ def extract_all(study: "Study", out: Path, executor: Executor | None, device: st
             finally:
                 _encoder.cache_clear()
     # names and notes as the lineup has them now: they may have changed since, the content has not
-    stores = Stores(there.get(each) or open_asked(roots[each], each, asked[each]) for each in chosen)
+    stores = [there.get(each) or open_asked(roots[each], each, asked[each]) for each in chosen]
     if study.strict and not missing:
         _check_skipped(stores[0].skipped, False, study.strict)
-    return stores
+    found = dict(zip(chosen, stores, strict=True))
+    return Stores(found.get(each) or of_lineup(each, out, stores) for each in every)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,17 @@ class Plan:
     device: str
     keep: Path  # where waveforms lie
     executor: Executor | None
+
+
+def _check_arrays(made: list[Checkpoint], encoders: list[Checkpoint], utterances: list[Utterance]) -> None:
+    """Raise unless checkpoints that are folders of arrays stand beside an encoder, and are of the corpus."""
+    for checkpoint in made:
+        arrays = ArrayFiles(checkpoint.source)
+        if not encoders:
+            raise problem(checkpoint, "is made of arrays; name an encoder, or log-mel, whose utterances they are of")
+        if not any(u.id in arrays or f"{u.id}#1" in arrays for u in utterances):
+            told = f"{checkpoint.source!r} has none of {utterances[0].id!r}, but of {next(iter(arrays))!r}"
+            raise problem(checkpoint, f"{told}; call files of arrays by the ids of the corpus")
 
 
 @contextmanager
@@ -239,6 +254,8 @@ def encoded_again(
     The encoder runs again; it is an error if it is not there any more, or another one.
     """
     if waveforms:
+        if store.input["features"] == MADE:
+            raise problem(store.checkpoint, "is made of arrays, and of these no other frames were kept")
         if checkpoint_fingerprint(store.checkpoint) != store.fingerprint:
             raise problem(store.checkpoint, "its files have changed since it was extracted")
         encoder = _loaded(store.checkpoint, store.fingerprint, chosen_device(device), store.dtype, store.site)

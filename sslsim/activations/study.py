@@ -122,8 +122,9 @@ class Study:
     def series(self) -> "Study | None":
         """Return the study of all steps of each training whose last step is among the checkpoints; None without any."""
         known = read_lineup(self.lineup) if isinstance(self.lineup, str | Path) else self.lineup
-        wanted = {each.series for each in self.selected() if each.series}
-        steps = sorted((each for each in known if each.series in wanted), key=lambda each: (each.series, each.step))
+        wanted = {each.series for each in self.selected() if each.step is not None}
+        moments = [each for each in known if each.step is not None and each.series in wanted]
+        steps = sorted(moments, key=lambda each: (each.series, each.step))
         return replace(self, checkpoints=tuple(each.name for each in steps)) if len(steps) > len(wanted) else None
 
     def whole_corpus(self) -> Corpus:

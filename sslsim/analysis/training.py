@@ -30,9 +30,8 @@ def over_training(
     ``to the step before``), step, layer, model, depth, value, ci_low, ci_high, chance, p, and dimensions (participation
     ratio: over about so many directions the variance of the layer is spread).
     """
-    steps = sorted(
-        (store.checkpoint for store in stores if store.checkpoint.series), key=lambda c: (c.series, c.step or 0)
-    )
+    moments = (store.checkpoint for store in stores if store.checkpoint.step is not None)
+    steps = sorted(moments, key=lambda each: (each.series, each.step))
     series = [[each.name for each in of] for _, of in itertools.groupby(steps, lambda c: c.series)]
     pairs = {(name, names[-1], LAST) for names in series for name in names}
     pairs |= {(b, a, BEFORE) for names in series for a, b in itertools.pairwise(names)}

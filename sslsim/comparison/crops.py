@@ -30,8 +30,13 @@ KEPT = 2**25  # cells of maps that a call keeps in memory, with up to four numbe
 def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     """Return the stores that hold attention, that of frames; raise if they cannot be compared or none has any."""
     check_stores(stores)
-    check_stores(stores := frames_of(stores))
-    chosen = [store for store in stores if store.attention_layers]
+    chosen = [store for store in frames_of(stores) if store.attention_layers]
+    rates = sorted({store.clock.milliseconds for store in chosen})
+    if len(rates) > 1 and stores[0].unit != "frame":
+        told = ", ".join(f"{rate:.3g}" for rate in rates)
+        raise Unanswered(f"attention is of frames, and these models have one every {told} ms; name some of one rate")
+    if chosen:
+        check_stores(chosen)
     if not chosen and stores[0].site == "ffn":
         raise Unanswered("units of feed-forward layers have no heads; attention is compared at the site hidden")
     if not chosen:

@@ -114,7 +114,7 @@ def expected_shape(checkpoint: Checkpoint, site: str = "hidden") -> tuple[int, i
 
 def of_hub(checkpoint: Checkpoint) -> bool:
     """Return whether a checkpoint comes from the hub; it is an error if a folder here has the name of its model."""
-    found = HUB_ID.fullmatch(source := checkpoint.source) is not None
+    found = HUB_ID.fullmatch(source := checkpoint.source) is not None and checkpoint.times is None
     if found and Path(source).is_dir():
         raise problem(checkpoint, f"source {source!r} is a model of the hub or the folder here; write './{source}'")
     return found

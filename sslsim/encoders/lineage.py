@@ -1,7 +1,7 @@
 """What checkpoints are to each other, as their lineup tells: their *relation*.
 
 - other step: two moments of one training (`series`);
-- counterpart: one was finetuned from the other or both from the same one, so they share most of their weights;
+- counterpart: one was finetuned from the other, both from the same one, or from steps of one training;
 - other seed: pretrained by the same recipe with other random numbers (`seed_of`), the ceiling for two separate models;
 - same family, other family: anything else of one family or of two; other model: where a family is not named;
 - untrained: at least one has random weights, the floor;
@@ -45,7 +45,7 @@ class Lineage:
         if GIVEN in (a.source, b.source):
             return GIVEN
         if a.series and a.series == b.series:
-            return "other step"
+            return "counterpart" if None in (a.step, b.step) else "other step"
         if "none" in (a.weights, b.weights):
             return "spectrogram"
         if a.untrained_seed is not None or b.untrained_seed is not None:
@@ -66,7 +66,10 @@ class Lineage:
 
         It is Unanswered if no two of them were trained apart.
         """
-        kept = [each.name for each in ends_of_series(self.checkpoints) if each.finetuned_from not in self._named]
+        ends = ends_of_series(self.checkpoints)
+        trainings = {each.series for each in ends if each.step is not None}  # what is finetuned from them is not apart
+        apart = [each for each in ends if each.step is not None or each.series not in trainings]
+        kept = [each.name for each in apart if each.finetuned_from not in self._named]
         pairs = itertools.combinations(filter(self.trained, kept), 2)
         if not any(self.relation(*pair) in SEPARATE for pair in pairs):
             advice = "choose two trained checkpoints, neither of them finetuned from the other or from the same model"

@@ -6,13 +6,16 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from sslsim.errors import SslsimError, close_match, is_text
 from sslsim.resources import DATA, regular, write_text
+from sslsim.speech.recording import Clock
 
 LOG_MEL = "log-mel"  # source of the checkpoint that is a spectrogram, and its name where a list asks for it
 GIVEN = "given"  # and of what is known of every frame, as if it were a layer
@@ -33,13 +36,15 @@ class Checkpoint:
     finetuned_from: str | None = None
     seed_of: str | None = None  # whose recipe this is another run of, with other random numbers
     untrained_seed: int | None = None  # if given, the architecture with random weights of this seed
-    series: str = ""  # the training that it is a step of
-    step: int | None = None  # and which
+    series: str = ""  # the training that it is a step of, or was finetuned from a step of
+    step: int | None = None  # which step it is
     recipe: tuple[tuple[str, Any], ...] = ()  # what else is known of how it was made: free tags
+    times: tuple[float, float] | None = None  # of a folder of arrays: centre of frame 0, and step, in seconds
 
     def __post_init__(self) -> None:
         tags = self.recipe.items() if isinstance(self.recipe, Mapping) else self.recipe
         object.__setattr__(self, "recipe", tuple((key, value) for key, value in tags))  # lists where it was JSON
+        object.__setattr__(self, "times", None if self.times is None else tuple(self.times))
 
     @property
     def weights(self) -> str:
@@ -86,9 +91,10 @@ def read_lineup(path: str | Path) -> Lineup:
 
     `path` is the name of a lineup that comes with sslsim (``paper``), or a TOML file with one ``[[checkpoint]]`` table
     each: ``name``, ``source`` (a folder, relative to this file, a hub id ``org/name``, or ``log-mel``) and optionally
-    ``revision``, ``family``, ``size``, ``finetuned_from`` and ``seed_of`` (names of others), ``untrained_seed`` (a
-    whole number), ``series`` and ``step`` (of a training), ``recipe`` (a table of free tags). A table that is
-    incomplete, misspelt or named twice is an error.
+    ``times`` (the folder has arrays, see `sslsim.activations.arrays`, of frames at these), ``revision``, ``family``,
+    ``size``, ``finetuned_from`` and ``seed_of`` (names of others), ``untrained_seed`` (a whole number), ``series`` and
+    ``step`` (of a training), ``recipe`` (a table of free tags). A table that is incomplete, misspelt or named twice is
+    an error.
     """
     path = find_lineup(path)
     where = f"lineup {str(path)!r}"
@@ -106,7 +112,7 @@ def read_lineup(path: str | Path) -> Lineup:
             raise SslsimError(f"{where}: {name!r} occurs twice; give each its own name")
     for key, words in (("finetuned_from", "finetuned from"), ("seed_of", "another seed of")):
         _check_relatives(where, {checkpoint.name: getattr(checkpoint, key) for checkpoint in lineup}, words)
-    steps = Counter((each.series, each.step) for each in lineup if each.series)
+    steps = Counter((each.series, each.step) for each in lineup if each.step is not None)
     for (series, step), times in steps.items():
         if times > 1:
             raise SslsimError(f"{where}: step {step} of the series {series!r} occurs twice; give each its own")
@@ -124,7 +130,7 @@ def write_lineup(path: Path, lineup: Iterable[Checkpoint]) -> None:
 
 def as_toml(value: Any) -> str:
     """Return text, a number, a list of text, or tags, as TOML has them."""
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
         return f"{{{', '.join(f'{json.dumps(key)} = {as_toml(one)}' for key, one in value)}}}"
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")
 
@@ -155,6 +161,8 @@ def checked(where: str, table: Any) -> Checkpoint:
         if key == "recipe":
             if not isinstance(value, Mapping) or not all(isinstance(v, str | int | float) for v in value.values()):
                 raise SslsimError(f'{where}: {key} is {value!r}; give a table of text and numbers, {{data = "LS960"}}')
+        elif key == "times":
+            clock_at(where, value)
         elif key in ("untrained_seed", "step"):
             if type(value) is not int or value < 0:
                 raise SslsimError(f"{where}: {key} is {value!r}; it must be a whole number, 0 or more")
@@ -163,17 +171,32 @@ def checked(where: str, table: Any) -> Checkpoint:
     for key in ("name", "source"):
         if not table.get(key):
             raise SslsimError(f"{where}: no {key}")
-    if ("step" in table) != bool(table.get("series")):
+    both = ("step" in table, bool(table.get("series")))
+    if both == (True, False) or (both == (False, True) and not table.get("finetuned_from")):
         raise SslsimError(f"{where}: series and step go together; give both or neither")
+    if odd := [key for key in ("untrained_seed", "revision") if "times" in table and key in table]:
+        raise SslsimError(f"{where}: times says that {table['source']!r} has arrays, which have no {odd[0]}")
     if not re.fullmatch(r"\w[\w.+-]*", table["name"]):
         raise SslsimError(f"{where}: name {table['name']!r} may hold only letters, digits and ._+- (it names a folder)")
     return Checkpoint(**table)
 
 
+def clock_at(where: str, times: Any) -> Clock:
+    """Return the clock of frames whose first centre and step are given in seconds, to the microsecond."""
+    two = isinstance(times, Sequence) and len(times) == 2 and all(isinstance(each, Real) for each in times)
+    if not two or not (0 <= times[0] < np.inf and 1e-3 <= times[1] < np.inf):
+        told = "give the centre of the first frame and the step to the next, in seconds, such as [0.0125, 0.02]"
+        raise SslsimError(f"{where}: times is {times!r}; {told}")
+    centre, hop = (round(1e6 * each) for each in times)
+    made = Clock(hop=hop, needed=hop, centre=centre, rate=1_000_000)
+    return Clock() if made.times(np.arange(2)).tolist() == Clock().times(np.arange(2)).tolist() else made
+
+
 def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
     checkpoint, base = checked(f"lineup {str(path)!r}, checkpoint {number}", table), path.parent
     source, folder = checkpoint.source, base / Path(checkpoint.source).expanduser()
-    hub_id = HUB_ID.fullmatch(source) and not folder.exists() and not (base / source.split("/")[0]).exists()
+    of_hub = HUB_ID.fullmatch(source) and not checkpoint.times
+    hub_id = of_hub and not folder.exists() and not (base / source.split("/")[0]).exists()
     return checkpoint if source == LOG_MEL or hub_id else replace(checkpoint, source=str(folder.resolve()))
 
 
@@ -190,6 +213,7 @@ def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoin
     for checkpoint in lineup:
         if known.setdefault(checkpoint.name, checkpoint) != checkpoint:
             raise SslsimError(f"{checkpoint.name!r} occurs twice in the lineup; give each its own name")
+    known = {name: replace(checkpoint, series=_series_of(checkpoint, known)) for name, checkpoint in known.items()}
     chosen = list(dict.fromkeys(_named(name, known) for name in names)) if names else ends_of_series(known.values())
     for checkpoint in chosen:
         if known.get(checkpoint.name, checkpoint) != checkpoint and known[checkpoint.name] in chosen:
@@ -197,11 +221,18 @@ def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoin
     return chosen
 
 
+def _series_of(checkpoint: Checkpoint, known: Mapping[str, Checkpoint]) -> str:
+    """Return the training that a checkpoint is from: its own series, or that of what it was finetuned from."""
+    for _ in known:  # at most so many times was one finetuned from another
+        checkpoint = checkpoint if checkpoint.series else known.get(checkpoint.finetuned_from or "", checkpoint)
+    return checkpoint.series
+
+
 def ends_of_series(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     """Return the checkpoints without those of a series that are not its last step."""
     every = list(checkpoints)
     last = {each.series: max(c.step or 0 for c in every if c.series == each.series) for each in every}
-    return [each for each in every if not each.series or each.step == last[each.series]]
+    return [each for each in every if each.step is None or each.step == last[each.series]]
 
 
 def _named(name: str, known: Mapping[str, Checkpoint]) -> Checkpoint:
@@ -213,8 +244,8 @@ def _named(name: str, known: Mapping[str, Checkpoint]) -> Checkpoint:
         raise SslsimError(f"no checkpoint {wanted!r} in the lineup{close_match(wanted, known)}")
     if not twin:
         return known[wanted]
-    if known[wanted].source == LOG_MEL:
-        raise SslsimError(f"{name!r}: {LOG_MEL} has no weights, trained or not")
+    if known[wanted].source == LOG_MEL or known[wanted].times:
+        raise SslsimError(f"{name!r}: {wanted} has no weights that could be drawn at random")
     seed = int(twin["seed"] or 0)
     alone: dict[str, Any] = {"finetuned_from": None, "seed_of": None, "series": "", "step": None}
     return replace(known[wanted], name=f"untrained-{wanted}-{seed}", untrained_seed=seed, **alone)

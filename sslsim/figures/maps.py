@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
@@ -262,11 +263,19 @@ def layer_map(table: pd.DataFrame, measure: str, lineage: Lineage | None = None)
             end = (path.x.iloc[-1], path.y.iloc[-1])
             ax.annotate(model, end, xytext=(6, 3), textcoords="offset points", fontsize=7, color=colour)
     ax.set_aspect("equal", adjustable="datalim")
+    _part([child for child in ax.get_children() if isinstance(child, Annotation)])
     lines = {line.get_label(): line for line in ax.lines}
     figure.legend([lines[kind] for kind in named], list(named), loc="outside right center")
     held = f"{100 * share:.0f} % of squared distance in this plane; hollow: first layer, large: last"
     ax.set(xlabel="first axis", ylabel="second axis", title=f"{title(measure)}\n{held}")
     return figure
+
+
+def _part(names: Sequence[Annotation]) -> None:
+    """Move names up until none stands on another."""
+    for i, name in enumerate(names):
+        while any(name.get_window_extent().overlaps(other.get_window_extent()) for other in names[:i]):
+            name.xyann = (name.xyann[0], name.xyann[1] + 1)
 
 
 def _symmetric(grid: pd.DataFrame) -> pd.DataFrame:

@@ -164,7 +164,7 @@ def forecast(runs: Sequence[Run]) -> int:
     for one in runs:
         print(f"{one.out}: {', '.join(job.name for job in one.jobs)}")
     for study, call in {key: call for one in runs for key, call in one.calls().items()}.values():
-        chosen, rows = study.selected(), []
+        chosen, rows = [each for each in study.selected() if each.times is None], []
         for u in (utterances := study.utterances()):
             with suppress(SslsimError, OSError):  # it will be left out, or stop the run
                 n, rate = u.header

@@ -1,11 +1,14 @@
 """A store of arrays is a store like any other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import sslsim
 from sslsim.activations.arrays import ArrayFiles
+from sslsim.activations.extraction import encoded_again
 from sslsim.activations.selection import check_pairable
 from sslsim.cli import main
 from sslsim.errors import SslsimError
@@ -139,6 +142,70 @@ def test_a_folder_of_files_is_imported(make_store, tmp_path, suffix, capsys):
     assert main([*command, "--times", "0.1"]) == 2
     assert main([*command, "--times", "a,b"]) == 2
     assert "--times a,b: give two numbers of seconds, such as 0.0125,0.02" in capsys.readouterr().err
+
+
+@pytest.fixture
+def own(tmp_path, corpus, checkpoints):
+    """Return a study of an encoder and of a folder of arrays, one frame every 40 ms, and the folder."""
+    rng, folder = np.random.default_rng(0), tmp_path / "own"
+    for utterance in sslsim.Study(corpus=corpus).utterances():
+        (folder / utterance.id).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{utterance.id}.npy", rng.standard_normal((2, 30, 8)))
+    np.save(
+        folder / "another.npy", np.ones((5, 2))
+    )  # of no utterance of the corpus, as of one that a subset leaves out
+    text = f'[[checkpoint]]\nname = "model"\nsource = "{checkpoints / "hubert-post"}"\n'
+    text += '[[checkpoint]]\nname = "codes"\nsource = "own"\nfamily = "codec"\ntimes = [0.02, 0.04]\n'
+    (tmp_path / "lineup.toml").write_text(text)
+    return sslsim.Study(lineup=tmp_path / "lineup.toml", corpus=corpus, frames=60), folder
+
+
+def test_a_folder_of_arrays_stands_in_a_lineup(own, tmp_path):
+    study, folder = own
+    encoder, codes = stores = study.extract(tmp_path / "store", device="cpu")
+    assert (codes.checkpoint.source, codes.checkpoint.family, codes.n_layers) == (str(folder.resolve()), "codec", 2)
+    assert codes.index.utterance.tolist() == encoder.index.utterance.tolist()
+    np.testing.assert_allclose(codes.times(0), 0.02 + 0.04 * codes.frame_rows(0))
+    assert codes.n_frames <= 60 < codes.index.length.sum()  # as many as of encoders are kept
+    assert (
+        len(sslsim.compare(sslsim.in_units(stores, "utterance"), ["linear_cka_debiased"]))
+        == (encoder.n_layers + 2) ** 2
+    )
+    assert study.extract(tmp_path / "store", device="cpu")[1].root == codes.root
+    assert [store.name for store in replace(study, checkpoints=("codes", "log-mel")).extract(tmp_path / "s")] == [
+        "codes",
+        "log-mel",
+    ]
+    with pytest.raises(SslsimError, match="checkpoint 'codes': is made of arrays, and of these no other frames were"):
+        list(encoded_again(codes, {0: np.zeros(9, "f4")}))
+    with pytest.raises(SslsimError, match="'untrained:codes': codes has no weights that could be drawn at random"):
+        replace(study, checkpoints=("untrained:codes",)).selected()
+
+
+def test_frames_of_arrays_are_kept_as_those_of_the_store_that_they_are_like(make_store, tmp_path):
+    store = make_store(frames=(30, 41, 12), kept=20)
+    arrays = {
+        u: np.arange(1.0, 1 + n)[None, :, None] for u, n in zip(store.index.utterance, store.index.length, strict=True)
+    }
+    own = sslsim.from_arrays("own", arrays, tmp_path / "s", like=store)
+    assert own.frame_key == store.frame_key
+    assert own.layer(0)[:, 0].tolist() == [1 + row for u in range(3) for row in store.frame_rows(u)]
+    check_pairable(own, store)
+
+
+def test_arrays_in_a_lineup_that_cannot_be_taken(own, tmp_path):
+    study, folder = own
+    with pytest.raises(SslsimError, match="checkpoint 'codes': is made of arrays; name an encoder, or log-mel, whose"):
+        replace(study, checkpoints=("codes",)).extract(tmp_path / "store")
+    first = study.utterances()[0].id
+    (folder / f"{first}.npy").unlink()
+    with pytest.raises(SslsimError, match=rf"'codes': '.*own' has arrays of 4 utterances, and none of '{first}'; add"):
+        study.extract(tmp_path / "store", device="cpu")
+    for file in [file for file in folder.rglob("*.npy") if file.name != "another.npy"]:
+        file.unlink()
+    with pytest.raises(SslsimError, match=rf"'codes': '.*own' has none of '{first}', but of 'another'; call files of"):
+        study.extract(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_folders_and_files_that_cannot_be_imported(tmp_path):

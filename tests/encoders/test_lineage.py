@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from sslsim.encoders.lineage import RELATIONS, Lineage
-from sslsim.encoders.lineup import Checkpoint
+from sslsim.encoders.lineup import Checkpoint, select
 from sslsim.errors import Unanswered
 
 
@@ -56,6 +56,19 @@ def test_a_chain_of_finetuning_is_one_lineage():
     assert [chain.relation(*pair) for pair in ("ac", "bc", "cd", "de")] == ["counterpart"] * 2 + ["other model"] * 2
     siblings = lineage(x={"finetuned_from": "gone"}, y={"finetuned_from": "gone"})
     assert siblings.relation("x", "y") == "counterpart"
+
+
+def test_what_was_finetuned_from_a_step_of_a_training_is_not_apart_from_its_end():
+    steps = [Checkpoint(f"s{n}", "x", family="f", series="s", step=n) for n in (1, 2, 3)]
+    asr = Checkpoint("asr", "x", family="f", finetuned_from="s2")
+    again = Checkpoint("again", "x", family="f", finetuned_from="asr")
+    other = Checkpoint("other", "x", family="g")
+    chosen = Lineage(tuple(select([again, asr, *steps, other], [])))
+    assert [each.name for each in chosen.checkpoints] == ["again", "asr", "s3", "other"]
+    pairs = [("asr", "s3"), ("again", "s3"), ("again", "asr"), ("asr", "other")]
+    assert [chosen.relation(*pair) for pair in pairs] == ["counterpart"] * 3 + ["other family"]
+    assert chosen.trained_apart() == ["s3", "other"]
+    assert Lineage(tuple(select([asr, *steps, other], ["asr", "other"]))).trained_apart() == ["asr", "other"]
 
 
 def test_pairs_are_in_the_order_of_the_checkpoints():

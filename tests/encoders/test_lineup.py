@@ -123,6 +123,8 @@ def test_sources_are_folders_beside_the_lineup_or_hub_ids(tmp_path, source, reso
         (TABLE + "untrained_seed = true", "untrained_seed is True; it must be a whole number, 0 or more"),
         (TABLE + "step = 3", "checkpoint 1: series and step go together; give both or neither"),
         (TABLE + "series = 's'", "checkpoint 1: series and step go together; give both or neither"),
+        (TABLE + "times = 0.02", "checkpoint 1: times is 0.02; give the centre of the first frame and the step"),
+        (TABLE + "times = [0, 0.02]\nrevision = 'abc'", "times says that 'org/a' has arrays, which have no revision"),
         (TABLE + "series = 's'\nstep = -1", "step is -1; it must be a whole number, 0 or more"),
         (TABLE + "recipe = 3", "recipe is 3; give a table of text and numbers, {data = "),
         (TABLE + "recipe = {a = [1]}", "recipe is {'a': \\[1\\]}; give a table of text and numbers"),
@@ -189,7 +191,7 @@ def test_the_spectrogram_has_a_table_or_needs_none(tmp_path):
     assert isinstance(load_encoder(bare), LogMel)
     named = [replace(lineup[0], name="log-mel"), lineup[1]]  # a lineup may give the name to another
     assert select(named, ["log-mel"]) == named[:1]
-    with pytest.raises(SslsimError, match="'untrained:floor': log-mel has no weights, trained or not"):
+    with pytest.raises(SslsimError, match="'untrained:floor': floor has no weights that could be drawn at random"):
         select(lineup, ["untrained:floor"])
     for name in ("untrained:log-mel", "untrained:log-mel:3"):
         with pytest.raises(SslsimError, match=f"{name}': log-mel has no weights|no checkpoint 'log-mel' in the lineup"):
