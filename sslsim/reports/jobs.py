@@ -27,7 +27,7 @@ FIELDS = {
         Parameter(
             "lineup", "str", "the embedded one",
             "TOML file with [[checkpoint]] tables: name, source (folder or hub id), and if you like revision, family, "
-            "size, finetuned_from, seed_of, untrained_seed, series, step, recipe; or paper, those of the paper",
+            "size, finetuned_from, seed_of, untrained_seed, series, step, recipe, times; or paper, those of the paper",
         ),
         Parameter(
             "corpus", "str", "the embedded one",

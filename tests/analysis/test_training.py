@@ -68,3 +68,11 @@ def test_what_else_differs_is_counted_by_relation():
         "No recipe is told of d: what else differs is not known."
     )
     assert analysis.also_differ(Lineage(models[:1] + models[2:3])).endswith("also in iterations (1 of 1).")
+
+
+def test_what_else_the_models_of_the_paper_differ_in():
+    assert analysis.also_differ(Lineage(tuple(sslsim.read_lineup("paper")))) == (
+        "Beside what is compared, models differ: pairs of same family also in iterations (1 of 2), data (2 of 2), norm "
+        "(2 of 2), size (2 of 2); pairs of other family also in iterations (4 of 4), data (2 of 4), norm (2 of 4), "
+        "size (2 of 4)."
+    )
