@@ -270,6 +270,9 @@ def _import(arguments: argparse.Namespace) -> int:
     like = open_store(arguments.like) if arguments.like else None
     options: dict[str, Any] = {"times": times or None, "like": like, "family": arguments.family}
     store = from_arrays(arguments.name, ArrayFiles(arguments.folder), arguments.out, **options)
+    if (there := open_store(store.root).checkpoint) != store.checkpoint:  # for others than this process
+        told = f"is there already, of the family {there.family!r}; delete it first"
+        raise SslsimError(f"store {str(store.root)!r}: {told}, or give another name")
     what = f"{store.n_layers} layers of {store.n_neurons} neurons, {store.n_frames:,} frames"
     print(f"{store.name}: {what} of {len(store.index):,} utterances, {store.root}")
     return 0

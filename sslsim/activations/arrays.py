@@ -17,12 +17,14 @@ from sslsim.activations.store import RULES, ActivationStore, open_asked
 from sslsim.encoders.encoder import Anatomy, Encoded
 from sslsim.encoders.lineup import Checkpoint, checked, clock_at, problem
 from sslsim.errors import SslsimError, close_match, is_text
+from sslsim.speech.corpus import files_in
 from sslsim.speech.positions import positions
-from sslsim.speech.recording import Clock
+from sslsim.speech.recording import SAMPLE_RATE, Clock
 
 MADE = "arrays"  # source of such a checkpoint
 WIDEST = 20_000  # neurons of a layer: its second moments alone take 3 GB
-_SUFFIXES = (".npy", ".safetensors")
+_SUFFIXES = (".npy", ".safetensors", ".npz")  # of the last, an error says what to give
+SMALLEST, LARGEST = 1e-15, 1e15  # of the values of a layer, in size: squares of others, and sums of them, leave float32
 
 
 class ArrayFiles(Mapping[str, Any]):
@@ -34,7 +36,7 @@ class ArrayFiles(Mapping[str, Any]):
     """
 
     def __init__(self, folder: str | Path, only: Collection[str] | None = None) -> None:
-        files = sorted(file for file in Path(folder).rglob("*") if file.suffix in _SUFFIXES)
+        files = sorted(files_in(Path(folder), _SUFFIXES))
         self._files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
         if not files or len(self._files) < len(files):
             told = "two files of one utterance" if files else "no file .npy or .safetensors"
@@ -50,20 +52,25 @@ class ArrayFiles(Mapping[str, Any]):
     def __getitem__(self, utterance: str) -> Any:
         file = self._files[utterance]
         try:
-            array = np.load(file, allow_pickle=False) if file.suffix == ".npy" else _tensors(file)
+            of_torch = file.suffix.lower() == ".safetensors"
+            array = _tensors(file) if of_torch else np.load(file, allow_pickle=False)
+            return array[None] if array.ndim == 2 else array
         except Exception as error:  # each format fails in its own ways
-            raise SslsimError(f"activations {str(file)!r}: cannot be read: {error}; mend it or take it away") from error
-        return array[None] if array.ndim == 2 else array
+            told = "it holds several arrays" if isinstance(error, AttributeError) else error
+            raise SslsimError(f"activations {str(file)!r}: cannot be read: {told}; mend it or take it away") from error
 
 
-def _tensors(file: Path) -> NDArray[Any]:
-    """Return the only tensor of a file, or those of all layers as one array."""
-    from safetensors.numpy import load_file
+def _tensors(file: Path) -> Any:
+    """Return the only tensor of a file, or those of all layers as one."""
+    import torch
+    from safetensors.torch import load_file
 
     tensors = load_file(file)
     if len(tensors) == 1:
         return next(iter(tensors.values()))
-    return np.stack([tensors[str(layer)] for layer in range(len(tensors))])
+    if set(tensors) != (names := {str(layer) for layer in range(len(tensors))}) or not names:
+        raise ValueError(f"its tensors are {', '.join(sorted(tensors)) or 'none'}, not layers 0, 1 and on")
+    return torch.stack([tensors[str(layer)] for layer in range(len(tensors))])
 
 
 def from_arrays(
@@ -80,23 +87,21 @@ def from_arrays(
 
     `arrays`, which may be `ArrayFiles`, has one (layers, frames, neurons) for each utterance, with one number of layers
     and neurons, kept in float32. `times` are the centre of the first frame and the step to the next, in seconds, by
-    default of 20 ms frames. `speakers` says who speaks where that is known, `facts` what the checkpoint is: family,
-    size, finetuned_from, seed_of, untrained_seed, series and step, recipe. Such stores can be compared with each other
-    if their utterances have the same names and lengths, and with those of encoders if they are `like` one of these: its
-    utterances, with as many frames, or with another clock in units (`sslsim.in_units`). The folder is
-    ``<folder>/<name>-<hash of the content>``.
+    default those of `like`, or of 20 ms frames. `speakers` says who speaks where that is known, `facts` what the
+    checkpoint is: family, size, finetuned_from, seed_of, untrained_seed, series and step, recipe. Such stores can be
+    compared with each other if their utterances have the same names and lengths, and with those of encoders if they are
+    `like` one of these: its utterances, at its frames, or with another clock in units (`sslsim.in_units`). Of those at
+    its frames the same ones are kept. The folder is ``<folder>/<name>-<hash of the content>``.
     """
-    where, said = f"store {name!r}", {} if speakers is None else speakers
-    named = isinstance(arrays, Mapping) and isinstance(said, Mapping)
-    if not named or not all(map(is_text, [*arrays, *said.values()])):
-        raise SslsimError(f"{where}: give a dict of arrays, and in it and of speakers names that any file can hold")
+    where = f"store {name!r}"
     checkpoint = checked(where, {"name": name, "source": MADE, **{k: v for k, v in facts.items() if v is not None}})
-    for stray in said.keys() - arrays.keys():
-        raise SslsimError(f"{where}: speakers has {stray!r}, arrays has not{close_match(stray, arrays)}")
-    names = list(arrays) if like is None else _names(where, arrays, like)
-    shapes, key = _looked_at(where, names, arrays, said, times, like.frame_key if like else "")
-    clock = Clock() if times is None else clock_at(where, times)
+    names, said = _named(where, arrays, speakers, like)
+    if not isinstance(folder, str | Path) or not folder or not is_text(str(folder)):
+        raise SslsimError(f"{where}: folder is {folder!r}; say where the store is to lie")
+    clock = _clock(where, times, like)
+    shapes, content, key = _looked_at(where, names, arrays, said, clock, like.frame_key if like else "")
     index = _index(names, said, like).assign(length=[n for _, n, _ in shapes])
+    _check_ends(where, index, clock)
     how = {"normalised": False, "mask": False, "features": MADE}
     store = ActivationStore(
         root=Path(folder).absolute() / f"{name}-{key[:12]}",
@@ -113,8 +118,10 @@ def from_arrays(
     )
 
     def kept(row: Any) -> Encoded:
-        values = _values(where, row.utterance, arrays)[:, positions(row.length, store.frame_stride)]
-        return Encoded(values, None, np.zeros((0, 0, 0, 0), "f4"))
+        values = _values(where, row.utterance, arrays)
+        if _hash(values) != content[row.utterance]:
+            raise SslsimError(f"{where}: array of utterance {row.utterance!r} changed while it was read")
+        return Encoded(values[:, positions(row.length, store.frame_stride)], None, np.zeros((0, 0, 0, 0), "f4"))
 
     with drafting(store.root, lambda: store) as draft:
         for task in draft.tasks() if draft else ():
@@ -139,13 +146,40 @@ def of_lineup(checkpoint: Checkpoint, folder: Path, stores: Sequence[ActivationS
     )
 
 
-def _names(where: str, arrays: Mapping[str, Any], like: ActivationStore) -> list[str]:
-    """Return the utterances of a store, in its order; an error if arrays are of others."""
+def _named(where: str, arrays: Any, speakers: Any, like: Any) -> tuple[list[str], Mapping[str, str]]:
+    """Return the utterances, in the order of the store that arrays are like, and who speaks; raise if they differ."""
+    said = {} if speakers is None else speakers
+    named = isinstance(arrays, Mapping) and isinstance(said, Mapping)
+    if not named or not all(map(is_text, [*arrays, *said.values()])):
+        raise SslsimError(f"{where}: give a dict of arrays, and in it and of speakers names that any file can hold")
+    for stray in said.keys() - arrays.keys():
+        raise SslsimError(f"{where}: speakers has {stray!r}, arrays has not{close_match(stray, arrays)}")
+    if like is None:
+        return list(arrays), said
+    if not isinstance(like, ActivationStore) or like.unit != "frame":
+        raise SslsimError(f"{where}: like is {str(like)[:80]}; give a store of frames, as sslsim.open does")
+    if said:
+        raise SslsimError(f"{where}: speakers are those of {like.name}, which it is like; leave them out")
     names = like.index.utterance.tolist()
     if other := set(arrays) ^ set(names):
         told = f"arrays are of {len(arrays):,} utterances, {like.name} of {len(names):,}; not of both is {min(other)!r}"
         raise SslsimError(f"{where}: {told}; give one for each of like.index.utterance")
-    return names
+    return names, said
+
+
+def _clock(where: str, times: Any, like: ActivationStore | None) -> Clock:
+    """Return the clock that is asked for: exactly that of a store from which it differs by rounding alone."""
+    near = like.clock if like else Clock()
+    asked = near if times is None else clock_at(where, times)
+    return near if np.allclose(asked.times(np.arange(2)), near.times(np.arange(2)), rtol=0, atol=1e-6) else asked
+
+
+def _check_ends(where: str, index: pd.DataFrame, clock: Clock) -> None:
+    """Raise if an utterance has frames after its end, which says that the clock is wrong."""
+    ends = index["n_samples"] / SAMPLE_RATE
+    for row in index[(clock.times(index["length"].to_numpy() - 2) > ends) & (ends > 0)].head(1).itertuples():
+        told = f"{row.length:,} frames every {clock.milliseconds:g} ms, and lasts {row.n_samples / SAMPLE_RATE:.2f} s"
+        raise SslsimError(f"{where}: utterance {row.utterance!r} has {told}; give the times of your frames")
 
 
 def _index(names: Sequence[str], said: Mapping[str, str], like: ActivationStore | None) -> pd.DataFrame:
@@ -157,32 +191,45 @@ def _index(names: Sequence[str], said: Mapping[str, str], like: ActivationStore 
 
 def _looked_at(
     where: str, names: Sequence[str], arrays: Mapping[str, Any], said: Mapping[str, str], *more: Any
-) -> tuple[list[tuple[int, ...]], str]:
-    """Return the shapes of arrays and a hash of what is kept of them; raise if they are not what they should be."""
+) -> tuple[list[tuple[int, ...]], dict[str, str], str]:
+    """Return the shapes and hashes of arrays and a hash of what is kept; raise if they are not what they should be."""
     shapes: list[tuple[int, ...]] = []
-    content = hashlib.sha256(repr((RULES, sorted(said.items()), more)).encode())
+    content, largest = {}, np.zeros(1)
     for utterance in names:
         what, values = f"{where}: array of utterance {utterance!r}", _values(where, utterance, arrays)
         shapes.append(values.shape)
-        if values.ndim != 3 or not values.size:
-            raise SslsimError(f"{what} has the shape {values.shape}; give (layers, frames, neurons), none of them 0")
         if shapes[-1][::2] != shapes[0][::2]:
             n = "{} layers of {} neurons"
             raise SslsimError(f"{what} has {n.format(*shapes[-1][::2])}, the first {n.format(*shapes[0][::2])}")
-        if values.shape[2] > WIDEST:
-            told = f"a layer may have {WIDEST:,}; give components, or some of them"
-            raise SslsimError(f"{what} has {values.shape[2]:,} neurons; {told}")
         if not np.isfinite(values).all():
             raise SslsimError(f"{what} is NaN or infinite in float32")
-        content.update(f"{utterance}\0{values.shape}".encode())
-        content.update(values.data)
-    if not shapes:
-        raise SslsimError(f"{where}: no arrays; give at least one utterance")
-    return shapes, content.hexdigest()
+        largest = np.maximum(largest, np.abs(values).max((1, 2), initial=0))
+        content[utterance] = _hash(values)
+    if not sum(n for _, n, _ in shapes):
+        raise SslsimError(f"{where}: no arrays, or none with a frame; give at least one utterance")
+    for layer in np.flatnonzero((largest > LARGEST) | (largest < SMALLEST) & (largest > 0)):
+        told = f"the largest number of layer {layer} is {largest[layer]:.1e} in size"
+        raise SslsimError(f"{where}: {told}; scale it to between {SMALLEST:g} and {LARGEST:g}")
+    parts = [repr((RULES, sorted(said.items()), more)), *(f"{u}\0{digest}" for u, digest in content.items())]
+    return shapes, content, hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _values(where: str, utterance: str, arrays: Mapping[str, Any]) -> np.ndarray:
+def _hash(values: NDArray[np.float32]) -> str:
+    return hashlib.sha256(str(values.shape).encode() + values.data).hexdigest()
+
+
+def _values(where: str, utterance: str, arrays: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Return (layers, frames, neurons) in float32; raise if it is not that, before memory is filled."""
     from sslsim.measures.arrays import block, numbers  # they import torch, which takes seconds
 
-    values = block(numbers(arrays[utterance], f"{where}: array of utterance {utterance!r}"), None)
-    return np.ascontiguousarray(values.float().numpy(), "<f4")
+    what, array = f"{where}: array of utterance {utterance!r}", arrays[utterance]
+    array = array if hasattr(array, "shape") else numbers(array, what)
+    if len(shape := tuple(array.shape)) != 3 or 0 in shape[::2]:
+        raise SslsimError(f"{what} has the shape {shape}; give (layers, frames, neurons), none of them 0")
+    if shape[2] > WIDEST:
+        told = f"a layer may have {WIDEST:,}; give components, or some of them"
+        raise SslsimError(f"{what} has {shape[2]:,} neurons; {told}")
+    try:
+        return np.ascontiguousarray(block(numbers(array, what), None).float().numpy(), "<f4")
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # tensors without numbers, nested ones
+        raise SslsimError(f"{what} is no array of real numbers: {error}") from error

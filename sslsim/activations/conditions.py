@@ -108,7 +108,8 @@ def _spectrogram(stores: Sequence[ActivationStore]) -> list[tuple[NDArray[np.flo
     x, around = heard[0].layer(0), np.arange(-CONTEXT, CONTEXT + 1)
     first, parts = heard[0].clock.times(np.arange(1))[0], []
     for u, row in enumerate(heard[0].index.itertuples()):
-        nearest = np.round((stores[0].times(u) - first) / (heard[0].clock.milliseconds / 1000)).astype(np.int64)
+        place = (stores[0].times(u) - first) / (heard[0].clock.milliseconds / 1000)
+        nearest = np.ceil(place - 0.5 - 1e-6).astype(np.int64)  # of two as near the earlier one, however it is rounded
         wanted = np.clip(nearest[:, None] + around, 0, row.length - 1)  # the ends are repeated
         parts.append((x[row.start : row.start + row.length], wanted))
     return parts

@@ -34,7 +34,7 @@ from sslsim.activations.shards import keeping
 from sslsim.activations.store import RULES, ActivationStore, Stores, open_asked, signed
 from sslsim.encoders import load
 from sslsim.encoders.encoder import Anatomy, Encoded, Encoder, LogMel
-from sslsim.encoders.files import checkpoint_fingerprint, expected_shape, pinned
+from sslsim.encoders.files import checkpoint_fingerprint, expected_shape, expected_step, pinned
 from sslsim.encoders.lineup import Checkpoint, problem
 from sslsim.errors import SslsimError
 from sslsim.parallel import chosen_device, chosen_executor, results, workers_on
@@ -43,7 +43,7 @@ from sslsim.speech.corpus import Utterance, corpus_fingerprint
 from sslsim.speech.facts import speech_facts
 from sslsim.speech.index import Reader, index_of
 from sslsim.speech.positions import positions
-from sslsim.speech.recording import SAMPLE_RATE, n_frames
+from sslsim.speech.recording import HOP, SAMPLE_RATE, n_frames
 
 if TYPE_CHECKING:
     from sslsim.activations.study import Study
@@ -170,15 +170,25 @@ def _check_skipped(skipped: pd.DataFrame, none_left: bool, strict: bool) -> None
 
 def announce(missing: list[Checkpoint], plan: Plan) -> None:
     """Say what is about to be extracted and about how much disk that takes; raise if there is too little."""
-    kept = keeping(plan.index, plan.study.frames, plan.study.queries, heads=True)
-    cells, sizes = int((kept["index"]["n_rows"] * kept["index"]["length"]).sum()), {}
-    for checkpoint in missing:
+    seconds, sizes = plan.index["n_samples"] / SAMPLE_RATE, {}
+    steps = {checkpoint: expected_step(checkpoint) for checkpoint in missing}
+    lengths = {step: (seconds / step).astype(int) for step in steps.values()} | {
+        HOP / SAMPLE_RATE: plan.index["length"]
+    }
+    how: dict[str, Any] = {"frames": plan.study.frames, "queries": plan.study.queries, "heads": True}
+    kept = {step: keeping(plan.index.assign(length=n), **how) for step, n in lengths.items()}
+    for checkpoint, step in steps.items():
         layers, neurons, heads = expected_shape(checkpoint, plan.study.site)
-        sizes[plan.roots[checkpoint]] = 4 * (layers * kept["n_frames"] * (neurons + 1) + (layers - 1) * heads * cells)
-    seconds = plan.index["n_samples"].sum() / SAMPLE_RATE
-    audio = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{-(-seconds // 60):.0f} minutes"
+        cells = int((kept[step]["index"]["n_rows"] * lengths[step]).sum())
+        size = layers * kept[step]["n_frames"] * (neurons + 1) + (layers - 1) * heads * cells
+        sizes[plan.roots[checkpoint]] = 4 * size
+    total = seconds.sum()
+    audio = f"{total / 3600:.1f} hours" if total > 5400 else f"{-(-total // 60):.0f} minutes"
     what = f"to extract on {plan.device}: {audio} of audio by {len(missing)} of {len(plan.roots)} checkpoints"
-    what = f"{what}, {kept['n_frames']:,} of {plan.index['length'].sum():,} frames to be kept"
+    for step in sorted({*steps.values()}):
+        what += f", {kept[step]['n_frames']:,} of {lengths[step].sum():,} frames"
+        what += f" of {1000 * step:.3g} ms" if len({*steps.values(), HOP / SAMPLE_RATE}) > 1 else ""
+    what += " to be kept"
     if plan.study.site == "ffn":
         what += ", of units of feed-forward layers: without attention, and without log-mel"
     print(f"{what}; this takes about {check_room(sizes, what)}", flush=True)

@@ -39,7 +39,11 @@ class LayerView(StoredLayer):
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Return activations of some of the chosen frames, (n, n_neurons) float32."""
-        return self._every[rows] if 4 * len(self) * self.store.n_neurons <= SMALL else self._read(rows)
+        return self._every[rows] if self._small else self._read(rows)
+
+    @property
+    def _small(self) -> bool:
+        return 4 * len(self) * self.store.n_neurons <= SMALL
 
     def _read(self, rows: slice | np.ndarray) -> np.ndarray:
         return super().__getitem__(rows if self.frames is None else self.frames[rows])
@@ -88,6 +92,10 @@ def on_rows(views: Sequence[LayerView], rows: NDArray[Any]) -> list[LayerView]:
     """Return layers on some of their chosen frames, by numbers or a mask; what is given is taken off these anew."""
     frames = np.arange(len(views[0]))[rows] if views[0].frames is None else views[0].frames[rows]
     chosen = [LayerView(view.store, view.layer, frames) for view in views]
+    for some, view in zip(chosen, views, strict=True):
+        whole = view.view if isinstance(view, PartialView) else view
+        if whole._small:  # it was read, or will be, for others of these rows
+            vars(some)["_every"] = whole._every[rows]
     return _less(chosen, orthonormal(views[0].basis[rows])) if isinstance(views[0], PartialView) else chosen
 
 
@@ -186,7 +194,8 @@ def varying_views(
 
 def _varies(view: LayerView) -> bool:
     whole = view.view if isinstance(view, PartialView) else view  # what is given takes long to take off
-    return any((whole[start : start + FEW] != whole[0:1]).any() for start in range(0, len(whole), FEW))
+    first, parts = whole._read(slice(1)), (slice(start, start + FEW) for start in range(0, len(whole), FEW))
+    return any((whole._read(part) != first).any() for part in parts)  # mostly the first: no need of all frames
 
 
 def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[ActivationStore]) -> set[frozenset[str]]:

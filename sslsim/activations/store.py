@@ -238,7 +238,9 @@ def _ends(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def described(store: ActivationStore) -> dict[str, bytes]:
     """Return the small files of a store, by name; the description last."""
-    tables = {file: getattr(store, name).to_csv(index=False).encode() for name, file in TABLES.items()}
+    tables = {
+        file: getattr(store, name).to_csv(index=False, lineterminator="\r\n").encode() for name, file in TABLES.items()
+    }
     content = {
         **RULES,
         **{name: getattr(store, name) for name in _PLAIN},

@@ -9,7 +9,7 @@ from typing import Any
 
 from sslsim.activations.extraction import extract_all
 from sslsim.activations.store import Stores
-from sslsim.activations.units import FRAME, POOLS, check_unit, in_units
+from sslsim.activations.units import FRAME, POOLS, check_unit, in_units, marks_of
 from sslsim.encoders.encoder import SITES
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, as_toml, find_lineup, read_lineup, select
 from sslsim.encoders.load import DTYPES
@@ -123,9 +123,8 @@ class Study:
         """Return the study of all steps of each training whose last step is among the checkpoints; None without any."""
         known = read_lineup(self.lineup) if isinstance(self.lineup, str | Path) else self.lineup
         wanted = {each.series for each in self.selected() if each.step is not None}
-        moments = [each for each in known if each.step is not None and each.series in wanted]
-        steps = sorted(moments, key=lambda each: (each.series, each.step))
-        return replace(self, checkpoints=tuple(each.name for each in steps)) if len(steps) > len(wanted) else None
+        steps = tuple(each.name for each in known if each.step is not None and each.series in wanted)
+        return replace(self, checkpoints=steps) if len(steps) > len(wanted) else None
 
     def whole_corpus(self) -> Corpus:
         """Return all utterances of the corpus."""
@@ -158,8 +157,10 @@ def extract(
     study = study if isinstance(study, Study) else Study.read(study)
     if not folder:  # as a path it is the working directory
         raise SslsimError(f"folder is {folder!r}; say where the stores are to lie")
-    stores = extract_all(study, Path(folder).absolute(), executor, device)
-    return stores if study.unit == FRAME else in_units(stores, study.unit, study.pool, study.whole_corpus())
+    if study.unit == FRAME:
+        return extract_all(study, Path(folder).absolute(), executor, device)
+    marks_of(study.unit, corpus := study.whole_corpus())  # what it lacks is said before audio is read
+    return in_units(extract_all(study, Path(folder).absolute(), executor, device), study.unit, study.pool, corpus)
 
 
 def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -107,6 +107,16 @@ def check_unit(unit: Any, pool: Any) -> None:
         raise SslsimError(f"pool is {pool!r}; known: {', '.join(POOLS)}")
 
 
+def marks_of(unit: str, corpus: Any) -> pd.DataFrame:
+    """Return the marks that are the units, none for a step of the clock; raise if the corpus has none of the kind."""
+    marks = pd.DataFrame(columns=["kind"]) if corpus is None else alignments_of(corpus)
+    if not (_CLOCK.fullmatch(unit) or unit in (FRAME, UTTERANCE, *(kinds := sorted(set(marks.kind))))):
+        has = f"marks of {', '.join(kinds)}" if kinds else "no marks of time"
+        told = close_match(unit, [*kinds, UTTERANCE, "40ms"])
+        raise SslsimError(f"unit is {unit!r}, and the corpus has {has}{told}")
+    return marks[marks.kind == unit]
+
+
 def frames_of(stores: Sequence[ActivationStore]) -> Stores:
     """Return the stores of frames that stores are of."""
     return Stores(store.source if isinstance(store, SpanStore) else store for store in stores)
@@ -186,14 +196,9 @@ def _spans(stores: Stores, unit: str, corpus: Any) -> Iterator[Spans]:
         for u in range(len(stores[0].index)):
             last = max((times[-1] for store in stores if len(times := store.times(u))), default=0.0)
             step = int(clock[1]) / 1000 if clock else last + 2 * _NEXT
-            yield step * (np.arange(int(last / step) + 1)[:, None] + [0, 1])
+            yield step * (np.arange(int((last + _NEXT) / step) + 1)[:, None] + [0, 1])
     else:
-        marks = pd.DataFrame(columns=["kind"]) if corpus is None else alignments_of(corpus)
-        if unit not in (kinds := sorted(set(marks.kind))):
-            known, has = [*kinds, UTTERANCE, "40ms"], f"marks of {', '.join(kinds)}" if kinds else "no marks of time"
-            told = f"give one of {', '.join(known)}{close_match(unit, known)}"
-            raise SslsimError(f"unit is {unit!r}, and the corpus has {has}; {told}")
-        of = dict(list(marks[marks.kind == unit].groupby("id", sort=False)))
+        of = dict(list(marks_of(unit, corpus).groupby("id", sort=False)))
         for row, (utterance, begin) in zip(stores[0].index.itertuples(), origins(stores[0].index, corpus), strict=True):
             some = of.get(utterance.id)
             spans = np.empty((0, 2)) if some is None else some[["start", "end"]].to_numpy(float) - begin
@@ -208,5 +213,7 @@ def _inside(store: ActivationStore, u: int, spans: Spans) -> Ints:
 
 def _central(times: NDArray[np.float64], both: Ints, middles: NDArray[np.float64]) -> Ints:
     """Of each span return the row whose time is nearest to its middle alone, (n, 2)."""
-    nearest = [a + int(np.abs(times[a:b] - at).argmin()) for (a, b), at in zip(both.tolist(), middles, strict=True)]
+    nearest = [
+        a + int(np.abs(times[a:b] - at).round(9).argmin()) for (a, b), at in zip(both.tolist(), middles, strict=True)
+    ]
     return np.array(nearest)[:, None] + [0, 1]

@@ -30,7 +30,7 @@ KEPT = 2**25  # cells of maps that a call keeps in memory, with up to four numbe
 def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     """Return the stores that hold attention, that of frames; raise if they cannot be compared or none has any."""
     check_stores(stores)
-    chosen = [store for store in frames_of(stores) if store.attention_layers]
+    chosen = [store for store in frames_of(stores) if store.attention_layers and store.index.n_rows.any()]
     rates = sorted({store.clock.milliseconds for store in chosen})
     if len(rates) > 1 and stores[0].unit != "frame":
         told = ", ".join(f"{rate:.3g}" for rate in rates)

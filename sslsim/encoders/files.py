@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 
 from sslsim.encoders.encoder import BANDS, RECIPE, ignore_widgets
 from sslsim.encoders.lineup import HUB_ID, LOG_MEL, Checkpoint, problem
-from sslsim.speech.recording import content_fingerprint
+from sslsim.speech.recording import HOP, SAMPLE_RATE, content_fingerprint
 
 _PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _SETTINGS = ("config.json", *_PREPROCESSOR)
@@ -110,6 +111,23 @@ def expected_shape(checkpoint: Checkpoint, site: str = "hidden") -> tuple[int, i
             return int(config["num_hidden_layers"]), int(wide), 0
         return int(config["num_hidden_layers"]) + 1, int(config["hidden_size"]), int(config["num_attention_heads"])
     return 0, 0, 0
+
+
+def expected_step(checkpoint: Checkpoint) -> float:
+    """Return the seconds from one frame to the next that a checkpoint's settings promise; 0.02 if they do not say."""
+    if checkpoint.times:
+        return checkpoint.times[1]
+    with suppress(OSError, ValueError, KeyError, TypeError, StopIteration):
+        folder = _fetch(pinned(checkpoint), *_SETTINGS) if of_hub(checkpoint) else locate(checkpoint)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        part = config.get("encoder_config") or config.get("encoder") or config
+        files = (preprocessor_folder(folder) / name for name in _PREPROCESSOR)
+        said = json.loads(next(file for file in files if file.is_file()).read_text(encoding="utf-8"))
+        said = said.get("feature_extractor", said)
+        if "subsampling_factor" in part:
+            return said["hop_length"] * part["subsampling_factor"] / said["sampling_rate"]
+        return math.prod(part["conv_stride"]) * part.get("squeeze_factor", 1) / said["sampling_rate"]
+    return HOP / SAMPLE_RATE
 
 
 def of_hub(checkpoint: Checkpoint) -> bool:

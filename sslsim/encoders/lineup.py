@@ -10,7 +10,6 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 
 from sslsim.errors import SslsimError, close_match, is_text
@@ -20,6 +19,7 @@ from sslsim.speech.recording import Clock
 LOG_MEL = "log-mel"  # source of the checkpoint that is a spectrogram, and its name where a list asks for it
 GIVEN = "given"  # and of what is known of every frame, as if it were a layer
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+LONGEST = 3600.0  # seconds from one frame to the next
 _UNTRAINED = re.compile(r"untrained:(?P<name>[^:]*)(:(?P<seed>\d+))?")
 T = TypeVar("T", bound=Any)  # something with a name
 
@@ -176,20 +176,20 @@ def checked(where: str, table: Any) -> Checkpoint:
         raise SslsimError(f"{where}: series and step go together; give both or neither")
     if odd := [key for key in ("untrained_seed", "revision") if "times" in table and key in table]:
         raise SslsimError(f"{where}: times says that {table['source']!r} has arrays, which have no {odd[0]}")
-    if not re.fullmatch(r"\w[\w.+-]*", table["name"]):
-        raise SslsimError(f"{where}: name {table['name']!r} may hold only letters, digits and ._+- (it names a folder)")
+    if not re.fullmatch(r"\w[\w.+-]{,99}", table["name"]):
+        told = "may hold only letters, digits and ._+-, 100 of them (it names a folder)"
+        raise SslsimError(f"{where}: name {table['name']!r} {told}")
     return Checkpoint(**table)
 
 
 def clock_at(where: str, times: Any) -> Clock:
-    """Return the clock of frames whose first centre and step are given in seconds, to the microsecond."""
+    """Return the clock of frames whose first centre and step are given in seconds, to the nanosecond."""
     two = isinstance(times, Sequence) and len(times) == 2 and all(isinstance(each, Real) for each in times)
-    if not two or not (0 <= times[0] < np.inf and 1e-3 <= times[1] < np.inf):
+    if not two or not (0 <= times[0] <= LONGEST and 1e-3 <= times[1] <= LONGEST):
         told = "give the centre of the first frame and the step to the next, in seconds, such as [0.0125, 0.02]"
         raise SslsimError(f"{where}: times is {times!r}; {told}")
-    centre, hop = (round(1e6 * each) for each in times)
-    made = Clock(hop=hop, needed=hop, centre=centre, rate=1_000_000)
-    return Clock() if made.times(np.arange(2)).tolist() == Clock().times(np.arange(2)).tolist() else made
+    centre, hop = (round(1e9 * each) for each in times)
+    return Clock(hop=hop, needed=hop, centre=centre, rate=1_000_000_000)
 
 
 def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:

@@ -24,6 +24,7 @@ from sslsim.figures.style import floor, kinds, listed, need, rows_of, styled, ti
 
 _ATTRIBUTE = "sslsim_cells"
 CROWDED = 40  # layers along an axis; where there are more, the name of a model says which it has
+UPWARDS = 200  # points by which a name may be moved up, so that it stands on no other
 
 
 @styled()
@@ -263,18 +264,21 @@ def layer_map(table: pd.DataFrame, measure: str, lineage: Lineage | None = None)
             end = (path.x.iloc[-1], path.y.iloc[-1])
             ax.annotate(model, end, xytext=(6, 3), textcoords="offset points", fontsize=7, color=colour)
     ax.set_aspect("equal", adjustable="datalim")
-    _part([child for child in ax.get_children() if isinstance(child, Annotation)])
     lines = {line.get_label(): line for line in ax.lines}
     figure.legend([lines[kind] for kind in named], list(named), loc="outside right center")
     held = f"{100 * share:.0f} % of squared distance in this plane; hollow: first layer, large: last"
     ax.set(xlabel="first axis", ylabel="second axis", title=f"{title(measure)}\n{held}")
+    figure.draw_without_rendering()  # names have no size before
+    _part([child for child in ax.get_children() if isinstance(child, Annotation)])
     return figure
 
 
 def _part(names: Sequence[Annotation]) -> None:
-    """Move names up until none stands on another."""
+    """Move each name up, a point at a time, until it stands on none before it."""
     for i, name in enumerate(names):
-        while any(name.get_window_extent().overlaps(other.get_window_extent()) for other in names[:i]):
+        for _ in range(UPWARDS):
+            if not any(name.get_window_extent().overlaps(other.get_window_extent()) for other in names[:i]):
+                break
             name.xyann = (name.xyann[0], name.xyann[1] + 1)
 
 

@@ -142,7 +142,19 @@ def ask(request: Request, label: str = "") -> Run:
 
             told = f"block_by is 'speaker', and the corpus has one, {speakers.pop()!r}"
             raise SslsimError(f"{told}; {NAMING}, or take block_by=utterance")
+        if any(job.name in ORDER for job in jobs):
+            check_rates(own)
     return one
+
+
+def check_rates(study: Study) -> None:
+    """Raise where checkpoints whose frames have other rates are to be compared frame by frame."""
+    from sslsim.encoders.files import expected_step
+
+    steps = {f"{1000 * expected_step(each):.3g}": each.name for each in study.selected()}
+    if len(steps) > 1 and study.unit == "frame":
+        told = " and ".join(f"every {step} ms ({name})" for step, name in steps.items())
+        raise SslsimError(f"frames are {told}; give --unit 80ms, phone or word, or checkpoints of one rate")
 
 
 def _known(out: Path) -> dict[str, dict[str, Any]]:

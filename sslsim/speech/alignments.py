@@ -69,12 +69,17 @@ def alignments_of(corpus: str | Path | Any) -> pd.DataFrame:
     are; a ``marks.csv`` of no utterance is warned of.
     """
     listed = read_corpus(corpus) if isinstance(corpus, str | Path | Corpus) else Corpus()
+    listed.marks = _marks_of(listed) if listed.marks is None else listed.marks
+    return listed.marks
+
+
+def _marks_of(listed: Corpus) -> pd.DataFrame:
     by_id, files, folder = {u.id: u for u in listed}, alignments_files(listed), Path(listed.folder or "")
     if not files or files[0].name == "marks.csv":
         marks = read_alignments(files[0]) if files else pd.DataFrame(columns=list(MARKS))
         if not (marks.empty or marks.id.isin(by_id).any()):
             told = f"such as {marks.id[0]!r}; utterances are called as {listed[0].id!r}"
-            warnings.warn(f"marks {str(files[0])!r}: no id is one of an utterance, {told}", stacklevel=2)
+            warnings.warn(f"marks {str(files[0])!r}: no id is one of an utterance, {told}", stacklevel=3)
         return marks
     whole = [(u.path.absolute().with_suffix("").parts, u.id) for u in listed if u.end is None]
     ends = [("/".join(parts[i:]), name) for parts, name in whole for i in range(len(parts))]
@@ -96,7 +101,7 @@ def alignments_of(corpus: str | Path | Any) -> pd.DataFrame:
     if strange and not rows:
         raise SslsimError(f"corpus {str(listed.folder)!r}: {told}; name them like the audio, or take them away")
     if strange:
-        warnings.warn(told, stacklevel=2)
+        warnings.warn(told, stacklevel=3)
     return _checked(pd.DataFrame(rows, columns=list(MARKS)), str(listed.folder))
 
 
@@ -172,7 +177,8 @@ def alignment_facts(marks: pd.DataFrame, index: pd.DataFrame) -> dict[str, str]:
     some = marks[marks.kind == ("phone" if "phone" in set(marks.kind) else marks.kind.iat[0])]
     most = some.id.map(lengths.map(n_frames))
     first, last = (np.ceil((some[side] * SAMPLE_RATE - WINDOW / 2) / HOP).clip(0, most) for side in ("start", "end"))
-    told = f"{(last - first).sum():,.0f} of {index['n_samples'].map(n_frames).sum():,} frames have a {some.kind.iat[0]}"
+    told = f"{(last - first).sum():,.0f} of {index['n_samples'].map(n_frames).sum():,} frames of 20 ms"
+    told += f" have a {some.kind.iat[0]}"
     return {"marked": told + (f"; {beyond:,} of {len(marks):,} marks end after the audio" if beyond else "")}
 
 

@@ -67,10 +67,12 @@ class Utterance:
 class Corpus(list[Utterance]):
     """The utterances of a corpus in their order; in a notebook a table of the first, with counts.
 
-    `folder` is that of the corpus or of its manifest; None if it is an object.
+    `folder` is that of the corpus or of its manifest; None if it is an object. `marks` are its marks of time, once they
+    were read (`alignments.alignments_of`).
     """
 
     folder: Path | None = None
+    marks: pd.DataFrame | None = None
 
     def _repr_html_(self) -> str:
         speakers = {utterance.speaker for utterance in self} - {""}

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_file
 
 import sslsim
 from sslsim.activations.arrays import ArrayFiles
@@ -12,13 +14,14 @@ from sslsim.activations.extraction import encoded_again
 from sslsim.activations.selection import check_pairable
 from sslsim.cli import main
 from sslsim.errors import SslsimError
+from sslsim.speech.recording import Clock
 
 LENGTHS = {"a": 30, "b": 41, "c": 25, "d": 33}
 
 
-def made(seed=0, layers=2, neurons=5, lengths=LENGTHS):
+def made(seed=0, layers=2, neurons=5, lengths=LENGTHS, scale=1.0):
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal((layers, n, neurons)) for name, n in lengths.items()}
+    return {name: scale * rng.standard_normal((layers, n, neurons)) for name, n in lengths.items()}
 
 
 def test_what_is_given_is_kept_and_opened_again(tmp_path):
@@ -57,13 +60,28 @@ def test_stores_of_the_same_utterances_can_be_compared(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "options", "message"),
     [
-        ({}, {}, "store 'm': no arrays; give at least one utterance"),
+        ({}, {}, "store 'm': no arrays, or none with a frame; give at least one utterance"),
         (
             {"u": np.ones((3, 4))},
             {},
             r"array of utterance 'u' has the shape \(3, 4\); give \(layers, frames, neurons\)",
         ),
-        ({"u": np.ones((1, 0, 4))}, {}, r"has the shape \(1, 0, 4\)"),
+        ({"u": np.ones((1, 0, 4))}, {}, "no arrays, or none with a frame; give at least one utterance"),
+        ({"u": np.ones((0, 2, 4))}, {}, r"has the shape \(0, 2, 4\)"),
+        (
+            {"u": np.broadcast_to(np.float32(1), (1, 2, 10**9))},
+            {},
+            "has 1,000,000,000 neurons; a layer may have 20,000",
+        ),
+        ({"u": torch.ones((1, 2, 3), device="meta")}, {}, "array of utterance 'u' is no array of real numbers: "),
+        (made(scale=1e-20), {}, "the largest number of layer 0 is .*e-20 in size; scale it to between 1e-15 and 1e"),
+        (made(scale=1e20), {}, "the largest number of layer 0 is .*e[+]20 in size; scale it to between 1e-15 and"),
+        (made(), {"folder": ""}, "store 'm': folder is ''; say where the store is to lie"),
+        (made(), {"folder": None}, "store 'm': folder is None; say where the store is to lie"),
+        (made(), {"folder": "a\0b"}, "store 'm': folder is 'a.x00b'; say where the store is to lie"),
+        (made(), {"like": "reports/store/w2v2"}, "store 'm': like is reports/store/w2v2; give a store of frames, as"),
+        (made(), {"times": (0.0, 1e300)}, r"times is \(0.0, 1e[+]300\); give the centre of the first frame"),
+        (made(), {"name": 101 * "m"}, "name 'm*' may hold only letters, digits and ._[+]-, 100 of them"),
         ({"u": "x"}, {}, "array of utterance 'u' is no array of real numbers: it is <U1"),
         ({"u": np.full((1, 2, 3), np.nan)}, {}, "array of utterance 'u' is NaN or infinite in float32"),
         ({"u": np.full((1, 2, 3), 1e99)}, {}, "is NaN or infinite in float32"),
@@ -110,6 +128,48 @@ def test_arrays_like_a_store_are_paired_with_it_and_other_clocks_in_units(make_s
     assert sslsim.compare([a, b], ["linreg"]).value.min() > 0.9
 
 
+def test_arrays_like_a_store_have_its_clock_unless_other_times_are_said(make_store, tmp_path):
+    clock = Clock(1067, 1500, 750, 80_000)  # 13.3 ms, no whole number of nanoseconds
+    arrays = {f"u{u}": np.random.default_rng(u).random((1, n, 4)) for u, n in enumerate((30, 41, 12))}
+    first = sslsim.from_arrays("first", arrays, tmp_path, times=(0.009375, 0.0133375))
+    assert first.clock.rate == 1_000_000_000
+    like = replace(make_store(frames=(30, 41, 12)), clock=clock)
+    for times in (None, (0.009375, 0.0133375), (0.0093754, 0.0133372)):
+        assert sslsim.from_arrays("own", arrays, tmp_path, times=times, like=like).clock == clock
+    assert sslsim.from_arrays("own", arrays, tmp_path, times=(0.01, 0.01), like=like).clock.milliseconds == 10
+    codec = sslsim.from_arrays("codec", arrays, tmp_path, times=(0.0, 1 / 75))
+    assert codec.clock.times(np.array([270_000])).item() == pytest.approx(3600, abs=1e-4)  # no drift within an hour
+
+
+def test_arrays_that_are_not_like_the_store_that_they_are_said_to_be_like(make_store, tmp_path):
+    store = make_store(frames=(30, 41, 12))
+    arrays = {f"u{u}": np.random.default_rng(u).random((1, n, 4)) for u, n in enumerate((30, 41, 12))}
+    with pytest.raises(SslsimError, match="^store 'a': like is .*; give a store of frames, as sslsim.open does$"):
+        sslsim.from_arrays("a", arrays, tmp_path / "s", like=sslsim.in_units([store], "40ms")[0])
+    with pytest.raises(SslsimError, match="^store 'a': speakers are those of model, which it is like; leave them out$"):
+        sslsim.from_arrays("a", arrays, tmp_path / "s", like=store, speakers={"u0": "zoe"})
+    told = "^store 'a': utterance 'u0' has 30 frames every 40 ms, and lasts 0.60 s; give the times of your frames$"
+    with pytest.raises(SslsimError, match=told):
+        sslsim.from_arrays("a", arrays, tmp_path / "s", like=store, times=(0.0225, 0.04))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_mapping_that_gives_other_arrays_the_second_time_is_refused(tmp_path):
+    class Drawn(dict):
+        def __getitem__(self, name):
+            return np.random.default_rng().random((1, 9, 2))
+
+    with pytest.raises(SslsimError, match="^store 'a': array of utterance 'u' changed while it was read$"):
+        sslsim.from_arrays("a", Drawn(u=None), tmp_path)
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", ["c\rd", "\ra", "c\nd", 'c"d', "c,d", " c", "NA", "01"])
+def test_every_name_of_an_utterance_and_a_speaker_is_read_back(tmp_path, name):
+    store = sslsim.from_arrays("a", {name: np.random.default_rng(0).random((1, 9, 2))}, tmp_path, speakers={name: name})
+    assert sslsim.open(store.root).index[["utterance", "speaker"]].to_numpy().tolist() == [[name, name]]
+
+
 @pytest.mark.parametrize("times", [0.02, (0.0, 0.0), (-1.0, 0.02), ("a", "b"), (0.0, float("nan")), (0.1,)])
 def test_times_that_are_none_are_refused(tmp_path, times):
     with pytest.raises(SslsimError, match="times is .*; give the centre of the first frame and the step to the next"):
@@ -139,6 +199,8 @@ def test_a_folder_of_files_is_imported(make_store, tmp_path, suffix, capsys):
     assert (own.checkpoint.family, own.frame_key, own.n_layers) == ("codec", store.frame_key, 2)
     np.testing.assert_array_equal(own.layer(0)[:], store.layer(1)[:])
     np.testing.assert_array_equal(own.layer(1)[:], store.layer(2)[:])
+    assert main([*command, "--times", "0.0125,0.02", "--family", "other"]) == 2
+    assert "is there already, of the family 'codec'; delete it first, or give another name" in capsys.readouterr().err
     assert main([*command, "--times", "0.1"]) == 2
     assert main([*command, "--times", "a,b"]) == 2
     assert "--times a,b: give two numbers of seconds, such as 0.0125,0.02" in capsys.readouterr().err
@@ -150,14 +212,14 @@ def own(tmp_path, corpus, checkpoints):
     rng, folder = np.random.default_rng(0), tmp_path / "own"
     for utterance in sslsim.Study(corpus=corpus).utterances():
         (folder / utterance.id).parent.mkdir(parents=True, exist_ok=True)
-        np.save(folder / f"{utterance.id}.npy", rng.standard_normal((2, 30, 8)))
+        np.save(folder / f"{utterance.id}.npy", rng.standard_normal((2, 14, 8)))
     np.save(
         folder / "another.npy", np.ones((5, 2))
     )  # of no utterance of the corpus, as of one that a subset leaves out
     text = f'[[checkpoint]]\nname = "model"\nsource = "{checkpoints / "hubert-post"}"\n'
     text += '[[checkpoint]]\nname = "codes"\nsource = "own"\nfamily = "codec"\ntimes = [0.02, 0.04]\n'
     (tmp_path / "lineup.toml").write_text(text)
-    return sslsim.Study(lineup=tmp_path / "lineup.toml", corpus=corpus, frames=60), folder
+    return sslsim.Study(lineup=tmp_path / "lineup.toml", corpus=corpus, frames=30), folder
 
 
 def test_a_folder_of_arrays_stands_in_a_lineup(own, tmp_path):
@@ -166,7 +228,7 @@ def test_a_folder_of_arrays_stands_in_a_lineup(own, tmp_path):
     assert (codes.checkpoint.source, codes.checkpoint.family, codes.n_layers) == (str(folder.resolve()), "codec", 2)
     assert codes.index.utterance.tolist() == encoder.index.utterance.tolist()
     np.testing.assert_allclose(codes.times(0), 0.02 + 0.04 * codes.frame_rows(0))
-    assert codes.n_frames <= 60 < codes.index.length.sum()  # as many as of encoders are kept
+    assert codes.n_frames <= 30 < codes.index.length.sum()  # as many as of encoders are kept
     assert (
         len(sslsim.compare(sslsim.in_units(stores, "utterance"), ["linear_cka_debiased"]))
         == (encoder.n_layers + 2) ** 2
@@ -208,6 +270,24 @@ def test_arrays_in_a_lineup_that_cannot_be_taken(own, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_files_of_arrays_are_found_as_files_of_audio_are(tmp_path):
+    folder, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
+    for place in (folder / "sub", folder / ".ipynb_checkpoints", elsewhere):
+        place.mkdir(parents=True)
+        np.save(place / "x.npy", np.random.default_rng(0).random((3, 2)))
+    (folder / "sub" / "x.npy").rename(folder / "sub" / "x.NPY")
+    (folder / "linked").symlink_to(elsewhere)
+    torch_file(
+        {"0": torch.ones((3, 2), dtype=torch.bfloat16).cumsum(0), "1": torch.ones((3, 2), dtype=torch.bfloat16)},
+        folder / "b.safetensors",
+    )
+    arrays = ArrayFiles(folder)
+    assert set(arrays) == {"sub/x", "linked/x", "b"}
+    assert arrays["b"].shape == (2, 3, 2)
+    store = sslsim.from_arrays("x", {"b": arrays["b"]}, tmp_path / "s")
+    assert store.layer(0)[:, 0].tolist() == [1, 2, 3]
+
+
 def test_folders_and_files_that_cannot_be_imported(tmp_path):
     with pytest.raises(SslsimError, match="activations '.*': no file .npy or .safetensors; give one for each utt"):
         ArrayFiles(tmp_path)
@@ -217,5 +297,17 @@ def test_folders_and_files_that_cannot_be_imported(tmp_path):
     save_file({"0": np.ones((3, 2), "f4")}, tmp_path / "a.safetensors")
     with pytest.raises(SslsimError, match="two files of one utterance; give one for each utterance, called by its id"):
         ArrayFiles(tmp_path)
+    (tmp_path / "a.npy").unlink()
+    for tensors, told in (
+        ({"layer0": np.ones((3, 2), "f4"), "layer1": np.ones((3, 2), "f4")}, "its tensors are layer0, layer1, not"),
+        ({}, "its tensors are none, not layers 0, 1 and on"),
+    ):
+        save_file(tensors, tmp_path / "a.safetensors")
+        with pytest.raises(SslsimError, match=rf"activations '.*a.safetensors': cannot be read: {told}"):
+            sslsim.from_arrays("x", ArrayFiles(tmp_path), tmp_path / "s")
+    (tmp_path / "a.safetensors").unlink()
+    np.savez(tmp_path / "a.npz", x=np.ones((1, 3, 2)))
+    with pytest.raises(SslsimError, match="activations '.*a.npz': cannot be read: it holds several arrays; mend it or"):
+        sslsim.from_arrays("x", ArrayFiles(tmp_path), tmp_path / "s")
     with pytest.raises(SslsimError, match="has 20,001 neurons; a layer may have 20,000; give components, or some of"):
         sslsim.from_arrays("x", {"u": np.ones((1, 2, 20_001))}, tmp_path / "s")

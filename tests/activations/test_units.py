@@ -71,6 +71,21 @@ def test_a_clock_and_whole_utterances_need_no_marks(make_store):
     np.testing.assert_allclose(whole.layer(2)[:], [part.mean(0) for part in parts], **CLOSE)
 
 
+def test_a_frame_on_the_edge_of_a_step_of_the_clock_is_the_first_of_the_next(tmp_path):
+    arrays = {f"u{n}": np.random.default_rng(n).random((1, n, 2)) for n in range(1, 200)}
+    for step, unit in ((0.08, "80ms"), (0.1, "100ms"), (0.03, "30ms")):
+        store = sslsim.from_arrays("a", arrays, tmp_path, times=(0.0, step))
+        (units,) = sslsim.in_units([store], unit)  # each frame is a unit of its own
+        assert units.index.n_frames.tolist() == list(range(1, 200))
+        np.testing.assert_array_equal(units.layer(0)[:], store.layer(0)[:])
+
+
+def test_what_a_corpus_lacks_is_said_before_any_audio_is_read(marked, tmp_path):
+    with pytest.raises(SslsimError, match="unit is 'wrod', and the corpus has marks of word; did you mean 'word'"):
+        sslsim.Study(corpus=marked, unit="wrod").extract(tmp_path / "store")  # its audio is empty
+    assert not (tmp_path / "store").exists()
+
+
 def test_where_some_frames_are_kept_a_unit_has_those_and_one_without_is_left_out_of_all(make_store, capsys):
     whole, some = make_store("whole", frames=FRAMES), make_store("some", frames=FRAMES, kept=20)
     pair = sslsim.in_units([whole, some], "60ms")
@@ -129,9 +144,9 @@ def test_attention_is_that_of_the_frames(make_store):
         (
             "syllable",
             "mean",
-            "^unit is 'syllable', and the corpus has marks of word; give one of word, utterance, 40ms;",
+            "^unit is 'syllable', and the corpus has marks of word; known: 40ms, utterance, word$",
         ),
-        ("wrod", "mean", r"give one of word, utterance, 40ms; did you mean 'word'\?$"),
+        ("wrod", "mean", r"the corpus has marks of word; did you mean 'word'\?$"),
         ("0ms", "mean", "^unit is '0ms'; give frame, phone, word, utterance, or milliseconds such as 40ms$"),
         (None, "mean", "^unit is None; give frame"),
         ("9" * 400 + "ms", "mean", "^unit is '9*ms'; give frame"),
@@ -147,7 +162,7 @@ def test_what_is_no_unit_of_the_corpus_is_refused(make_store, marked, unit, pool
 def test_without_marks_in_the_corpus_and_with_other_audio_it_says_so(make_store):
     store, other = make_store(frames=FRAMES), make_store("other", frames=FRAMES, audio="x")
     with pytest.raises(
-        SslsimError, match="^unit is 'word', and the corpus has no marks of time; give one of utterance"
+        SslsimError, match="^unit is 'word', and the corpus has no marks of time; known: 40ms, utterance$"
     ):
         sslsim.in_units([store], "word")
     with pytest.raises(SslsimError, match="^model and other hold other utterances, or other audio; extract both"):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import transformers
 from test_architectures import ARCHITECTURES, build, preprocessor, save
 
 import sslsim
+from sslsim.activations import conditions
+from sslsim.cli import main
+from sslsim.encoders.files import expected_step
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.encoders.load import load_encoder
 from sslsim.errors import SslsimError, Unanswered
@@ -137,6 +142,55 @@ def test_models_of_other_rates_are_compared_in_units_and_not_frame_by_frame(rate
     with pytest.raises(Unanswered, match=told):
         sslsim.compare_attention(units)
     assert sslsim.open(rates[1].root).clock == rates[1].clock
+
+
+@pytest.mark.parametrize("name", [*MILLISECONDS, *ARCHITECTURES])
+def test_settings_tell_the_rate_before_weights_are_loaded(loaded, name):
+    anatomy, step = loaded(name).anatomy, expected_step(loaded(name).checkpoint)
+    assert 1000 * step == pytest.approx(anatomy.clock.milliseconds)
+
+
+def test_what_will_be_kept_is_told_by_the_rate_of_each(loaded, corpus, tmp_path, capsys):
+    lineup = [loaded(name).checkpoint for name in ("sew", "parakeet", "mert")]
+    stores = sslsim.Study(lineup=lineup, corpus=corpus).extract(tmp_path / "store", device="cpu")
+    told = capsys.readouterr().out.splitlines()[0]
+    found = re.search(
+        r" (\d+) of \1 frames of 13.3 ms, (\d+) of \2 frames of 40 ms, (\d+) of \3 frames of 80 ms to", told
+    )
+    lengths = [int(store.index.length.sum()) for store in stores]
+    assert [int(n) for n in found.groups()] == pytest.approx([lengths[2], *lengths[:2]], abs=len(stores[0].index))
+    size = sum(file.stat().st_size for store in stores for file in store.root.glob("*.bin")) / 1000
+    assert float(re.search(r"takes about ([\d.]+) kB", told)[1]) == pytest.approx(size, rel=0.25)
+
+
+def test_models_of_other_rates_are_refused_before_a_run_reads_audio_but_in_units(loaded, corpus, tmp_path, capsys):
+    tables = [f'[[checkpoint]]\nname = "{n}"\nsource = "{loaded(n).checkpoint.source}"' for n in ("hubert-post", "sew")]
+    (tmp_path / "lineup.toml").write_text("\n".join(tables))
+    call = ["run", "layers", "--lineup", str(tmp_path / "lineup.toml"), "--corpus", str(corpus), "--out"]
+    assert main([*call, str(tmp_path / "out"), "--dry-run"]) == 2
+    told = "frames are every 20 ms (hubert-post) and every 40 ms (sew); give --unit 80ms, phone or word, or checkpoints"
+    assert told in capsys.readouterr().err
+    assert main([*call, str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+    assert main([*call, str(tmp_path / "out"), "--dry-run", "--unit", "80ms"]) == 0
+
+
+def test_a_frame_as_near_to_two_of_the_spectrogram_takes_the_earlier_one(loaded, corpus, tmp_path):
+    lineup = [loaded("sew").checkpoint, Checkpoint("log-mel", "log-mel")]
+    stores = sslsim.Study(lineup=lineup, corpus=corpus).extract(tmp_path / "store", device="cpu")
+    for u, (_, wanted) in enumerate(conditions._spectrogram(stores)):
+        middle = wanted[3:-3, wanted.shape[1] // 2]  # frames 2 k and 2 k + 1 of the spectrogram are as near
+        assert (middle == 2 * np.arange(stores[0].index.length[u])[3:-3]).all()
+
+
+def test_attention_without_a_row_is_none(loaded, tmp_path):
+    rng = np.random.default_rng(0)
+    for n in (430, 500):  # as long as a frame of 20 ms, and shorter than one of 40
+        soundfile.write(tmp_path / f"{n}.wav", rng.standard_normal(n) / 9, 16_000)
+    stores = sslsim.Study(lineup=[loaded("sew").checkpoint], corpus=tmp_path).extract(tmp_path / "s", device="cpu")
+    for function in (sslsim.compare_attention, sslsim.compare_heads, sslsim.describe_heads):
+        with pytest.raises(SslsimError, match="no attention in these stores; extract with queries above 0"):
+            function(stores)
 
 
 def test_what_has_no_rule_is_refused(tmp_path):

@@ -1,8 +1,12 @@
 """The map of layers: distances as they are, and how much of them the plane holds."""
 
+import itertools
+
 import numpy as np
+import pandas as pd
 import pytest
 from made_tables import no_trace, square  # noqa: F401
+from matplotlib.text import Annotation
 
 from sslsim.errors import SslsimError
 from sslsim.figures import layer_map
@@ -80,3 +84,14 @@ def test_a_map_lacks_no_pair():
         drawn(table[(table.model_x == "beta") & (table.model_y == "beta")])
     with pytest.raises(SslsimError, match="lacks the similarity of alpha layer 0 and beta layer 0"):
         drawn(table[table.model_x == "alpha"])  # a table that is not square
+
+
+def test_names_stand_on_no_other():
+    """Three models of which each layer is the same have their ends in one place."""
+    pairs = list(itertools.product(itertools.product("abc", range(3)), repeat=2))
+    rows = [("svcca", x, i, y, j, 1.0 - 0.1 * abs(i - j), True, True) for (x, i), (y, j) in pairs]
+    names = ["measure", "model_x", "layer_x", "model_y", "layer_y", "value", "trained_x", "trained_y"]
+    figure = layer_map(pd.DataFrame(rows, columns=names), "svcca")
+    boxes = [each.get_window_extent() for each in figure.axes[0].get_children() if isinstance(each, Annotation)]
+    assert len(boxes) == 3
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))

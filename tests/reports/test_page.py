@@ -162,6 +162,21 @@ def test_a_section_is_folded_by_the_tag_of_its_cell_up_to_the_next_heading_as_hi
     assert end.get_text(" ", strip=True) == "Last last"  # closed by the end of the page
 
 
+@pytest.mark.parametrize(
+    ("study", "told"),
+    [
+        ({"unit": "phone", "pool": "mean"}, "4,000 means over phones, chosen"),
+        ({"unit": "word", "pool": "centre"}, "4,000 middle frames of words, chosen"),
+        ({"unit": "80ms", "pool": "mean"}, "4,000 means over steps of 80ms, chosen"),
+    ],
+)
+def test_methods_say_what_was_compared_in_place_of_frames(study, told) -> None:
+    entry = {**ENTRY, "parameters": [{"name": "frames", "value": 4000, "default": 4000, "help": ""}]}
+    run = {**RUN, "study": study, "corpus": {"utterances": 12}}
+    page = render.page(new_notebook(), name="some", folder=Path(), entry=entry, run=run)
+    assert f"Layers were compared on {told} at common positions" in " ".join(page.split())
+
+
 def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
     given = {
         "measures": ["svcca", "linear_cka_debiased"],
@@ -187,7 +202,7 @@ def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
         "on 1,200 utterances (61.5 minutes of speech) with sslsim 1",
         "by svcca, linear_cka_debiased",
         "Raghu et al. 2017; Kornblith et al. 2019; Song et al. 2012.",
-        "4,000 frames of 20 ms",
+        "4,000 frames, chosen at common positions",
         "20 mismatches of utterances, so that the smallest p is 1/21 (seed 3)",
         "5 random bases",
         "a jackknife over 10 blocks of speakers",

@@ -253,8 +253,8 @@ def test_what_is_marked_is_counted(corpus):
     marks = pd.DataFrame([["ann/a", "word", "go", 0.0, 0.1], ["ann/a", "word", "on", 0.1, 9.0]], columns=list(MARKS))
     total = sum((n - 400) // 320 + 1 for n in index["n_samples"])
     assert alignment_facts(marks, index) == {
-        "marked": f"27 of {total} frames have a word; 1 of 2 marks end after the audio"
+        "marked": f"27 of {total} frames of 20 ms have a word; 1 of 2 marks end after the audio"
     }
     centre = marks.assign(kind="phone", start=[0.0125, 0.04], end=[0.0325, 0.05])  # frame 0 alone
-    assert alignment_facts(centre, index) == {"marked": f"1 of {total} frames have a phone"}
+    assert alignment_facts(centre, index) == {"marked": f"1 of {total} frames of 20 ms have a phone"}
     assert alignment_facts(marks.assign(id="other"), index) == {}
