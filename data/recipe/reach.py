@@ -124,11 +124,9 @@ def part(table):
         cells = [f"{known.effect.get((MODEL, measure, other), np.nan):.3f}" for measure in COLUMNS]
         lines.append(f"| {name} (`{other}`) | {' | '.join(cells)} |")
     best = {(way, measure): known.effect[way, measure, "other seed"] for way in ("frames", "ffn") for measure in BEST}
-    told = (
-        f"A best partner correlates at {best['frames', BEST[0]]:.2f} in hidden states and at {best['ffn', BEST[0]]:.2f} in "
-        f"feed-forward layers (other seed, same depth), in random bases at {best['frames', BEST[1]]:.2f} and "
-        f"{best['ffn', BEST[1]]:.2f}."
-    )
+    hidden, ffn = ([best[way, measure] for measure in BEST] for way in ("frames", "ffn"))
+    told = "A best partner correlates at {:.2f} in hidden states (other seed, same depth; in random bases at {:.2f})"
+    told = told.format(*hidden) + ", and at {:.2f} in feed-forward layers ({:.2f}).".format(*ffn)
     return "\n".join([*lines, "", told]) + "\n"
 
 
