@@ -174,7 +174,8 @@ def test_methods_say_what_was_compared_in_place_of_frames(study, told) -> None:
     entry = {**ENTRY, "parameters": [{"name": "frames", "value": 4000, "default": 4000, "help": ""}]}
     run = {**RUN, "study": study, "corpus": {"utterances": 12}}
     page = render.page(new_notebook(), name="some", folder=Path(), entry=entry, run=run)
-    assert f"Layers were compared on {told} at common positions" in " ".join(page.split())
+    assert f"Layers were compared on {told} at common positions" in (text := " ".join(page.split()))
+    assert f"Layers were compared by {told[6:-8]}, not frame by frame." in text
 
 
 def test_methods_have_the_numbers_of_the_run_and_cite_what_was_used() -> None:
