@@ -227,10 +227,12 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
     rows, lineup = [], [pinned(checkpoint) for checkpoint in read_lineup(arguments.lineup)]
     if arguments.pin:
         write_lineup(arguments.pin, lineup)
-    encoders = [] if arguments.pin else [each for each in lineup if each.times is None]  # others are arrays
-    for checkpoint in encoders:
-        anatomy, said = load_encoder(checkpoint).anatomy, {True: "yes", False: "no"}
+    for checkpoint in lineup if not arguments.pin else ():
         row = {name: getattr(checkpoint, name) for name in ("name", "family", "size")}
+        if checkpoint.times:
+            rows.append(row | {"features": "arrays"})
+            continue
+        anatomy, said = load_encoder(checkpoint).anatomy, {True: "yes", False: "no"}
         row |= {name: getattr(anatomy, f"n_{name}") for name in ("layers", "neurons", "heads")}
         row |= {"layers are": "LayerNorm" if anatomy.normed else "residual", "final norm": said[anatomy.final_norm]}
         row |= {key: said.get(value, value) for key, value in anatomy.input.items()}
@@ -292,7 +294,7 @@ def _print_table(rows: Any) -> None:
     """Print a table or list of dicts with words aligned left."""
     import pandas as pd
 
-    table = pd.DataFrame(rows).astype(str)
+    table = pd.DataFrame(rows, dtype=object).fillna("").astype(str)
     widths = {name: max(len(name), *table[name].str.len()) for name in table}
     for row in (list(table), *table.itertuples(index=False)):
         print("  ".join(text.ljust(width) for text, width in zip(row, widths.values(), strict=True)).rstrip())

@@ -151,9 +151,9 @@ def check_rates(study: Study) -> None:
     """Raise where checkpoints whose frames have other rates are to be compared frame by frame."""
     from sslsim.encoders.files import expected_step
 
-    steps = {f"{1000 * expected_step(each):.3g}": each.name for each in study.selected()}
+    steps = {1000 * expected_step(each): each.name for each in reversed(study.selected())}  # the first of each
     if len(steps) > 1 and study.unit == "frame":
-        told = " and ".join(f"every {step} ms ({name})" for step, name in steps.items())
+        told = " and ".join(f"every {step:.3g} ms ({name})" for step, name in sorted(steps.items()))
         raise SslsimError(f"frames are {told}; give --unit 80ms, phone or word, or checkpoints of one rate")
 
 

@@ -244,6 +244,13 @@ def test_a_folder_of_arrays_stands_in_a_lineup(own, tmp_path):
         replace(study, checkpoints=("untrained:codes",)).selected()
 
 
+def test_the_checkpoints_of_a_lineup_are_shown_with_its_arrays(own, capsys):
+    assert main(["checkpoints", "--lineup", str(own[0].lineup)]) == 0
+    model, codes = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert model[:2] == ["model", "4"]
+    assert codes == ["codes", "codec", "arrays"]
+
+
 def test_frames_of_arrays_are_kept_as_those_of_the_store_that_they_are_like(make_store, tmp_path):
     store = make_store(frames=(30, 41, 12), kept=20)
     arrays = {
