@@ -135,7 +135,7 @@ def of_lineup(checkpoint: Checkpoint, folder: Path, stores: Sequence[ActivationS
     Arrays of utterances that the stores do not have are passed over, those of each that they have must be there.
     """
     clock, arrays = clock_at(f"checkpoint {checkpoint.name!r}", checkpoint.times), ArrayFiles(checkpoint.source)
-    like = next((store for store in stores if store.clock == clock), stores[0])
+    like = next((store for store in stores if _alike(store.clock, clock)), stores[0])
     if lacking := [name for name in like.index.utterance if name not in arrays]:
         told = f"{checkpoint.source!r} has arrays of {len(arrays):,} utterances, and none of {lacking[0]!r}"
         more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
@@ -168,10 +168,15 @@ def _named(where: str, arrays: Any, speakers: Any, like: Any) -> tuple[list[str]
 
 
 def _clock(where: str, times: Any, like: ActivationStore | None) -> Clock:
-    """Return the clock that is asked for: exactly that of a store from which it differs by rounding alone."""
-    near = like.clock if like else Clock()
-    asked = near if times is None else clock_at(where, times)
-    return near if np.allclose(asked.times(np.arange(2)), near.times(np.arange(2)), rtol=0, atol=1e-6) else asked
+    """Return the clock that is asked for: exactly that of an encoder from which it differs by rounding alone."""
+    known = [like.clock, Clock()] if like else [Clock()]
+    asked = known[0] if times is None else clock_at(where, times)
+    return next((clock for clock in known if _alike(clock, asked)), asked)
+
+
+def _alike(a: Clock, b: Clock) -> bool:
+    """Return whether two clocks differ by less than a microsecond, in the first frame and in the step to the next."""
+    return np.allclose(a.times(np.arange(2)), b.times(np.arange(2)), rtol=0, atol=1e-6)
 
 
 def _check_ends(where: str, index: pd.DataFrame, clock: Clock) -> None:

@@ -151,9 +151,10 @@ def check_rates(study: Study) -> None:
     """Raise where checkpoints whose frames have other rates are to be compared frame by frame."""
     from sslsim.encoders.files import expected_step
 
-    steps = {1000 * expected_step(each): each.name for each in reversed(study.selected())}  # the first of each
+    some = reversed(study.selected())  # the first of each rate is named
+    steps = {round(1000 * expected_step(each), 3): each.name for each in some}
     if len(steps) > 1 and study.unit == "frame":
-        told = " and ".join(f"every {step:.3g} ms ({name})" for step, name in sorted(steps.items()))
+        told = " and ".join(f"every {step:g} ms ({name})" for step, name in sorted(steps.items()))
         raise SslsimError(f"frames are {told}; give --unit 80ms, phone or word, or checkpoints of one rate")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,6 +174,20 @@ def test_models_of_other_rates_are_refused_before_a_run_reads_audio_but_in_units
     assert main([*call, str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()
     assert main([*call, str(tmp_path / "out"), "--dry-run", "--unit", "80ms"]) == 0
+
+
+def test_arrays_of_a_lineup_have_the_frames_of_the_encoder_with_their_clock(loaded, corpus, tmp_path):
+    (tmp_path / "own").mkdir()
+    encoders = [loaded(name).checkpoint for name in ("sew", "hubert-post")]
+    study = sslsim.Study(lineup=encoders, corpus=corpus, frames=90)
+    sew, hubert = study.extract(tmp_path / "store", device="cpu")
+    for row in hubert.index.itertuples():
+        (tmp_path / "own" / f"{row.utterance}.npy").parent.mkdir(exist_ok=True)
+        np.save(tmp_path / "own" / f"{row.utterance}.npy", np.random.default_rng(0).random((1, row.length, 3)))
+    own = Checkpoint("own", str(tmp_path / "own"), times=(0.0125, 0.02))
+    *_, arrays = replace(study, lineup=[*encoders, own]).extract(tmp_path / "store", device="cpu")
+    assert arrays.frame_key == hubert.frame_key
+    assert len(sslsim.compare([hubert, arrays], ["linreg"])) == (hubert.n_layers + 1) ** 2
 
 
 def test_a_frame_as_near_to_two_of_the_spectrogram_takes_the_earlier_one(loaded, corpus, tmp_path):
