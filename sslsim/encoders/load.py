@@ -48,7 +48,7 @@ def load_encoder(
     and weights are loaded in float32 and then brought to `dtype`, whatever the files say. With an ``untrained_seed``
     they are those that transformers draws for the architecture, and the caller's own random state stays as it was. At
     the `site` ``ffn`` it gives the units of feed-forward layers in place of hidden states, and no attention. What is
-    not a speech encoder of 20 ms frames, or lacks weights of it or has others, is an error.
+    not a speech encoder of frames every 13.3 to 80 ms, or lacks weights of it or has others, is an error.
     """
     for name, value, known in (("dtype", dtype, DTYPES), ("site", site, SITES)):
         if value not in known:
