@@ -217,18 +217,22 @@ def _grid_of(checkpoint: Checkpoint, model: Any, preprocess: Any) -> tuple[Clock
         needed = 1 + sum((width - 1) * step for width, step in zip(part.conv_kernel, steps, strict=False))
         needed += (squeeze - 1) * steps[-1]
         clock = Clock(squeeze * steps[-1], needed, needed // 2, rate)
-        if not SHORTEST <= clock.milliseconds <= LONGEST:
-            told = f"{SHORTEST:g} to {LONGEST:g} ms are supported"
-            raise problem(checkpoint, f"makes one frame every {clock.milliseconds:g} ms; {told}")
-        return clock, Grid(squeezed=hasattr(getattr(model, "encoder", None), "upsample"))
+        return _within(checkpoint, clock), Grid(squeezed=hasattr(getattr(model, "encoder", None), "upsample"))
     if kind == "WhisperFeatureExtractor":  # its frame j is centred on sample 320 j, and 30 s are always taken
         return Clock(), Grid(lead=120, first=1, always=preprocess.n_samples // HOP)
     if kind == "SeamlessM4TFeatureExtractor":  # frame j covers samples [320 j, 320 j + 560), in two windows
         return Clock(), Grid(lead=80, tail=80, beyond=1)
     if kind == "ParakeetFeatureExtractor":  # windows centred on every 160th sample, of which convolutions keep one in 8
         hop = preprocess.hop_length * part.subsampling_factor
-        return Clock(hop, preprocess.hop_length, 0), Grid(beyond=1)
+        return _within(checkpoint, Clock(hop, preprocess.hop_length, 0)), Grid(beyond=1)
     raise problem(checkpoint, f"has a preprocessor {kind}, whose frames are not known here")
+
+
+def _within(checkpoint: Checkpoint, clock: Clock) -> Clock:
+    if not SHORTEST <= clock.milliseconds <= LONGEST:
+        told = f"{SHORTEST:g} to {LONGEST:g} ms are supported"
+        raise problem(checkpoint, f"makes one frame every {clock.milliseconds:g} ms; {told}")
+    return clock
 
 
 def _input_of(model: Any, preprocess: Any) -> dict[str, Any]:

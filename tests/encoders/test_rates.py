@@ -216,3 +216,8 @@ def test_what_has_no_rule_is_refused(tmp_path):
     fast = save(build("Hubert", conv_stride=[5, 2, 2, 2, 2, 2, 1]), preprocessor("Hubert", False), tmp_path / "fast")
     with pytest.raises(SslsimError, match="makes one frame every 10 ms; 13.3 to 80 ms are supported$"):
         load_encoder(Checkpoint("x", str(fast)))
+    config = transformers.ParakeetEncoderConfig(hidden_size=32, num_mel_bins=80, **PARAKEET, subsampling_factor=16)
+    model = transformers.ParakeetEncoder(config).eval()
+    slow = save(model, transformers.ParakeetFeatureExtractor(feature_size=80), tmp_path / "slow")
+    with pytest.raises(SslsimError, match="makes one frame every 160 ms; 13.3 to 80 ms are supported$"):
+        load_encoder(Checkpoint("x", str(slow)))
