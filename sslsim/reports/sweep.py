@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sslsim.activations.draft import alone
 from sslsim.errors import SslsimError
 from sslsim.reports import record, runner
 from sslsim.reports.jobs import FIELDS, FLAGS, Request, find
@@ -66,8 +67,6 @@ def run(words: Sequence[str], request: Request) -> int:
 
     Return 0, or 1 when a notebook failed. If what was asked for cannot run, that is an SslsimError, nothing is written.
     """
-    from sslsim.activations.draft import alone
-
     out = request.out.resolve()
     if (out / "run.json").exists():
         raise SslsimError(f"{out} holds the report of one run, whose index a sweep would replace; give another --out")
