@@ -1,11 +1,8 @@
 """Pictures and files of sounds: clips to be played in a page, and attention with the sound that it looks at."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,11 +14,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from sslsim.analysis.examples import Clip, HeadPair
 from sslsim.figures.style import COLOURS, STYLE, styled
 from sslsim.speech.recording import SAMPLE_RATE, WINDOW
-
-if TYPE_CHECKING:  # what they compute needs torch, what they hold does not
-    from sslsim.analysis.examples import Clip, HeadPair
 
 STEP = 80  # samples, 5 ms, from one column of a spectrogram to the next
 RANGE = 60.0  # dB from white to black
