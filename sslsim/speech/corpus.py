@@ -19,7 +19,6 @@ from sslsim.speech.manifests import checked_columns, read_list, utterance_rows
 from sslsim.speech.recording import SAMPLE_RATE, SUFFIXES, AudioError, Recording, at_16_khz, content_fingerprint, opened
 
 SHOWN = 8  # utterances in a notebook
-_BEYOND = 0.1  # seconds by which a stretch may end after its file, as lists round
 MISSES = 20  # utterances in a row that are too long for what is left, after which a subset by seconds is full
 
 
@@ -59,7 +58,7 @@ class Utterance:
         """Return which samples of its file, at their own rate, the utterance is."""
         n, rate = recording.n, recording.rate
         end = n if self.end is None else round(self.end * rate)
-        if end > n + rate * _BEYOND:
+        if end > n + 0.1 * rate:  # tenths of a second, to which lists round
             raise AudioError(self.source, f"its stretch ends at {self.end:.2f} s, the file at {n / rate:.2f} s")
         return min(round(self.start * rate), n), min(end, n)
 

@@ -164,12 +164,9 @@ def _keep(folder: Path | None, recording: int, begin: int, waveform: NDArray[np.
 
 def origins(index: pd.DataFrame, corpus: Any) -> Iterator[tuple[Utterance, float]]:
     """Yield the recording that each utterance of a store is a piece of, and where it begins there, in seconds."""
-    known, rates = {utterance.id: utterance for utterance in read_corpus(corpus)}, {}
+    known = {utterance.id: utterance for utterance in read_corpus(corpus)}
     for row in index.itertuples():
         name = row.utterance if row.utterance in known else row.utterance.rpartition("#")[0]  # the number of a piece
         if name not in known:
             raise SslsimError(f"no utterance {row.utterance!r} in this corpus; give the one that the store was made of")
-        if row.begin and name not in rates:  # of some files it is known only when all is decoded
-            with Recording(known[name].source) as recording:
-                rates[name] = recording.rate
-        yield known[name], row.begin / rates[name] - known[name].start if row.begin else 0.0
+        yield known[name], row.begin / known[name].header[1] - known[name].start if row.begin else 0.0

@@ -72,12 +72,8 @@ def utterance_rows(table: pd.DataFrame, where: str, columns: Mapping[str, str]) 
     for row in rows if not names["id"] else ():
         begin = f"-{row['offset']}" if times[row["path"]] > 1 and row.get("offset") else ""
         row["id"] = row["path"] and PurePath(row["path"]).with_suffix("").as_posix() + begin
-    spans = (
-        pd.DataFrame(rows, dtype=object)
-        .reindex(columns=["offset", "duration"])
-        .apply(pd.to_numeric, errors="coerce")
-        .astype(float)
-    )
+    spans = pd.DataFrame(rows, dtype=object).reindex(columns=["offset", "duration"])
+    spans = spans.apply(pd.to_numeric, errors="coerce").astype(float)
     calls = enumerate(zip(rows, spans.offset.tolist(), spans.sum(axis=1, skipna=False).tolist(), strict=True), 1)
     return [_checked(row, start, end, f"{where}: row {number}") for number, (row, start, end) in calls]
 
