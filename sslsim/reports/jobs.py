@@ -24,20 +24,14 @@ EMBEDDED = "embedded"
 FIELDS = {
     field.name: field
     for field in (
-        Parameter(
-            "lineup", "str", "the embedded one",
-            "TOML file with [[checkpoint]] tables: name, source (folder or hub id), and if you like revision, family, "
-            "size, finetuned_from, seed_of, untrained_seed, series, step, recipe, times; or paper, those of the paper",
-        ),
-        Parameter(
-            "corpus", "str", "the embedded one",
-            "folder of audio or of Kaldi, a manifest .csv, .tsv or .jsonl with path, id, speaker, text, offset, "
-            "duration, one of NeMo, Common Voice or Lhotse, or a saved dataset",
-        ),
-        Parameter(
-            "speaker_pattern", "str", "",
-            "regular expression whose first group, found in a file's path relative to the corpus, is the speaker",
-        ),
+        Parameter("lineup", "str", "the embedded one", "TOML file with [[checkpoint]] tables: name, source (folder or "
+                  "hub id), and if you like revision, family, size, finetuned_from, seed_of, untrained_seed, series, "
+                  "step, recipe, times; or paper, those of the paper"),
+        Parameter("corpus", "str", "the embedded one", "folder of audio or of Kaldi, a manifest .csv, .tsv or .jsonl "
+                  "with path, id, speaker, text, offset, duration, one of NeMo, Common Voice or Lhotse, or a saved "
+                  "dataset"),
+        Parameter("speaker_pattern", "str", "", "regular expression whose first group, found in a file's path relative "
+                  "to the corpus, is the speaker"),
         Parameter("columns", "list[str]", [], "what a manifest calls its columns, such as path=file,speaker=voice"),
         Parameter("checkpoints", "list[str]", [], "names of the lineup, untrained:NAME[:SEED], log-mel"),
         Parameter("max_utterances", "int | None", None, "take at most N utterances, at random"),

@@ -56,9 +56,8 @@ def markdown(source: str, headings: list[Heading] | None = None, *, folder: Path
     `headings` is extended by those met, whose ids are unique in it; images named by paths relative to `folder` are
     embedded; `options` are ``attachments`` of the cell.
     """
-    collected: list[Heading] = [] if headings is None else headings
-    path = str(folder) if folder else ""
-    renderer = _Renderer(collected, escape=False, embed_images=bool(folder), path=path, **options)
+    images = {"embed_images": bool(folder), "path": str(folder or "")}
+    renderer = _Renderer([] if headings is None else headings, escape=False, **images, **options)
     return tidy_html(MarkdownWithMath(renderer=renderer).render(source))
 
 
