@@ -30,9 +30,6 @@ from sslsim.resources import NoRoom, write_text
 from sslsim.speech.facts import NAMING
 from sslsim.speech.recording import SAMPLE_RATE, n_frames
 
-# seconds for an hour of speech on two processors: of any encoder, and for neurons squared, a layer
-_HOUR = (100.0, 26e-6)
-
 
 @dataclass
 class Run:
@@ -179,7 +176,8 @@ def forecast(runs: Sequence[Run]) -> int:
         print(f"{', '.join(each.name for each in chosen)}: {len(utterances):,} utterances; if none is there yet:")
         where = chosen_device(call["device"]), there, None
         announce(chosen, Plan(study, utterances, {}, {}, roots, index, index, *where))
-        cost = sum(_HOUR[0] + _HOUR[1] * layers * neurons**2 for layers, neurons, _ in map(expected_shape, chosen))
+        # seconds for an hour of speech on two processors: of any encoder, and for neurons squared, a layer
+        cost = sum(100 + 26e-6 * layers * neurons**2 for layers, neurons, _ in map(expected_shape, chosen))
         minutes = cost * index["n_samples"].sum() / SAMPLE_RATE / 3600 / 60 * 2 / _processors()
         print(f"about {minutes:.0f} minutes of extraction on {_processors()} processors, and then the notebooks")
     return 0
