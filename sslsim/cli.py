@@ -16,7 +16,9 @@ from typing import Any
 
 from sslsim import __version__
 from sslsim.errors import SslsimError
-from sslsim.reports.jobs import EMBEDDED, FIELDS, ORDER, study_of
+from sslsim.reports.bundle import bundle
+from sslsim.reports.jobs import EMBEDDED, FIELDS, ORDER, Request, find, study_of
+from sslsim.reports.parameters import Parameter, check, read_parameters
 from sslsim.resources import DATA, NOTEBOOKS, size_told
 
 _ABOUT = """\
@@ -180,7 +182,6 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _run(arguments: argparse.Namespace) -> int:
     from sslsim.reports import runner, sweep
-    from sslsim.reports.jobs import Request
 
     parameters: dict[str, str] = {}
     for pair in arguments.parameters:
@@ -196,8 +197,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _extract(arguments: argparse.Namespace) -> None:
-    from sslsim.reports.parameters import Parameter, check
-
     study = study_of(arguments.study, _fields(arguments))
     check(Parameter("device", "str", "auto"), arguments.device)
     for store in study.extract(arguments.out, device=arguments.device):
@@ -211,8 +210,6 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _bundle(arguments: argparse.Namespace) -> None:
-    from sslsim.reports.bundle import bundle
-
     target = bundle(arguments.out, arguments.zip)
     print(f"{target}: {size_told(target.stat().st_size)}")
 
@@ -246,9 +243,6 @@ def _measures(_: argparse.Namespace) -> None:
 
 
 def _parameters(arguments: argparse.Namespace) -> None:
-    from sslsim.reports.jobs import find
-    from sslsim.reports.parameters import read_parameters
-
     for path in find(arguments.notebooks):
         print(f"{path.stem}:")
         _print_table([{**vars(p), "default": repr(p.default)} for p in read_parameters(path).values()])

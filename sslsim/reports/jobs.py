@@ -3,8 +3,6 @@
 Imported for ``sslsim --help``: nothing here loads numpy until a study is made.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -150,7 +148,7 @@ def _job(request: Request, path: Path, declared: Mapping[str, Parameter]) -> Job
     return Job(path.stem, path, given, table, of_notebook(path))
 
 
-def study_of(file: str | Path = EMBEDDED, given: Mapping[str, Any] | None = None) -> Study:
+def study_of(file: str | Path = EMBEDDED, given: Mapping[str, Any] | None = None) -> "Study":
     """Return the study of a file, or ``embedded``, with other values in some of its fields.
 
     `given` are values by the names of `FIELDS`, as text or typed, paths counted from the working directory. It is an
@@ -172,7 +170,7 @@ def study_of(file: str | Path = EMBEDDED, given: Mapping[str, Any] | None = None
     return replace(study, **values)
 
 
-def described(study: Study) -> dict[str, Any]:
+def described(study: "Study") -> dict[str, Any]:
     """Return what a study says, by the names of `FIELDS`."""
     parts = (study, study.subset, study.segmentation)
     return {name: next(getattr(part, name) for part in parts if hasattr(part, name)) for name in FIELDS}

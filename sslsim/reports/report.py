@@ -1,7 +1,5 @@
 """What a notebook calls to leave its tables, figures and claims beside the page."""
 
-from __future__ import annotations
-
 import base64
 import os
 from collections.abc import Sequence
@@ -98,7 +96,7 @@ class Report:
         _show(said, {"sslsim": mark})
 
     def claims(
-        self, frame: pd.DataFrame, answer: str = "", bounds: Bounds | None = None, note: str = ""
+        self, frame: pd.DataFrame, answer: str = "", bounds: "Bounds | None" = None, note: str = ""
     ) -> pd.DataFrame:
         """Write the table ``claims``, which page and index show first, and return it in words, three decimals each.
 
@@ -148,7 +146,7 @@ class Report:
         if caption:  # JupyterLab shows it; the page sets it under the figure instead
             _show({"text/markdown": caption, "text/plain": caption}, {"sslsim": {"role": "caption"}})
 
-    def clips(self, name: str, cards: Sequence[Card]) -> None:
+    def clips(self, name: str, cards: "Sequence[Card]") -> None:
         """Show sounds to be played, each with its picture, in JupyterLab and in the page alike; no file is written.
 
         `name` says what they are, to a reader who cannot see the page. Neighbours of one group and row stand together

@@ -18,7 +18,6 @@ from sslsim.errors import SslsimError
 from sslsim.reports import record, runner
 from sslsim.reports.jobs import FIELDS, FLAGS, Request, find
 from sslsim.reports.parameters import coerce, read_parameters
-from sslsim.reports.runner import Run
 from sslsim.resources import write_text
 
 _LONGEST = 100  # characters of a run's name, which is a folder
@@ -30,7 +29,7 @@ class Sweep:
     """The runs that were asked for, by name, and what sweep.json says of earlier ones."""
 
     out: Path
-    runs: dict[str, Run] = field(default_factory=dict)
+    runs: dict[str, runner.Run] = field(default_factory=dict)
     before: dict[str, Any] = field(default_factory=dict)
     started: str = field(default_factory=record.now)
 
@@ -49,7 +48,7 @@ class Sweep:
         record.write(self.out / record.SWEEP, content)
         write_text(self.out / "index.html", page(content))
 
-    def _row(self, one: Run, kept: bool) -> dict[str, Any]:
+    def _row(self, one: runner.Run, kept: bool) -> dict[str, Any]:
         """Return what sweep.json says of a run; values as its notebooks get them, and of paths as they were given."""
         swept = one.request.swept
         typed = {key: value for job in one.jobs for key, value in job.given.items()}
@@ -200,7 +199,7 @@ def _name(prefix: str, values: Mapping[str, Any]) -> str:
     return name
 
 
-def _take_up(one: Run) -> None:
+def _take_up(one: runner.Run) -> None:
     """Go on with the run in the folder, if it is the one that is asked for: notebooks of it that are whole stay."""
     before = record.read(one.out / "run.json")
     asked = [one.facts.get(key) for key in _SAME], {job.name: job.table for job in one.jobs}
