@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from sslsim.encoders.encoder import BANDS, RECIPE, ignore_widgets
 from sslsim.encoders.lineup import HUB_ID, LOG_MEL, Checkpoint, problem
 from sslsim.speech.recording import HOP, SAMPLE_RATE, content_fingerprint
@@ -91,8 +93,6 @@ def _impostor(file: Path) -> str:
     if not start or re.match(rb"\s*<(!doctype|html)", start):
         return f"{'a web page' if start else 'empty'}, not the file itself; download it again"
     if file.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
         try:
             safe_open(file, "np").__enter__()
         except SafetensorError as error:
@@ -206,7 +206,6 @@ def _weight_names(checkpoint: Checkpoint, folder: Path) -> list[str]:
 def stored(checkpoint: Checkpoint, folder: Path) -> list[tuple[str, bool]]:
     """Return the names of all weights in the files, and whether each is of floating-point numbers."""
     import torch
-    from safetensors import safe_open
 
     found = []
     for file in (folder / name for name in _weight_names(checkpoint, folder)):

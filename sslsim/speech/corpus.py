@@ -261,10 +261,7 @@ class Subset:
 
     def of(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Return those taken, in the corpus's order."""
-        if self.max_utterances is self.max_seconds is self.per_speaker is None:
-            return list(utterances)
-        ranks = {u.id: hashlib.sha256(f"{self.seed}\0{u.id}".encode()).digest() for u in utterances}
-        ranked = sorted(utterances, key=lambda u: ranks[u.id])
+        ranked = sorted(utterances, key=lambda u: hashlib.sha256(f"{self.seed}\0{u.id}".encode()).digest())
         if self.per_speaker is not None:
             met: Counter[str] = Counter()
             ranked = [u for u in ranked if (met.update([u.speaker]) or met[u.speaker]) <= self.per_speaker]
