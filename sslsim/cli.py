@@ -39,8 +39,6 @@ examples:
 
 exit status: 0 done; 1 a notebook failed (its page shows where), or runs differ; 2 what was asked for cannot run."""
 
-_METAVARS = {"str": "X", "int": "N", "int | None": "N", "float": "S", "float | None": "S", "list[str]": "A,B"}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, given as words after the program's name (those of the process by default); return its status."""
@@ -118,8 +116,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "Extract what is missing, run notebooks headlessly and write a page each, with its tables (CSV, Parquet) and\n"
         "figures (PNG, SVG), index.html, run.json, and study.toml, which says what was compared."
     )
-    names = f"{', '.join(ORDER)}, or a path; default all"
-    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=names)
+    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=f"{', '.join(ORDER)}, or a path; default all")
     parser.add_argument("--out", type=Path, default=Path("reports"), help="folder for reports; default %(default)s")
     parser.add_argument("--store", type=Path, help="folder for extracted activations; default OUT/store")
     parser.add_argument("--device", help="cpu, cuda, or auto; default what the notebook says")
@@ -152,8 +149,9 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scheduler", metavar="ADDRESS", help=told)
     study = parser.add_argument_group("what is compared: a study, and other values in some of its fields")
     study.add_argument("--study", default=EMBEDDED, metavar="FILE", help="a study in TOML; default the embedded data")
+    metavars = {"str": "X", "int": "N", "int | None": "N", "float": "S", "float | None": "S", "list[str]": "A,B"}
     for name, field in FIELDS.items():
-        flag = {"action": "store_true", "default": None} if field.type == "bool" else {"metavar": _METAVARS[field.type]}
+        flag = {"action": "store_true", "default": None} if field.type == "bool" else {"metavar": metavars[field.type]}
         study.add_argument(f"--{name.replace('_', '-')}", help=_help(name), **flag)
 
 
