@@ -97,8 +97,7 @@ def _preferred(x: StoredLayer, labels: Labels) -> pd.DataFrame:
     z = (sums / np.maximum(n, 1) - total / count) / np.where(varies, spread, 1.0)
     z = np.where(n > 0, z, 0.0)
     best = np.abs(z).argmax(0)
-    mean_z = z[best, np.arange(len(best))]
-    return pd.DataFrame({"label": np.array(labels.names)[best], "mean_z": mean_z})[varies]
+    return pd.DataFrame({"label": np.array(labels.names)[best], "mean_z": z[best, np.arange(len(best))]})[varies]
 
 
 def _one_hot(codes: Ints, n: int) -> csr_array:

@@ -55,8 +55,7 @@ def flac(samples: NDArray[np.float32]) -> bytes:
 
 def spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the power of 25 ms every 5 ms in dB below the loudest, (201, n): 0 to 8 kHz in steps of 40 Hz."""
-    padded = np.pad(samples, WINDOW // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::STEP]
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, WINDOW // 2), WINDOW)[::STEP]
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW))) ** 2
     level = 10 * np.log10(np.maximum(power, 1e-10)).T
     return np.maximum(level - level.max(), -RANGE)

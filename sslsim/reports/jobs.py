@@ -102,9 +102,8 @@ def plan(request: Request) -> list[Job]:
     """Return the notebooks of a run with the values of their parameters; an error if anything in it is unknown."""
     files = find(request.notebooks)
     names = [checked_name(path.stem, "notebook") for path in files]
-    for name in names:
-        if names.count(name) > 1 or name == "index":
-            raise SslsimError(f"notebook {name!r}: each page needs a name of its own, other than 'index'")
+    if taken := [name for name in names if names.count(name) > 1 or name == "index"]:
+        raise SslsimError(f"notebook {taken[0]!r}: each page needs a name of its own, other than 'index'")
     declared = [read_parameters(path) for path in files]
     known = {name for each in declared for name in each} - set(FLAGS)
     for name in request.parameters:

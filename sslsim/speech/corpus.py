@@ -103,9 +103,8 @@ def read_corpus(corpus: str | Path | Any, speaker_pattern: str = "", columns: Se
     if isinstance(corpus, str | Path):
         utterances.folder = Path(corpus) if Path(corpus).is_dir() else Path(corpus).parent
     name = str(corpus) if isinstance(corpus, str | Path) else "dataset"
-    for identity, times in Counter(u.id for u in utterances).items():
-        if times > 1:
-            raise SslsimError(f"corpus {name!r}: id {identity!r} occurs twice; every utterance needs its own")
+    if twice := [identity for identity, times in Counter(u.id for u in utterances).items() if times > 1]:
+        raise SslsimError(f"corpus {name!r}: id {twice[0]!r} occurs twice; every utterance needs its own")
     if pattern:
         paths = [written(Path(os.path.relpath(u.path, utterances.folder or "")).as_posix()) for u in utterances]
         found = [pattern.search(path) for path in paths]

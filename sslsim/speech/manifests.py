@@ -25,9 +25,8 @@ _SUFFIXES = (".csv", ".tsv", *_LINES)
 def checked_columns(columns: Sequence[str]) -> dict[str, str]:
     """Return what columns are called, from pairs such as ``path=file``."""
     pairs = [str(pair).partition("=") for pair in ([columns] if isinstance(columns, str) else columns)]
-    for ours, _, theirs in pairs:
-        if ours not in COLUMNS or not theirs:
-            raise SslsimError(f"columns has {ours!r}{close_match(ours, COLUMNS)}; give pairs such as path=file")
+    if odd := [ours for ours, _, theirs in pairs if ours not in COLUMNS or not theirs]:
+        raise SslsimError(f"columns has {odd[0]!r}{close_match(odd[0], COLUMNS)}; give pairs such as path=file")
     return {ours: theirs for ours, _, theirs in pairs}
 
 
@@ -44,8 +43,7 @@ def read_list(path: Path, columns: Mapping[str, str]) -> list[dict[str, Any]]:
         raise SslsimError(f"{where} {str(path)!r}: cannot be read: {told}") from error
     if "client_id" in table and (folder / "clips").is_dir():  # Common Voice leaves it out
         folder = folder / "clips"
-    rows = utterance_rows(table, f"{where} {str(path)!r}", columns)
-    return [row | {"path": folder / row["path"]} for row in rows]
+    return [row | {"path": folder / row["path"]} for row in utterance_rows(table, f"{where} {str(path)!r}", columns)]
 
 
 def utterance_rows(table: pd.DataFrame, where: str, columns: Mapping[str, str]) -> list[dict[str, Any]]:
