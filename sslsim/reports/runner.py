@@ -136,21 +136,16 @@ def ask(request: Request, label: str = "") -> Run:
     one = Run(request, out, jobs, study, facts, _known(out), label)
     by_speaker = any(job.values.get("block_by") == "speaker" for job in jobs)
     for own, _ in one.calls().values():
-        own.selected()
+        chosen = own.selected()
         if by_speaker and len(speakers := {u.speaker for u in own.whole_corpus()}) < 2:
             told = f"block_by is 'speaker', and the corpus has one, {speakers.pop()!r}"
             raise SslsimError(f"{told}; {NAMING}, or take block_by=utterance")
-        if any(job.name in ORDER for job in jobs):
-            check_rates(own)
+        if own.unit == "frame" and any(job.name in ORDER for job in jobs):  # which compare frame by frame
+            steps = {f"{1000 * expected_step(each):.3g}": each.name for each in chosen}
+            told = " and ".join(f"every {step} ms ({name})" for step, name in steps.items())
+            if len(steps) > 1:
+                raise SslsimError(f"frames are {told}; give --unit 80ms, phone or word, or checkpoints of one rate")
     return one
-
-
-def check_rates(study: Study) -> None:
-    """Raise where checkpoints whose frames have other rates are to be compared frame by frame."""
-    steps = {f"{1000 * expected_step(each):.3g}": each.name for each in study.selected()}
-    if len(steps) > 1 and study.unit == "frame":
-        told = " and ".join(f"every {step} ms ({name})" for step, name in steps.items())
-        raise SslsimError(f"frames are {told}; give --unit 80ms, phone or word, or checkpoints of one rate")
 
 
 def _known(out: Path) -> dict[str, dict[str, Any]]:
