@@ -260,6 +260,8 @@ class Subset:
 
     def of(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Return those taken, in the corpus's order."""
+        if self.max_utterances is self.max_seconds is self.per_speaker is None:
+            return list(utterances)
         ranked = sorted(utterances, key=lambda u: hashlib.sha256(f"{self.seed}\0{u.id}".encode()).digest())
         if self.per_speaker is not None:
             met: Counter[str] = Counter()
