@@ -16,7 +16,9 @@ from typing import Any
 
 from sslsim import __version__
 from sslsim.errors import SslsimError
-from sslsim.reports.jobs import EMBEDDED, FIELDS, ORDER, study_of
+from sslsim.reports.bundle import bundle
+from sslsim.reports.jobs import EMBEDDED, FIELDS, ORDER, Request, find, study_of
+from sslsim.reports.parameters import Parameter, check, read_parameters
 from sslsim.resources import DATA, NOTEBOOKS, size_told
 
 _ABOUT = """\
@@ -37,8 +39,6 @@ examples:
 
 exit status: 0 done; 1 a notebook failed (its page shows where), or runs differ; 2 what was asked for cannot run."""
 
-_METAVARS = {"str": "X", "int": "N", "int | None": "N", "float": "S", "float | None": "S", "list[str]": "A,B"}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, given as words after the program's name (those of the process by default); return its status."""
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if empty := [word for word in words if re.fullmatch(r"(--[\w-]+=)?[\s,]*", word)]:  # as a path, this folder
             raise SslsimError(f"{empty[0]!r} among the arguments is empty; give it a value, or leave it out")
-        return arguments.command(arguments)
+        return arguments.command(arguments) or 0
     except KeyboardInterrupt:
         print("sslsim: interrupted", file=sys.stderr, flush=True)
         if argv is None:  # Python would wait for calls that were left behind, and take seconds to put torch away
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sslsim {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], told: str, **more: Any) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[..., int | None], told: str, **more: Any) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=told, **shared, **more)
         added.set_defaults(command=command)
         return added
@@ -116,8 +116,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "Extract what is missing, run notebooks headlessly and write a page each, with its tables (CSV, Parquet) and\n"
         "figures (PNG, SVG), index.html, run.json, and study.toml, which says what was compared."
     )
-    names = f"{', '.join(ORDER)}, or a path; default all"
-    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=names)
+    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help=f"{', '.join(ORDER)}, or a path; default all")
     parser.add_argument("--out", type=Path, default=Path("reports"), help="folder for reports; default %(default)s")
     parser.add_argument("--store", type=Path, help="folder for extracted activations; default OUT/store")
     parser.add_argument("--device", help="cpu, cuda, or auto; default what the notebook says")
@@ -150,8 +149,9 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scheduler", metavar="ADDRESS", help=told)
     study = parser.add_argument_group("what is compared: a study, and other values in some of its fields")
     study.add_argument("--study", default=EMBEDDED, metavar="FILE", help="a study in TOML; default the embedded data")
+    metavars = {"str": "X", "int": "N", "int | None": "N", "float": "S", "float | None": "S", "list[str]": "A,B"}
     for name, field in FIELDS.items():
-        flag = {"action": "store_true", "default": None} if field.type == "bool" else {"metavar": _METAVARS[field.type]}
+        flag = {"action": "store_true", "default": None} if field.type == "bool" else {"metavar": metavars[field.type]}
         study.add_argument(f"--{name.replace('_', '-')}", help=_help(name), **flag)
 
 
@@ -180,7 +180,6 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _run(arguments: argparse.Namespace) -> int:
     from sslsim.reports import runner, sweep
-    from sslsim.reports.jobs import Request
 
     parameters: dict[str, str] = {}
     for pair in arguments.parameters:
@@ -195,14 +194,11 @@ def _run(arguments: argparse.Namespace) -> int:
     return sweep.run(arguments.sweep, request) if arguments.sweep else runner.run(request)
 
 
-def _extract(arguments: argparse.Namespace) -> int:
-    from sslsim.reports.parameters import Parameter, check
-
+def _extract(arguments: argparse.Namespace) -> None:
     study = study_of(arguments.study, _fields(arguments))
     check(Parameter("device", "str", "auto"), arguments.device)
     for store in study.extract(arguments.out, device=arguments.device):
         print(f"{store.checkpoint.name}: {store.n_layers} layers, {store.n_frames:,} frames, {store.root}")
-    return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -211,15 +207,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     return compare_runs(arguments.a, arguments.b, out=arguments.out, tolerance=arguments.tolerance)
 
 
-def _bundle(arguments: argparse.Namespace) -> int:
-    from sslsim.reports.bundle import bundle
-
+def _bundle(arguments: argparse.Namespace) -> None:
     target = bundle(arguments.out, arguments.zip)
     print(f"{target}: {size_told(target.stat().st_size)}")
-    return 0
 
 
-def _checkpoints(arguments: argparse.Namespace) -> int:
+def _checkpoints(arguments: argparse.Namespace) -> None:
     from sslsim.encoders.files import checkpoint_fingerprint, pinned
     from sslsim.encoders.lineup import read_lineup, write_lineup
     from sslsim.encoders.load import load_encoder
@@ -241,27 +234,21 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
         row |= {"adapter": row.get("adapter", ""), "commit": checkpoint.revision or ""}
         rows.append(row | {"fingerprint": checkpoint_fingerprint(checkpoint)[:12]})
     _print_table(rows or [{"name": each.name, "commit": each.revision or ""} for each in lineup])
-    return 0
 
 
-def _measures(_: argparse.Namespace) -> int:
+def _measures(_: argparse.Namespace) -> None:
     from sslsim.measures.registry import reference_table
 
     _print_table(reference_table())
-    return 0
 
 
-def _parameters(arguments: argparse.Namespace) -> int:
-    from sslsim.reports.jobs import find
-    from sslsim.reports.parameters import read_parameters
-
+def _parameters(arguments: argparse.Namespace) -> None:
     for path in find(arguments.notebooks):
         print(f"{path.stem}:")
         _print_table([{**vars(p), "default": repr(p.default)} for p in read_parameters(path).values()])
-    return 0
 
 
-def _import(arguments: argparse.Namespace) -> int:
+def _import(arguments: argparse.Namespace) -> None:
     from sslsim.activations.arrays import ArrayFiles, from_arrays
     from sslsim.activations.store import open_store
 
@@ -277,17 +264,15 @@ def _import(arguments: argparse.Namespace) -> int:
         raise SslsimError(f"store {str(store.root)!r}: {told}, or give another name")
     what = f"{store.n_layers} layers of {store.n_neurons} neurons, {store.n_frames:,} frames"
     print(f"{store.name}: {what} of {len(store.index):,} utterances, {store.root}")
-    return 0
 
 
-def _notebooks(arguments: argparse.Namespace) -> int:
+def _notebooks(arguments: argparse.Namespace) -> None:
     files = [*sorted(NOTEBOOKS.glob("*.ipynb")), NOTEBOOKS / "README.md"]  # their settings name it
     if there := [file.name for file in files if (arguments.folder / file.name).exists()]:
         raise SslsimError(f"{arguments.folder} has {', '.join(there)} already; name another folder, or move them away")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         print(shutil.copyfile(file, arguments.folder / file.name))
-    return 0
 
 
 def _print_table(rows: Any) -> None:

@@ -1,6 +1,6 @@
 """What other units, sites and rates, and arrays of one's own, change: python data/recipe/reach.py.
 
-Runs the pages on neurons and layers in several ways, each as said in `WAYS`, writes data/reach.csv and a part of the
+Runs the pages on neurons and layers in several ways, as `WAYS` says, writes data/reach.csv and a part of the
 data card. The models of another rate and the arrays are made here, in data/build/reach: small models whose last
 convolution moves twice as far, so that they have a frame every 40 ms and hear what they were not trained for, and codes
 of a spectrogram (64 clusters) every 80 ms, as of a codec.
@@ -134,8 +134,9 @@ def main():
     """Make, run, and write."""
     make()
     for way, (_, arguments) in WAYS.items():
-        call = [sys.executable, "-m", "sslsim", "run", "neurons", "layers", "--store", str(OUT / "store")]
-        subprocess.run([*call, "--out", str(OUT / way), *arguments], check=True)
+        pages = ["neurons", "layers"] if way == "own" else ["neurons"]
+        call = [sys.executable, "-m", "sslsim", "run", *pages, "--store", str(OUT / "store"), "--out", str(OUT / way)]
+        subprocess.run([*call, *arguments], check=True)
     results().to_csv(RESULTS, index=False, float_format="%.6f")
     made = BEGIN + part(pd.read_csv(RESULTS)) + END
     text = CARD.read_text(encoding="utf-8")

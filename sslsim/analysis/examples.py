@@ -60,9 +60,8 @@ def strongest_moments(chosen: pd.DataFrame, stores: Sequence[ActivationStore], n
             neuron, z, here = [pair[f"{key}_{side}"] for key in KEYS], scores[other](), scores[side]()
             peaks = pd.Series(here).groupby(utterances).idxmax().to_numpy()
             for at in peaks[np.argsort(-here[peaks], kind="stable")[:n]]:
-                u = int(utterances[at])
-                frame = int(store.frame_rows(u)[at - int(store.index.start.iat[u])])
-                seconds = float(store.times(u)[at - int(store.index.start.iat[u])])
+                place = at - rows_of(store, u := int(utterances[at])).start
+                frame, seconds = int(store.frame_rows(u)[place]), float(store.times(u)[place])
                 moment = (store.index.utterance.iat[u], frame, seconds, here[at])
                 rows.append((number, pair["kind"], side, *neuron, *moment, z[at], float((z < z[at]).mean())))
     columns = ["pair", "kind", "side", *KEYS, "utterance", "frame", "seconds", "z", "z_other", "above_other"]

@@ -1,7 +1,4 @@
-"""Which labels neurons prefer (phones, words, anything that begins and ends), and whether partners prefer the same.
-
-Frame i of an utterance covers samples [320 i, 320 i + 400) at 16 kHz and has the label that holds at its centre.
-"""
+"""Which labels neurons prefer (phones, words, anything that begins and ends), and whether partners prefer the same."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,7 +24,7 @@ _BLOCK = 8192  # frames read at a time
 
 
 class Labels(NamedTuple):
-    """The label of every stored frame."""
+    """The label of every stored frame: that which holds at its centre."""
 
     names: tuple[str, ...]  # of labels that are marked often enough to be preferred
     codes: Ints  # places in names, (n_frames,): -1 without a mark or with a rarer label, -2 in an utterance without any
@@ -100,8 +97,7 @@ def _preferred(x: StoredLayer, labels: Labels) -> pd.DataFrame:
     z = (sums / np.maximum(n, 1) - total / count) / np.where(varies, spread, 1.0)
     z = np.where(n > 0, z, 0.0)
     best = np.abs(z).argmax(0)
-    mean_z = z[best, np.arange(len(best))]
-    return pd.DataFrame({"label": np.array(labels.names)[best], "mean_z": mean_z})[varies]
+    return pd.DataFrame({"label": np.array(labels.names)[best], "mean_z": z[best, np.arange(len(best))]})[varies]
 
 
 def _one_hot(codes: Ints, n: int) -> csr_array:

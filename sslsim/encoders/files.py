@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from sslsim.encoders.encoder import BANDS, RECIPE, ignore_widgets
 from sslsim.encoders.lineup import HUB_ID, LOG_MEL, Checkpoint, problem
 from sslsim.speech.recording import HOP, SAMPLE_RATE, content_fingerprint
@@ -91,10 +93,9 @@ def _impostor(file: Path) -> str:
     if not start or re.match(rb"\s*<(!doctype|html)", start):
         return f"{'a web page' if start else 'empty'}, not the file itself; download it again"
     if file.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
         try:
-            safe_open(file, "np").__enter__()
+            with safe_open(file, "np"):
+                pass
         except SafetensorError as error:
             return f"cut off or damaged ({first_line(error)}); download it again"
     return ""
@@ -167,11 +168,9 @@ def _fetch(checkpoint: Checkpoint, *names: str) -> Path:
                 raise CancelledError
             return super().update(n)
 
-    def work() -> str:
-        return snapshot_download(source, revision=checkpoint.revision, allow_patterns=list(names), tqdm_class=Bar)
-
+    asked: Any = {"revision": checkpoint.revision, "allow_patterns": list(names), "tqdm_class": Bar}
     try:
-        return Path(pool.submit(work).result())
+        return Path(pool.submit(snapshot_download, source, **asked).result())  # type: ignore[arg-type]
     except Exception as error:  # the hub's client raises a dozen kinds: offline, not found, gated, cache...
         kinds = "".join(traceback.format_exception(error))  # and of those that stand behind it
         advice = next(told for kind, told in _ADVICE.items() if re.search(kind, kinds)).format(first_line(error))
@@ -197,16 +196,14 @@ def _weight_names(checkpoint: Checkpoint, folder: Path) -> list[str]:
     first = next((name for name in (*asked, *_WEIGHTS) if name in asked or (folder / name).is_file()), None)
     names = {first, *named(folder / first, "weight_map")} if first else set()
     names |= {file.name for file in folder.glob("shard-*-model-*-of-*.safetensors")}  # of torch's own checkpoints
-    for name in sorted(names):
-        if ".." in Path(name).parts or Path(name).is_absolute():
-            raise problem(checkpoint, f"names weights {name!r}, which is out of {str(folder)!r}; put them in there")
+    if out := sorted(name for name in names if ".." in Path(name).parts or Path(name).is_absolute()):
+        raise problem(checkpoint, f"names weights {out[0]!r}, which is out of {str(folder)!r}; put them in there")
     return sorted(names)
 
 
 def stored(checkpoint: Checkpoint, folder: Path) -> list[tuple[str, bool]]:
     """Return the names of all weights in the files, and whether each is of floating-point numbers."""
     import torch
-    from safetensors import safe_open
 
     found = []
     for file in (folder / name for name in _weight_names(checkpoint, folder)):

@@ -1,11 +1,8 @@
 """Pictures and files of sounds: clips to be played in a page, and attention with the sound that it looks at."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,11 +14,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from sslsim.analysis.examples import Clip, HeadPair
 from sslsim.figures.style import COLOURS, STYLE, styled
 from sslsim.speech.recording import SAMPLE_RATE, WINDOW
-
-if TYPE_CHECKING:  # what they compute needs torch, what they hold does not
-    from sslsim.analysis.examples import Clip, HeadPair
 
 STEP = 80  # samples, 5 ms, from one column of a spectrogram to the next
 RANGE = 60.0  # dB from white to black
@@ -60,8 +55,7 @@ def flac(samples: NDArray[np.float32]) -> bytes:
 
 def spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the power of 25 ms every 5 ms in dB below the loudest, (201, n): 0 to 8 kHz in steps of 40 Hz."""
-    padded = np.pad(samples, WINDOW // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::STEP]
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, WINDOW // 2), WINDOW)[::STEP]
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW))) ** 2
     level = 10 * np.log10(np.maximum(power, 1e-10)).T
     return np.maximum(level - level.max(), -RANGE)

@@ -1,7 +1,5 @@
 """Two models of a reader's choice in JupyterLab, with menus where ipywidgets is installed; nothing is written."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec

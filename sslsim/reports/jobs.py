@@ -3,8 +3,6 @@
 Imported for ``sslsim --help``: nothing here loads numpy until a study is made.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -24,20 +22,14 @@ EMBEDDED = "embedded"
 FIELDS = {
     field.name: field
     for field in (
-        Parameter(
-            "lineup", "str", "the embedded one",
-            "TOML file with [[checkpoint]] tables: name, source (folder or hub id), and if you like revision, family, "
-            "size, finetuned_from, seed_of, untrained_seed, series, step, recipe, times; or paper, those of the paper",
-        ),
-        Parameter(
-            "corpus", "str", "the embedded one",
-            "folder of audio or of Kaldi, a manifest .csv, .tsv or .jsonl with path, id, speaker, text, offset, "
-            "duration, one of NeMo, Common Voice or Lhotse, or a saved dataset",
-        ),
-        Parameter(
-            "speaker_pattern", "str", "",
-            "regular expression whose first group, found in a file's path relative to the corpus, is the speaker",
-        ),
+        Parameter("lineup", "str", "the embedded one", "TOML file with [[checkpoint]] tables: name, source (folder or "
+                  "hub id), and if you like revision, family, size, finetuned_from, seed_of, untrained_seed, series, "
+                  "step, recipe, times; or paper, those of the paper"),
+        Parameter("corpus", "str", "the embedded one", "folder of audio or of Kaldi, a manifest .csv, .tsv or .jsonl "
+                  "with path, id, speaker, text, offset, duration, one of NeMo, Common Voice or Lhotse, or a saved "
+                  "dataset"),
+        Parameter("speaker_pattern", "str", "", "regular expression whose first group, found in a file's path relative "
+                  "to the corpus, is the speaker"),
         Parameter("columns", "list[str]", [], "what a manifest calls its columns, such as path=file,speaker=voice"),
         Parameter("checkpoints", "list[str]", [], "names of the lineup, untrained:NAME[:SEED], log-mel"),
         Parameter("max_utterances", "int | None", None, "take at most N utterances, at random"),
@@ -110,9 +102,8 @@ def plan(request: Request) -> list[Job]:
     """Return the notebooks of a run with the values of their parameters; an error if anything in it is unknown."""
     files = find(request.notebooks)
     names = [checked_name(path.stem, "notebook") for path in files]
-    for name in names:
-        if names.count(name) > 1 or name == "index":
-            raise SslsimError(f"notebook {name!r}: each page needs a name of its own, other than 'index'")
+    if taken := [name for name in names if names.count(name) > 1 or name == "index"]:
+        raise SslsimError(f"notebook {taken[0]!r}: each page needs a name of its own, other than 'index'")
     declared = [read_parameters(path) for path in files]
     known = {name for each in declared for name in each} - set(FLAGS)
     for name in request.parameters:
@@ -156,7 +147,7 @@ def _job(request: Request, path: Path, declared: Mapping[str, Parameter]) -> Job
     return Job(path.stem, path, given, table, of_notebook(path))
 
 
-def study_of(file: str | Path = EMBEDDED, given: Mapping[str, Any] | None = None) -> Study:
+def study_of(file: str | Path = EMBEDDED, given: Mapping[str, Any] | None = None) -> "Study":
     """Return the study of a file, or ``embedded``, with other values in some of its fields.
 
     `given` are values by the names of `FIELDS`, as text or typed, paths counted from the working directory. It is an
@@ -178,7 +169,7 @@ def study_of(file: str | Path = EMBEDDED, given: Mapping[str, Any] | None = None
     return replace(study, **values)
 
 
-def described(study: Study) -> dict[str, Any]:
+def described(study: "Study") -> dict[str, Any]:
     """Return what a study says, by the names of `FIELDS`."""
     parts = (study, study.subset, study.segmentation)
     return {name: next(getattr(part, name) for part in parts if hasattr(part, name)) for name in FIELDS}

@@ -136,9 +136,11 @@ class _LiveEngine(Engine):
         threads = dict.fromkeys(_THREAD_VARIABLES, str(options["threads"]))
         environment = threads | {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # kernels side by side: no busy waiting
         environment |= {"JPY_SESSION_NAME": str(path), "SSLSIM_STAGING": str(options["staging"])}
+        # all that a notebook makes is written when it ends; a busy kernel would take seconds to obey
+        ends = {"coalesce_streams": True, "timeout": None, "startup_timeout": 180, "shutdown_kernel": "immediate"}
         with closing(ensure_event_loop()):  # that of this thread
             for again in (False, True):
-                client = _LiveClient(nb_man, km=_manager(), **_ENDS)
+                client = _LiveClient(nb_man, km=_manager(), **ends)
                 client.label, client.kernels = options["label"], options["kernels"]
                 client.on_cell_start = client.cell_starts
                 try:
@@ -150,10 +152,6 @@ class _LiveEngine(Engine):
                     client.say(f"the kernel did not start, once more: {error}")  # the processor was too busy
                 finally:
                     client.kernels.running.discard(client)
-
-
-# all that a notebook makes is written when it ends; a busy kernel would take seconds to obey
-_ENDS = {"coalesce_streams": True, "timeout": None, "startup_timeout": 180, "shutdown_kernel": "immediate"}
 
 
 def _manager() -> AsyncKernelManager:

@@ -3,6 +3,7 @@
 import html
 import re
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ COLUMNS: dict[str, list[str]] = tomllib.loads((TEMPLATES / "columns.toml").read_
 
 _BAR = re.compile(r"\d+%\|.*\|.*|\s*\d+it \[.*\].*")  # tqdm's last state, with and without a total
 _NUMBER = re.compile(r"[-+]?[\d.,]*(e[-+]?\d+)?%?|NaN|-?inf|<NA>|None|True|False")
+
+
+def _mathml(tex: str, display: str) -> str:
+    try:
+        return str(tex_to_mathml(tex.strip(), display=display))
+    except Exception:  # noqa: BLE001  latex2mathml raises whatever it trips over; the reader then sees the TeX
+        return f'<code class="tex">{html.escape(tex)}</code>'
 
 
 class _Renderer(IPythonRenderer):
@@ -40,11 +48,8 @@ class _Renderer(IPythonRenderer):
             url = url.replace(".ipynb", ".html", 1)
         return super().link(text, url, title)
 
-    def inline_math(self, body: str) -> str:
-        return _mathml(body, "inline")
-
-    def block_math(self, body: str) -> str:
-        return _mathml(body, "block")
+    inline_math = staticmethod(partial(_mathml, display="inline"))
+    block_math = staticmethod(partial(_mathml, display="block"))
 
     def latex_environment(self, name: str, body: str) -> str:
         return _mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block")
@@ -56,9 +61,8 @@ def markdown(source: str, headings: list[Heading] | None = None, *, folder: Path
     `headings` is extended by those met, whose ids are unique in it; images named by paths relative to `folder` are
     embedded; `options` are ``attachments`` of the cell.
     """
-    collected: list[Heading] = [] if headings is None else headings
-    path = str(folder) if folder else ""
-    renderer = _Renderer(collected, escape=False, embed_images=bool(folder), path=path, **options)
+    images = {"embed_images": bool(folder), "path": str(folder or "")}
+    renderer = _Renderer([] if headings is None else headings, escape=False, **images, **options)
     return tidy_html(MarkdownWithMath(renderer=renderer).render(source))
 
 
@@ -71,7 +75,7 @@ def inline(source: str) -> str:
 def tidy_html(text: str) -> str:
     """Return HTML whose tables and code scroll in a box of their own, without scripts and pandas' inline style.
 
-    Heads of columns are in words, and rows that pandas numbered are named by their first column.
+    Heads of columns are in words, with what they hold as a title; rows that pandas numbered go by their first column.
     """
     text = text.replace("<pre>", '<pre tabindex="0">')  # it scrolls as well
     text = re.sub(r'<span(?: class="[npow]")?>([^<]*)</span>', r"\1", text)  # these have no colour of their own
@@ -95,8 +99,13 @@ def tidy_html(text: str) -> str:
                 number.decompose()
                 for cell in cells[:1]:
                     cell.name = "th"
-        for head in table.select("thead tr:only-child th"):
-            _say_column(head)
+        for head in table.select("thead tr:only-child th"):  # scripts find it by its name in the file
+            head["data-column"] = name = head.get_text(strip=True)
+            base, side = (name[:-2], f" {name[-1]}") if name.endswith(("_x", "_y")) else (name, "")
+            words, told = COLUMNS.get(base, [base.replace("_", " "), ""])
+            head.string = words + side
+            if told:
+                head["title"] = f"{told} Column {name} of the file."
         del table["border"], table["style"]
         # a box that scrolls must be reachable by keyboard, and then it needs a name
         box = {"class": "scroll", "tabindex": "0", "role": "group", "aria-label": "Table"}
@@ -104,24 +113,7 @@ def tidy_html(text: str) -> str:
     return str(soup)
 
 
-def _say_column(head: bs4.Tag) -> None:
-    """Put the head of a column into words, with what it holds as a title; scripts find it by its name in the file."""
-    head["data-column"] = name = head.get_text(strip=True)
-    base, side = (name[:-2], f" {name[-1]}") if name.endswith(("_x", "_y")) else (name, "")
-    words, told = COLUMNS.get(base, [base.replace("_", " "), ""])
-    head.string = words + side
-    if told:
-        head["title"] = f"{told} Column {name} of the file."
-
-
 def without_progress(text: str) -> str:
     """Return what a stream leaves on a page: no progress bars, no overwritten lines."""
     lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
     return "\n".join(line for line in lines if not _BAR.search(line)).strip("\n")
-
-
-def _mathml(tex: str, display: str) -> str:
-    try:
-        return str(tex_to_mathml(tex.strip(), display=display))
-    except Exception:  # noqa: BLE001  latex2mathml raises whatever it trips over; the reader then sees the TeX
-        return f'<code class="tex">{html.escape(tex)}</code>'

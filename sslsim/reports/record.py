@@ -1,7 +1,5 @@
 """run.json and sweep.json, and what they name to make numbers again: code, notebooks, versions, checkpoints, speech."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform
@@ -110,7 +108,7 @@ def _git(folder: Path, *arguments: str) -> str:
         return ""
 
 
-def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict[str, Any]:
+def made_from(opened: "Sequence[tuple[Study, Sequence[ActivationStore]]]") -> dict[str, Any]:
     """Return what run.json says of the stores that notebooks open, each named once, and of their speech.
 
     ``checkpoints`` are flat dicts with the same keys; ``corpus`` is a flat dict, with a hash of the time marks beside
@@ -136,7 +134,7 @@ def made_from(opened: Sequence[tuple[Study, Sequence[ActivationStore]]]) -> dict
     return {"checkpoints": list(rows.values()), "corpus": corpus}
 
 
-def _checkpoint(store: ActivationStore, study: Study) -> dict[str, Any]:
+def _checkpoint(store: "ActivationStore", study: "Study") -> dict[str, Any]:
     names = ("name", "family", "size", "finetuned_from", "seed_of", "weights")
     folder = Path(study.lineup).parent if isinstance(study.lineup, (str, Path)) else Path()
     source = store.checkpoint.source

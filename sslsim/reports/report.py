@@ -1,7 +1,5 @@
 """What a notebook calls to leave its tables, figures and claims beside the page."""
 
-from __future__ import annotations
-
 import base64
 import os
 from collections.abc import Sequence
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from sslsim.figures.clips import Card
 
 DPI = 150  # a 7-inch figure is 1050 pixels wide: sharp on a dense screen and on paper
-CSS_DPI = 96  # an inch in a browser
 NAMING = (
     "claim", "measure", "kind", "between", "pair", "pretrained", "finetuned",
     *(f"{thing}{side}" for side in ("", "_x", "_y") for thing in ("model", "layer", "neuron", "head")),
@@ -99,7 +96,7 @@ class Report:
         _show(said, {"sslsim": mark})
 
     def claims(
-        self, frame: pd.DataFrame, answer: str = "", bounds: Bounds | None = None, note: str = ""
+        self, frame: pd.DataFrame, answer: str = "", bounds: "Bounds | None" = None, note: str = ""
     ) -> pd.DataFrame:
         """Write the table ``claims``, which page and index show first, and return it in words, three decimals each.
 
@@ -108,13 +105,11 @@ class Report:
         """
         from sslsim.analysis.claims import BOUNDS, CLAIM_COLUMNS  # they bring torch along, which notebooks have anyway
 
-        missing = [column for column in CLAIM_COLUMNS if column not in frame]
-        if missing:
+        if missing := [column for column in CLAIM_COLUMNS if column not in frame]:
             raise SslsimError(f"the claims have no {', '.join(missing)}; give the columns {', '.join(CLAIM_COLUMNS)}")
         rows = [_claim(row) for row in frame[list(CLAIM_COLUMNS)].to_dict("records")]
-        self._table(
-            "claims", frame, None, {"claims": rows, "answer": answer, "bounds": dict(bounds or BOUNDS), "note": note}
-        )
+        more = {"claims": rows, "answer": answer, "bounds": dict(bounds or BOUNDS), "note": note}
+        self._table("claims", frame, None, more)
         for text in filter(None, (answer, note)):
             _show({"text/plain": text}, {"sslsim": {"role": "caption"}})  # the page says it at its top
         words = {name: [row[f"{name}_text"] for row in rows] for name in ("effect", "p")}
@@ -146,12 +141,12 @@ class Report:
         plt.close(fig)
         mark = {"role": "figure", "name": name, "files": files, "caption": caption, "panels": maps, "table": drawn}
         png = (self.folder / files[0]).read_bytes()
-        width = round(int.from_bytes(png[16:20], "big") * CSS_DPI / DPI)  # pixels, from the PNG header
+        width = round(int.from_bytes(png[16:20], "big") * 96 / DPI)  # from the PNG header, in pixels of a browser
         _show({"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt, "width": width}, "sslsim": mark})
         if caption:  # JupyterLab shows it; the page sets it under the figure instead
             _show({"text/markdown": caption, "text/plain": caption}, {"sslsim": {"role": "caption"}})
 
-    def clips(self, name: str, cards: Sequence[Card]) -> None:
+    def clips(self, name: str, cards: "Sequence[Card]") -> None:
         """Show sounds to be played, each with its picture, in JupyterLab and in the page alike; no file is written.
 
         `name` says what they are, to a reader who cannot see the page. Neighbours of one group and row stand together

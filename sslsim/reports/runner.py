@@ -4,8 +4,6 @@ Everything is checked before anything runs. Each notebook runs in a kernel of it
 renders its page, and what one leaves does not depend on the others.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import tempfile
@@ -15,18 +13,22 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from sslsim.activations import Study
+from sslsim.activations.draft import alone, remove_stale
+from sslsim.activations.extraction import Plan, announce
+from sslsim.encoders.files import expected_shape, expected_step
 from sslsim.errors import SslsimError
+from sslsim.parallel import chosen_device
 from sslsim.reports import record
 from sslsim.reports.jobs import ORDER, Job, Request, described, plan, study_of
 from sslsim.resources import NoRoom, write_text
-
-if TYPE_CHECKING:
-    from sslsim.activations import Study
-
-# seconds for an hour of speech on two processors: of any encoder, and for neurons squared, a layer
-_HOUR = (100.0, 26e-6)
+from sslsim.speech.facts import NAMING
+from sslsim.speech.recording import SAMPLE_RATE, n_frames
 
 
 @dataclass
@@ -55,8 +57,6 @@ class Run:
 
     def calls(self) -> dict[str, tuple[Study, dict[str, Any]]]:
         """Return each study that the notebooks will open, and how it is extracted."""
-        from sslsim.activations import Study
-
         found = {}
         for values in (job.values for job in self.jobs if {"study", "store"} <= set(job.values)):
             own = values["study"] != self.request.settings["study"]
@@ -136,26 +136,16 @@ def ask(request: Request, label: str = "") -> Run:
     one = Run(request, out, jobs, study, facts, _known(out), label)
     by_speaker = any(job.values.get("block_by") == "speaker" for job in jobs)
     for own, _ in one.calls().values():
-        own.selected()
+        chosen = own.selected()
         if by_speaker and len(speakers := {u.speaker for u in own.whole_corpus()}) < 2:
-            from sslsim.speech.facts import NAMING
-
             told = f"block_by is 'speaker', and the corpus has one, {speakers.pop()!r}"
             raise SslsimError(f"{told}; {NAMING}, or take block_by=utterance")
-        if any(job.name in ORDER for job in jobs):
-            check_rates(own)
+        if own.unit == "frame" and any(job.name in ORDER for job in jobs):  # which compare frame by frame
+            steps = {round(1000 * expected_step(each), 3): each.name for each in reversed(chosen)}  # names the first
+            told = " and ".join(f"every {step:g} ms ({name})" for step, name in sorted(steps.items()))
+            if len(steps) > 1:
+                raise SslsimError(f"frames are {told}; give --unit 80ms, phone or word, or checkpoints of one rate")
     return one
-
-
-def check_rates(study: Study) -> None:
-    """Raise where checkpoints whose frames have other rates are to be compared frame by frame."""
-    from sslsim.encoders.files import expected_step
-
-    some = reversed(study.selected())  # the first of each rate is named
-    steps = {round(1000 * expected_step(each), 3): each.name for each in some}
-    if len(steps) > 1 and study.unit == "frame":
-        told = " and ".join(f"every {step:g} ms ({name})" for step, name in sorted(steps.items()))
-        raise SslsimError(f"frames are {told}; give --unit 80ms, phone or word, or checkpoints of one rate")
 
 
 def _known(out: Path) -> dict[str, dict[str, Any]]:
@@ -166,14 +156,6 @@ def _known(out: Path) -> dict[str, dict[str, Any]]:
 
 def forecast(runs: Sequence[Run]) -> int:
     """Print what runs would do and return 0: of audio only headers are read, and nothing is written."""
-    import numpy as np
-    import pandas as pd
-
-    from sslsim.activations.extraction import Plan, announce
-    from sslsim.encoders.files import expected_shape
-    from sslsim.parallel import chosen_device
-    from sslsim.speech.recording import SAMPLE_RATE, n_frames
-
     for one in runs:
         print(f"{one.out}: {', '.join(job.name for job in one.jobs)}")
     for study, call in {key: call for one in runs for key, call in one.calls().items()}.values():
@@ -189,7 +171,9 @@ def forecast(runs: Sequence[Run]) -> int:
         print(f"{', '.join(each.name for each in chosen)}: {len(utterances):,} utterances; if none is there yet:")
         where = chosen_device(call["device"]), there, None
         announce(chosen, Plan(study, utterances, {}, {}, roots, index, index, *where))
-        cost = sum(_HOUR[0] + _HOUR[1] * layers * neurons**2 for layers, neurons, _ in map(expected_shape, chosen))
+        shapes = [expected_shape(each, study.site) for each in chosen]
+        # seconds for an hour of speech on two processors: of any encoder, and for neurons squared, a layer
+        cost = sum(100 + 26e-6 * layers * neurons**2 for layers, neurons, _ in shapes)
         minutes = cost * index["n_samples"].sum() / SAMPLE_RATE / 3600 / 60 * 2 / _processors()
         print(f"about {minutes:.0f} minutes of extraction on {_processors()} processors, and then the notebooks")
     return 0
@@ -206,47 +190,42 @@ def run_all(runs: Sequence[Run], request: Request, then: Callable[[], None] = la
     into one of the folders is waited for. A folder in each holds what is unfinished, and is gone afterwards. `then` is
     called when a report is written.
     """
+    from sslsim.reports.kernel import Kernels
+
     with ExitStack() as stack:
-        _run_all(runs, request, {id(one): stack.enter_context(_staging(one)) for one in runs}, then)
+        folders = {id(one): stack.enter_context(_staging(one)) for one in runs}
+        tasks = [(one, job) for one in runs for job in one.jobs if job.name not in one.done]
+        tasks.sort(key=lambda task: -task[0].known.get(task[1].name, {"seconds": 0})["seconds"])  # the longest go first
+        processors, kernels = _processors(), Kernels()
+        jobs = min(request.jobs or processors, len(tasks))
+        threads = min(processors, -(-2 * processors // jobs))  # the last one has not half of them idle
+        width = max(len(one.label + job.name) for one, job in tasks)
+        with ThreadPoolExecutor(jobs) as pool:
+            futures = {}
+            try:
+                for one, job in tasks:
+                    options = {"threads": threads, "label": f"{one.label}{job.name}".ljust(width), "kernels": kernels}
+                    folder = folders[id(one)] / job.name
+                    futures[pool.submit(_work, job, folder, one.facts, options)] = one, job, folder
+                for future in as_completed(futures):
+                    one, job, folder = futures[future]
+                    one.finish(job, future.result(), folder)
+                    then()
+            except BaseException:  # Ctrl-C: what has not begun does not, what has is ended
+                pool.shutdown(wait=False, cancel_futures=True)
+                kernels.end()
+                raise
 
 
 @contextmanager
 def _staging(one: Run) -> Iterator[Path]:
     """Yield a folder for what is unfinished, once no other run writes to the folder of this one."""
-    from sslsim.activations.draft import alone, remove_stale
-
     with alone(one.out / "run.json"):
         remove_stale(one.out, ".run-*")  # a kernel that outlived its run finds nothing that it could write over
         one.study.write(one.out / "study.toml")
         one.known = _known(one.out)
         with tempfile.TemporaryDirectory(prefix=f".run-.{platform.node()}.{os.getpid()}.", dir=one.out) as folder:
             yield Path(folder)
-
-
-def _run_all(runs: Sequence[Run], request: Request, staging: dict[int, Path], then: Callable[[], None]) -> None:
-    from sslsim.reports.kernel import Kernels
-
-    tasks = [(one, job) for one in runs for job in one.jobs if job.name not in one.done]
-    tasks.sort(key=lambda task: -task[0].known.get(task[1].name, {"seconds": 0})["seconds"])  # the longest go first
-    processors = _processors()
-    jobs = min(request.jobs or processors, len(tasks))
-    threads, kernels = min(processors, -(-2 * processors // jobs)), Kernels()  # the last one has not half of them idle
-    width = max(len(one.label + job.name) for one, job in tasks)
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {}
-        try:
-            for one, job in tasks:
-                options = {"threads": threads, "label": f"{one.label}{job.name}".ljust(width), "kernels": kernels}
-                folder = staging[id(one)] / job.name
-                futures[pool.submit(_work, job, folder, one.facts, options)] = one, job, folder
-            for future in as_completed(futures):
-                one, job, folder = futures[future]
-                one.finish(job, future.result(), folder)
-                then()
-        except BaseException:  # Ctrl-C: what has not begun does not, what has is ended
-            pool.shutdown(wait=False, cancel_futures=True)
-            kernels.end()
-            raise
 
 
 def _work(job: Job, staging: Path, facts: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

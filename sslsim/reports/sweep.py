@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sslsim.activations.draft import alone
 from sslsim.errors import SslsimError
 from sslsim.reports import record, runner
 from sslsim.reports.jobs import FIELDS, FLAGS, Request, find
 from sslsim.reports.parameters import coerce, read_parameters
-from sslsim.reports.runner import Run
-from sslsim.resources import write_text
+from sslsim.resources import regular, write_text
 
 _LONGEST = 100  # characters of a run's name, which is a folder
 _SAME = ("versions", "code", "study", "checkpoints", "corpus")  # of run.json, for a run to count as done
@@ -29,7 +29,7 @@ class Sweep:
     """The runs that were asked for, by name, and what sweep.json says of earlier ones."""
 
     out: Path
-    runs: dict[str, Run] = field(default_factory=dict)
+    runs: dict[str, runner.Run] = field(default_factory=dict)
     before: dict[str, Any] = field(default_factory=dict)
     started: str = field(default_factory=record.now)
 
@@ -48,7 +48,7 @@ class Sweep:
         record.write(self.out / record.SWEEP, content)
         write_text(self.out / "index.html", page(content))
 
-    def _row(self, one: Run, kept: bool) -> dict[str, Any]:
+    def _row(self, one: runner.Run, kept: bool) -> dict[str, Any]:
         """Return what sweep.json says of a run; values as its notebooks get them, and of paths as they were given."""
         swept = one.request.swept
         typed = {key: value for job in one.jobs for key, value in job.given.items()}
@@ -66,8 +66,6 @@ def run(words: Sequence[str], request: Request) -> int:
 
     Return 0, or 1 when a notebook failed. If what was asked for cannot run, that is an SslsimError, nothing is written.
     """
-    from sslsim.activations.draft import alone
-
     out = request.out.resolve()
     if (out / "run.json").exists():
         raise SslsimError(f"{out} holds the report of one run, whose index a sweep would replace; give another --out")
@@ -162,10 +160,10 @@ def _tables(words: Sequence[str]) -> tuple[Path, list[dict[str, Any]]]:
         raise SslsimError(f"--sweep takes NAME=VALUES or one file, not {' '.join(words)}; put all into the file")
     file = Path(words[0])
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(regular(file).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SslsimError(f"sweep {str(file)!r}: {error.strerror}; name a TOML file, or NAME=VALUE,VALUE") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SslsimError(f"sweep {str(file)!r}: not TOML: {error}") from None
     tables = content.pop("run", None)
     if content or not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
@@ -201,7 +199,7 @@ def _name(prefix: str, values: Mapping[str, Any]) -> str:
     return name
 
 
-def _take_up(one: Run) -> None:
+def _take_up(one: runner.Run) -> None:
     """Go on with the run in the folder, if it is the one that is asked for: notebooks of it that are whole stay."""
     before = record.read(one.out / "run.json")
     asked = [one.facts.get(key) for key in _SAME], {job.name: job.table for job in one.jobs}

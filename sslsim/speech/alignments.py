@@ -1,7 +1,4 @@
-"""Time marks of a corpus: phones, words, or anything that begins and ends.
-
-Frame i of an utterance covers samples [320 i, 320 i + 400) at 16 kHz and has the label that holds at its centre.
-"""
+"""Time marks of a corpus: phones, words, or anything that begins and ends. A frame has that which is at its centre."""
 
 import re
 import warnings

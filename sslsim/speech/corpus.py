@@ -19,7 +19,6 @@ from sslsim.speech.manifests import checked_columns, read_list, utterance_rows
 from sslsim.speech.recording import SAMPLE_RATE, SUFFIXES, AudioError, Recording, at_16_khz, content_fingerprint, opened
 
 SHOWN = 8  # utterances in a notebook
-_BEYOND = 0.1  # seconds by which a stretch may end after its file, as lists round
 MISSES = 20  # utterances in a row that are too long for what is left, after which a subset by seconds is full
 
 
@@ -59,7 +58,7 @@ class Utterance:
         """Return which samples of its file, at their own rate, the utterance is."""
         n, rate = recording.n, recording.rate
         end = n if self.end is None else round(self.end * rate)
-        if end > n + rate * _BEYOND:
+        if end > n + 0.1 * rate:  # tenths of a second, to which lists round
             raise AudioError(self.source, f"its stretch ends at {self.end:.2f} s, the file at {n / rate:.2f} s")
         return min(round(self.start * rate), n), min(end, n)
 
@@ -104,9 +103,8 @@ def read_corpus(corpus: str | Path | Any, speaker_pattern: str = "", columns: Se
     if isinstance(corpus, str | Path):
         utterances.folder = Path(corpus) if Path(corpus).is_dir() else Path(corpus).parent
     name = str(corpus) if isinstance(corpus, str | Path) else "dataset"
-    for identity, times in Counter(u.id for u in utterances).items():
-        if times > 1:
-            raise SslsimError(f"corpus {name!r}: id {identity!r} occurs twice; every utterance needs its own")
+    if twice := [identity for identity, times in Counter(u.id for u in utterances).items() if times > 1]:
+        raise SslsimError(f"corpus {name!r}: id {twice[0]!r} occurs twice; every utterance needs its own")
     if pattern:
         paths = [written(Path(os.path.relpath(u.path, utterances.folder or "")).as_posix()) for u in utterances]
         found = [pattern.search(path) for path in paths]
@@ -264,8 +262,7 @@ class Subset:
         """Return those taken, in the corpus's order."""
         if self.max_utterances is self.max_seconds is self.per_speaker is None:
             return list(utterances)
-        ranks = {u.id: hashlib.sha256(f"{self.seed}\0{u.id}".encode()).digest() for u in utterances}
-        ranked = sorted(utterances, key=lambda u: ranks[u.id])
+        ranked = sorted(utterances, key=lambda u: hashlib.sha256(f"{self.seed}\0{u.id}".encode()).digest())
         if self.per_speaker is not None:
             met: Counter[str] = Counter()
             ranked = [u for u in ranked if (met.update([u.speaker]) or met[u.speaker]) <= self.per_speaker]

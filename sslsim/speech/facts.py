@@ -6,7 +6,6 @@ from numpy.typing import NDArray
 
 from sslsim.speech.recording import SAMPLE_RATE, WINDOW
 
-_FULL = 0.99  # of full scale, which 127 of the 128 steps of 8 bits are
 NAMING = "name them by --speaker-pattern, by a column speaker of a manifest, or by folders"
 _NAMED = 8  # speakers that are told one by one
 
@@ -16,7 +15,7 @@ def flaws(mono: NDArray[np.float32], rate: int) -> tuple[int, int]:
 
     Digital silence is the same sample over and over, as long as a frame or longer.
     """
-    full = np.abs(mono) >= _FULL
+    full = np.abs(mono) >= 0.99  # of full scale, which 127 of the 128 steps of 8 bits are
     runs = np.diff(np.flatnonzero(np.diff(mono)), prepend=-1, append=len(mono) - 1)
     still = runs[runs * SAMPLE_RATE >= WINDOW * rate].sum()
     return int((full[2:] & full[1:-1] & full[:-2]).sum()), int(still)

@@ -72,9 +72,8 @@ def index_of(
     for good, bad in results(_check_all, calls, executor=executor, done=lambda i: done(len(calls[i][0]))):
         rows += good
         skipped += bad
-    for name, times in Counter(row[0] for row in rows).items():
-        if times > 1:
-            raise SslsimError(f"id {name!r} is that of an utterance and of a piece of another; rename one of the files")
+    if twice := [name for name, times in Counter(row[0] for row in rows).items() if times > 1]:
+        raise SslsimError(f"id {twice[0]!r} is that of an utterance and of a piece of another; rename one of the files")
     columns = ["utterance", "speaker", "recording", "begin", "end", "n_samples", "rate", "clipped", "still", "waveform"]
     return pd.DataFrame(rows, columns=columns), pd.DataFrame(skipped, columns=["utterance", "path", "reason"])
 
@@ -92,18 +91,16 @@ def _check_all(numbered: Sequence[tuple[int, Utterance]], how: Segmentation, kee
     return rows, skipped
 
 
-def _pieces(number: int, utterance: Utterance, segmentation: Segmentation, keep: Path | None) -> Iterator[tuple]:
+def _pieces(number: int, utterance: Utterance, how: Segmentation, keep: Path | None) -> Iterator[tuple]:
     """Yield the rows of an utterance's pieces, those that are silent without a hash."""
-    with Recording(utterance.source) as recording:
+    with Recording(source := utterance.source) as recording:
         first, last = utterance.stretch(recording)
         samples, seconds = at_16_khz(last - first, recording.rate), (last - first) / recording.rate
         if samples < WINDOW:
-            reason = f"{samples} samples at 16 kHz, shorter than one frame ({WINDOW} samples)"
-            raise AudioError(utterance.source, reason)
-        if seconds > segmentation.longest_seconds:
-            reason = f"{seconds:,.1f} s, longer than longest_seconds = {segmentation.longest_seconds:g}"
-            raise AudioError(utterance.source, reason)
-        cuts = [first + cut for cut in segmentation.cuts(last - first, recording.rate)]
+            raise AudioError(source, f"{samples} samples at 16 kHz, shorter than one frame ({WINDOW} samples)")
+        if seconds > how.longest_seconds:
+            raise AudioError(source, f"{seconds:,.1f} s, longer than longest_seconds = {how.longest_seconds:g}")
+        cuts = [first + cut for cut in how.cuts(last - first, recording.rate)]
         for piece, (begin, end) in enumerate(pairwise(cuts), 1):
             mono = recording.mono(begin, end)
             waveform, fingerprint = recording.resampled(mono), ""
@@ -164,12 +161,9 @@ def _keep(folder: Path | None, recording: int, begin: int, waveform: NDArray[np.
 
 def origins(index: pd.DataFrame, corpus: Any) -> Iterator[tuple[Utterance, float]]:
     """Yield the recording that each utterance of a store is a piece of, and where it begins there, in seconds."""
-    known, rates = {utterance.id: utterance for utterance in read_corpus(corpus)}, {}
+    known = {utterance.id: utterance for utterance in read_corpus(corpus)}
     for row in index.itertuples():
         name = row.utterance if row.utterance in known else row.utterance.rpartition("#")[0]  # the number of a piece
         if name not in known:
             raise SslsimError(f"no utterance {row.utterance!r} in this corpus; give the one that the store was made of")
-        if row.begin and name not in rates:  # of some files it is known only when all is decoded
-            with Recording(known[name].source) as recording:
-                rates[name] = recording.rate
-        yield known[name], row.begin / rates[name] - known[name].start if row.begin else 0.0
+        yield known[name], row.begin / known[name].header[1] - known[name].start if row.begin else 0.0

@@ -25,9 +25,8 @@ _SUFFIXES = (".csv", ".tsv", *_LINES)
 def checked_columns(columns: Sequence[str]) -> dict[str, str]:
     """Return what columns are called, from pairs such as ``path=file``."""
     pairs = [str(pair).partition("=") for pair in ([columns] if isinstance(columns, str) else columns)]
-    for ours, _, theirs in pairs:
-        if ours not in COLUMNS or not theirs:
-            raise SslsimError(f"columns has {ours!r}{close_match(ours, COLUMNS)}; give pairs such as path=file")
+    if odd := [ours for ours, _, theirs in pairs if ours not in COLUMNS or not theirs]:
+        raise SslsimError(f"columns has {odd[0]!r}{close_match(odd[0], COLUMNS)}; give pairs such as path=file")
     return {ours: theirs for ours, _, theirs in pairs}
 
 
@@ -44,8 +43,7 @@ def read_list(path: Path, columns: Mapping[str, str]) -> list[dict[str, Any]]:
         raise SslsimError(f"{where} {str(path)!r}: cannot be read: {told}") from error
     if "client_id" in table and (folder / "clips").is_dir():  # Common Voice leaves it out
         folder = folder / "clips"
-    rows = utterance_rows(table, f"{where} {str(path)!r}", columns)
-    return [row | {"path": folder / row["path"]} for row in rows]
+    return [row | {"path": folder / row["path"]} for row in utterance_rows(table, f"{where} {str(path)!r}", columns)]
 
 
 def utterance_rows(table: pd.DataFrame, where: str, columns: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -72,12 +70,8 @@ def utterance_rows(table: pd.DataFrame, where: str, columns: Mapping[str, str]) 
     for row in rows if not names["id"] else ():
         begin = f"-{row['offset']}" if times[row["path"]] > 1 and row.get("offset") else ""
         row["id"] = row["path"] and PurePath(row["path"]).with_suffix("").as_posix() + begin
-    spans = (
-        pd.DataFrame(rows, dtype=object)
-        .reindex(columns=["offset", "duration"])
-        .apply(pd.to_numeric, errors="coerce")
-        .astype(float)
-    )
+    spans = pd.DataFrame(rows, dtype=object).reindex(columns=["offset", "duration"])
+    spans = spans.apply(pd.to_numeric, errors="coerce").astype(float)
     calls = enumerate(zip(rows, spans.offset.tolist(), spans.sum(axis=1, skipna=False).tolist(), strict=True), 1)
     return [_checked(row, start, end, f"{where}: row {number}") for number, (row, start, end) in calls]
 

@@ -26,13 +26,11 @@ SAMPLE_RATE = 16_000  # samples per second that every encoder here was trained o
 WINDOW = 400  # samples under one frame (25 ms)
 HOP = 320  # samples from one frame to the next (20 ms)
 _FFMPEG = (".m4a", ".mp4", ".aac", ".webm", ".wma", ".g722")  # which libsndfile does not read
-_PATIENCE = 600  # seconds that ffmpeg may take for one of them
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", *_FFMPEG)  # looked for in folders
 SILENCE = 2.0**-15  # a sound that never leaves its mean by more, the last bit of 16 (-90 dB), is silent
 LARGEST = 1e12  # floating-point samples beyond it are no sound, and their squares would soon be infinite
 _CANCELLED = 1e-3  # of the power of the channels, -30 dB: what less is left in their mean is not what was said
 _UNKNOWN = 2**48  # libsndfile gives a length beyond any file where a stream does not tell its own
-_REST = 1 << 14  # bytes that may follow the last sample, such as tags
 _BLOCK = 1 << 20  # samples to skip at a time where a format cannot be entered anywhere
 _EXACT = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF"}  # a seek gives the samples that reading on would
 Source = str | Path | Any  # a file, or what `content` of, as of a row of a dataset, gives what a file would hold
@@ -124,14 +122,10 @@ class Recording(AbstractContextManager["Recording"]):
             if self.n == 0:
                 raise AudioError(source, "holds no samples")
         except BaseException:
-            self.close()
+            self.__exit__()
             raise
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file."""
         if self._sound:
             self._sound.close()
         self._file.close()
@@ -160,7 +154,7 @@ class Recording(AbstractContextManager["Recording"]):
         while got := len(self._decoded(1 << 13)):  # few at a time: where libsndfile ends, what is left must be seen
             total += got
         place = self._file.tell()
-        if self._file.seek(0, os.SEEK_END) - place > _REST:
+        if self._file.seek(0, os.SEEK_END) - place > 1 << 14:  # bytes: tags may follow the last sample
             raise AudioError(self.source, "goes on where libsndfile ends, for want of a header with its length")
         return total
 
@@ -213,14 +207,13 @@ class Recording(AbstractContextManager["Recording"]):
 def _converted(path: Path) -> BinaryIO:
     """Return what ffmpeg makes of the first sound in a file, with nothing fetched; it is gone once it is closed."""
     if not shutil.which("ffmpeg"):
-        raise AudioError(
-            path, f"{path.suffix.lower()} is read through ffmpeg, which is not here; install it, or convert"
-        )
+        what = f"{path.suffix.lower()} is read through ffmpeg"
+        raise AudioError(path, f"{what}, which is not here; install it, or convert")
     command = ["ffmpeg", "-nostdin", "-v", "error", "-xerror", "-protocol_whitelist", "file", "-i", f"file:{path}"]
     command += ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
     file = tempfile.TemporaryFile()  # noqa: SIM115
     try:
-        subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=True, timeout=_PATIENCE)
+        subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=True, timeout=600)
     except (OSError, subprocess.SubprocessError) as error:
         file.close()
         told = (getattr(error, "stderr", b"") or str(error).encode()).decode(errors="replace").split("\n")[0]

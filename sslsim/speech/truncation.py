@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 _STREAMED = (0, 0xFFFFFFFF)  # lengths that a program writes which cannot go back to fill them in
-_TAIL = 1 << 17  # bytes; an ogg page is at most 65,307
-_LAST_PAGE = 4  # flag of an ogg page
 _ORDERS = {b"RIFF": "<", b"RF64": "<", b"RIFX": ">"}  # of the bytes of a wav's numbers
 
 
@@ -56,16 +54,15 @@ def finished(file: BinaryIO) -> BinaryIO:
     order = _ORDERS.get(head[:4])
     if head[8:] != b"WAVE" or order is None or struct.unpack(f"{order}I", head[4:8])[0] + 8 == size:
         return file
-    for name, length, start in _walk(file, size, f"{order}4sI"):
-        if name == b"data" and length == 0 and start < size:
-            file.seek(0)
-            content = bytearray(file.read())
-            content[4:8] = content[start - 4 : start] = b"\xff" * 4
-            file.close()
-            return io.BytesIO(content)
-        if name == b"data":
-            break
-    return file
+    chunks = (chunk for chunk in _walk(file, size, f"{order}4sI") if chunk[0] == b"data")
+    _, length, start = next(chunks, (b"", 0, size))
+    if length or start >= size:
+        return file
+    file.seek(0)
+    content = bytearray(file.read())
+    content[4:8] = content[start - 4 : start] = b"\xff" * 4
+    file.close()
+    return io.BytesIO(content)
 
 
 def _beginning(file: BinaryIO) -> tuple[int, bytes]:
@@ -113,11 +110,12 @@ def _sphere(file: BinaryIO, size: int) -> str:
 
 
 def _ogg(file: BinaryIO, size: int) -> str:
-    file.seek(max(0, size - _TAIL))
+    file.seek(max(0, size - (1 << 17)))  # a page has at most 65,307 bytes
     tail = file.read()
     page = tail.rfind(b"OggS")
     segments = tail[page + 26] if 0 <= page < len(tail) - 26 else len(tail)  # those of a torn page do not fit
     lengths = tail[page + 27 : page + 27 + segments]
     if len(lengths) < segments or page + 27 + segments + sum(lengths) > len(tail):
         return "its last page is incomplete"
-    return "" if tail[page + 5] & _LAST_PAGE else "its last page is not there"
+    last = tail[page + 5] & 4  # the flag of it
+    return "" if last else "its last page is not there"
