@@ -372,6 +372,7 @@ def test_a_sweep_that_cannot_run_is_refused(tmp_path: Path, words: list[str], te
     ("content_", "text"),
     [
         ("run = 1 2", r"sweep '.*sweep\.toml': not TOML: "),
+        (f"run = {'[' * 9_999}", r"sweep '.*sweep\.toml': not TOML: "),
         ("frames = 1\n[[run]]\nseed = 1", r"expected \[\[run\]\] tables and nothing else"),
         ("[[run]]\nname = 'store'", "a run would be called 'store', as another or the store; give it another"),
         ("[[run]]\nname = 'a'\nnotebooks = ['toys']", "unknown notebook 'toys'"),
@@ -384,3 +385,9 @@ def test_a_file_that_cannot_run_is_refused(tmp_path: Path, content_: str, text: 
     with pytest.raises(SslsimError, match=text):
         start(tmp_path, written(tmp_path, content_))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pipe_that_nobody_writes_to_is_no_sweep(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "sweep.toml")
+    with pytest.raises(SslsimError, match=r"sweep '.*sweep\.toml': a device, a pipe or a socket; name a TOML file, or"):
+        start(tmp_path, [str(tmp_path / "sweep.toml")])
