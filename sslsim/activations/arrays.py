@@ -23,6 +23,7 @@ from sslsim.speech.recording import SAMPLE_RATE, Clock
 
 MADE = "arrays"  # source of such a checkpoint
 WIDEST = 20_000  # neurons of a layer: its second moments alone take 3 GB
+_TAKEN = {"normalised": False, "mask": False, "features": MADE}  # how audio was: not at all
 _SUFFIXES = (".npy", ".safetensors", ".npz")  # of the last, an error says what to give
 SMALLEST, LARGEST = 1e-15, 1e15  # of the values of a layer, in size: squares of others, and sums of them, leave float32
 
@@ -95,18 +96,14 @@ def from_arrays(
     """
     where = f"store {name!r}"
     checkpoint = checked(where, {"name": name, "source": MADE, **{k: v for k, v in facts.items() if v is not None}})
-    names, said = _named(where, arrays, speakers, like)
-    if not isinstance(folder, str | Path) or not folder or not is_text(str(folder)):
-        raise SslsimError(f"{where}: folder is {folder!r}; say where the store is to lie")
+    root, (names, said) = _folder(where, folder), _named(where, arrays, speakers, like)
     clock = _clock(where, times, like)
     shapes, content, key = _looked_at(where, names, arrays, said, clock, like.frame_key if like else "")
-    index = _index(names, said, like).assign(length=[n for _, n, _ in shapes])
-    _check_ends(where, index, clock)
-    how = {"normalised": False, "mask": False, "features": MADE}
+    index = _ended(where, _index(names, said, like).assign(length=[n for _, n, _ in shapes]), clock)
     store = ActivationStore(
-        root=Path(folder).absolute() / f"{name}-{key[:12]}",
+        root=root / f"{name}-{key[:12]}",
         checkpoint=checkpoint,
-        **vars(Anatomy(shapes[0][0], shapes[0][2], 0, how, clock=clock)),
+        **vars(Anatomy(shapes[0][0], shapes[0][2], 0, dict(_TAKEN), clock=clock)),
         fingerprint=key,
         corpus_fingerprint="",
         segmentation={},
@@ -146,6 +143,12 @@ def of_lineup(checkpoint: Checkpoint, folder: Path, stores: Sequence[ActivationS
     )
 
 
+def _folder(where: str, folder: Any) -> Path:
+    if not isinstance(folder, str | Path) or not folder or not is_text(str(folder)):
+        raise SslsimError(f"{where}: folder is {folder!r}; say where the store is to lie")
+    return Path(folder).absolute()
+
+
 def _named(where: str, arrays: Any, speakers: Any, like: Any) -> tuple[list[str], Mapping[str, str]]:
     """Return the utterances, in the order of the store that arrays are like, and who speaks; raise if they differ."""
     said = {} if speakers is None else speakers
@@ -179,12 +182,13 @@ def _alike(a: Clock, b: Clock) -> bool:
     return np.allclose(a.times(np.arange(2)), b.times(np.arange(2)), rtol=0, atol=1e-6)
 
 
-def _check_ends(where: str, index: pd.DataFrame, clock: Clock) -> None:
-    """Raise if an utterance has frames after its end, which says that the clock is wrong."""
+def _ended(where: str, index: pd.DataFrame, clock: Clock) -> pd.DataFrame:
+    """Return the index; raise if an utterance has frames after its end, which says that the clock is wrong."""
     ends = index["n_samples"] / SAMPLE_RATE
     for row in index[(clock.times(index["length"].to_numpy() - 2) > ends) & (ends > 0)].head(1).itertuples():
         told = f"{row.length:,} frames every {clock.milliseconds:g} ms, and lasts {row.n_samples / SAMPLE_RATE:.2f} s"
         raise SslsimError(f"{where}: utterance {row.utterance!r} has {told}; give the times of your frames")
+    return index
 
 
 def _index(names: Sequence[str], said: Mapping[str, str], like: ActivationStore | None) -> pd.DataFrame:
