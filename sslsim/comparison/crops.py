@@ -31,9 +31,8 @@ def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     """Return the stores that hold attention, that of frames; raise if they cannot be compared or none has any."""
     check_stores(stores)
     chosen = [store for store in frames_of(stores) if store.attention_layers and store.index.n_rows.any()]
-    rates = sorted({store.clock.milliseconds for store in chosen})
-    if len(rates) > 1 and stores[0].unit != "frame":
-        told = ", ".join(f"{rate:.3g}" for rate in rates)
+    if stores[0].unit != "frame" and len(rates := {store.clock.milliseconds for store in chosen}) > 1:
+        told = ", ".join(f"{rate:.3g}" for rate in sorted(rates))
         raise Unanswered(f"attention is of frames, and these models have one every {told} ms; name some of one rate")
     if chosen:
         check_stores(chosen)

@@ -37,6 +37,7 @@ class Made:
     layer_numbers: range = range(3)
     n_heads: int = 2
     site: str = "hidden"
+    unit: str = "frame"
 
     @property
     def name(self):
