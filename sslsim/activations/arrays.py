@@ -23,6 +23,7 @@ from sslsim.speech.recording import SAMPLE_RATE, Clock
 
 MADE = "arrays"  # source of such a checkpoint
 WIDEST = 20_000  # neurons of a layer: its second moments alone take 3 GB
+COVERED = 0.6  # of an utterance, at least: fewer frames say that the clock is wrong
 _TAKEN = {"normalised": False, "mask": False, "features": MADE}  # how audio was: not at all
 _SUFFIXES = (".npy", ".safetensors", ".npz")  # of the last, an error says what to give
 SMALLEST, LARGEST = 1e-15, 1e15  # of the values of a layer, in size: squares of others, and sums of them, leave float32
@@ -126,6 +127,17 @@ def from_arrays(
     return open_asked(store.root, checkpoint, {"fingerprint": key})
 
 
+def check_arrays(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> None:
+    """Raise unless checkpoints that are folders of arrays stand beside an encoder, and have an utterance of these."""
+    for checkpoint in (each for each in checkpoints if each.times):
+        arrays = ArrayFiles(checkpoint.source)
+        if all(each.times for each in checkpoints):
+            raise problem(checkpoint, "is made of arrays; name an encoder, or log-mel, whose utterances they are of")
+        if not any(name in arrays or f"{name}#1" in arrays for name in names):
+            told = f"{checkpoint.source!r} has none of {names[0]!r}, but of {next(iter(arrays))!r}"
+            raise problem(checkpoint, f"{told}; call files of arrays by the ids of the corpus")
+
+
 def of_lineup(checkpoint: Checkpoint, folder: Path, stores: Sequence[ActivationStore]) -> ActivationStore:
     """Return the store of a checkpoint whose source has arrays, `like` the first of the stores with its clock, or any.
 
@@ -188,6 +200,10 @@ def _ended(where: str, index: pd.DataFrame, clock: Clock) -> pd.DataFrame:
     for row in index[(clock.times(index["length"].to_numpy() - 2) > ends) & (ends > 0)].head(1).itertuples():
         told = f"{row.length:,} frames every {clock.milliseconds:g} ms, and lasts {row.n_samples / SAMPLE_RATE:.2f} s"
         raise SslsimError(f"{where}: utterance {row.utterance!r} has {told}; give the times of your frames")
+    covered = (clock.times(index["length"].to_numpy() - 1) / ends.where(ends > 0)).median()
+    if covered < COVERED:
+        told = f"frames every {clock.milliseconds:g} ms end at {100 * covered:.0f} % of an utterance (median)"
+        raise SslsimError(f"{where}: {told}; give the times of your frames, or arrays of all of the speech")
     return index
 
 

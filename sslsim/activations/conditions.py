@@ -132,7 +132,7 @@ def _log_mel(stores: Sequence[ActivationStore], frames: int) -> NDArray[np.float
     scatter = sum((z.T @ z).astype(np.float64) for z in pieces()) - np.outer(total, total) / n
     variance, directions = (values[..., ::-1] for values in np.linalg.eigh(scatter))
     enough = int(np.searchsorted(np.cumsum(variance), VARIANCE * variance.sum())) + 1
-    kept = max(1, min(enough, frames // FRAMES_A_COLUMN))
+    kept = max(1, min(enough, min(frames, n) // FRAMES_A_COLUMN))
     basis = (directions[:, :kept] / np.sqrt(variance[:kept])).astype("f4")
     return np.concatenate([z @ basis for z in pieces()])
 

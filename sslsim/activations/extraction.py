@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sslsim import __version__
-from sslsim.activations.arrays import MADE, ArrayFiles, of_lineup
+from sslsim.activations.arrays import MADE, of_lineup
 from sslsim.activations.draft import Task, check_room, drafting, remove_stale
 from sslsim.activations.results import key_of
 from sslsim.activations.shards import keeping
@@ -58,7 +58,6 @@ def extract_all(study: "Study", out: Path, executor: Executor | None, device: st
     """Make the stores of a study that are not in the folder `out`, and open all; see `study.extract`."""
     every, utterances = [pinned(each) for each in study.selected()], study.utterances()
     chosen = [each for each in every if each.times is None]
-    _check_arrays([each for each in every if each.times], chosen, utterances)
     prints = {checkpoint: checkpoint_fingerprint(checkpoint) for checkpoint in chosen}
     seconds = {name: float(value) for name, value in vars(study.segmentation).items()}
     heard = {"corpus_fingerprint": corpus_fingerprint(utterances), "segmentation": seconds}
@@ -108,17 +107,6 @@ class Plan:
     device: str
     keep: Path  # where waveforms lie
     executor: Executor | None
-
-
-def _check_arrays(made: list[Checkpoint], encoders: list[Checkpoint], utterances: list[Utterance]) -> None:
-    """Raise unless checkpoints that are folders of arrays stand beside an encoder, and are of the corpus."""
-    for checkpoint in made:
-        arrays = ArrayFiles(checkpoint.source)
-        if not encoders:
-            raise problem(checkpoint, "is made of arrays; name an encoder, or log-mel, whose utterances they are of")
-        if not any(u.id in arrays or f"{u.id}#1" in arrays for u in utterances):
-            told = f"{checkpoint.source!r} has none of {utterances[0].id!r}, but of {next(iter(arrays))!r}"
-            raise problem(checkpoint, f"{told}; call files of arrays by the ids of the corpus")
 
 
 @contextmanager

@@ -124,8 +124,15 @@ def check_pairable(a: ActivationStore, b: ActivationStore) -> None:
     faults = {"utterance": "hold other utterances", "length": "hold utterances of other lengths"}
     faults |= {"waveform": "were given other audio"}
     other = [told for column, told in faults.items() if a.index[column].tolist() != b.index[column].tolist()]
+    if other[:1] == [faults["length"]]:
+        u = int((a.index["length"].to_numpy() != b.index["length"].to_numpy()).argmax())
+        lengths = " and ".join(f"{store.index['length'].iloc[u]:,}" for store in (a, b))
+        other = [f"{faults['length']} ({a.index.utterance.iloc[u]!r}: {lengths} frames)"]
     if a.clock != b.clock and a.unit == b.unit == "frame":
-        every = " and ".join(f"every {store.clock.milliseconds:g} ms ({store.name})" for store in (a, b))
+        from_ = [f" from {1000 * float(store.clock.times(np.arange(1))[0]):g} ms on" for store in (a, b)]
+        from_ = from_ if a.clock.milliseconds == b.clock.milliseconds else ["", ""]
+        both = zip((a, b), from_, strict=True)
+        every = " and ".join(f"every {store.clock.milliseconds:g} ms{more} ({store.name})" for store, more in both)
         what = f"frames are {every}; compare a unit of both, such as 80ms, phone or word; attention has none"
     elif a.unit != b.unit:
         what = f"{a.name} is of the unit {a.unit}, {b.name} of {b.unit}; bring both to one by in_units"

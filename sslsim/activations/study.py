@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from sslsim.activations.arrays import check_arrays
 from sslsim.activations.extraction import extract_all
 from sslsim.activations.store import Stores
-from sslsim.activations.units import FRAME, POOLS, check_unit, in_units, marks_of
+from sslsim.activations.units import FRAME, POOLS, check_steps, check_unit, in_units, marks_of
 from sslsim.encoders.encoder import SITES
+from sslsim.encoders.files import expected_step
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, as_toml, find_lineup, read_lineup, select
 from sslsim.encoders.load import DTYPES
 from sslsim.errors import SslsimError, close_match, is_text
@@ -157,10 +159,21 @@ def extract(
     study = study if isinstance(study, Study) else Study.read(study)
     if not folder:  # as a path it is the working directory
         raise SslsimError(f"folder is {folder!r}; say where the stores are to lie")
-    if study.unit == FRAME:
-        return extract_all(study, Path(folder).absolute(), executor, device)
-    marks_of(study.unit, corpus := study.whole_corpus())  # what it lacks is said before audio is read
-    return in_units(extract_all(study, Path(folder).absolute(), executor, device), study.unit, study.pool, corpus)
+    corpus = checked(study)
+    stores = extract_all(study, Path(folder).absolute(), executor, device)
+    return stores if study.unit == FRAME else in_units(stores, study.unit, study.pool, corpus)
+
+
+def checked(study: Study) -> Corpus | None:
+    """Return the corpus of a study that needs it; raise if its arrays or its units cannot be, before audio is read."""
+    chosen = study.selected()
+    if study.unit == FRAME and not any(each.times for each in chosen):
+        return None
+    corpus = study.whole_corpus()
+    check_arrays(chosen, [utterance.id for utterance in corpus])
+    check_steps(study.unit, {each.name: 1000 * expected_step(each) for each in chosen})
+    marks_of(study.unit, corpus)
+    return corpus
 
 
 def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ one common unit of models whose frames have other rates.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -43,6 +43,7 @@ class SpanStore(ActivationStore):
     unit: str
     first: Ints
     last: Ints
+    places: Ints | None = None  # of each row among the units of its utterance, with those that were left out
     lowest: int = 0  # layer of the source that is layer 0 here
 
     @property
@@ -107,6 +108,14 @@ def check_unit(unit: Any, pool: Any) -> None:
         raise SslsimError(f"pool is {pool!r}; known: {', '.join(POOLS)}")
 
 
+def check_steps(unit: str, milliseconds: Mapping[str, float]) -> None:
+    """Raise if a unit is a step of the clock and shorter than the frames, by name of the model, of one."""
+    slowest = max(milliseconds, key=lambda name: milliseconds[name])
+    if (clock := _CLOCK.fullmatch(unit)) and int(clock[1]) < milliseconds[slowest] - 1e-6:
+        told = f"frames of {slowest} are every {milliseconds[slowest]:g} ms"
+        raise SslsimError(f"unit is {unit!r}, and {told}; give a unit that is no shorter")
+
+
 def marks_of(unit: str, corpus: Any) -> pd.DataFrame:
     """Return the marks that are the units, none for a step of the clock; raise if the corpus has none of the kind."""
     marks = pd.DataFrame(columns=["kind"]) if corpus is None else alignments_of(corpus)
@@ -141,6 +150,7 @@ def in_units(stores: Sequence[ActivationStore], unit: str, pool: str = "mean", c
         if any(other.index[name].tolist() != stores[0].index[name].tolist() for name in ("utterance", "waveform")):
             both = f"{stores[0].name} and {other.name}"
             raise SslsimError(f"{both} hold other utterances, or other audio; extract both from one corpus")
+    check_steps(unit, {store.name: store.clock.milliseconds for store in stores})
     wanted = [*_spans(stores, unit, corpus)]
     sides = [[_inside(store, u, spans) for u, spans in enumerate(wanted)] for store in stores]
     full = [np.all([of[u][:, 1] > of[u][:, 0] for of in sides], axis=0) for u in range(len(wanted))]
@@ -156,7 +166,9 @@ def in_units(stores: Sequence[ActivationStore], unit: str, pool: str = "mean", c
         if pool == "centre":
             times = np.concatenate([store.times(u) for u in range(len(kept))])
             places = _central(times, places, np.concatenate(kept).mean(1))
-        out.append(spanned(store, places.T, counts, (unit, pool, *(each.tobytes() for each in kept)), unit=unit))
+        key = unit, pool, *(each.tobytes() for each in kept)
+        numbers = np.concatenate([np.flatnonzero(these) for these in full])
+        out.append(spanned(store, places.T, counts, key, unit=unit, places=numbers))
     return Stores(out)
 
 

@@ -36,6 +36,7 @@ NONE, OPPOSITE, NOT_TOLD, NOT_TESTED = "none", "opposite", "not told from chance
 FINETUNED = ", finetuned"
 FAMILIES, EQUIVALENCE = "one family more alike than two", "equivalence"
 THAN_SEED = "the last layer moved further than another seed"
+ROOM = 0.05  # below the best score: where chance leaves less, as with few frames for many neurons, nothing is told
 MORE, CONTROLS = "more alike than with ", {"untrained": "random weights", "spectrogram": "the spectrogram"}
 
 
@@ -128,10 +129,12 @@ def contents_claims(evidence: Evidence, lineage: Lineage, bounds: Bounds = BOUND
         for name in dict.fromkeys(groups[trained]):
             one = evidence.only(masks[name])
             rows.append(_above_chance(f"{given} is in the layers", name, one, "linreg_r2", best=1.0))
-            before = name.removesuffix(FINETUNED)
-            for claim, control in (("random weights", "random weights"), ("before finetuning", before)):
-                if control in masks and control != name:
-                    claim = f"{given} is in them more than {'in' if control != before else 'it was'} {claim}"
+            before = f"{name.removesuffix(FINETUNED)}, where they began"
+            origins = {known[model].finetuned_from for model in of.model[groups == name]}
+            masks[before] = (evidence.pairs.model.isin(origins) & (of.given == given)).fillna(False).to_numpy(bool)
+            for claim, control in (("in random weights", "random weights"), ("it was before finetuning", before)):
+                if masks.get(control, np.zeros(1)).any() and control != name:
+                    claim = f"{given} is in them more than {claim}"
                     rows.append(_difference(claim, "linreg_r2", evidence, masks, name, control))
     return _table(rows, bounds, "layers of trained models, by held_against")
 
@@ -178,9 +181,10 @@ def _row(claim: str, between: str, measure: str, estimate: Estimate, control: st
 
 
 def _above_chance(claim: str, between: str, evidence: Evidence, measure: str, best: float | None = None) -> Row:
-    """Take chance off a score, as a share of what chance leaves open where the best score is given."""
+    """Take chance off a score, as a share of what chance leaves open (if it does) where the best score is given."""
     estimate = measured(evidence, measure).estimate()
     whole = 1.0 if best is None else best - estimate.chance
+    whole = whole if whole > ROOM else np.nan
     value, low, high = ((end - estimate.chance) / whole for end in (estimate.value, estimate.low, estimate.high))
     above = Estimate(value, low, high, p_zero=estimate.p)
     row = _row(claim, between, measure, above, f"mismatched utterances: {estimate.chance:z.3f}")
@@ -227,6 +231,8 @@ def _verdict(row: Row, bounds: Mapping[str, Sequence[float]]) -> str:
         low, high, *steps = np.log(np.maximum([low, high, *steps], np.finfo(float).tiny))
     if row["p_floor"] > ALPHA:
         return f"{NOT_TESTED} (too few {row['p_of']})"
+    if np.isnan(row.get("effect", 0)):
+        return f"{NOT_TESTED} (chance leaves nothing: too few frames)"
     if np.isnan(low):
         return f"{NOT_TESTED} (no interval)"
     if max(-low, high) < steps[0]:

@@ -130,12 +130,18 @@ def _shifted(store: ActivationStore, by: int, lags: int, name: str) -> SpanStore
     if store.frame_stride != 1:
         told = f"{store.name} keeps one frame in {store.frame_stride:.1f}"
         raise Unanswered(f"{told}; a lag is counted in frames, extract with frames None")
-    counts = (store.index.n_frames - 2 * lags).clip(lower=0).tolist()
+    places = getattr(store, "places", None)
+    places = np.concatenate([np.arange(n) for n in store.index.n_frames]) if places is None else places
+    middles, counts = [], []
+    for begin, n in zip(store.index.start, store.index.n_frames, strict=True):
+        here = places[begin : begin + n]  # what is left out of a row of units is no step of the lag
+        whole = np.flatnonzero(here[2 * lags :] - here[: max(n - 2 * lags, 0)] == 2 * lags)
+        middles.append(begin + lags + whole)
+        counts.append(len(whole))
     if not any(counts):
-        told = f"no utterance of {store.name} has more than {2 * lags} rows ({store.unit})"
+        told = f"no utterance of {store.name} has more than {2 * lags} rows ({store.unit}) without a gap"
         raise Unanswered(f"{told}, which lags of {lags} on both sides need; give fewer lags, or 0")
-    begins = store.index.start.to_numpy() + lags + by
-    first = np.concatenate([begin + np.arange(n) for begin, n in zip(begins, counts, strict=True)])
+    first = np.concatenate(middles) + by
     rows, checkpoint = np.array([first, first + 1]), replace(store.checkpoint, name=name)
     return spanned(store, rows, counts, (store.frame_key, lags), unit=store.unit, checkpoint=checkpoint)
 

@@ -36,13 +36,15 @@ def layer_norms(stores: Sequence[ActivationStore]) -> pd.DataFrame:
     """Say what the first and last layer of each checkpoint are, and how it took its audio.
 
     The last hidden state that others report is layer L only where no final norm follows. Columns: model, layer_0 and
-    layers (output of a LayerNorm, raw residual stream or units, which differ), last (number of the last layer),
-    final_norm (whether another LayerNorm follows it), normalised, mask, features (see `Anatomy.input`), dtype.
+    layers (output of a LayerNorm, raw residual stream, units, or what is no model, which differ), last (number of the
+    last layer), final_norm (whether another LayerNorm follows it), normalised, mask, features (see `Anatomy.input`) and
+    dtype.
     """
     rows = []
     for s in stores:
         kinds = ["LayerNorm" if normed else "residual" for normed in (s.input_normed, s.normed)]
-        first, others = kinds if s.n_heads else ["spectrogram"] * 2 if s.site == "hidden" else ["none", "units"]
+        alone = [str(s.input["features"])] * 2 if s.site == "hidden" else ["none", "units"]  # spectrogram, arrays
+        first, others = kinds if s.n_heads else alone
         row = {"model": s.name, "layer_0": first, "last": s.layer_numbers[-1], "layers": others}
         rows.append(row | {"final_norm": s.final_norm, **s.input, "dtype": s.dtype})
     return pd.DataFrame(rows)

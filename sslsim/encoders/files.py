@@ -79,6 +79,8 @@ def preprocessor_folder(folder: Path) -> Path:
 
 
 def _foreign(*files: Path) -> str:
+    if arrays := [file.name for file in files if file.suffix in (".npy", ".npz")]:
+        return f"; {arrays[0]!r} is an array: a folder of arrays needs times in the lineup, such as [0.0125, 0.02]"
     names = [repr(file.name) for file in files if file.is_file() and file.suffix in (".pt", ".pth", ".ckpt")]
     advice = "; convert it to a folder of transformers first, whose version 4 has scripts for those of fairseq"
     return f"; {names[0]} may be a checkpoint of fairseq or another trainer{advice}" if names else ""

@@ -6,6 +6,7 @@
 - same family, other family: anything else of one family or of two; other model: where a family is not named;
 - untrained: at least one has random weights, the floor;
 - spectrogram: one is the log-mel spectrogram, the input of all of them;
+- arrays: one is a folder of arrays without a family, so that it is no model among others (brain data, codes);
 - given: one is no model, but what is known of every frame, such as its phone.
 """
 
@@ -17,7 +18,7 @@ from sslsim.encoders.lineup import GIVEN, Checkpoint, ends_of_series
 from sslsim.errors import Unanswered
 
 SEPARATE = ["other seed", "same family", "other family", "other model"]  # trained, and not from one another
-RELATIONS = ["same model", "other step", "counterpart", *SEPARATE, "untrained", "spectrogram"]
+RELATIONS = ["same model", "other step", "counterpart", *SEPARATE, "untrained", "spectrogram", "arrays"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Lineage:
         if a.series and a.series == b.series:
             return "counterpart" if None in (a.step, b.step) else "other step"
         if "none" in (a.weights, b.weights):
-            return "spectrogram"
+            return "arrays" if any(each.times and not each.family for each in (a, b)) else "spectrogram"
         if a.untrained_seed is not None or b.untrained_seed is not None:
             return "untrained"
         for field, relation in (("finetuned_from", "counterpart"), ("seed_of", "other seed")):
@@ -82,11 +83,11 @@ class Lineage:
         return [(x, y) for x, y in pairs if self.trained(x) or self.trained(y)]
 
     def typical_pairs(self) -> list[tuple[str, str]]:
-        """Return the first pair of each relation between models trained apart, and one of no training."""
+        """Return the first pair of each relation between models trained apart, one of no training, one with arrays."""
         first: dict[str, tuple[str, str]] = {}
         for x, y in itertools.combinations(self._named, 2):
             first.setdefault(self.relation(x, y), (x, y))
-        return [first[relation] for relation in [*SEPARATE, "untrained"] if relation in first]
+        return [first[relation] for relation in [*SEPARATE, "untrained", "arrays"] if relation in first]
 
     def finetuned_pairs(self) -> list[tuple[str, str]]:
         """Return each finetuned checkpoint behind the pretrained one that it comes from; Unanswered if none is."""

@@ -48,8 +48,8 @@ class Checkpoint:
 
     @property
     def weights(self) -> str:
-        """Where its weights come from: ``trained``, ``random, seed N``, or ``none``."""
-        if self.source in (LOG_MEL, GIVEN):
+        """Whence its weights: ``trained``, ``random, seed N``, or ``none``; arrays of a family are those of a model."""
+        if self.source in (LOG_MEL, GIVEN) or (self.times and not self.family):
             return "none"
         return "trained" if self.untrained_seed is None else f"random, seed {self.untrained_seed}"
 
@@ -167,7 +167,7 @@ def checked(where: str, table: Any) -> Checkpoint:
             if type(value) is not int or value < 0:
                 raise SslsimError(f"{where}: {key} is {value!r}; it must be a whole number, 0 or more")
         elif not is_text(value):
-            raise SslsimError(f"{where}: {key} is {value!r}; it must be a string")
+            raise SslsimError(f"{where}: {key} is {value!r:.80}; it must be a string")
     for key in ("name", "source"):
         if not table.get(key):
             raise SslsimError(f"{where}: no {key}")
@@ -201,7 +201,9 @@ def _checkpoint(path: Path, number: int, table: Any) -> Checkpoint:
 
 
 def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoint]:
-    """Return the named checkpoints in the order of ``names``; when there are none, all but earlier steps of a series.
+    """Return the named checkpoints in the order of ``names``; when there are none, all but steps of a series.
+
+    Of these the last is taken, and any that another checkpoint was finetuned from.
 
     ``untrained:NAME`` is the architecture of NAME with random weights of seed 0, ``untrained:NAME:SEED`` of
     another seed; their checkpoints are called ``untrained-NAME-SEED``. ``log-mel`` needs no place in the lineup.
@@ -214,7 +216,9 @@ def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoin
         if known.setdefault(checkpoint.name, checkpoint) != checkpoint:
             raise SslsimError(f"{checkpoint.name!r} occurs twice in the lineup; give each its own name")
     known = {name: replace(checkpoint, series=_series_of(checkpoint, known)) for name, checkpoint in known.items()}
-    chosen = list(dict.fromkeys(_named(name, known) for name in names)) if names else ends_of_series(known.values())
+    started = {checkpoint.finetuned_from for checkpoint in known.values()}
+    wanted = [each for each in known.values() if each in ends_of_series(known.values()) or each.name in started]
+    chosen = list(dict.fromkeys(_named(name, known) for name in names)) if names else wanted
     for checkpoint in chosen:
         if known.get(checkpoint.name, checkpoint) != checkpoint and known[checkpoint.name] in chosen:
             raise SslsimError(f"{checkpoint.name!r} names two of the chosen checkpoints; rename the one in the lineup")

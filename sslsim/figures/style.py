@@ -22,7 +22,7 @@ styled = partial(mpl.rc_context, STYLE)  # decorates functions that draw in our 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p"]
 COLOURS = [*sns.color_palette("colorblind", 10), "black", "0.6"]  # one more than markers: no pair comes twice soon
 COLOURED = [c for i, c in enumerate(COLOURS) if i not in (7, 11)]  # without the greys
-BASELINES = {"untrained": (0.35,) * 3, "spectrogram": (0.6,) * 3}
+BASELINES = {"untrained": (0.35,) * 3, "spectrogram": (0.6,) * 3, "arrays": (0.88,) * 3}
 # of a relation, whichever others are drawn, in none of the colours of families; told apart with any colour blindness
 _RELATED = sns.color_palette(["#920506", "#2e0000", "#4755fe", "#130637", "#951997", "#d99d5a", "#46c5f8"])
 _PALETTE = [*_RELATED, *BASELINES.values()]
@@ -46,7 +46,8 @@ def kinds(names: Iterable[str], lineage: Lineage | None) -> tuple[dict[str, str]
     known = {checkpoint.name: checkpoint for checkpoint in lineage.checkpoints}
     if missing := [name for name in wanted if name not in known]:
         raise SslsimError(f"the lineage has no {missing[0]!r}; give that of the stores of the table")
-    what = {n: {"trained": c.family or n, "none": "spectrogram"}.get(c.weights, "untrained") for n, c in known.items()}
+    none = {n: "arrays" if c.times else "spectrogram" for n, c in known.items()}
+    what = {n: {"trained": c.family or n, "none": none[n]}.get(c.weights, "untrained") for n, c in known.items()}
     families = looks((w for n, w in what.items() if lineage.trained(n)), COLOURED)
     sizes = looks(checkpoint.size for checkpoint in known.values())
     of = {name: f"{what[name]} {known[name].size}".strip() for name in wanted}

@@ -21,6 +21,7 @@ import pandas as pd
 from sslsim.activations import Study
 from sslsim.activations.draft import alone, remove_stale
 from sslsim.activations.extraction import Plan, announce
+from sslsim.activations.study import checked
 from sslsim.encoders.files import expected_shape, expected_step
 from sslsim.errors import SslsimError
 from sslsim.parallel import chosen_device
@@ -145,6 +146,7 @@ def ask(request: Request, label: str = "") -> Run:
             told = " and ".join(f"every {step:g} ms ({name})" for step, name in sorted(steps.items()))
             if len(steps) > 1:
                 raise SslsimError(f"frames are {told}; give --unit 80ms, phone or word, or checkpoints of one rate")
+        checked(own)
     return one
 
 
@@ -168,7 +170,9 @@ def forecast(runs: Sequence[Run]) -> int:
         index = pd.DataFrame(rows, columns=["utterance", "speaker", "waveform", "rate", "n_samples", "length"])
         there = next(folder for folder in (Path(call["folder"]), *Path(call["folder"]).parents) if folder.is_dir())
         roots = {each: there / each.name for each in chosen}
-        print(f"{', '.join(each.name for each in chosen)}: {len(utterances):,} utterances; if none is there yet:")
+        made = [each.name for each in study.selected() if each.times]
+        more = f", and arrays of {', '.join(made)}" if made else ""
+        print(f"{', '.join(each.name for each in chosen)}{more}: {len(utterances):,} utterances; if none is there yet:")
         where = chosen_device(call["device"]), there, None
         announce(chosen, Plan(study, utterances, {}, {}, roots, index, index, *where))
         shapes = [expected_shape(each, study.site) for each in chosen]

@@ -260,7 +260,10 @@ def test_stores_pair_iff_they_hold_the_same_frames_and_rows(make_store):
     check_pairable(a, make_store("B", seed=1, n_layers=5, n_neurons=3, final_norm=False))
     for number, (other, message) in enumerate(
         (
-            ({"frames": (5, 40, 1_300)}, "A and B0 hold utterances of other lengths; extract both"),
+            (
+                {"frames": (5, 40, 1_300)},
+                r"A and B0 hold utterances of other lengths \('u2': 12 and 1,300 frames\); extract both",
+            ),
             ({"audio": "x"}, "A and B1 were given other audio; extract both from the same corpus"),
             ({"frames": (5, 52)}, "A and B2 hold other utterances; extract both from the same corpus"),
             ({"queries": None}, "A keeps 8 query rows of an attention map, B3 all; extract both with the same"),

@@ -86,6 +86,16 @@ def test_what_a_corpus_lacks_is_said_before_any_audio_is_read(marked, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+def test_a_unit_shorter_than_the_frames_of_a_model_is_refused(make_store, tmp_path):
+    arrays = {f"u{n}": np.random.default_rng(n).random((1, 9, 2)) for n in range(3)}
+    slow = sslsim.from_arrays("slow", arrays, tmp_path, times=(0.04, 0.08))
+    assert len(sslsim.in_units([slow], "80ms")) == 1
+    with pytest.raises(
+        SslsimError, match="^unit is '79ms', and frames of slow are every 80 ms; give a unit that is no"
+    ):
+        sslsim.in_units([slow], "79ms")
+
+
 def test_where_some_frames_are_kept_a_unit_has_those_and_one_without_is_left_out_of_all(make_store, capsys):
     whole, some = make_store("whole", frames=FRAMES), make_store("some", frames=FRAMES, kept=20)
     pair = sslsim.in_units([whole, some], "60ms")

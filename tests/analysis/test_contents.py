@@ -10,7 +10,11 @@ from scipy.signal import lfilter
 import sslsim
 from sslsim import analysis
 from sslsim.activations import Stores
+from sslsim.analysis import claims, contents
+from sslsim.encoders.lineage import Lineage
+from sslsim.encoders.lineup import Checkpoint
 from sslsim.errors import SslsimError, Unanswered
+from sslsim.significance.evidence import Evidence
 
 LENGTHS = (90, 120, 100, 110, 95, 105) * 4
 QUICK = sslsim.Resampling(permutations=20, blocks=8, rotations=0)
@@ -84,12 +88,55 @@ def test_a_planted_lag_is_the_peak(tmp_path):
     assert shapes.width[1] == pytest.approx(expected.sum(), rel=0.1)
 
 
+def test_what_was_left_out_of_a_row_of_units_is_no_step_of_a_lag(tmp_path):
+    """Each second word has no frame: there is none next to another, and nothing to compare at a lag of one."""
+    rng, marks = np.random.default_rng(0), []
+    arrays = {f"u{u}": noise(rng, 60, 3)[None] for u in range(4)}
+    store = sslsim.from_arrays("x", arrays, tmp_path)
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    for u in arrays:
+        marks += [(u, "word", "w", 0.1 * k, 0.1 * k + (0.004 if k % 2 and k < 8 else 0.1)) for k in range(12)]
+    pd.DataFrame(marks, columns=["id", "kind", "label", "start", "end"]).to_csv(folder / "marks.csv", index=False)
+    pd.DataFrame({"path": [f"{u}.wav" for u in arrays]}).to_csv(folder / "manifest.csv", index=False)
+    for u in arrays:
+        (folder / f"{u}.wav").write_bytes(b"")
+    (words,) = sslsim.in_units([store], "word", corpus=folder / "manifest.csv")
+    assert words.places.tolist() == 4 * [0, 2, 4, 6, 8, 9, 10, 11]
+    shifted = contents._shifted(words, 1, 1, "later")
+    assert shifted.index.n_frames.tolist() == 4 * [2]  # words 9 and 10 alone have both neighbours
+    np.testing.assert_array_equal(shifted.layer(0)[:2], words.layer(0)[6:8])
+
+
+def test_a_finetuned_model_is_held_against_those_that_it_began_from_alone():
+    models = {"a": 0.4, "b": 0.9, "asr": 0.5}  # b is no origin
+    pairs = pd.DataFrame({"measure": "linreg_r2", "model": [*models], "given": "phone", "share": "of the given"})
+    values = np.array([*models.values()])
+    evidence = Evidence(
+        pairs.assign(value=values), np.zeros((20, 3)), np.tile(values, (5, 1)), (1,) * 5, np.empty((0, 3))
+    )
+    known = [Checkpoint("a", "x", family="f"), Checkpoint("b", "x", family="f")]
+    known.append(Checkpoint("asr", "x", family="f", finetuned_from="a"))
+    table = claims.contents_claims(evidence, Lineage(tuple(known))).set_index("claim")
+    row = table.loc["phone is in them more than it was before finetuning"]
+    assert row.effect == pytest.approx(0.1)
+    assert row.control == "f, where they began: 0.400"
+
+
+def test_where_chance_leaves_nothing_no_share_is_told():
+    pairs = pd.DataFrame({"measure": "linreg_r2", "value": [0.999, 0.998]})
+    evidence = Evidence(pairs, np.full((20, 2), 0.998), np.full((5, 2), 0.9985), (1,) * 5, np.empty((0, 2)))
+    row = claims._above_chance("the subspace is shared", "other seed", evidence, "linreg_r2", best=1.0)
+    assert np.isnan(row["effect"])
+    assert claims._verdict(row, claims.BOUNDS) == "not tested (chance leaves nothing: too few frames)"
+
+
 def test_lags_need_all_frames(make_store):
     some = make_store(frames=(30, 40), kept=20)
     with pytest.raises(Unanswered, match=r"^model keeps one frame in \d\.\d; a lag is counted in frames, extract with"):
         analysis.lag_curves([some], [("model", "model")])
     with pytest.raises(
-        Unanswered, match=r"^no utterance of short has more than 20 rows \(frame\), which lags of 10 on"
+        Unanswered, match=r"^no utterance of short has more than 20 rows \(frame\) without a gap, which lags"
     ):
         analysis.lag_curves([make_store("short", frames=(12, 20))], [("short", "short")])
     with pytest.raises(SslsimError, match="^no checkpoint 'modle' here; did you mean 'model'"):

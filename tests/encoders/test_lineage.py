@@ -26,6 +26,7 @@ MANY = lineage(
     mel={"source": "log-mel"},
     a4={"family": "f", "seed_of": "a", "series": "s", "step": 9},
     early={"family": "f", "series": "s", "step": 1},
+    codes={"times": (0.04, 0.08)},
 )
 
 
@@ -43,12 +44,14 @@ def test_every_relation():
         ("twin", "twin"): "same model",
         ("a4", "early"): "other step",
         ("a", "early"): "same family",
+        ("a", "codes"): "arrays",  # of no family, else they would be of a model
+        ("mel", "codes"): "arrays",
     }
     for (x, y), relation in expected.items():
         assert MANY.relation(x, y) == MANY.relation(y, x) == relation, (x, y)
     names = [checkpoint.name for checkpoint in MANY.checkpoints]
     assert {MANY.relation(x, y) for x, y in itertools.product(names, names)} == set(RELATIONS)
-    assert [name for name in names if not MANY.trained(name)] == ["twin", "mel"]
+    assert [name for name in names if not MANY.trained(name)] == ["twin", "mel", "codes"]
 
 
 def test_a_chain_of_finetuning_is_one_lineage():
@@ -64,7 +67,8 @@ def test_what_was_finetuned_from_a_step_of_a_training_is_not_apart_from_its_end(
     again = Checkpoint("again", "x", family="f", finetuned_from="asr")
     other = Checkpoint("other", "x", family="g")
     chosen = Lineage(tuple(select([again, asr, *steps, other], [])))
-    assert [each.name for each in chosen.checkpoints] == ["again", "asr", "s3", "other"]
+    assert [each.name for each in chosen.checkpoints] == ["again", "asr", "s2", "s3", "other"]
+    assert chosen.finetuned_pairs() == [("asr", "again"), ("s2", "asr")]
     pairs = [("asr", "s3"), ("again", "s3"), ("again", "asr"), ("asr", "other")]
     assert [chosen.relation(*pair) for pair in pairs] == ["counterpart"] * 3 + ["other family"]
     assert chosen.trained_apart() == ["s3", "other"]
@@ -72,8 +76,8 @@ def test_what_was_finetuned_from_a_step_of_a_training_is_not_apart_from_its_end(
 
 
 def test_pairs_are_in_the_order_of_the_checkpoints():
-    assert MANY.trained_apart() == ["a", "a2", "a3", "b", "c", "d", "twin", "mel", "a4"]
-    assert MANY.typical_pairs() == [("a", "a2"), ("a", "b"), ("a", "c"), ("a", "d"), ("a", "twin")]
+    assert MANY.trained_apart() == ["a", "a2", "a3", "b", "c", "d", "twin", "mel", "a4", "codes"]
+    assert MANY.typical_pairs() == [("a", "a2"), ("a", "b"), ("a", "c"), ("a", "d"), ("a", "twin"), ("a", "codes")]
     assert MANY.finetuned_pairs() == [("a", "ctc")]
     assert MANY.finetuned_family() == ["a", "a2", "a3", "ctc", "a4"]
     assert MANY.finetuning_pairs() == [("a", "a2"), ("a", "a3"), ("a", "ctc"), ("a", "c"), ("a", "a4")]
