@@ -141,6 +141,6 @@ def _checkpoint(store: "ActivationStore", study: "Study") -> dict[str, Any]:
     near = Path(source).is_relative_to(folder)
     said = {name: getattr(store.checkpoint, name) for name in names}
     said |= {name: getattr(store, f"n_{name}") for name in ("layers", "neurons", "heads")}
-    said |= {"adapter": store.input.get("adapter", ""), "site": store.site}
+    said |= {"adapter": store.input.get("adapter", ""), "site": store.site, "features": store.input["features"]}
     source = Path(source).relative_to(folder).as_posix() if near else source
     return said | {"fingerprint": store.fingerprint, "source": source, "revision": store.checkpoint.revision}

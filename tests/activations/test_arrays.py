@@ -1,6 +1,7 @@
 """A store of arrays is a store like any other."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,7 +153,20 @@ def test_arrays_that_are_not_like_the_store_that_they_are_said_to_be_like(make_s
     told = "^store 'a': utterance 'u0' has 30 frames every 40 ms, and lasts 0.60 s; give the times of your frames$"
     with pytest.raises(SslsimError, match=told):
         sslsim.from_arrays("a", arrays, tmp_path / "s", like=store, times=(0.0225, 0.04))
+    long = {u: array[:, : array.shape[1] // 2] for u, array in arrays.items()}
+    told = (
+        "^store 'a': frames every 20 ms end at 4. % of an utterance .median.; give the times of your frames, or arrays"
+    )
+    with pytest.raises(SslsimError, match=told):
+        sslsim.from_arrays("a", long, tmp_path / "s", like=store)
     assert not (tmp_path / "s").exists()
+    plus = {u: np.random.default_rng(0).random((1, array.shape[1] + 1, 4)) for u, array in arrays.items()}
+    with pytest.raises(SslsimError, match=r"hold utterances of other lengths \('u0': 30 and 31 frames\); extract both"):
+        check_pairable(store, sslsim.from_arrays("plus", plus, tmp_path / "s", like=store))
+    shifted = sslsim.from_arrays("shifted", arrays, tmp_path / "s", like=store, times=(0.0, 0.02))
+    told = r"frames are every 20 ms from 12.5 ms on \(model\) and every 20 ms from 0 ms on \(shifted\); compare a unit"
+    with pytest.raises(SslsimError, match=told):
+        check_pairable(store, shifted)
 
 
 def test_a_mapping_that_gives_other_arrays_the_second_time_is_refused(tmp_path):
@@ -200,6 +214,9 @@ def test_a_folder_of_files_is_imported(make_store, tmp_path, suffix, capsys):
     assert (own.checkpoint.family, own.frame_key, own.n_layers) == ("codec", store.frame_key, 2)
     np.testing.assert_array_equal(own.layer(0)[:], store.layer(1)[:])
     np.testing.assert_array_equal(own.layer(1)[:], store.layer(2)[:])
+    np.save(folder / "of-no-utterance.npy", np.ones((1, 3, 2)))  # as of those that a subset leaves out
+    assert main([*command, "--times", "0.0125,0.02", "--family", "codec"]) == 0
+    capsys.readouterr()
     assert main([*command, "--times", "0.0125,0.02", "--family", "other"]) == 2
     assert "is there already, of the family 'codec'; delete it first, or give another name" in capsys.readouterr().err
     assert main([*command, "--times", "0.1"]) == 2
@@ -263,10 +280,27 @@ def test_frames_of_arrays_are_kept_as_those_of_the_store_that_they_are_like(make
     check_pairable(own, store)
 
 
-def test_arrays_in_a_lineup_that_cannot_be_taken(own, tmp_path):
+def test_arrays_in_a_lineup_that_cannot_be_taken(own, tmp_path, capsys):
     study, folder = own
     with pytest.raises(SslsimError, match="checkpoint 'codes': is made of arrays; name an encoder, or log-mel, whose"):
         replace(study, checkpoints=("codes",)).extract(tmp_path / "store")
+    text = Path(study.lineup).read_text()
+    Path(study.lineup).write_text(text.replace("times = ", "# "))
+    told = (
+        "'codes': no config.json in '.*own'; '.*.npy' is an array: a folder of arrays needs times in the lineup, such"
+    )
+    with pytest.raises(SslsimError, match=told):
+        study.extract(tmp_path / "store")
+    Path(study.lineup).write_text(text)
+    call = ["run", "layers", "--lineup", str(study.lineup), "--corpus", str(study.corpus), "--out", str(tmp_path / "o")]
+    for unit, told in (
+        ("20ms", "unit is '20ms', and frames of codes are every 40 ms"),
+        ("wrd", "unit is 'wrd', and the"),
+    ):
+        assert main([*call, "--dry-run", "--unit", unit]) == 2
+        assert told in capsys.readouterr().err
+    assert main([*call, "--dry-run", "--unit", "40ms"]) == 0
+    assert "model, and arrays of codes: 4 utterances" in capsys.readouterr().out
     first = study.utterances()[0].id
     (folder / f"{first}.npy").unlink()
     with pytest.raises(SslsimError, match=rf"'codes': '.*own' has arrays of 4 utterances, and none of '{first}'; add"):
