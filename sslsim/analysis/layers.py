@@ -95,11 +95,12 @@ def best_partner_depths(table: pd.DataFrame, measures: Sequence[str], models: Se
     """Say where the most similar layer of another model lies, beside what layers at the same relative depth score.
 
     The table is of `sslsim.compare`, the models are trained apart. Columns: measure, relation, searches (of a layer in
-    another model), same_depth and last_layer (shares of them whose most similar layer is at the same relative
-    depth, or the last of its model), value_of_best and value_at_depth (means).
+    another model that has some to choose from), same_depth and last_layer (shares of them whose most similar layer is
+    at the same relative depth, or the last of its model), value_of_best and value_at_depth (means).
     """
     of = table.measure.isin(measures) & table.relation.isin(SEPARATE)
     some = table[of & table.model_x.isin(models) & table.model_y.isin(models)]
+    some = some[some.groupby("model_y").layer_y.transform("nunique") > 1]
     some = some.assign(same_depth=same_depth(some), last_layer=some.depth_y == 1)
     best = some.loc[some.groupby(["measure", "model_x", "layer_x", "model_y"], sort=False).value.idxmax()]
     names = {name: (name, "mean") for name in ("same_depth", "last_layer")} | {"value_of_best": ("value", "mean")}

@@ -22,7 +22,7 @@ styled = partial(mpl.rc_context, STYLE)  # decorates functions that draw in our 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p"]
 COLOURS = [*sns.color_palette("colorblind", 10), "black", "0.6"]  # one more than markers: no pair comes twice soon
 COLOURED = [c for i, c in enumerate(COLOURS) if i not in (7, 11)]  # without the greys
-BASELINES = {"untrained": (0.35,) * 3, "spectrogram": (0.6,) * 3, "arrays": (0.88,) * 3}
+BASELINES: dict[str, Any] = {"untrained": (0.35,) * 3, "spectrogram": (0.6,) * 3, "arrays": "#0808a9"}
 # of a relation, whichever others are drawn, in none of the colours of families; told apart with any colour blindness
 _RELATED = sns.color_palette(["#920506", "#2e0000", "#4755fe", "#130637", "#951997", "#d99d5a", "#46c5f8"])
 _PALETTE = [*_RELATED, *BASELINES.values()]
