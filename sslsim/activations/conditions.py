@@ -34,7 +34,7 @@ def condition(stores: Sequence[ActivationStore], given: Any, frames: int | None 
 
     - ``'log_mel'``: the log-mel spectrogram with 8 frames of context on each side, from the store of the checkpoint
       'log-mel' among `stores`, which must have kept all frames. It is brought to the first principal components that
-      hold 99 % of its variance, but at most one for 20 `frames` (those to be compared; all stored ones by default).
+      hold 99 % of its variance, but at most one for 20 `frames` or units (those to be compared; by default all).
     - ``'loudness'``: the log of its summed power with the same context.
     - ``'position'``: indicators of the first and the last 8 frames of the utterance, exponentials that fade over 32
       frames from both ends, and polynomials of degree 1 to 3 in the share of the utterance that is over.
@@ -44,7 +44,8 @@ def condition(stores: Sequence[ActivationStore], given: Any, frames: int | None 
     """
     check_whole("frames", frames, 1, "all")
     several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    parts = [_part(stores, part, frames or stores[0].n_frames) for part in several]
+    n = stores[0].n_frames  # of units there may be few
+    parts = [_part(stores, part, min(frames or n, n)) for part in several]
     if not parts:
         raise SslsimError(f"given is empty; name some of {', '.join(NAMED)}, give an array, or None")
     return np.concatenate(parts, axis=1).astype("f4")
@@ -132,7 +133,7 @@ def _log_mel(stores: Sequence[ActivationStore], frames: int) -> NDArray[np.float
     scatter = sum((z.T @ z).astype(np.float64) for z in pieces()) - np.outer(total, total) / n
     variance, directions = (values[..., ::-1] for values in np.linalg.eigh(scatter))
     enough = int(np.searchsorted(np.cumsum(variance), VARIANCE * variance.sum())) + 1
-    kept = max(1, min(enough, min(frames, n) // FRAMES_A_COLUMN))
+    kept = max(1, min(enough, frames // FRAMES_A_COLUMN))
     basis = (directions[:, :kept] / np.sqrt(variance[:kept])).astype("f4")
     return np.concatenate([z @ basis for z in pieces()])
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sslsim.analysis.claims import FAMILIES, FINETUNED, MORE, NONE, NOT_TOLD, OPPOSITE, SIZES, THAN_SEED
+from sslsim.analysis.claims import ALPHA, FAMILIES, FINETUNED, MORE, NONE, NOT_TOLD, OPPOSITE, SIZES, THAN_SEED
 
 UNIFORM = 0.9  # normalised entropy from which attention is almost uniform
 _GROUPS = {"other seed": "between seeds", "same family": "within a family", "other family": "between families"}
@@ -68,9 +68,11 @@ def contents_answer(claims: pd.DataFrame) -> str:
         moved = [f"{100 * row.effect:+.1f}" for row in rows[rows.claim.str.endswith(" before finetuning")].itertuples()]
         told = f" (finetuning: {_list(moved)} percentage points)" if moved else ""
         parts += [f"of what {given}s differ in, {_list(each)}{told}"] if each else []
-    return (
-        f"Layers tell, beyond chance, {'; '.join(parts)}." if parts else "What layers hold was not held against chance."
-    )
+    if parts:
+        return f"Layers tell, beyond chance, {'; '.join(parts)}."
+    if (claims.effect.isna() & (claims.p_floor <= ALPHA)).any():  # there were mismatches, and left nothing
+        return "What layers hold cannot be told from chance on so few frames."
+    return "What layers hold was not held against chance."
 
 
 def entropy_in_words(profile: pd.DataFrame, models: Sequence[str]) -> str:
@@ -100,9 +102,12 @@ def _told(rows: pd.DataFrame, claims: pd.DataFrame) -> str:
     what = _controls(claims, measure, share) if measure == claims.measure.iloc[0] else ""
     form, unit = ((100, 1), " %") if share else ((1, 2), "")
     if rows.verdict.nunique() == 1:
-        return f"{_how(claim, rows.verdict.iloc[0])} ({measure} {_span(rows.effect, *form)}{unit} above chance{what})"
+        size = f" {_span(rows.effect, *form)}{unit} above chance" if rows.effect.notna().any() else ""
+        return f"{_how(claim, rows.verdict.iloc[0])} ({measure}{size}{what})"
     groups = [(word, of, _list([_GROUPS[b] for b in of.between])) for word, of in rows.groupby("verdict", sort=False)]
-    each = "; ".join(f"{word}: {_span(of.effect, *form)}{unit} {whom}" for word, of, whom in groups)
+    each = "; ".join(
+        f"{word}: {_span(of.effect, *form)}{unit} {whom}".replace(f"nan{unit} ", "") for word, of, whom in groups
+    )
     each = each.replace("between families and within a family", "within and between families")
     return f"{claim} to different degrees ({measure} above chance, {each}{what.replace(',', ';', 1)})"
 
@@ -128,7 +133,8 @@ def _controls(claims: pd.DataFrame, measure: str, share: bool) -> str:
 
 def _span(ordered: pd.Series, scale: float = 1, digits: int = 2) -> str:
     """Return the first and the last of some numbers."""
-    return " to ".join(dict.fromkeys(f"{scale * end:z.{digits}f}" for end in ordered.iloc[[0, -1]]))
+    ends = ordered.dropna().iloc[[0, -1]] if ordered.notna().any() else ordered.iloc[:1]
+    return " to ".join(dict.fromkeys(f"{scale * end:z.{digits}f}" for end in ends))
 
 
 def _list(words: Sequence[str]) -> str:

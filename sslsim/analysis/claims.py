@@ -232,7 +232,7 @@ def _verdict(row: Row, bounds: Mapping[str, Sequence[float]]) -> str:
     if row["p_floor"] > ALPHA:
         return f"{NOT_TESTED} (too few {row['p_of']})"
     if np.isnan(row.get("effect", 0)):
-        return f"{NOT_TESTED} (chance leaves nothing: too few frames)"
+        return f"{NOT_TESTED} (too few frames)"  # chance leaves nothing
     if np.isnan(low):
         return f"{NOT_TESTED} (no interval)"
     if max(-low, high) < steps[0]:

@@ -128,7 +128,19 @@ def test_where_chance_leaves_nothing_no_share_is_told():
     evidence = Evidence(pairs, np.full((20, 2), 0.998), np.full((5, 2), 0.9985), (1,) * 5, np.empty((0, 2)))
     row = claims._above_chance("the subspace is shared", "other seed", evidence, "linreg_r2", best=1.0)
     assert np.isnan(row["effect"])
-    assert claims._verdict(row, claims.BOUNDS) == "not tested (chance leaves nothing: too few frames)"
+    assert claims._verdict(row, claims.BOUNDS) == "not tested (too few frames)"
+    words = claims._table(
+        [row, row | {"between": "other family", "effect": 0.4, "ci_low": 0.3, "ci_high": 0.5, "p": 0.01}],
+        claims.BOUNDS,
+        "",
+    )
+    assert analysis.answer(words[:1]) == (
+        "Between models trained apart, whether the subspace is shared was not tested, with too few frames (linreg_r2)."
+    )
+    each = "moderate: 40.0 % between families; not tested (too few frames): between seeds"
+    assert f"(linreg_r2 above chance, {each})." in analysis.answer(words)
+    told = words.assign(claim="phone is in the layers", effect=np.nan)
+    assert analysis.contents_answer(told) == "What layers hold cannot be told from chance on so few frames."
 
 
 def test_lags_need_all_frames(make_store):
