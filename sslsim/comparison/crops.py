@@ -37,7 +37,7 @@ def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     if chosen:
         check_stores(chosen)
     if not chosen and stores[0].site == "ffn":
-        raise Unanswered("units of feed-forward layers have no heads; attention is compared at the site hidden")
+        raise Unanswered("units of feed-forward layers have no heads; take site hidden, or measures without attention")
     if not chosen:
         raise SslsimError("no attention in these stores; extract with queries above 0")
     return chosen

@@ -216,8 +216,8 @@ def select(lineup: Iterable[Checkpoint], names: Sequence[str]) -> list[Checkpoin
         if known.setdefault(checkpoint.name, checkpoint) != checkpoint:
             raise SslsimError(f"{checkpoint.name!r} occurs twice in the lineup; give each its own name")
     known = {name: replace(checkpoint, series=_series_of(checkpoint, known)) for name, checkpoint in known.items()}
-    started = {checkpoint.finetuned_from for checkpoint in known.values()}
-    wanted = [each for each in known.values() if each in ends_of_series(known.values()) or each.name in started]
+    ends, started = ends_of_series(known.values()), {checkpoint.finetuned_from for checkpoint in known.values()}
+    wanted = [each for each in known.values() if each in ends or each.name in started]
     chosen = list(dict.fromkeys(_named(name, known) for name in names)) if names else wanted
     for checkpoint in chosen:
         if known.get(checkpoint.name, checkpoint) != checkpoint and known[checkpoint.name] in chosen:
