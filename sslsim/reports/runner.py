@@ -162,6 +162,8 @@ def forecast(runs: Sequence[Run]) -> int:
         print(f"{one.out}: {', '.join(job.name for job in one.jobs)}")
     for study, call in {key: call for one in runs for key, call in one.calls().items()}.values():
         chosen, rows = [each for each in study.selected() if each.times is None], []
+        if (steps := study.series()) and any(job.name == "layers" for one in runs for job in one.jobs):
+            chosen += [each for each in steps.selected() if each not in chosen]
         for u in (utterances := study.utterances()):
             with suppress(SslsimError, OSError):  # it will be left out, or stop the run
                 n, rate = u.header

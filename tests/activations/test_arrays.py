@@ -1,5 +1,6 @@
 """A store of arrays is a store like any other."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -301,6 +302,12 @@ def test_arrays_in_a_lineup_that_cannot_be_taken(own, tmp_path, capsys):
         assert told in capsys.readouterr().err
     assert main([*call, "--dry-run", "--unit", "40ms"]) == 0
     assert "model, and arrays of codes: 4 utterances" in capsys.readouterr().out
+    steps = [f'[[checkpoint]]\nname = "s{n}"\nseries = "s"\nstep = {n}' for n in (1, 2)]
+    source = re.search('source = ".*"', text)[0]
+    Path(study.lineup).write_text("\n".join([text, *(f"{step}\n{source}" for step in steps)]))
+    assert main([*call, "--dry-run", "--unit", "40ms"]) == 0
+    assert "model, s2, s1, and arrays of codes: 4 utterances" in capsys.readouterr().out
+    Path(study.lineup).write_text(text)
     first = study.utterances()[0].id
     (folder / f"{first}.npy").unlink()
     with pytest.raises(SslsimError, match=rf"'codes': '.*own' has arrays of 4 utterances, and none of '{first}'; add"):
