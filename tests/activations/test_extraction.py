@@ -137,7 +137,7 @@ def test_a_store_of_units_has_the_layers_of_its_blocks_alone(one, corpus, tmp_pa
         (lambda: stores[0].final(), "units of feed-forward layers have no final hidden state; take site hidden"),
         (
             lambda: sslsim.compare_attention(stores, ["pearson"]),
-            "units of feed-forward layers have no heads; attention",
+            "units of feed-forward layers have no heads; take site",
         ),
         (lambda: sslsim.Study(site="mlp"), "site is 'mlp'; known: hidden, ffn"),
     ):
