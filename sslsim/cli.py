@@ -258,7 +258,8 @@ def _import(arguments: argparse.Namespace) -> None:
         raise SslsimError(f"--times {arguments.times}: give two numbers of seconds, such as 0.0125,0.02") from None
     like = open_store(arguments.like) if arguments.like else None
     options: dict[str, Any] = {"times": times or None, "like": like, "family": arguments.family}
-    arrays = ArrayFiles(arguments.folder, only=None if like is None else set(like.index.utterance))
+    files = ArrayFiles(arguments.folder)
+    arrays = files.only(set(like.index.utterance)) if like else files
     store = from_arrays(arguments.name, arrays, arguments.out, **options)
     if (there := open_store(store.root).checkpoint) != store.checkpoint:  # for others than this process
         told = f"is there already, of the family {there.family!r}; delete it first"

@@ -72,8 +72,10 @@ def test_results_in_the_readme_are_those_of_a_report():
 def test_what_the_data_card_says_of_runs_is_in_their_table(name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "data/recipe")
     module = importlib.import_module(name)
-    table = module.part(pd.read_csv(ROOT / f"data/{name}.csv"))
-    assert module.BEGIN + table + module.END in (ROOT / "data/README.md").read_text(encoding="utf-8")
+    told = "\n".join(
+        [f"<!-- {name} -->", *module.part(pd.read_csv(ROOT / f"data/{name}.csv")), f"<!-- end of {name} -->"]
+    )
+    assert told in (ROOT / "data/README.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_measures_is_the_registry():

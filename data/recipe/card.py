@@ -1,15 +1,13 @@
 """Write the tables of the data card, data/README.md, from proof.csv and the training logs: `python card.py`."""
 
 import csv
-import re
 from collections.abc import Iterator
 
 from corpus import CROP_FRAMES, Corpus
 from fast import STRIDE
 from lineup import RECIPES, SHIPPED
+from parts import write
 from paths import BUILD, DATA
-
-CARD = DATA / "README.md"
 
 
 def training() -> Iterator[str]:
@@ -56,24 +54,13 @@ def layers(rows: list[dict[str, str]]) -> Iterator[str]:
         )
 
 
-def fill(text: str, name: str, lines: Iterator[str]) -> str:
-    """Replace what stands between the marks of a table."""
-    marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    if any(text.count(mark) != 1 for mark in marks):
-        raise ValueError(f"{CARD} must have {marks[0]} and {marks[1]} once each")
-    table = "\n".join([marks[0], *lines, marks[1]])
-    return re.sub(re.escape(marks[0]) + ".*" + re.escape(marks[1]), lambda _: table, text, flags=re.DOTALL)
-
-
 def main() -> None:
     """Fill in the three tables."""
     with open(DATA / "proof.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {*SHIPPED, "log-mel"} == {r["model"] for r in rows}
-    text = CARD.read_text()
     for name, lines in (("training", training()), ("tasks", tasks(rows)), ("layers", layers(rows))):
-        text = fill(text, name, lines)
-    CARD.write_text(text)
+        write(name, lines)
 
 
 if __name__ == "__main__":

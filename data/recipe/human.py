@@ -10,19 +10,17 @@ of each voice and as long as the embedded utterances.
 import csv
 import json
 import random
-import re
 import sys
 from pathlib import Path
-from textwrap import fill
+from textwrap import wrap
 
 import pandas as pd
 import soundfile
 import soxr
-from paths import BUILD, SPEECH
+from parts import write
+from paths import BUILD, DATA, SPEECH
 
-DATA = Path(__file__).parent.parent
-CARD, CLAIMS = DATA / "README.md", DATA / "human.csv"
-BEGIN, END = "<!-- human: python data/recipe/human.py reports narrow human -->\n", "<!-- end of human -->"
+CLAIMS = DATA / "human.csv"
 RUNS = {"synthetic": "synthetic", "narrow": "synthetic, 8 kHz", "human": "human, 8 kHz"}
 KEY = ["notebook", "claim", "between", "measure"]
 SHOWN = {
@@ -76,7 +74,7 @@ def claims(folders):
 
 
 def part(table):
-    """Return the part of the data card that says what became of the claims."""
+    """Return the lines of the data card that say what became of the claims."""
     effect = {name: table[f"effect {name}"] for name in RUNS}
     off = {name: (effect[name] / effect["synthetic"] - 1).abs().median() for name in RUNS}
     same = {
@@ -99,7 +97,7 @@ def part(table):
             numbers = [[row[f"{column} {run}"] for column in ("effect", "ci_low", "ci_high")] for run in RUNS]
             cells = ["{:.3f} ({:.3f}-{:.3f})".format(*three) for three in numbers]
             lines.append(f"| {name} | {between} | {' | '.join(cells)} |")
-    return fill(told, 118) + "\n\n" + "\n".join(lines) + "\n"
+    return [*wrap(told, 118), "", *lines]
 
 
 def main(folders):
@@ -108,9 +106,7 @@ def main(folders):
         lists()
         return
     claims(folders).to_csv(CLAIMS, index=False, float_format="%.6f")
-    made = BEGIN + part(pd.read_csv(CLAIMS)) + END
-    text = CARD.read_text(encoding="utf-8")
-    CARD.write_text(re.sub(f"{BEGIN}.*?{END}", lambda _: made, text, flags=re.DOTALL), encoding="utf-8")
+    write("human", part(pd.read_csv(CLAIMS)))
 
 
 if __name__ == "__main__":

@@ -7,24 +7,21 @@ of a spectrogram (64 clusters) every 80 ms, as of a codec.
 """
 
 import json
-import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from paths import BUILD, CHECKPOINTS
+from parts import write
+from paths import BUILD, CHECKPOINTS, DATA
 from scipy.cluster.vq import kmeans2
 
 import sslsim
 from sslsim.comparison.tables import same_depth
 from sslsim.resources import write_text
 
-DATA = Path(__file__).parent.parent
-OUT, CARD, RESULTS = BUILD / "reach", DATA / "README.md", DATA / "reach.csv"
-BEGIN, END = "<!-- reach: python data/recipe/reach.py -->\n", "<!-- end of reach -->"
+OUT, RESULTS = BUILD / "reach", DATA / "reach.csv"
 SMALL = ("w2v2-small", "w2v2-small-b", "hubert-small", "hubert-small-b", "untrained-small")
 SLOW = ("w2v2-small", "hubert-small")  # of these there is one with frames of 40 ms
 STEP, CODES = 0.08, 64  # seconds, of the arrays
@@ -111,7 +108,7 @@ def results():
 
 
 def part(table):
-    """Return the part of the data card that says what comes out."""
+    """Return the lines of the data card that say what comes out."""
     known = table.set_index(["way", "measure", "with"])
     head = [f"{name}, {between}" for name in MEASURES.values() for between in ("other seed", "other family")]
     lines = ["| beyond chance, 95 % intervals | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
@@ -127,7 +124,7 @@ def part(table):
     hidden, ffn = ([best[way, measure] for measure in BEST] for way in ("frames", "ffn"))
     told = "A best partner correlates at {:.2f} in hidden states (other seed, same depth; in random bases at {:.2f})"
     told = told.format(*hidden) + ", and at {:.2f} in feed-forward layers ({:.2f}).".format(*ffn)
-    return "\n".join([*lines, "", told]) + "\n"
+    return [*lines, "", told]
 
 
 def main():
@@ -138,9 +135,7 @@ def main():
         call = [sys.executable, "-m", "sslsim", "run", *pages, "--store", str(OUT / "store"), "--out", str(OUT / way)]
         subprocess.run([*call, *arguments], check=True)
     results().to_csv(RESULTS, index=False, float_format="%.6f")
-    made = BEGIN + part(pd.read_csv(RESULTS)) + END
-    text = CARD.read_text(encoding="utf-8")
-    CARD.write_text(re.sub(f"{BEGIN}.*?{END}", lambda _: made, text, flags=re.DOTALL), encoding="utf-8")
+    write("reach", part(pd.read_csv(RESULTS)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,20 @@ class ArrayFiles(Mapping[str, Any]):
 
     ``<utterance>.npy`` has (layers, frames, neurons), or (frames, neurons) of one layer; ``<utterance>.safetensors``
     one such tensor, or one (frames, neurons) for each layer, named 0, 1 and on. Folders within are part of the names.
-    Files of other utterances than `only` these are passed over.
     """
 
-    def __init__(self, folder: str | Path, only: Collection[str] | None = None) -> None:
+    def __init__(self, folder: str | Path) -> None:
         files = sorted(files_in(Path(folder), _SUFFIXES))
         self._files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
         if not files or len(self._files) < len(files):
             told = "two files of one utterance" if files else "no file .npy or .safetensors"
             raise SslsimError(f"activations {str(folder)!r}: {told}; give one for each utterance, called by its id")
-        self._files = {name: file for name, file in self._files.items() if only is None or name in only}
+
+    def only(self, utterances: Collection[str]) -> "ArrayFiles":
+        """Return those of some utterances alone."""
+        some = copy(self)
+        some._files = {name: file for name, file in self._files.items() if name in utterances}
+        return some
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -149,10 +154,9 @@ def of_lineup(checkpoint: Checkpoint, folder: Path, stores: Sequence[ActivationS
         told = f"{checkpoint.source!r} has arrays of {len(arrays):,} utterances, and none of {lacking[0]!r}"
         more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
         raise problem(checkpoint, f"{told}{more}; add files called by the ids of the corpus")
-    arrays = ArrayFiles(checkpoint.source, only=set(like.index.utterance))
-    return replace(
-        from_arrays(checkpoint.name, arrays, folder, times=checkpoint.times, like=like), checkpoint=checkpoint
-    )
+    some = arrays.only(set(like.index.utterance))
+    store = from_arrays(checkpoint.name, some, folder, times=checkpoint.times, like=like)
+    return replace(store, checkpoint=checkpoint)
 
 
 def _folder(where: str, folder: Any) -> Path:

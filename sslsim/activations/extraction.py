@@ -160,22 +160,21 @@ def announce(missing: list[Checkpoint], plan: Plan) -> None:
     """Say what is about to be extracted and about how much disk that takes; raise if there is too little."""
     seconds, sizes = plan.index["n_samples"] / SAMPLE_RATE, {}
     steps = {checkpoint: expected_step(checkpoint) for checkpoint in missing}
-    lengths = {step: (seconds / step).astype(int) for step in steps.values()} | {
-        HOP / SAMPLE_RATE: plan.index["length"]
-    }
+    usual, told = HOP / SAMPLE_RATE, plan.index["length"]
+    lengths = {step: told if step == usual else (seconds / step).astype(int) for step in steps.values()}
     how: dict[str, Any] = {"frames": plan.study.frames, "queries": plan.study.queries, "heads": True}
     kept = {step: keeping(plan.index.assign(length=n), **how) for step, n in lengths.items()}
     for checkpoint, step in steps.items():
         layers, neurons, heads = expected_shape(checkpoint, plan.study.site)
         cells = int((kept[step]["index"]["n_rows"] * lengths[step]).sum())
-        size = layers * kept[step]["n_frames"] * (neurons + 1) + (layers - 1) * heads * cells
-        sizes[plan.roots[checkpoint]] = 4 * size
+        rows = layers * kept[step]["n_frames"] * (neurons + 1)
+        sizes[plan.roots[checkpoint]] = 4 * (rows + (layers - 1) * heads * cells)
     total = seconds.sum()
     audio = f"{total / 3600:.1f} hours" if total > 5400 else f"{-(-total // 60):.0f} minutes"
     what = f"to extract on {plan.device}: {audio} of audio by {len(missing)} of {len(plan.roots)} checkpoints"
-    for step in sorted({*steps.values()}):
+    for step in sorted(lengths):
         what += f", {kept[step]['n_frames']:,} of {lengths[step].sum():,} frames"
-        what += f" of {1000 * step:.3g} ms" if len({*steps.values(), HOP / SAMPLE_RATE}) > 1 else ""
+        what += f" of {1000 * step:.3g} ms" if {*lengths} != {usual} else ""
     what += " to be kept"
     if plan.study.site == "ffn":
         what += ", of units of feed-forward layers: without attention, and without log-mel"

@@ -42,7 +42,7 @@ class LayerView(StoredLayer):
         return self._every[rows] if self._small else self._read(rows)
 
     @property
-    def _small(self) -> bool:
+    def _small(self) -> bool:  # few enough to be kept
         return 4 * len(self) * self.store.n_neurons <= SMALL
 
     def _read(self, rows: slice | np.ndarray) -> np.ndarray:

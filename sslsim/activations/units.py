@@ -225,7 +225,6 @@ def _inside(store: ActivationStore, u: int, spans: Spans) -> Ints:
 
 def _central(times: NDArray[np.float64], both: Ints, middles: NDArray[np.float64]) -> Ints:
     """Of each span return the row whose time is nearest to its middle alone, (n, 2)."""
-    nearest = [
-        a + int(np.abs(times[a:b] - at).round(9).argmin()) for (a, b), at in zip(both.tolist(), middles, strict=True)
-    ]
+    spans = zip(both.tolist(), middles, strict=True)
+    nearest = [a + int(np.abs(times[a:b] - at).round(9).argmin()) for (a, b), at in spans]
     return np.array(nearest)[:, None] + [0, 1]

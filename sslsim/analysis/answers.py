@@ -101,13 +101,15 @@ def _told(rows: pd.DataFrame, claims: pd.DataFrame) -> str:
     claim, measure, share = rows.claim.iloc[0], rows.measure.iloc[0], rows.unit.iloc[0] == "share"
     what = _controls(claims, measure, share) if measure == claims.measure.iloc[0] else ""
     form, unit = ((100, 1), " %") if share else ((1, 2), "")
+
+    def size(effects: pd.Series) -> str:  # of what chance leaves no room for there is none
+        return f" {_span(effects.dropna(), *form)}{unit}" if effects.notna().any() else ""
+
     if rows.verdict.nunique() == 1:
-        size = f" {_span(rows.effect, *form)}{unit} above chance" if rows.effect.notna().any() else ""
-        return f"{_how(claim, rows.verdict.iloc[0])} ({measure}{size}{what})"
+        above = size(rows.effect) and f"{size(rows.effect)} above chance"
+        return f"{_how(claim, rows.verdict.iloc[0])} ({measure}{above}{what})"
     groups = [(word, of, _list([_GROUPS[b] for b in of.between])) for word, of in rows.groupby("verdict", sort=False)]
-    each = "; ".join(
-        f"{word}: {_span(of.effect, *form)}{unit} {whom}".replace(f"nan{unit} ", "") for word, of, whom in groups
-    )
+    each = "; ".join(f"{word}:{size(of.effect)} {whom}" for word, of, whom in groups)
     each = each.replace("between families and within a family", "within and between families")
     return f"{claim} to different degrees ({measure} above chance, {each}{what.replace(',', ';', 1)})"
 
@@ -133,8 +135,7 @@ def _controls(claims: pd.DataFrame, measure: str, share: bool) -> str:
 
 def _span(ordered: pd.Series, scale: float = 1, digits: int = 2) -> str:
     """Return the first and the last of some numbers."""
-    ends = ordered.dropna().iloc[[0, -1]] if ordered.notna().any() else ordered.iloc[:1]
-    return " to ".join(dict.fromkeys(f"{scale * end:z.{digits}f}" for end in ends))
+    return " to ".join(dict.fromkeys(f"{scale * end:z.{digits}f}" for end in ordered.iloc[[0, -1]]))
 
 
 def _list(words: Sequence[str]) -> str:

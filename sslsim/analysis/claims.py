@@ -133,7 +133,7 @@ def contents_claims(evidence: Evidence, lineage: Lineage, bounds: Bounds = BOUND
             origins = {known[model].finetuned_from for model in of.model[groups == name]}
             masks[before] = (evidence.pairs.model.isin(origins) & (of.given == given)).fillna(False).to_numpy(bool)
             for claim, control in (("in random weights", "random weights"), ("it was before finetuning", before)):
-                if masks.get(control, np.zeros(1)).any() and control != name:
+                if control in masks and masks[control].any():
                     claim = f"{given} is in them more than {claim}"
                     rows.append(_difference(claim, "linreg_r2", evidence, masks, name, control))
     return _table(rows, bounds, "layers of trained models, by held_against")

@@ -34,12 +34,11 @@ def with_attention(stores: Sequence[ActivationStore]) -> list[ActivationStore]:
     if stores[0].unit != "frame" and len(rates := {store.clock.milliseconds for store in chosen}) > 1:
         told = ", ".join(f"{rate:.3g}" for rate in sorted(rates))
         raise Unanswered(f"attention is of frames, and these models have one every {told} ms; name some of one rate")
-    if chosen:
-        check_stores(chosen)
     if not chosen and stores[0].site == "ffn":
         raise Unanswered("units of feed-forward layers have no heads; take site hidden, or measures without attention")
     if not chosen:
         raise SslsimError("no attention in these stores; extract with queries above 0")
+    check_stores(chosen)
     return chosen
 
 

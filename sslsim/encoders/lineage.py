@@ -48,7 +48,7 @@ class Lineage:
         if a.series and a.series == b.series:
             return "counterpart" if None in (a.step, b.step) else "other step"
         if "none" in (a.weights, b.weights):
-            return "arrays" if any(each.times and not each.family for each in (a, b)) else "spectrogram"
+            return "arrays" if any(each.times and each.weights == "none" for each in (a, b)) else "spectrogram"
         if a.untrained_seed is not None or b.untrained_seed is not None:
             return "untrained"
         for field, relation in (("finetuned_from", "counterpart"), ("seed_of", "other seed")):

@@ -171,8 +171,7 @@ def checked(where: str, table: Any) -> Checkpoint:
     for key in ("name", "source"):
         if not table.get(key):
             raise SslsimError(f"{where}: no {key}")
-    both = ("step" in table, bool(table.get("series")))
-    if both == (True, False) or (both == (False, True) and not table.get("finetuned_from")):
+    if ("step" in table) != bool(table.get("series")) and ("step" in table or not table.get("finetuned_from")):
         raise SslsimError(f"{where}: series and step go together; give both or neither")
     if odd := [key for key in ("untrained_seed", "revision") if "times" in table and key in table]:
         raise SslsimError(f"{where}: times says that {table['source']!r} has arrays, which have no {odd[0]}")

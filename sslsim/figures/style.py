@@ -46,8 +46,8 @@ def kinds(names: Iterable[str], lineage: Lineage | None) -> tuple[dict[str, str]
     known = {checkpoint.name: checkpoint for checkpoint in lineage.checkpoints}
     if missing := [name for name in wanted if name not in known]:
         raise SslsimError(f"the lineage has no {missing[0]!r}; give that of the stores of the table")
-    none = {n: "arrays" if c.times else "spectrogram" for n, c in known.items()}
-    what = {n: {"trained": c.family or n, "none": none[n]}.get(c.weights, "untrained") for n, c in known.items()}
+    kind = {n: {"trained": c.family or n, "none": "spectrogram"}.get(c.weights, "untrained") for n, c in known.items()}
+    what = kind | {n: "arrays" for n, c in known.items() if c.weights == "none" and c.times}
     families = looks((w for n, w in what.items() if lineage.trained(n)), COLOURED)
     sizes = looks(checkpoint.size for checkpoint in known.values())
     of = {name: f"{what[name]} {known[name].size}".strip() for name in wanted}

@@ -172,8 +172,8 @@ def forecast(runs: Sequence[Run]) -> int:
         index = pd.DataFrame(rows, columns=["utterance", "speaker", "waveform", "rate", "n_samples", "length"])
         there = next(folder for folder in (Path(call["folder"]), *Path(call["folder"]).parents) if folder.is_dir())
         roots = {each: there / each.name for each in chosen}
-        made = [each.name for each in study.selected() if each.times]
-        more = f", and arrays of {', '.join(made)}" if made else ""
+        made = ", ".join(each.name for each in study.selected() if each.times)
+        more = f", and arrays of {made}" * bool(made)
         print(f"{', '.join(each.name for each in chosen)}{more}: {len(utterances):,} utterances; if none is there yet:")
         where = chosen_device(call["device"]), there, None
         announce(chosen, Plan(study, utterances, {}, {}, roots, index, index, *where))
