@@ -195,6 +195,7 @@ ARGUMENTS: dict[str, Callable[[Any, Any, Path], Any]] = {
     "blocks": lambda v, s, t: sslsim.Resampling(blocks=v),
     "block_by": lambda v, s, t: sslsim.Resampling(block_by=v),
     "elsewhere": lambda v, s, t: sslsim.Resampling(elsewhere=v),
+    "depths": lambda v, s, t: sslsim.Resampling(depths=v),
     "rows": lambda v, s, t: sslsim.attention_evidence(s, rows=v, device="cpu"),
     "executor": lambda v, s, t: sslsim.compare(s, ["cca"], executor=v, device="cpu"),
     "device of an extraction": lambda v, s, t: sslsim.Study(checkpoints=["log-mel"]).extract(t / "s", device=v),

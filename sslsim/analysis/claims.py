@@ -194,7 +194,7 @@ def _above_chance(claim: str, between: str, evidence: Evidence, measure: str, be
 
 def _above_controls(evidence: Evidence, measure: str, lineage: Lineage | None, claim: str = "") -> list[Row]:
     """Hold relations against chance, if with a claim, and no training; families one by one, as a mean hides signs."""
-    known, parts = same_depth_by_relation(evidence.pairs), separate_at_same_depth(evidence)
+    known, parts = same_depth_by_relation(evidence), separate_at_same_depth(evidence)
     rows = [_above_chance(claim, relation, part, measure) for relation, part in parts if claim]
     for to, what in CONTROLS.items():
         if to in known:

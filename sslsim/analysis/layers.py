@@ -134,16 +134,21 @@ def measured(evidence: Evidence, measure: str) -> Evidence:
     return some
 
 
-def same_depth_by_relation(pairs: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
-    """Mask, for each relation, the pairs of layers at the same relative depth, one of which at least was trained."""
-    near = (same_depth(pairs) & (pairs.trained_x | pairs.trained_y)).to_numpy()
+def same_depth_by_relation(evidence: Evidence) -> dict[str, NDArray[np.bool_]]:
+    """Mask, for each relation, the pairs of layers on which claims rest: with all controls, at the same relative depth.
+
+    One of the two at least was trained. Of deep models these are not all layers, see `Resampling.depths`.
+    """
+    pairs = evidence.pairs
+    controlled = np.isfinite(evidence.null).all(0) & np.isfinite(evidence.left_out).all(0)
+    near = (same_depth(pairs) & (pairs.trained_x | pairs.trained_y)).to_numpy() & controlled
     masks = {relation: near & (pairs.relation == relation).to_numpy() for relation in RELATIONS}
     return {relation: mask for relation, mask in masks.items() if mask.any()}
 
 
 def separate_at_same_depth(evidence: Evidence) -> list[tuple[str, Evidence]]:
     """Return, for each relation of models trained apart, the evidence of layers at the same relative depth."""
-    masks = same_depth_by_relation(evidence.pairs)
+    masks = same_depth_by_relation(evidence)
     return [(relation, evidence.only(masks[relation])) for relation in SEPARATE if relation in masks]
 
 
@@ -157,7 +162,7 @@ def along_depth(evidence: Evidence, measures: Sequence[str]) -> pd.DataFrame:
     for name in measures:
         some = measured(evidence, name)
         depth = (5 * some.pairs.depth_x).round() / 5
-        for relation, mask in same_depth_by_relation(some.pairs).items():
+        for relation, mask in same_depth_by_relation(some).items():
             here = mask & some.pairs.trained_x.to_numpy()
             for at in sorted(set(depth[here])) if relation != "same model" else ():
                 of = some.only(here & (depth == at).to_numpy()).estimate()

@@ -97,13 +97,21 @@ def comparison(
     between: set[frozenset[str]],
     frames: int | None,
     given: Any = None,
+    depths: int | None = None,
     **how: Any,
 ) -> Comparison:
-    """Return what to compare of these stores: all layers in which a neuron varies."""
+    """Return what to compare of these stores: all layers in which a neuron varies.
+
+    Layers that are `near` in relative depth are those of every layer x or, with `depths`, of so many evenly spaced ones.
+    """
     views = varying_views(stores, between, frames, given)
     last = {store.name: store.layer_numbers[-1] for store in stores}
     layers, deep = (np.array(side) for side in zip(*((view.layer, last[view.label[0]]) for view in views), strict=True))
-    near = near_layers(layers[:, None], deep[:, None], deep[None], layers.min()) == layers[None]
+    first = layers.min()
+    near = near_layers(layers[:, None], deep[:, None], deep[None], first) == layers[None]
+    if depths:
+        spaced = near_layers(np.arange(depths)[:, None], depths - 1, deep[None], first)
+        near &= (spaced == layers).any(0)[:, None]
     return Comparison(views, tuple(measures), between, near, **how)
 
 

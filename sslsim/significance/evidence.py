@@ -25,12 +25,13 @@ from sslsim.significance.nulls import p_value
 class Resampling:
     """How chance levels, intervals and random bases are made; 0 leaves each of them out.
 
-    Pairs of layers at the same relative depth, on which claims rest, get all: `permutations` mismatches of utterances,
-    the same for all layers, so that the smallest p is 1 / (permutations + 1) (there are at most one less than
-    utterances); `blocks` of utterances, left out one after another for the intervals; `rotations` random bases, to see
-    what is found where neurons are not shared. All other pairs get the first `elsewhere` mismatches, for the chance
-    level of a map, but are not compared by measures that cost much more than others (`Measure.costly`); where it is
-    None they are not compared at all.
+    Pairs of layers at the same relative depth, on which claims and curves rest, get all: `permutations` mismatches of
+    utterances, the same for all layers, so that the smallest p is 1 / (permutations + 1) (there are at most one less
+    than utterances); `blocks` of utterances, left out one after another for the intervals; `rotations` random bases, to
+    see what is found where neurons are not shared. Of models with more layers than `depths` (None: no limit) so many
+    evenly spaced layers are taken for that: neighbours say much the same. All other pairs get the first `elsewhere`
+    mismatches, for the chance level of a map and of a search, but are not compared by measures that cost much more than
+    others (`Measure.costly`); where it is None they are not compared at all.
     """
 
     permutations: int = 20
@@ -39,10 +40,12 @@ class Resampling:
     block_by: str = "utterance"  # what stays together in a block: 'utterance' or 'speaker'
     seed: int = 0  # of mismatches and random bases
     elsewhere: int | None = 1
+    depths: int | None = 7  # of hidden states; attention takes all of its layers
 
     def __post_init__(self) -> None:
         for name in ("permutations", "rotations", "blocks", "elsewhere", "seed"):
             check_whole(name, getattr(self, name), 0, "nowhere" if name == "elsewhere" else "")
+        check_whole("depths", self.depths, 2, "no limit")
         if self.blocks == 1:
             raise SslsimError("blocks is 1; an interval needs at least 2, and 0 is for none")
         if not isinstance(self.block_by, str) or self.block_by not in ("utterance", "speaker"):

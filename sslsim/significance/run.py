@@ -51,7 +51,7 @@ def evidence(
     check_resampling(resampling)
     check_stores(stores)
     chosen, device = check_between(between, stores), chosen_device(device, executor)
-    what = comparison(stores, measures, chosen, frames, given, seed=resampling.seed, device=device)
+    what = comparison(stores, measures, chosen, frames, given, resampling.depths, seed=resampling.seed, device=device)
     lengths = utterances_of(what.views).lengths
     partners = "max_corr" in measures and resampling.elsewhere is not None  # each neuron's best, of all layers
     blocks = blocks_of(stores[0].index, lengths, resampling.blocks, resampling.block_by)

@@ -44,7 +44,7 @@ def test_along_depth_gives_the_mean_of_the_layers_at_that_depth(evidence):
 
 def test_depth_is_that_of_trained_models_and_baselines_do_not_meet():
     evidence = made(lineup("a", "b", "twin", "twin2", "mel"), ["svcca"], lambda *_: 0.5)
-    masks = same_depth_by_relation(evidence.pairs)
+    masks = same_depth_by_relation(evidence)
     assert list(masks) == ["same model", "same family", "untrained", "spectrogram"]
     untrained = evidence.pairs[masks["untrained"]]
     assert len(untrained) == 2 * 2 * 2 * 2  # a and b, each with the twins, both ways, two layers

@@ -157,6 +157,24 @@ def test_claims_rest_on_layers_at_the_same_relative_depth(make_store):
     assert same_depth(quiet(stores, ["max_corr"])).tolist() == near.ravel().tolist()
 
 
+def test_of_deep_models_evenly_spaced_layers_may_do(make_store):
+    stores = [make_store(name, n_layers=n, queries=0) for name, n in (("base", 13), ("large", 25), ("small", 6))]
+    between = check_between(None, stores)
+    near = comparison(stores, (), between, None, depths=7).near
+    layers = [np.arange(n) for n in (13, 25, 6)]
+    of = [*itertools.accumulate((13, 25, 6), initial=0)]
+    x, y = np.nonzero(near[: of[1], of[1] : of[2]])  # base in large
+    assert layers[0][x].tolist() == [0, 2, 4, 6, 8, 10, 12]
+    assert layers[1][y].tolist() == [0, 4, 8, 12, 16, 20, 24]
+    x, y = np.nonzero(near[of[1] : of[2], of[2] :])  # large in small
+    assert layers[1][x].tolist() == [0, 4, 8, 12, 16, 20, 24]
+    assert layers[2][y].tolist() == [0, 1, 2, 3, 3, 4, 5]
+    assert near[of[2] :].sum() == 6 * 3  # all of a model that has no more
+    whole = comparison(stores, (), between, None).near
+    assert (near <= whole).all()
+    assert (comparison(stores, (), between, None, depths=25).near == whole).all()
+
+
 def test_best_partners_are_the_best_over_all_layers(stores):
     table = neuron_partners(stores, device="cpu")
     keys = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y"]

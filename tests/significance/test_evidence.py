@@ -124,6 +124,7 @@ def test_nothing_to_estimate_from_and_an_interval_that_cannot_be(made):
         ({"permutations": -2}, "permutations is -2; it must be a whole number, 0 or more"),
         ({"rotations": -1}, "rotations is -1; it must be a whole number, 0 or more"),
         ({"elsewhere": -1}, "elsewhere is -1; it must be a whole number, 0 or more"),
+        ({"depths": 1}, "depths is 1; it must be a whole number, 2 or more, or None for no limit"),
         ({"blocks": 1}, "blocks is 1; an interval needs at least 2, and 0 is for none"),
         ({"blocks": -3}, "blocks is -3; it must be a whole number, 0 or more"),
         ({"block_by": "word"}, "block_by is 'word'; give one of utterance, speaker"),

@@ -11,6 +11,7 @@ import torch
 from worlds import World
 
 from sslsim.activations.selection import layer_views
+from sslsim.analysis.layers import along_depth, same_depth_by_relation
 from sslsim.comparison import engine
 from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.comparison.tables import same_depth
@@ -214,6 +215,27 @@ def test_layers_at_other_depths_may_be_left_out(stores, whole):
     for name in ARRAYS:  # products of one pair of layers and of many differ in rounding
         np.testing.assert_allclose(getattr(same, name), getattr(of_all, name)[:, order], atol=1e-5)
     np.testing.assert_allclose(same.pairs.value, of_all.pairs.value.iloc[order], atol=1e-5)
+
+
+def test_of_deep_models_claims_rest_on_evenly_spaced_layers(tmp_path):
+    stores = World("half", 2, neurons=5, layers=7, utterances=6, frames=20).stores(tmp_path)
+    measures, how = ["svcca", "pwcca"], Resampling(permutations=2, blocks=3, rotations=0, depths=3)
+    found, whole = quiet(stores, measures, how), quiet(stores, measures, replace(how, depths=None))
+    spaced = near(found) & found.pairs.layer_x.isin([0, 3, 6]).to_numpy()
+    svcca = (found.pairs.measure == "svcca").to_numpy()
+    assert spaced[~svcca].all()  # a costly measure, of these alone
+    for name in ("null", "left_out"):
+        assert (np.isfinite(getattr(found, name)).all(0) == spaced).all()
+    assert np.isfinite(found.null[0, svcca]).all()
+    same = whole.only(whole.pairs.measure == "svcca")
+    some = found.only(svcca)
+    pd.testing.assert_frame_equal(some.pairs, same.pairs)
+    for name in ("null", "left_out"):
+        np.testing.assert_allclose(*(getattr(of, name)[:, spaced[svcca]] for of in (some, same)), rtol=0, atol=1e-6)
+    assert sum(mask.sum() for mask in same_depth_by_relation(some).values()) == spaced[svcca].sum()
+    deep = along_depth(some, ["svcca"])
+    assert np.isfinite(deep[["value", "ci_low", "ci_high", "chance", "p"]]).all(None)
+    assert set(deep.depth) == {0, 0.4, 1}
 
 
 # --- random bases
