@@ -102,7 +102,7 @@ def comparison(
 ) -> Comparison:
     """Return what to compare of these stores: all layers in which a neuron varies.
 
-    Layers that are `near` in relative depth are those of every layer x or, with `depths`, of so many evenly spaced ones.
+    Layers `near` in relative depth are those nearest to each layer or, with `depths`, to so many evenly spaced ones.
     """
     views = varying_views(stores, between, frames, given)
     last = {store.name: store.layer_numbers[-1] for store in stores}

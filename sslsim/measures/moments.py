@@ -9,6 +9,7 @@ does not vary has correlation 0 with all others and is left out of means.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -158,8 +159,7 @@ class _of_either_way(cached_property):  # noqa: N801  a decorator
     def __init__(self, function: Callable[[Moments], Any]) -> None:
         def find(m: Moments) -> Any:
             name = function.__name__
-            known = vars(vars(m)["swapped"]) if "swapped" in vars(m) else {}
-            value = known.get(_MIRROR.get(name, name))
+            value = m.known_of_swapped.get(_MIRROR.get(name, name))
             if value is None:
                 return function(m)
             return value[::-1] if isinstance(value, tuple) else value.mT
@@ -178,12 +178,26 @@ class Moments:
     groups: tuple[Tensor, ...] = ()  # the same of every group of utterances about the group's means
     same: Tensor | None = None  # which pairs (...) are of a layer with itself: whitening leaves no rounding there
 
-    @cached_property
+    @property
     def swapped(self) -> Moments:
-        """The same moments with the two sides exchanged; what either computes the other need not."""
-        other = Moments(self.y, self.x, self.cross.mT, tuple(group.mT for group in self.groups), self.same)
-        vars(other)["swapped"] = self
+        """The same moments with the two sides exchanged; what either computes the other need not.
+
+        They know one another, one of them weakly: a cycle would hold gigabytes until Python looks for cycles.
+        """
+        other = self._other()
+        if other is None:
+            other = Moments(self.y, self.x, self.cross.mT, tuple(group.mT for group in self.groups), self.same)
+            vars(self)["_other"], vars(other)["_other"] = (lambda: other), weakref.ref(self)
         return other
+
+    def _other(self) -> Moments | None:
+        return None
+
+    @property
+    def known_of_swapped(self) -> dict[str, Any]:
+        """What was computed of the same moments with the sides exchanged, by name."""
+        other = self._other()
+        return {} if other is None else vars(other)
 
     def without(self, *left_out: int) -> Moments:
         """Moments of all groups of utterances but some."""
@@ -227,7 +241,7 @@ class Moments:
     @_of_either_way
     def whitened(self) -> Tensor:
         """Cross products of the principal components of z-scored x and y, each of length 1; (..., k_x, k_y)."""
-        if "x_whitened" in vars(self) or ("swapped" in vars(self) and "y_whitened" in vars(self.swapped)):
+        if "x_whitened" in vars(self) or "y_whitened" in self.known_of_swapped:
             made = self.x_whitened @ self.whitener(self.y)
         else:
             made = self.whitener(self.x).mT @ self.y_whitened

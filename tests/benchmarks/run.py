@@ -2,7 +2,7 @@
 
 make bench                               all but the last; about 35 minutes on two cores
 make bench ARGS="pairs attention"        some
-make bench ARGS="paper"                  evidence of the size of the paper; paper-part extrapolates it
+make bench ARGS="paper"                  evidence of the size of the paper
 make bench ARGS="grid --device cuda"     the paper-size grid on a GPU, with 50,000 frames
 tests/benchmarks/gpu.sh                  what needs a GPU: the embedded report, paper, agreement; 8 minutes at most
 """
@@ -38,8 +38,6 @@ import torch
 
 import sslsim
 from sslsim.activations.store import ActivationStore
-from sslsim.comparison import pieces
-from sslsim.comparison.tables import near_layers
 from sslsim.encoders.files import checkpoint_fingerprint
 from sslsim.encoders.lineup import Checkpoint
 from sslsim.encoders.load import load_encoder
@@ -246,56 +244,6 @@ def bench_paper(device: str) -> Rows:
     return rows
 
 
-def bench_paper_part(device: str) -> Rows:
-    """CPU time of `paper`, extrapolated from two base and from two large checkpoints with four layers each.
-
-    A layer has moments and neighbours of its own, of all frames and without each block; a pair at one depth has all
-    controls, any other a score and one mismatch. A base and a large layer are taken to cost the mean of both kinds.
-    """
-    rows: Rows = []
-    base, large = 13, 25
-    counts = {  # pairs of checkpoints, pairs at one depth of each, other pairs of each
-        "base": (3, base, base * (base - 1)),
-        "both": (12, len(pairs_at_one_depth(base, large)), base * large - len(pairs_at_one_depth(base, large))),
-        "large": (6, large, large * (large - 1)),
-    }
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        few = [(name, width, 4) for name, width, _ in (PAPER[i] for i in (0, 1, 3, 4))]
-        roots = [str(store.root) for store in made.stores(Path(folder), 4_000, few)]
-        for notebook in NOTEBOOKS:
-            sides = {"base": roots[:2], "large": roots[2:]}
-            calls = {
-                (kind, way): pool.submit(alone, "evidence", device, f"{notebook}{way}", *sides[kind])
-                for kind in sides
-                for way in ("", "-few")
-            }
-            found = {key: call.result() for key, call in calls.items()}
-            cost: dict[str, tuple[float, float]] = {}
-            for kind in sides:
-                whole, some = found[kind, ""], found[kind, "-few"]
-                far = (some["cpu"] - some["layers"]) / 16
-                near = (whole["cpu"] - whole["layers"] - 12 * far) / 4
-                cost[kind] = near, far
-                row: dict[str, object] = {"what": f"{notebook}, {kind}, {device}", "n": 1}
-                row |= {"a layer": f"{whole['layers'] / 8:.2f} s", "a pair at one depth": f"{near:.2f} s"}
-                rows.append(row | {"another pair": f"{far:.2f} s", "peak memory": f"{whole['peak']:.1f} GB"})
-            cost["both"] = tuple(sum(two) / 2 for two in zip(cost["base"], cost["large"], strict=True))
-            total = sum(
-                many * (at_one * cost[k][0] + other * cost[k][1]) for k, (many, at_one, other) in counts.items()
-            )
-            total += 3 * base * found["base", ""]["layers"] / 8 + 4 * large * found["large", ""]["layers"] / 8
-            rows.append(
-                {"what": f"{notebook}, seven checkpoints, extrapolated", "in all": f"{total / 60:.0f} min of CPU"}
-            )
-    return rows
-
-
-def pairs_at_one_depth(x: int, y: int) -> set[tuple[int, int]]:
-    """Numbers of layers, of models of so many, that are nearest in depth for one of the two."""
-    left, right = (near_layers(np.arange(a), a - 1, b - 1).astype(int).tolist() for a, b in ((x, y), (y, x)))
-    return {*enumerate(left), *((i, j) for j, i in enumerate(right))}
-
-
 def paper_row(what: str, device: str, found: dict[str, float]) -> dict[str, object]:
     row: dict[str, object] = {"what": f"{what}: {found['pairs']:,.0f} pairs of layers, {device}", "n": 1}
     row |= {"time": f"{found['seconds'] / 60:.1f} min", "of CPU": f"{found['cpu'] / 60:.1f} min"}
@@ -304,39 +252,19 @@ def paper_row(what: str, device: str, found: dict[str, float]) -> dict[str, obje
 
 
 def evidence_alone(device: str, notebook: str, *roots: str) -> dict[str, float]:
-    """Make evidence in one more process; of its CPU time, that of what is of one layer is said too."""
-    stores, of_layers = [sslsim.open(root) for root in roots], [0.0]
-
-    def watched(make, *call):
-        start = time.thread_time()
-        made_of_it = make(*call)
-        of_layers[0] += time.thread_time() - start
-        return made_of_it
-
-    for name in ("moments_of_batch", "samples_of_batch"):
-        setattr(pieces, name, partial(watched, getattr(pieces, name)))
+    stores = [sslsim.open(root) for root in roots]
     before = time.process_time()
     taken = seconds(lambda: made_evidence(stores, notebook, device))
-    computed = time.process_time() - before
-    sizes = [store.n_layers for store in stores]
-    found = {
-        "seconds": taken,
-        "cpu": computed,
-        "layers": of_layers[0],
-        "peak": peak(),
-        "pairs": sum(a * b for a, b in combinations(sizes, 2)),
-    }
+    found = {"seconds": taken, "cpu": time.process_time() - before, "peak": peak()}
+    found["pairs"] = sum(a * b for a, b in combinations([store.n_layers for store in stores], 2))
     return found | ({"gpu": torch.cuda.max_memory_allocated() / 1e9} if device != "cpu" else {})
 
 
 def made_evidence(stores: Sequence[ActivationStore], notebook: str, device: str) -> sslsim.Evidence:
-    """Evidence as a notebook makes it, between different checkpoints; NOTEBOOK-few: as of pairs at other depths."""
-    few = notebook.endswith("-few")
-    notebook = notebook.removesuffix("-few")
+    """Evidence as a notebook makes it, between different checkpoints."""
     told = {name: one.default for name, one in read_parameters(find([notebook])[0]).items()}
     measures = dict.fromkeys([*told["measures"], *CLAIMED[notebook]])
     counts = {name: told[name] for name in ("permutations", "blocks", "rotations") if name in told}
-    counts = {"permutations": 2, "blocks": 0, "rotations": 0} if few else counts
     between = list(combinations([store.name for store in stores], 2))
     how = {"between": between, "resampling": sslsim.Resampling(**counts)}
     return sslsim.evidence(stores, list(measures), frames=told["frames"], device=device, **how)
@@ -510,10 +438,9 @@ BENCHMARKS = {
     "extraction": bench_extraction,
     "report": bench_report,
     "paper": bench_paper,
-    "paper-part": bench_paper_part,
     "agreement": bench_agreement,
 }
-ASKED_FOR = ("report", "paper", "paper-part", "agreement")  # they take long, or need a GPU
+ASKED_FOR = ("report", "paper", "agreement")  # they take long, or need a GPU
 ALONE = {"compare": compare_alone, "extract": extract_alone, "evidence": evidence_alone}
 
 

@@ -1,5 +1,8 @@
 """Moments: exact in any way the frames are cut, over all of them and without some groups of utterances."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from sslsim.errors import SslsimError
 from sslsim.measures import arrays, products
 from sslsim.measures.moments import moments, squared_norms
 from sslsim.measures.products import Utterances
+from sslsim.measures.registry import MEASURES
 
 LENGTHS = (40, 25, 60, 35, 50, 45, 30, 55)
 
@@ -96,6 +100,23 @@ def test_swapped_is_the_other_way_round_whenever_it_is_asked_for(pair):
     torch.testing.assert_close(m.swapped.correlation, moments(*pair[::-1]).correlation)
     for known, made in zip((right, rho, left), m.swapped.canonical, strict=True):
         assert known is made  # not decomposed a second time
+
+
+def test_what_was_computed_of_both_ways_goes_with_them(pair):
+    """Not only once Python looks for cycles, which it does by the number of objects, not by their size."""
+    gc.disable()
+    try:
+        m = moments(*pair)
+        scored = [MEASURES["pwcca"].score(one) for one in (m, m.swapped)]
+        assert m.swapped.swapped is m
+        kept = [weakref.ref(one) for one in (m, m.swapped, m.canonical[0], m.swapped.y_whitened)]
+        alone = moments(*pair).swapped
+        assert MEASURES["pwcca"].score(alone) == pytest.approx(scored[1])
+        del m
+        assert [one() for one in kept] == [None] * 4
+        assert MEASURES["pwcca"].score(alone.swapped) == pytest.approx(scored[0])
+    finally:
+        gc.enable()
 
 
 # --- groups of utterances

@@ -234,7 +234,7 @@ def test_of_deep_models_claims_rest_on_evenly_spaced_layers(tmp_path):
         np.testing.assert_allclose(*(getattr(of, name)[:, spaced[svcca]] for of in (some, same)), rtol=0, atol=1e-6)
     assert sum(mask.sum() for mask in same_depth_by_relation(some).values()) == spaced[svcca].sum()
     deep = along_depth(some, ["svcca"])
-    assert np.isfinite(deep[["value", "ci_low", "ci_high", "chance", "p"]]).all(None)
+    assert np.isfinite(deep[["value", "ci_low", "ci_high", "chance", "p"]].to_numpy()).all()
     assert set(deep.depth) == {0, 0.4, 1}
 
 
