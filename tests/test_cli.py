@@ -304,7 +304,7 @@ def test_a_dry_run_tells_and_does_nothing(checkpoints: Path, corpus: Path, tmp_p
     assert re.match(r"to extract on cpu: 1 minutes of audio by 2 of 2 .* this takes about .* free", lines[2])
     assert re.fullmatch(r"speakers: bob \d s, ann \d s", lines[3])
     assert lines[4] == "upsampled: 1 of 4 utterances, the lowest with nothing above 4 kHz"
-    assert re.match(r"about \d+ minutes of extraction on \d+ processors", lines[5])
+    assert re.match(r"about \d+ minutes of extraction on \d+ processors, then \d+ of all five notebooks", lines[5])
     assert list(tmp_path.iterdir()) == []
     sweep = ["--sweep", "null_seed=0,1", "--dry-run", "--out", str(tmp_path / "out")]
     assert cli.main(["run", "layers", *here, *sweep]) == 0

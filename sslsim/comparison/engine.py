@@ -71,7 +71,9 @@ def _tasks(what: Comparison, run: Run, folder: Path) -> Iterator[tuple[int, Task
     each block where measures are of frames, and where something is given, which comes off the frames that are left.
     """
     views, each, given = what.views, run.without_each() or [run], isinstance(what.views[0], PartialView)
-    layers = [list(of) for _, of in itertools.groupby(range(len(views)), key=lambda i: views[i].label[0])]
+    near = what.near.any(0) | what.near.any(1)
+    used = [i for i in range(len(views)) if run.everywhere or near[i]]  # moments without each block take gigabytes
+    layers = [list(of) for _, of in itertools.groupby(used, key=lambda i: views[i].label[0])]
     of_moments, of_frames = (
         replace(what, measures=tuple(name for name in what.measures if MEASURES[name].of_frames is frames))
         for frames in (False, True)

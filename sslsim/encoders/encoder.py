@@ -82,10 +82,11 @@ class Hooks:
 
     def __init__(self, checkpoint: Checkpoint, blocks: Any, heads: int, site: str = "hidden") -> None:
         self._checkpoint, self._heads, self._local, self.blocks = checkpoint, heads, threading.local(), len(blocks)
-        self.units = [second_linear(block) for block in blocks] if site == "ffn" else []
-        if None in self.units:
+        linears = [second_linear(block) for block in blocks] if site == "ffn" else []
+        if None in linears:
             raise problem(checkpoint, f"no feed-forward part was found in {type(blocks[0]).__name__}; take site hidden")
-        for linear in self.units:
+        self.wide = linears[0].in_features if linears else 0  # the modules, which know this object, are not kept in it
+        for linear in linears:
             linear.register_forward_pre_hook(self._entered)
         blocks[0].register_forward_pre_hook(self._before, with_kwargs=True)
         for block in blocks:

@@ -76,7 +76,7 @@ def load_encoder(
     encoder = _tried(Encoder(checkpoint, anatomy, device, dtype, model, preprocess, grid, hooks))
     if site == "hidden":
         return encoder
-    anatomy = Anatomy(len(blocks), hooks.units[0].in_features, 0, taken, parameters=parameters, clock=clock)
+    anatomy = Anatomy(len(blocks), hooks.wide, 0, taken, parameters=parameters, clock=clock)
     return replace(encoder, site=site, anatomy=anatomy)
 
 

@@ -177,12 +177,23 @@ def forecast(runs: Sequence[Run]) -> int:
         print(f"{', '.join(each.name for each in chosen)}{more}: {len(utterances):,} utterances; if none is there yet:")
         where = chosen_device(call["device"]), there, None
         announce(chosen, Plan(study, utterances, {}, {}, roots, index, index, *where))
-        shapes = [expected_shape(each, study.site) for each in chosen]
-        # seconds for an hour of speech on two processors: of any encoder, and for neurons squared, a layer
-        cost = sum(100 + 26e-6 * layers * neurons**2 for layers, neurons, _ in shapes)
-        minutes = cost * index["n_samples"].sum() / SAMPLE_RATE / 3600 / 60 * 2 / _processors()
-        print(f"about {minutes:.0f} minutes of extraction on {_processors()} processors, and then the notebooks")
+        hours = index["n_samples"].sum() / SAMPLE_RATE / 3600
+        extraction, comparison = _minutes([expected_shape(each, study.site)[:2] for each in chosen], hours)
+        told = f"about {extraction:.0f} minutes of extraction on {_processors()} processors, then {comparison:.0f} of"
+        print(f"{told} all five notebooks at 4,000 frames; some processors take two to three times as long")
     return 0
+
+
+def _minutes(shapes: Sequence[tuple[int, int]], hours: float) -> tuple[float, float]:
+    """Return how long extraction of some speech takes, and all notebooks, of models of so many layers and neurons.
+
+    By what was measured on two cores with AVX-512 (`tests/benchmarks`): of any encoder 200 seconds of a processor for an
+    hour of speech, and for each layer its neurons squared; of any pair of layers, and for the neurons of both.
+    """
+    wide = np.array([neurons for layers, neurons in shapes for _ in range(layers)], dtype=float)
+    extraction = hours * (200 * len(shapes) + 52e-6 * np.square(wide).sum())
+    pairs, both = len(wide) * (len(wide) + 1) / 2, (wide.sum() ** 2 + np.square(wide).sum()) / 2
+    return extraction / 60 / _processors(), (0.07 * pairs + 2.1e-6 * both) / 60 / _processors()
 
 
 def _processors() -> int:
