@@ -22,7 +22,7 @@ from sslsim.activations.selection import PartialView
 from sslsim.comparison import pieces
 from sslsim.comparison.pieces import Task
 from sslsim.comparison.scores import Comparison, Run, Scores
-from sslsim.comparison.scratch import save, scratch
+from sslsim.comparison.scratch import check_free, save, scratch
 from sslsim.measures.registry import MEASURES
 from sslsim.parallel import results, workers_on
 
@@ -44,6 +44,7 @@ def score_runs(what: Comparison, runs: Sequence[Run], executor: Executor | None)
         tasks = [(of, *one) for of, run in enumerate(runs) for one in _tasks(what, run, folder / str(of))]
         rounds = [(of, first, task, [*_rounds(task)]) for of, first, task in tasks]
         workers = workers_on(what.device)
+        check_free(folder, max(_size(task) for _, _, task in tasks))
         total = sum(len(calls) for *_, two in rounds for _, calls in two)
         with tqdm(total=total, unit="piece", file=sys.stdout, mininterval=1.0) as bar:
             for of, first, task, two in rounds:
@@ -54,6 +55,12 @@ def score_runs(what: Comparison, runs: Sequence[Run], executor: Executor | None)
                     bar.update()
                 shutil.rmtree(task.folder, ignore_errors=True)  # it takes gigabytes
     return scores
+
+
+def _size(task: Task) -> int:
+    """Return about how many bytes of moments a task keeps: second moments in float64, and two bases in float32."""
+    each = sum(task.what.views[i].store.n_neurons ** 2 for batch in task.batches for i in batch)
+    return 0 if task.of_frames else 16 * each * max(1, len(task.run.blocks))
 
 
 def _rounds(task: Task) -> Iterator[tuple[Callable[..., Any], list[tuple[Any, ...]]]]:
@@ -71,8 +78,8 @@ def _tasks(what: Comparison, run: Run, folder: Path) -> Iterator[tuple[int, Task
     each block where measures are of frames, and where something is given, which comes off the frames that are left.
     """
     views, each, given = what.views, run.without_each() or [run], isinstance(what.views[0], PartialView)
-    near = what.near.any(0) | what.near.any(1)
-    used = [i for i in range(len(views)) if run.everywhere or near[i]]  # moments without each block take gigabytes
+    near = np.flatnonzero((what.near | what.near.T).any(0)).tolist()
+    used = range(len(views)) if run.everywhere else near  # moments without each block take gigabytes
     layers = [list(of) for _, of in itertools.groupby(used, key=lambda i: views[i].label[0])]
     of_moments, of_frames = (
         replace(what, measures=tuple(name for name in what.measures if MEASURES[name].of_frames is frames))

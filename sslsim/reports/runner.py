@@ -187,8 +187,8 @@ def forecast(runs: Sequence[Run]) -> int:
 def _minutes(shapes: Sequence[tuple[int, int]], hours: float) -> tuple[float, float]:
     """Return how long extraction of some speech takes, and all notebooks, of models of so many layers and neurons.
 
-    By what was measured on two cores with AVX-512 (`tests/benchmarks`): of any encoder 200 seconds of a processor for an
-    hour of speech, and for each layer its neurons squared; of any pair of layers, and for the neurons of both.
+    By what was measured on two cores with AVX-512 (`tests/benchmarks`), in seconds of a processor: 200 for an hour of
+    speech by any encoder, and by the square of its neurons; for any pair of layers, and by the neurons of both.
     """
     wide = np.array([neurons for layers, neurons in shapes for _ in range(layers)], dtype=float)
     extraction = hours * (200 * len(shapes) + 52e-6 * np.square(wide).sum())

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import platform
+import shutil
 import stat
 import tempfile
 import threading
@@ -24,6 +25,7 @@ from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.errors import SslsimError
 from sslsim.parallel import executor as dask_executor
 from sslsim.parallel import workers_on
+from sslsim.resources import size_told
 from sslsim.significance.evidence import Resampling
 from sslsim.significance.run import evidence
 
@@ -218,6 +220,19 @@ def test_a_full_disk_is_said_and_nothing_is_left(stores, monkeypatch):
     ):
         compare(stores, ["max_corr"], device="cpu")
     assert sorted(folder.iterdir()) == before
+
+
+def test_too_little_room_is_said_before_anything_is_computed(stores, monkeypatch):
+    folder = stores[0].root.parent
+    before, needed = sorted(folder.iterdir()), 16 * sum(s.n_layers * s.n_neurons**2 for s in stores)
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    told = rf"takes {size_told(needed)} in '.*\.pieces.*', where {size_told(needed - 1)} are free; make room there or"
+    with pytest.raises(SslsimError, match=told):
+        compare(stores, ["max_corr"], device="cpu")
+    assert sorted(folder.iterdir()) == before
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    assert len(compare(stores, ["max_corr"], device="cpu"))
 
 
 def test_stores_that_cannot_be_written_beside_are_compared_all_the_same(stores, monkeypatch):

@@ -1,6 +1,7 @@
 """Evidence: every control is the same comparison on other arrays, built here by hand."""
 
 import itertools
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from worlds import World
 
 from sslsim.activations.selection import layer_views
 from sslsim.analysis.layers import along_depth, same_depth_by_relation
-from sslsim.comparison import engine
+from sslsim.comparison import engine, pieces
 from sslsim.comparison.layers import compare, neuron_partners
 from sslsim.comparison.tables import same_depth
 from sslsim.errors import SslsimError
@@ -217,10 +218,21 @@ def test_layers_at_other_depths_may_be_left_out(stores, whole):
     np.testing.assert_allclose(same.pairs.value, of_all.pairs.value.iloc[order], atol=1e-5)
 
 
-def test_of_deep_models_claims_rest_on_evenly_spaced_layers(tmp_path):
+def test_of_deep_models_claims_rest_on_evenly_spaced_layers(tmp_path, monkeypatch):
     stores = World("half", 2, neurons=5, layers=7, utterances=6, frames=20).stores(tmp_path)
     measures, how = ["svcca", "pwcca"], Resampling(permutations=2, blocks=3, rotations=0, depths=3)
-    found, whole = quiet(stores, measures, how), quiet(stores, measures, replace(how, depths=None))
+    made = []  # layers of each batch without a block
+
+    def watched(value, path, save=pieces.save):
+        if re.fullmatch(r"moments-\d+-\d+", path.stem):
+            made.append(len(value.marginal.mean))
+        save(value, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pieces, "save", watched)
+        found = quiet(stores, measures, how)
+    assert sum(made) == 2 * 3 * 3  # of both models three layers, in each of three blocks
+    whole = quiet(stores, measures, replace(how, depths=None))
     spaced = near(found) & found.pairs.layer_x.isin([0, 3, 6]).to_numpy()
     svcca = (found.pairs.measure == "svcca").to_numpy()
     assert spaced[~svcca].all()  # a costly measure, of these alone
