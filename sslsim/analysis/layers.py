@@ -5,6 +5,7 @@ The value in row (x, y) of a directional measure says how well x is found in y; 
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,7 @@ def beyond(
     pairs, tables = stores.lineage.typical_pairs(), []
     some = [store for store in stores if any(store.name in pair for pair in pairs)]
     how: dict[str, Any] = {"frames": frames, "between": pairs, "device": device}
-    how["resampling"] = near_only(resampling)
+    how["resampling"] = replace(near_only(resampling), depths=resampling.depths)  # a curve shows fifths of the depth
     for of, known in (("", None), (" of the rest", given)):
         deep = along_depth(run.evidence(some, [measure], given=known, **how), [measure])
         tables.append(deep.assign(measure=f"{measure}{of}"))

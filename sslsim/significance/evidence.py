@@ -53,8 +53,8 @@ class Resampling:
 
 
 def near_only(resampling: Resampling) -> Resampling:
-    """Return the same of pairs of layers at the same relative depth alone, without random bases."""
-    return replace(resampling, elsewhere=None, rotations=0)
+    """Return the same of pairs at the same relative depth alone, of all layers, without random bases."""
+    return replace(resampling, elsewhere=None, rotations=0, depths=None)
 
 
 def check_resampling(resampling: object) -> None:
