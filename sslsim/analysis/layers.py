@@ -141,8 +141,7 @@ def same_depth_by_relation(evidence: Evidence) -> dict[str, NDArray[np.bool_]]:
     One of the two at least was trained. Of deep models these are not all layers, see `Resampling.depths`.
     """
     pairs = evidence.pairs
-    controlled = np.isfinite(evidence.null).all(0) & np.isfinite(evidence.left_out).all(0)
-    near = (same_depth(pairs) & (pairs.trained_x | pairs.trained_y)).to_numpy() & controlled
+    near = (same_depth(pairs) & (pairs.trained_x | pairs.trained_y)).to_numpy() & evidence.controlled
     masks = {relation: near & (pairs.relation == relation).to_numpy() for relation in RELATIONS}
     return {relation: mask for relation, mask in masks.items() if mask.any()}
 
@@ -205,7 +204,8 @@ def best_layers(evidence: Evidence, measure: str) -> pd.DataFrame:
     some = measured(evidence, measure)
     pairs, rows = some.pairs[:0] if MEASURES[measure].costly else some.pairs, []
     for _, group in pairs[pairs.model_x != pairs.model_y].groupby(["model_x", "model_y"], sort=False):
-        chance = some.only(pairs.index.isin(group.index)).estimate(lambda v: v.max(-1)).chance
+        searched = some.null[:, pairs.index.isin(group.index)].max(-1)
+        chance = np.nanmean(searched) if np.isfinite(searched).any() else np.nan
         rows.append({**group.loc[group.value.idxmax()], "chance": chance})
     columns = ["measure", "model_x", "model_y", "relation", "layer_x", "layer_y", "value", "chance"]
     return pd.DataFrame(rows, columns=columns)
@@ -217,10 +217,10 @@ def convergence(
 ) -> pd.DataFrame:
     """Score pairs of models on more and more frames, to see whether the scores have settled.
 
-    The pairs are of names of checkpoints, compared at the same relative depth, on those of `FRAMES` that there are, and
-    on all. Chance is that of two mismatches of utterances. Measures that compare every frame with every other depend on
-    how many they compare; their curve ends at 2,000. Columns: measure, pair, n_frames, value, chance, enough (ten
-    frames a neuron of both sides; not of these measures).
+    The pairs are of names of checkpoints, compared at the same relative depth, of deep models at seven layers, on those
+    of `FRAMES` that there are, and on all. Chance is that of two mismatches of utterances. Measures that compare every
+    frame with every other depend on how many they compare; their curve ends at 2,000. Columns: measure, pair, n_frames,
+    value, chance, enough (ten frames a neuron of both sides; not of these measures).
     """
     total, width, rows = stores[0].n_frames, {s.name: s.n_neurons for s in stores}, []
     some = [s for s in stores if any(s.name in pair for pair in pairs)]

@@ -28,6 +28,7 @@ from sslsim.parallel import results, workers_on
 
 BATCH_NEURONS = 2048  # of one batch: a product of two fills a processor, and takes 34 MB in float64
 GPU_BATCH_NEURONS = 8192  # the same for a GPU, which wants more at a time: 64 pairs of 1,024 neurons take about 3 GB
+SCRATCH = 8e9  # bytes of moments without a block that wait at a time: those of 48 layers of 1,024 neurons, ten times
 BATCH_LAYERS = 8  # of one batch of measures of frames, whose kernels are 32 MB each at 2,000 frames
 
 
@@ -44,7 +45,7 @@ def score_runs(what: Comparison, runs: Sequence[Run], executor: Executor | None)
         tasks = [(of, *one) for of, run in enumerate(runs) for one in _tasks(what, run, folder / str(of))]
         rounds = [(of, first, task, [*_rounds(task)]) for of, first, task in tasks]
         workers = workers_on(what.device)
-        check_free(folder, max(_size(task) for _, _, task in tasks))
+        check_free(folder, max(_kept(task) for *_, task in tasks))
         total = sum(len(calls) for *_, two in rounds for _, calls in two)
         with tqdm(total=total, unit="piece", file=sys.stdout, mininterval=1.0) as bar:
             for of, first, task, two in rounds:
@@ -57,10 +58,23 @@ def score_runs(what: Comparison, runs: Sequence[Run], executor: Executor | None)
     return scores
 
 
-def _size(task: Task) -> int:
-    """Return about how many bytes of moments a task keeps: second moments in float64, and two bases in float32."""
-    each = sum(task.what.views[i].store.n_neurons ** 2 for batch in task.batches for i in batch)
-    return 0 if task.of_frames else 16 * each * max(1, len(task.run.blocks))
+def _size(what: Comparison, batches: list[list[int]]) -> int:
+    """Return about how many bytes the moments of layers take: products in float64, and two bases in float32."""
+    bases = {name for measure in what.measures for name in MEASURES[measure].needs}
+    return sum(8 * (1 + len(bases)) * what.views[i].store.n_neurons ** 2 for batch in batches for i in batch)
+
+
+def _kept(task: Task) -> int:
+    """Return about how many bytes of moments wait for the pieces of a task."""
+    each = 0 if task.of_frames else _size(task.what, task.batches)
+    return each * len(pieces.turns(task.run)) * max(1, len(task.run.wanted))
+
+
+def _parts(run: Run, size: int) -> list[Run]:
+    """Leave out so many blocks at a time that moments of that size, without each, do not fill the disk."""
+    some = max(1, int(SCRATCH // max(1, size)))
+    starts = range(0, len(run.blocks), some)
+    return [replace(run, wanted=tuple(range(len(run.blocks))[start : start + some])) for start in starts] or [run]
 
 
 def _rounds(task: Task) -> Iterator[tuple[Callable[..., Any], list[tuple[Any, ...]]]]:
@@ -89,7 +103,8 @@ def _tasks(what: Comparison, run: Run, folder: Path) -> Iterator[tuple[int, Task
     if of_moments.measures or run.partners:
         neurons = BATCH_NEURONS if workers_on(what.device) is None else GPU_BATCH_NEURONS
         batches = _batches(layers, [neurons // views[of[0]].shape[1] for of in layers])
-        tasks += [(of_moments, batches, *one) for one in enumerate(each if given else [run])]
+        parts = each if given else _parts(run, _size(of_moments, batches))
+        tasks += [(of_moments, batches, one.wanted[0] if one.wanted else first, one) for first, one in enumerate(parts)]
     if of_frames.measures:
         pieces.sample_of(run.lengths, what.sample)  # says so at once if that cannot be
         batches = _batches(layers, [BATCH_LAYERS] * len(layers))

@@ -110,7 +110,8 @@ def comparison(
     first = layers.min()
     near = near_layers(layers[:, None], deep[:, None], deep[None], first) == layers[None]
     if depths:
-        spaced = near_layers(np.arange(depths)[:, None], depths - 1, deep[None], first)
+        lowest = np.array([view.store.layer_numbers[0] for view in views])
+        spaced = lowest + np.floor(np.arange(depths)[:, None] / (depths - 1) * (deep - lowest) + 0.5)
         near &= (spaced == layers).any(0)[:, None]
     return Comparison(views, tuple(measures), between, near, **how)
 

@@ -110,7 +110,7 @@ def moments_of_batch(folder: Path, k: int, turned: bool) -> list[Part]:
     what, views = task.what, _batch(task, k, turned)
     side = Side(views, torch.cat(_of_each(views, mean)).to(what.device), DTYPE)
     if task.run.blocks:
-        for g, of in enumerate(marginals_without(side, task.run.blocks)):
+        for g, of in zip(task.run.wanted, marginals_without(side, task.run.blocks, task.run.wanted), strict=True):
             rest = on_rows(views, np.delete(np.arange(side.n), task.run.blocks[g]))
             save(_moments(task, of, rest), _file(task, "moments", k, turned, g))
         return []
@@ -165,11 +165,12 @@ def _without_blocks(task: Task, k: int, m: int) -> list[Part]:
     """Score layers of two batches at the same depth without each block."""
     cells, parts = task.cells(k, m, near=True), []
     places = torch.tensor(cells, device=task.what.device).T
-    of = [[_file(task, "moments", batch, False, g) for batch in (k, m)] for g in range(len(task.run.blocks))]
+    of = [[_file(task, "moments", batch, False, g) for batch in (k, m)] for g in task.run.wanted]
     # frames are near 0 about the mean of any that are many
     means = [read(file).marginal.mean.flatten() for file in of[0]]
     x_side, y_side = (Side(_batch(task, batch), mean_, DTYPE) for batch, mean_ in zip((k, m), means, strict=True))
-    for files, (*_, cross) in zip(of, without_blocks(x_side, y_side, cells, task.run.blocks), strict=True):
+    without = without_blocks(x_side, y_side, cells, task.run.blocks, task.run.wanted)
+    for files, (*_, cross) in zip(of, without, strict=True):
         x, y = map(read, files)
         parts.append(_part(task, (k, m), (x, y), places, cross, True, partners=False))
     return parts

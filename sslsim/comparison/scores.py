@@ -52,6 +52,7 @@ class Run:
     # there is no other order then
     given: NDArray[np.int64] | None = None
     blocks: tuple[NDArray[np.int64], ...] = ()  # numbers of frames to leave out, one block after another
+    wanted: tuple[int, ...] = ()  # which of the blocks
 
     def without_each(self) -> list[Run]:
         """Return runs on the frames that are left without each block."""

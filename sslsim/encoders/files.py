@@ -107,12 +107,18 @@ def expected_shape(checkpoint: Checkpoint, site: str = "hidden") -> tuple[int, i
     """Return the layers, neurons and heads that a checkpoint's settings promise; 0 if they do not say."""
     if checkpoint.source == LOG_MEL:
         return 1, BANDS, 0
-    with suppress(OSError, ValueError, KeyError, TypeError, StopIteration):
+    with suppress(OSError, ValueError, AttributeError, TypeError):
         config = json.loads((locate(checkpoint) / "config.json").read_text(encoding="utf-8"))
-        if site == "ffn":
-            wide = next(config[key] for key in ("intermediate_size", "encoder_ffn_dim") if key in config)
-            return int(config["num_hidden_layers"]), int(wide), 0
-        return int(config["num_hidden_layers"]) + 1, int(config["hidden_size"]), int(config["num_attention_heads"])
+        layers, neurons, units, heads = (
+            int(next((config[key] for key in each if key in config), 0))
+            for each in (
+                ("num_hidden_layers", "encoder_layers"),
+                ("hidden_size", "d_model"),
+                ("intermediate_size", "encoder_ffn_dim"),
+                ("num_attention_heads", "encoder_attention_heads"),
+            )
+        )
+        return (layers, units, 0) if site == "ffn" else (layers + 1, neurons, heads)
     return 0, 0, 0
 
 

@@ -55,7 +55,8 @@ def above_chance(
     from sslsim.significance.nulls import ALPHA
 
     need(table, ["chance", "p_t"], "from sslsim.evidence, with permutations above 0")
-    rows, small = rows_of(table, measure), measure in BEYOND_BASES
+    layers = table[["model_x", "layer_x", "model_y", "layer_y"]].drop_duplicates()
+    rows, small = layers.merge(rows_of(table, measure), how="left"), measure in BEYOND_BASES
     above, explained = rows.value if small else rows.value - rows.chance, rows.p_t > ALPHA
     grid = _wide(rows.assign(value=above), "value")
     struck = _wide(rows.assign(struck=(above.notna() & explained).astype(float)), "struck").to_numpy() == 1

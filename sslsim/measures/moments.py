@@ -299,11 +299,11 @@ def marginal(side: Side, wide: int = WIDE) -> Marginal:
     return _marginal(side, side.n, side.means, scatter, wide)
 
 
-def marginals_without(side: Side, blocks: Sequence[np.ndarray]) -> Iterator[Marginal]:
-    """Yield moments of the layers of a side without each of the blocks (numbers of frames) that all fall into."""
+def marginals_without(side: Side, blocks: Sequence[np.ndarray], wanted: Sequence[int]) -> Iterator[Marginal]:
+    """Yield moments of the layers of a side without each of the `wanted` blocks (numbers of frames) of all frames."""
     same = [(i, i) for i in range(len(side.columns))]
-    for rows, (mean_, _, scatter) in zip(blocks, without_blocks(side, side, same, blocks), strict=True):
-        rest = np.delete(np.arange(side.n), rows)
+    for g, (mean_, _, scatter) in zip(wanted, without_blocks(side, side, same, blocks, wanted), strict=True):
+        rest = np.delete(np.arange(side.n), blocks[g])
         varies = side.varies(rest).view(len(scatter), -1)  # about another mean, a constant leaves some rounding
         yield _marginal(side, len(rest), mean_, scatter * varies[:, :, None] * varies[:, None, :], WIDE)
 

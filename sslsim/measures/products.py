@@ -120,9 +120,9 @@ def cross_products(
 
 
 def without_blocks(
-    left: Side, right: Side, pairs: Sequence[tuple[int, int]], blocks: Sequence[np.ndarray]
+    left: Side, right: Side, pairs: Sequence[tuple[int, int]], blocks: Sequence[np.ndarray], wanted: Sequence[int]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield, for each of the blocks (numbers of frames) that all frames fall into, what is left without it.
+    """Yield, for those `wanted` of the blocks (numbers of frames) that all frames fall into, what is left without each.
 
     Means of all neurons of left and of right, (n_neurons,), and products (pairs, n_neurons_x, n_neurons_y) about them,
     float64. All frames are multiplied once.
@@ -133,11 +133,11 @@ def without_blocks(
         of_blocks.append(_summed(left, right, pairs, parts))
         sums.append([sum(side.near_zero(part).sum(0, dtype=torch.float64) for part in parts) for side in (left, right)])
     total, whole = sum(of_blocks), [sum(of_side) for of_side in zip(*sums, strict=True)]
-    for rows, part, lost in zip(blocks, of_blocks, sums, strict=True):
-        n = left.n - len(rows)
-        rest = [(every - some) / n for every, some in zip(whole, lost, strict=True)]
+    for g in wanted:
+        n = left.n - len(blocks[g])
+        rest = [(every - some) / n for every, some in zip(whole, sums[g], strict=True)]
         means = [side.origin.double() + one for side, one in zip((left, right), rest, strict=True)]
-        yield *means, _recentred(total - part, (left, right), pairs, rest, n)
+        yield *means, _recentred(total - of_blocks[g], (left, right), pairs, rest, n)
 
 
 def _summed(

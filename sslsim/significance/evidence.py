@@ -131,6 +131,12 @@ class Evidence:
             p = stats.t.sf(distance / np.sqrt(both[:, 0] / both[:, 1] * (1 + 1 / known)), both[:, 1])
         return np.where((both[:, 0] == 0) & (distance <= 0), 1.0, p)  # shares are often 0, as their mismatches are
 
+    @property
+    def controlled(self) -> NDArray[np.bool_]:
+        """Mask of the pairs that all blocks and mismatches were made of, see `Resampling`; of all if there are none."""
+        known = np.isfinite(self.left_out if len(self.left_out) else self.null).sum(0)
+        return (2 * known > known.max(initial=0)) | ~known.any()
+
     def only(self, rows: NDArray[np.bool_] | pd.Series) -> Evidence:
         """Return the evidence of some of the pairs."""
         kept = np.asarray(rows, dtype=bool)
@@ -148,7 +154,11 @@ class Evidence:
         if self.pairs.empty:
             raise SslsimError("no pairs to estimate from; choose models or layers that were compared")
         of = of or (lambda values: values.mean(-1))
-        return Estimate(**{name: float(number) for name, number in self._worth(of, level).items()})
+        worth = Estimate(**{name: float(number) for name, number in self._worth(of, level).items()})
+        if len(self.left_out) and np.isfinite(worth.value) and not np.isfinite(worth.low):
+            told = "no interval, and few mismatches: some of the pairs have not all controls (Resampling.depths)"
+            warnings.warn(f"{told}; take evidence.only(evidence.controlled)", stacklevel=2)
+        return worth
 
     def _worth(self, of: Callable[[NDArray], NDArray], level: float) -> dict[str, Any]:
         """Fields of an estimate, of one number or of many at once."""

@@ -179,6 +179,14 @@ def test_a_block_that_turns_changes_nothing_and_one_that_adds_noise_does(tmp_pat
     assert (changes.ci_low <= changes.value).all()
 
 
+def test_every_block_of_a_deep_model_has_its_interval(tmp_path):
+    rng = np.random.default_rng(0)
+    model = world(tmp_path, "model", lambda u, n: np.cumsum([noise(rng, n, 3) for _ in range(10)], axis=0))
+    changes = analysis.block_changes([model], resampling=replace(QUICK, depths=3))
+    assert changes.layer.tolist() == list(range(1, 10))
+    assert np.isfinite(changes[["value", "ci_low", "ci_high"]].to_numpy()).all()
+
+
 def test_layers_are_grouped_as_long_as_each_two_are_alike():
     grid = np.array([[1, 0.95, 0.8, 0.1], [0.95, 1, 0.92, 0.1], [0.8, 0.92, 1, 0.91], [0.1, 0.1, 0.91, 1]])
     rows = [("linear_cka_debiased", "m", i, "m", j, grid[i, j]) for i in range(4) for j in range(4)]

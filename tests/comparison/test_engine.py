@@ -229,10 +229,10 @@ def test_too_little_room_is_said_before_anything_is_computed(stores, monkeypatch
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     told = rf"takes {size_told(needed)} in '.*\.pieces.*', where {size_told(needed - 1)} are free; make room there or"
     with pytest.raises(SslsimError, match=told):
-        compare(stores, ["max_corr"], device="cpu")
+        compare(stores, ["svcca"], device="cpu")
     assert sorted(folder.iterdir()) == before
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
-    assert len(compare(stores, ["max_corr"], device="cpu"))
+    assert len(compare(stores, ["svcca"], device="cpu"))
 
 
 def test_stores_that_cannot_be_written_beside_are_compared_all_the_same(stores, monkeypatch):

@@ -1,6 +1,7 @@
 """The table of layers: complete, equal to measuring pair by pair, with what its models are to each other."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -173,6 +174,13 @@ def test_of_deep_models_evenly_spaced_layers_may_do(make_store):
     whole = comparison(stores, (), between, None).near
     assert (near <= whole).all()
     assert (comparison(stores, (), between, None, depths=25).near == whole).all()
+
+
+def test_layers_that_begin_at_one_are_spaced_from_there_on(make_store):
+    for n, expected in ((7, [1, 2, 3, 4, 5, 6, 7]), (8, [1, 2, 3, 5, 6, 7, 8]), (13, [1, 3, 5, 7, 9, 11, 13])):
+        stores = [replace(make_store(f"m{n}", n_layers=n, queries=0), site="ffn")]
+        near = comparison(stores, (), check_between(None, stores), None, depths=7).near
+        assert (np.flatnonzero(near.diagonal()) + 1).tolist() == expected
 
 
 def test_best_partners_are_the_best_over_all_layers(stores):

@@ -91,6 +91,15 @@ def test_above_chance_shows_what_chance_leaves_and_strikes_what_it_explains():
     assert ax.collections[0].colorbar.extend == "min"  # 0.05 below chance, in the colour of 0
 
 
+def test_what_was_not_computed_is_grey_in_the_same_grid_as_other_measures():
+    table = square(LAYERS, value=RAMP, chance=0.25, p_t=0.01)
+    some = square(LAYERS, "pwcca", value=RAMP, chance=0.25, p_t=0.01)[lambda t: (t.layer_x != 1) & (t.layer_y != 1)]
+    ax = above_chance(pd.concat([table, some]), "pwcca")
+    kept = np.outer(*2 * [[True, False, True, False, True]])
+    np.testing.assert_allclose(values(ax), np.where(kept, RAMP - 0.25, np.nan))
+    assert values(above_chance(some, "pwcca")).shape == (3, 3)
+
+
 def test_little_above_chance_is_seen_on_a_scale_that_its_bar_tells():
     """A measure has one scale in all panels, which a model and itself do not set."""
     table = square(LAYERS, "pearson", value=0.3 + 0.18 * RAMP, chance=0.3, p_t=0.01)

@@ -1,5 +1,8 @@
 """What is made of scores and their controls: tables and estimates by hand, on numbers drawn at random."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -108,6 +111,25 @@ def test_evidence_of_other_shape_than_its_pairs_is_refused():
     ):
         with pytest.raises(SslsimError, match=rf"{name} has shape \(.*\) for 2 pairs"):
             Evidence(table, arrays[0], arrays[1], (1, 1, 1), arrays[2])
+
+
+def test_an_interval_that_some_pairs_have_not_is_warned_of(made):
+    left_out = made.left_out.copy()
+    left_out[:, 2:] = np.nan
+    some = replace(made, left_out=left_out)
+    assert some.controlled.tolist() == [True, True, False, False]
+    with pytest.warns(
+        UserWarning, match=r"^no interval, .* not all controls .*; take evidence.only\(evidence.controlled"
+    ):
+        assert np.isnan(some.estimate().low)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(some.only(some.controlled).estimate().low)
+    bare = replace(made, left_out=made.left_out[:0], null=made.null[:0], sizes=())
+    assert bare.controlled.all()
+    null = made.null.copy()
+    null[1:, 1] = np.nan
+    assert replace(bare, null=null).controlled.tolist() == [True, False, True, False]
 
 
 def test_nothing_to_estimate_from_and_an_interval_that_cannot_be(made):
