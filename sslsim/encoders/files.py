@@ -25,6 +25,8 @@ _SETTINGS = ("config.json", *_PREPROCESSOR)
 _ADAPTER, TOKENIZER = "adapter_config.json", "tokenizer_config.json"
 # in the order in which transformers looks for them
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_SIZES = [["num_hidden_layers", "encoder_layers"], ["hidden_size", "d_model"]]
+_SIZES += [["intermediate_size", "encoder_ffn_dim"], ["num_attention_heads", "encoder_attention_heads"]]
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _COMMITS = "SSLSIM_COMMITS"  # those looked up, which the kernels of a run inherit: one look-up, and one commit, a run
 _LOGIN = "log in with `hf auth login`"
@@ -109,15 +111,8 @@ def expected_shape(checkpoint: Checkpoint, site: str = "hidden") -> tuple[int, i
         return 1, BANDS, 0
     with suppress(OSError, ValueError, AttributeError, TypeError):
         config = json.loads((locate(checkpoint) / "config.json").read_text(encoding="utf-8"))
-        layers, neurons, units, heads = (
-            int(next((config[key] for key in each if key in config), 0))
-            for each in (
-                ("num_hidden_layers", "encoder_layers"),
-                ("hidden_size", "d_model"),
-                ("intermediate_size", "encoder_ffn_dim"),
-                ("num_attention_heads", "encoder_attention_heads"),
-            )
-        )
+        sizes = [next((config[key] for key in each if key in config), 0) for each in _SIZES]
+        layers, neurons, units, heads = map(int, sizes)
         return (layers, units, 0) if site == "ffn" else (layers + 1, neurons, heads)
     return 0, 0, 0
 

@@ -159,7 +159,7 @@ class _of_either_way(cached_property):  # noqa: N801  a decorator
     def __init__(self, function: Callable[[Moments], Any]) -> None:
         def find(m: Moments) -> Any:
             name = function.__name__
-            value = m.known_of_swapped.get(_MIRROR.get(name, name))
+            value = vars(other).get(_MIRROR.get(name, name)) if (other := m.known_swapped) else None
             if value is None:
                 return function(m)
             return value[::-1] if isinstance(value, tuple) else value.mT
@@ -184,20 +184,15 @@ class Moments:
 
         They know one another, one of them weakly: a cycle would hold gigabytes until Python looks for cycles.
         """
-        other = self._other()
-        if other is None:
+        if (other := self.known_swapped) is None:
             other = Moments(self.y, self.x, self.cross.mT, tuple(group.mT for group in self.groups), self.same)
-            vars(self)["_other"], vars(other)["_other"] = (lambda: other), weakref.ref(self)
+            vars(self)["mirror"], vars(other)["origin"] = other, weakref.ref(self)
         return other
 
-    def _other(self) -> Moments | None:
-        return None
-
     @property
-    def known_of_swapped(self) -> dict[str, Any]:
-        """What was computed of the same moments with the sides exchanged, by name."""
-        other = self._other()
-        return {} if other is None else vars(other)
+    def known_swapped(self) -> Moments | None:
+        """The same as `swapped`, if it is there already."""
+        return vars(self).get("mirror") or vars(self).get("origin", lambda: None)()
 
     def without(self, *left_out: int) -> Moments:
         """Moments of all groups of utterances but some."""
@@ -241,7 +236,7 @@ class Moments:
     @_of_either_way
     def whitened(self) -> Tensor:
         """Cross products of the principal components of z-scored x and y, each of length 1; (..., k_x, k_y)."""
-        if "x_whitened" in vars(self) or "y_whitened" in self.known_of_swapped:
+        if "x_whitened" in vars(self) or ((other := self.known_swapped) and "y_whitened" in vars(other)):
             made = self.x_whitened @ self.whitener(self.y)
         else:
             made = self.whitener(self.x).mT @ self.y_whitened
