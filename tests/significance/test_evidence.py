@@ -75,7 +75,8 @@ def test_an_estimate_by_hand(made, of):
 def test_controls_that_were_not_computed_are_left_out(made):
     turned = made.only([False, True, True, False])
     assert turned.estimate().p_rotation == (1 + (turned.rotated.mean(1) >= 0.25).sum()) / 10
-    mixed = made.only([True, True, True, True]).estimate()
+    with pytest.warns(UserWarning, match="^no interval"):
+        mixed = made.only([True, True, True, True]).estimate()
     assert mixed.chance == pytest.approx(made.null[:3].mean())  # of mismatches that all pairs have
     assert mixed.p == (1 + (made.null[:3].mean(1) >= mixed.value).sum()) / 4
     assert np.isnan([mixed.low, mixed.error, mixed.p_zero, mixed.rotated, mixed.p_rotation]).all()
