@@ -178,13 +178,13 @@ def forecast(runs: Sequence[Run]) -> int:
         where = chosen_device(call["device"]), there, None
         announce(chosen, Plan(study, utterances, {}, {}, roots, index, index, *where))
         hours = index["n_samples"].sum() / SAMPLE_RATE / 3600
-        extraction, comparison = _minutes([expected_shape(each, study.site)[:2] for each in chosen], hours)
+        extraction, comparison = minutes_of([expected_shape(each, study.site)[:2] for each in chosen], hours)
         told = f"about {extraction:.0f} minutes of extraction on {_processors()} processors, then {comparison:.0f} of"
         print(f"{told} all five notebooks at 4,000 frames; some processors take two to three times as long")
     return 0
 
 
-def _minutes(shapes: Sequence[tuple[int, int]], hours: float) -> tuple[float, float]:
+def minutes_of(shapes: Sequence[tuple[int, int]], hours: float) -> tuple[float, float]:
     """Return how long extraction of some speech takes, and all notebooks, of models of so many layers and neurons.
 
     By what was measured on two cores with AVX-512 (`tests/benchmarks`), in seconds of a processor: 200 for an hour of
@@ -193,7 +193,7 @@ def _minutes(shapes: Sequence[tuple[int, int]], hours: float) -> tuple[float, fl
     wide = np.array([neurons for layers, neurons in shapes for _ in range(layers)], dtype=float)
     extraction = hours * (200 * len(shapes) + 52e-6 * np.square(wide).sum())
     pairs, both = len(wide) * (len(wide) + 1) / 2, (wide.sum() ** 2 + np.square(wide).sum()) / 2
-    return extraction / 60 / _processors(), (0.07 * pairs + 2.1e-6 * both) / 60 / _processors()
+    return extraction / 60 / _processors(), (0.06 * pairs + 3e-6 * both) / 60 / _processors()
 
 
 def _processors() -> int:

@@ -367,3 +367,13 @@ def test_the_commit_is_that_of_the_checkout_that_has_the_file(tmp_path: Path) ->
     (tmp_path / "part/file").write_text("2")
     after = record.of_notebook(tmp_path / "part/file")
     assert (before | clean == before, after["dirty"], after["hash"] == before["hash"]) == (True, True, False)
+
+
+def test_time_is_told_by_what_was_measured(monkeypatch):
+    monkeypatch.setattr(runner, "_processors", lambda: 2)
+    for shape, minutes in (((13, 768), 5), ((25, 1024), 13)):  # for an hour of speech, as the README says
+        assert runner.minutes_of([shape], 1)[0] == pytest.approx(minutes, rel=0.2)
+    embedded = [*9 * [(6, 128)], *5 * [(7, 160)], (1, 80)]
+    assert runner.minutes_of(embedded, 0.1)[1] == pytest.approx(4.2, rel=0.2)  # 500 s of two processors in 4.2 minutes
+    monkeypatch.setattr(runner, "_processors", lambda: 1)
+    assert runner.minutes_of(embedded, 0.1)[1] == pytest.approx(8.4, rel=0.2)
