@@ -69,6 +69,15 @@ def size_told(size: float) -> str:
     return f"{size:.2g} {unit}" if 0 < size < 9.95 else f"{size:,.0f} {unit}"
 
 
+def check_free(folder: Path, needed: float, what: str, cure: str) -> str:
+    """Return, in words, what disk is needed in a folder and what is free; raise if that is too little."""
+    free = shutil.disk_usage(folder).free
+    told = f"{size_told(needed)} in {str(folder)!r}, where {size_told(free)} are free"
+    if free < needed:
+        raise SslsimError(f"{what}: needs {told}; {cure}")
+    return told
+
+
 def checked_name(name: str, what: str) -> str:
     """Return `name` if it can be part of file names and links: letters and digits, joined by single ``-`` or ``_``.
 

@@ -125,12 +125,6 @@ def test_names_in_snippets_exist():
                     assert owner is None or hasattr(owner, node.attr), f"{path}: {node.value.id}.{node.attr}"
 
 
-if __name__ == "__main__":
-    readme = ROOT / "sslsim/README.md"
-    readme.write_text(with_measures(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    sys.exit(0)
-
-
 def test_what_is_said_of_the_size_of_the_paper_was_measured():
     results = (ROOT / "tests/benchmarks/results.md").read_text(encoding="utf-8")
     section = results.split("## paper\n")[1].split("\n## ")[0]
@@ -140,3 +134,9 @@ def test_what_is_said_of_the_size_of_the_paper_was_measured():
     for path in (ROOT / "README.md", ROOT / "tests/benchmarks/README.md"):
         text = " ".join(path.read_text(encoding="utf-8").split())
         assert f"{neurons} minutes for neurons and {layers} for layers" in text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "sslsim/README.md"
+    readme.write_text(with_measures(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    sys.exit(0)

@@ -24,7 +24,7 @@ from sslsim.activations.shards import ShardFile, shard_file, write_shard
 from sslsim.activations.store import STORE_FILE, ActivationStore, described
 from sslsim.encoders.encoder import Encoded
 from sslsim.errors import SslsimError
-from sslsim.resources import size_told
+from sslsim.resources import check_free
 
 _POLL = 0.2  # seconds between two looks whether another process is through
 
@@ -113,11 +113,7 @@ def check_room(sizes: Mapping[Path, int], what: str) -> str:
     """
     parts = [file for root in sizes for file in _folder_of(root).glob("shard_*.bin")]
     needed, (beside, *_) = sum(sizes.values()) - sum(file.stat().st_size for file in parts), (r.parent for r in sizes)
-    free = shutil.disk_usage(beside).free
-    told = f"{size_told(needed)} in {str(beside)!r}, where {size_told(free)} are free"
-    if free < needed:
-        raise SslsimError(f"{what}: needs {told}; use another disk, or fewer frames, queries or utterances")
-    return told
+    return check_free(beside, needed, what, "use another disk, or fewer frames, queries or utterances")
 
 
 def _folder_of(root: Path) -> Path:

@@ -204,8 +204,7 @@ def best_layers(evidence: Evidence, measure: str) -> pd.DataFrame:
     some = measured(evidence, measure)
     pairs, rows = some.pairs[:0] if MEASURES[measure].costly else some.pairs, []
     for _, group in pairs[pairs.model_x != pairs.model_y].groupby(["model_x", "model_y"], sort=False):
-        searched = some.null[:, pairs.index.isin(group.index)].max(-1)
-        chance = np.nanmean(searched) if np.isfinite(searched).any() else np.nan
+        chance = pd.Series(some.null[:, pairs.index.isin(group.index)].max(-1)).mean()  # of mismatches that all have
         rows.append({**group.loc[group.value.idxmax()], "chance": chance})
     columns = ["measure", "model_x", "model_y", "relation", "layer_x", "layer_y", "value", "chance"]
     return pd.DataFrame(rows, columns=columns)

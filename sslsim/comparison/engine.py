@@ -22,9 +22,11 @@ from sslsim.activations.selection import PartialView
 from sslsim.comparison import pieces
 from sslsim.comparison.pieces import Task
 from sslsim.comparison.scores import Comparison, Run, Scores
-from sslsim.comparison.scratch import check_free, save, scratch
+from sslsim.comparison.scratch import CURE, save, scratch
+from sslsim.measures.arrays import chunks
 from sslsim.measures.registry import MEASURES
 from sslsim.parallel import results, workers_on
+from sslsim.resources import check_free
 
 BATCH_NEURONS = 2048  # of one batch: a product of two fills a processor, and takes 34 MB in float64
 GPU_BATCH_NEURONS = 8192  # the same for a GPU, which wants more at a time: 64 pairs of 1,024 neurons take about 3 GB
@@ -45,7 +47,7 @@ def score_runs(what: Comparison, runs: Sequence[Run], executor: Executor | None)
         tasks = [(of, *one) for of, run in enumerate(runs) for one in _tasks(what, run, folder / str(of))]
         rounds = [(of, first, task, [*_rounds(task)]) for of, first, task in tasks]
         workers = workers_on(what.device)
-        check_free(folder, max(_kept(task) for *_, task in tasks))
+        check_free(folder, max(_kept(task) for *_, task in tasks), "moments of layers", CURE)
         total = sum(len(calls) for *_, two in rounds for _, calls in two)
         with tqdm(total=total, unit="piece", file=sys.stdout, mininterval=1.0) as bar:
             for of, first, task, two in rounds:
@@ -72,9 +74,9 @@ def _kept(task: Task) -> int:
 
 def _parts(run: Run, size: int) -> list[Run]:
     """Leave out so many blocks at a time that moments of that size, without each, do not fill the disk."""
+    every = range(len(run.blocks))
     some = max(1, int(SCRATCH // max(1, size)))
-    starts = range(0, len(run.blocks), some)
-    return [replace(run, wanted=tuple(range(len(run.blocks))[start : start + some])) for start in starts] or [run]
+    return [replace(run, wanted=tuple(every[part])) for part in chunks(len(every), some)] or [run]
 
 
 def _rounds(task: Task) -> Iterator[tuple[Callable[..., Any], list[tuple[Any, ...]]]]:

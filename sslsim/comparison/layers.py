@@ -107,8 +107,7 @@ def comparison(
     views = varying_views(stores, between, frames, given)
     last = {store.name: store.layer_numbers[-1] for store in stores}
     layers, deep = (np.array(side) for side in zip(*((view.layer, last[view.label[0]]) for view in views), strict=True))
-    first = layers.min()
-    near = near_layers(layers[:, None], deep[:, None], deep[None], first) == layers[None]
+    near = near_layers(layers[:, None], deep[:, None], deep[None], layers.min()) == layers[None]
     if depths:
         lowest = np.array([view.store.layer_numbers[0] for view in views])
         spaced = lowest + np.floor(np.arange(depths)[:, None] / (depths - 1) * (deep - lowest) + 0.5)

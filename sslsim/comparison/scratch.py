@@ -20,7 +20,7 @@ from sslsim.activations.draft import check_ours, remove_stale
 from sslsim.errors import SslsimError
 from sslsim.resources import size_told
 
-_CURE = "make room there or compare fewer checkpoints at a time"
+CURE = "make room there or compare fewer checkpoints at a time"
 
 
 @contextmanager
@@ -38,13 +38,6 @@ def scratch(beside: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_free(folder: Path, needed: float) -> None:
-    """Raise if there is less room for moments than they are going to take, before they are made."""
-    if needed > (free := shutil.disk_usage(folder).free):
-        told = f"takes {size_told(needed)} in {str(folder)!r}, where {size_told(free)} are free"
-        raise SslsimError(f"what is kept of layers while they are compared {told}; {_CURE}")
-
-
 def save(value: object, path: Path) -> None:
     """Write a value; an error says how much room there is."""
     try:
@@ -55,8 +48,7 @@ def save(value: object, path: Path) -> None:
     except OSError as error:
         free = size_told(shutil.disk_usage(path.parent).free)
         raise SslsimError(
-            f"moments of layers cannot be kept in {str(path.parent)!r}, where {free} are free: "
-            f"{error.strerror}; {_CURE}"
+            f"moments of layers cannot be kept in {str(path.parent)!r}, where {free} are free: {error.strerror}; {CURE}"
         ) from error
 
 

@@ -227,7 +227,8 @@ def test_too_little_room_is_said_before_anything_is_computed(stores, monkeypatch
     before, needed = sorted(folder.iterdir()), 16 * sum(s.n_layers * s.n_neurons**2 for s in stores)
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
-    told = rf"takes {size_told(needed)} in '.*\.pieces.*', where {size_told(needed - 1)} are free; make room there or"
+    told = rf"^moments of layers: needs {size_told(needed)} in '.*\.pieces.*', where {size_told(needed - 1)} are free; "
+    told += "make room there or compare fewer checkpoints at a time"
     with pytest.raises(SslsimError, match=told):
         compare(stores, ["svcca"], device="cpu")
     assert sorted(folder.iterdir()) == before

@@ -1,5 +1,7 @@
 """Sums of products: exact to rounding whatever the layout, the means, the cut and the order of frames."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -60,9 +62,9 @@ def test_what_is_left_without_each_block(sides, whole, monkeypatch):
     monkeypatch.setattr(products, "chunks", lambda n: arrays.chunks(n, 37))
     left, right = (side(layers) for layers in sides)
     blocks = [part.nonzero()[0] for part in (np.arange(1000) % 3 == np.arange(3)[:, None])]
-    wanted = [2, 0]  # of three
-    without = without_blocks(left, right, [(1, 2), (0, 0)], blocks, wanted)
-    for g, (x_mean, y_mean, found) in zip(wanted, without, strict=True):
+    every, some = [0, 1, 2], [2, 0]
+    without = [without_blocks(left, right, [(1, 2), (0, 0)], blocks, wanted) for wanted in (every, some)]
+    for g, (x_mean, y_mean, found) in zip([*every, *some], itertools.chain(*without), strict=True):
         rest = np.delete(np.arange(1000), blocks[g])
         for products_, (i, j) in zip(found, ((1, 2), (0, 0)), strict=True):
             assert_near(products_, sides[0][i][rest], sides[1][j][rest])
