@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from threadpoolctl import threadpool_limits
 
@@ -25,6 +25,25 @@ Result = TypeVar("Result")
 GPU_WORKERS = 2  # one reads while the other computes
 CONNECT = 20  # seconds to wait for a scheduler
 GRACE = 0.5  # seconds that calls which have begun get to end in, once nobody wants their results
+
+
+class once(Generic[Result]):  # noqa: N801  a decorator
+    """A property that an object computes once and keeps.
+
+    Like `functools.cached_property`, which until Python 3.12 lets one thread at a time compute it, of whatever object.
+    """
+
+    def __init__(self, function: Callable[[Any], Result]) -> None:
+        self.function, self.__doc__ = function, function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Result:
+        if instance is None:
+            return self  # type: ignore[return-value]
+        value = vars(instance)[self.name] = self.function(instance)
+        return value
 
 
 def results(

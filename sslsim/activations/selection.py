@@ -4,7 +4,6 @@ import itertools
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from sslsim.activations.conditions import condition, further, orthonormal
 from sslsim.activations.store import ActivationStore, StoredLayer
 from sslsim.errors import SslsimError, check_whole, close_match
+from sslsim.parallel import once
 from sslsim.speech.positions import common_positions
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
@@ -48,7 +48,7 @@ class LayerView(StoredLayer):
     def _read(self, rows: slice | np.ndarray) -> np.ndarray:
         return super().__getitem__(rows if self.frames is None else self.frames[rows])
 
-    @cached_property
+    @once
     def _every(self) -> np.ndarray:
         """The chosen frames of a small layer: a comparison reads them once for every block of others."""
         return self._read(slice(None))
@@ -69,7 +69,7 @@ class PartialView(LayerView):
         origin, coefficients = self._fit
         return self.view[rows] - origin - self.basis[rows] @ coefficients
 
-    @cached_property
+    @once
     def _fit(self) -> tuple[np.ndarray, np.ndarray]:
         """Where frames lie, about, and the coefficients of the regression of the rest, (q, n_neurons), float32."""
         origin = self.view[:RUN].mean(0, dtype=np.float64).astype("f4")

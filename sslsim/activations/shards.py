@@ -16,7 +16,6 @@ import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.encoders.encoder import Encoded
+from sslsim.parallel import once
 from sslsim.speech.positions import RULE, positions, stride_for
 from sslsim.speech.recording import Clock
 
@@ -77,7 +77,7 @@ class Shard:
     frames: NDArray[np.int64]  # where each utterance's begin among the shard's, and last how many there are
     maps: NDArray[np.int64]  # the same of its numbers within one block's attention
 
-    @cached_property
+    @once
     def shapes(self) -> list[tuple[int, ...]]:
         """Those of layers, attention, checksums of either, and the last checksum; every number has 4 bytes."""
         n, m = int(self.frames[-1]), int(self.maps[-1])

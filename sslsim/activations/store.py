@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from sslsim.activations.shards import FRAME_RULE, Shard, ShardFile, shard_file
 from sslsim.encoders.lineage import Lineage
 from sslsim.encoders.lineup import ByName, Checkpoint
 from sslsim.errors import SslsimError
+from sslsim.parallel import once
 from sslsim.speech.positions import RULE, positions
 from sslsim.speech.recording import Clock
 
@@ -132,7 +132,7 @@ class ActivationStore:
         for number in range(len(self.shards)):
             self._shard(number, lambda file: file.verify(), afresh=True)
 
-    @cached_property
+    @once
     def layouts(self) -> list[Shard]:
         """Where in each shard its arrays lie."""
         frames, rows = (self.index[column].to_numpy(np.int64) for column in ("n_frames", "n_rows"))
@@ -145,11 +145,11 @@ class ActivationStore:
         """Which utterances each shard has."""
         return list(map(slice, self.shards, [*self.shards[1:], None]))
 
-    @cached_property
+    @once
     def _lengths(self) -> NDArray[np.int64]:
         return self.index["length"].to_numpy(np.int64)  # a data frame takes longer to look up than a map to read
 
-    @cached_property
+    @once
     def _frames(self) -> NDArray[np.int64]:
         """Where the frames of each shard begin, and last how many there are."""
         return _ends(np.array([shard.frames[-1] for shard in self.layouts]))

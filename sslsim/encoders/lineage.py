@@ -12,10 +12,10 @@
 
 import itertools
 from dataclasses import dataclass
-from functools import cached_property
 
 from sslsim.encoders.lineup import GIVEN, Checkpoint, ends_of_series
 from sslsim.errors import Unanswered
+from sslsim.parallel import once
 
 SEPARATE = ["other seed", "same family", "other family", "other model"]  # trained, and not from one another
 RELATIONS = ["same model", "other step", "counterpart", *SEPARATE, "untrained", "spectrogram", "arrays"]
@@ -27,7 +27,7 @@ class Lineage:
 
     checkpoints: tuple[Checkpoint, ...]
 
-    @cached_property
+    @once
     def _named(self) -> dict[str, Checkpoint]:
         return {checkpoint.name: checkpoint for checkpoint in self.checkpoints}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sslsim.errors import SslsimError, close_match
 from sslsim.measures.arrays import block, chunks, numbers
-from sslsim.parallel import chosen_device
+from sslsim.parallel import chosen_device, once
 
 Maps = np.ndarray | Tensor
 Among = Sequence[tuple[np.ndarray, np.ndarray]]  # numbers of some heads of a, and of those of b to compare them with
@@ -59,7 +59,7 @@ class Heads:
 
     maps: Tensor
 
-    @cached_property
+    @once
     def unit(self) -> tuple[Tensor, Tensor]:
         """Rows centred and of length 1, 0 where uniform, (heads, rows T); and 1 or, where uniform, 0, (heads, rows)."""
         centred = self.maps - 1 / self.maps.shape[2]
@@ -68,17 +68,17 @@ class Heads:
         varies = norm > 8 * torch.finfo(centred.dtype).eps * self.maps.shape[2] ** -0.5
         return centred.mul_(torch.where(varies, 1 / norm, 0.0)[:, :, None]).flatten(1), varies.to(self.maps)
 
-    @cached_property
+    @once
     def centred(self) -> Tensor:
         """Rows less their mean 1 / T, (heads, rows T)."""
         return self.maps.flatten(1) - 1 / self.maps.shape[2]
 
-    @cached_property
+    @once
     def squares(self) -> Tensor:
         """Sum of squares of `centred`, (heads,)."""
         return torch.linalg.vecdot(self.centred, self.centred).double()
 
-    @cached_property
+    @once
     def entropy(self) -> Tensor:
         """Sum of ``a log(2 a)``, (heads,)."""
         return torch.special.xlogy(self.maps, 2 * self.maps).sum((1, 2), dtype=torch.float64)

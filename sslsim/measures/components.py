@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sslsim.errors import SslsimError
+from sslsim.measures.products import product
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Components:
 
 def singular_values(a: Tensor, count: Tensor) -> Tensor:
     """Singular values (..., k), smallest first, by the smaller Gram matrix; only the largest `count` (...) are > 0."""
-    gram = a @ a.mT if a.shape[-2] <= a.shape[-1] else a.mT @ a
+    gram = product(a, a.mT) if a.shape[-2] <= a.shape[-1] else product(a.mT, a)
     values = torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt()
     k = values.shape[-1]
     return torch.where(torch.arange(k, device=a.device) >= k - count[..., None], values, 0.0)
@@ -69,8 +70,8 @@ def singular_vectors(a: Tensor, *, exact: bool = True) -> tuple[Tensor, Tensor, 
     """
     if a.shape[-2] > a.shape[-1]:
         return singular_vectors(a.mT, exact=exact)[::-1]
-    left = torch.linalg.eigh(a @ a.mT)[1].flip(-1)
-    images = left.mT @ a
+    left = torch.linalg.eigh(product(a, a.mT))[1].flip(-1)
+    images = product(left.mT, a)
     values = images.norm(dim=-1)
     right = images / values[..., None].clamp(min=torch.finfo(a.dtype).tiny)
     # an eigenvector is off by eps along another, its image by eps / value: at the root of eps they are alike

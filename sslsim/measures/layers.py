@@ -12,6 +12,7 @@ from torch import Tensor
 from sslsim.errors import SslsimError
 from sslsim.measures.components import singular_values
 from sslsim.measures.moments import Marginal, Moments
+from sslsim.measures.products import product
 
 VARIANCE = 0.99  # share of the variance that SVCCA keeps
 DROPPED = 3  # neurons of largest variance that linear_cka_dropped leaves out
@@ -45,7 +46,7 @@ def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE, b
     else:
         left, right = (side.components_raw.whitener.to(m.dtype) for side in (m.x, m.y))
         left, right = left[..., : int(k_x.max())], right[..., : int(k_y.max())]
-        leading = left.mT @ m.covariance.to(m.dtype) @ right
+        leading = product(product(left.mT, m.covariance.to(m.dtype)), right)
     leading = leading[..., : int(k_x.max()), : int(k_y.max())]
     rows, columns = (
         torch.arange(size, device=leading.device) < k[..., None]
@@ -64,7 +65,8 @@ def pwcca(m: Moments, *, standardize: bool = True) -> Tensor:
     """
     left, rho, _ = m.canonical
     x = m.x.components
-    loadings = (left.mT * x.variance.sqrt()[..., None, :].to(left)) @ x.directions.mT.to(left)  # <h_i, x_j>, |x_j| = 1
+    scaled = left.mT * x.variance.sqrt()[..., None, :].to(left)
+    loadings = product(scaled, x.directions.mT.to(left))  # <h_i, x_j>, |x_j| = 1
     weights = (loadings if standardize else loadings * m.x.scale[..., None, :]).abs().sum(-1, dtype=torch.float64)
     weights = torch.where(rho > 0, weights, 0.0)
     return (weights * rho).sum(-1) / weights.sum(-1)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,13 @@ from torch import Tensor
 from sslsim.errors import SslsimError
 from sslsim.measures.arrays import Array, block, check_pair, chunks, mean
 from sslsim.measures.components import Components, singular_vectors
-from sslsim.measures.products import Side, Utterances, cross_products, without_blocks
+from sslsim.measures.products import Side, Utterances, cross_products, product, without_blocks
+from sslsim.parallel import once
 
 WIDE = 256  # neurons from which the dtype of the products is precise enough
 
 
-class _of_each_layer(cached_property):  # noqa: N801  a decorator
+class _of_each_layer(once):  # noqa: N801  a decorator
     """A property that is computed for all layers once, and picked for some of them."""
 
     def __init__(self, function: Callable[[Marginal], Any]) -> None:
@@ -132,7 +132,7 @@ class Marginal:
         """Principal components of the neurons in their own units."""
         return Components.of(self.covariance, self.eps, self.count, self.dtype)
 
-    @cached_property
+    @once
     def _kept(self) -> dict[tuple[int, ...], Marginal]:
         return {}
 
@@ -153,7 +153,7 @@ class Marginal:
 _MIRROR = {"x_whitened": "y_whitened", "y_whitened": "x_whitened"}  # names of what is a transpose of one another
 
 
-class _of_either_way(cached_property):  # noqa: N801  a decorator
+class _of_either_way(once):  # noqa: N801  a decorator
     """A property that `Moments` take from those with the sides exchanged, where these have computed it."""
 
     def __init__(self, function: Callable[[Moments], Any]) -> None:
@@ -226,20 +226,20 @@ class Moments:
     @_of_either_way
     def x_whitened(self) -> Tensor:
         """Correlation of the whitened components of x with every neuron of y, (..., k_x, n_neurons_y)."""
-        return self.whitener(self.x).mT @ self.correlation
+        return product(self.whitener(self.x).mT, self.correlation)
 
     @_of_either_way
     def y_whitened(self) -> Tensor:
         """Correlation of every neuron of x with the whitened components of y, (..., n_neurons_x, k_y)."""
-        return self.correlation @ self.whitener(self.y)
+        return product(self.correlation, self.whitener(self.y))
 
     @_of_either_way
     def whitened(self) -> Tensor:
         """Cross products of the principal components of z-scored x and y, each of length 1; (..., k_x, k_y)."""
         if "x_whitened" in vars(self) or ((other := self.known_swapped) and "y_whitened" in vars(other)):
-            made = self.x_whitened @ self.whitener(self.y)
+            made = product(self.x_whitened, self.whitener(self.y))
         else:
-            made = self.whitener(self.x).mT @ self.y_whitened
+            made = product(self.whitener(self.x).mT, self.y_whitened)
         if self.same is None or not self.same.any():
             return made
         one = torch.eye(made.shape[-2], dtype=made.dtype, device=made.device)

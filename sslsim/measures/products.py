@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -18,8 +17,21 @@ import torch
 from torch import Tensor
 
 from sslsim.measures.arrays import Array, block, chunks
+from sslsim.parallel import once
 
 WHOLE = 2**28  # bytes of centred frames that are kept, to be multiplied in several orders
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the matrix product (..., n, m) of (..., n, k) and (..., k, m), in their dtype.
+
+    On a processor by numpy: its BLAS is as quick as that of torch with AVX2 and a sixth quicker with AVX-512, and takes
+    half the time for a matrix with its own transpose.
+    """
+    if a.device.type != "cpu":
+        return a @ b
+    with np.errstate(all="ignore"):  # torch is silent too, and what is not finite is refused by name
+        return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Utterances:
     n_groups: int = 5  # runs, at most
     labels: tuple[int, ...] | None = None  # group of each utterance, in place of runs
 
-    @cached_property
+    @once
     def members(self) -> list[list[int]]:
         """Numbers of the utterances of each group; as many groups as asked for where there are as many utterances."""
         some = [u for u, length in enumerate(self.lengths) if length]
@@ -44,7 +56,7 @@ class Utterances:
             cuts.append(min(room, key=lambda cut: abs(starts[some[cut]] * count - total * g)))
         return [some[a:b] for a, b in pairwise([*cuts, len(some)])] if some else []
 
-    @cached_property
+    @once
     def masks(self) -> list[np.ndarray]:
         """Which frames each group has, (n_frames,)."""
         group_of = np.full(len(self.lengths), -1)
@@ -52,7 +64,7 @@ class Utterances:
             group_of[group] = g
         return [np.repeat(group_of == g, self.lengths) for g in range(len(self.members))]
 
-    @cached_property
+    @once
     def sizes(self) -> tuple[int, ...]:
         """Frames of each group."""
         return tuple(sum(self.lengths[u] for u in group) for group in self.members)
@@ -153,9 +165,9 @@ def _summed(
         a = left.near_zero(rows)
         b = a if right is left and order is None else right.near_zero(rows, order)
         if pairs is None:
-            part = a.T @ b
+            part = product(a.T, b)
         else:
-            part = torch.stack([a[:, left.columns[i]].T @ b[:, right.columns[j]] for i, j in pairs])
+            part = torch.stack([product(a[:, left.columns[i]].T, b[:, right.columns[j]]) for i, j in pairs])
         total = part.double() if total is None else total.add_(part)
     assert total is not None
     return total

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from sslsim.errors import SslsimError, check_whole, close_match, is_text, written
+from sslsim.parallel import once
 from sslsim.speech.manifests import checked_columns, read_list, utterance_rows
 from sslsim.speech.recording import SAMPLE_RATE, SUFFIXES, AudioError, Recording, at_16_khz, content_fingerprint, opened
 
@@ -42,7 +43,7 @@ class Utterance:
         """Where the sound is read from."""
         return self.clip or self.path
 
-    @cached_property
+    @once
     def header(self) -> tuple[int, int]:
         """Length at 16 kHz, after resampling, and the rate of the file; only the header is read."""
         with Recording(self.source) as recording:

@@ -102,7 +102,7 @@ def test_many_pairs_are_scored_as_one_by_one(measure, several):
     for (x, y), *found in zip(several, there.tolist(), back.tolist(), strict=True):
         varying = [side[:, side.std(0) > 0] for side in (x, y)]
         for value, sides in zip(found, ((x, y), (y, x)), strict=True):
-            assert value == pytest.approx(sslsim.similarity(measure, *sides), abs=1e-8)
+            assert value == pytest.approx(sslsim.similarity(measure, *sides), abs=1e-6)  # float32 sums in another order
         assert found[0] == pytest.approx(sslsim.similarity(measure, *varying), abs=2e-6)
 
 
