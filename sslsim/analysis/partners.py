@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from sslsim.activations.selection import layer_views, utterances_of
+from sslsim.activations.selection import View, layer_views, utterances_of
 from sslsim.activations.store import ActivationStore
 from sslsim.analysis.layers import measured, separate_at_same_depth
 from sslsim.analysis.preferences import PAIR, traces
@@ -14,6 +14,7 @@ from sslsim.encoders.lineage import RELATIONS, SEPARATE
 from sslsim.measures.diagnostics import LAGS, autocorrelation, chance_max_corr, effective_frames
 from sslsim.measures.moments import moments
 from sslsim.measures.random_basis import FALSE_SHARE, in_bases, neuron_count, neuron_p
+from sslsim.parallel import results
 from sslsim.significance.evidence import Evidence, Resampling
 from sslsim.significance.jackknife import blocks_of, jackknife_interval
 
@@ -76,16 +77,22 @@ def with_partner(evidence: Evidence, stores: Sequence[ActivationStore], frames: 
     Columns: relation, `PAIR` (a neuron and its best partner in the other layer), value (their correlation), rotated
     and p_rotation (mean of its best in random bases of that layer, and p there). The evidence is as in `chance_levels`.
     """
-    views, rows = {view.label: view for view in layer_views(stores, frames)}, []
+    views, pairs = {view.label: view for view in layer_views(stores, frames)}, []
     for relation, part in separate_at_same_depth(measured(evidence, "neuron_count")):
-        for pair in part.pairs.itertuples():
-            x, y = (pair.model_x, pair.layer_x), (pair.model_y, pair.layer_y)
-            m = moments(views[x], views[y])
-            (best, at), size = m.correlation.abs().max(-1), in_bases(m).size
-            p, level = neuron_p(m, best), FALSE_SHARE * neuron_count(m)  # of Benjamini and Hochberg
-            for i in ((p <= level) & m.x.alive & (level > 0)).nonzero()[:, 0].tolist():
-                rows.append((relation, *x, i, *y, int(at[i]), *map(float, (m.correlation[i, at[i]], size[i], p[i]))))
+        named = part.pairs[["model_x", "layer_x", "model_y", "layer_y"]].itertuples(index=False)
+        pairs += [(relation, views[x, i], views[y, j]) for x, i, y, j in named]
+    rows = [row for some in results(_counted, pairs) for row in some]
     return pd.DataFrame(rows, columns=["relation", *PAIR, "value", "rotated", "p_rotation"])
+
+
+def _counted(relation: str, x: View, y: View) -> list[tuple]:
+    """Rows of the neurons of a layer that `neuron_count` counts in another."""
+    m = moments(x, y)
+    (best, at), size = m.correlation.abs().max(-1), in_bases(m).size
+    p, level = neuron_p(m, best), FALSE_SHARE * neuron_count(m)  # of Benjamini and Hochberg
+    found = ((p <= level) & m.x.alive & (level > 0)).nonzero()[:, 0].tolist()
+    numbers = ((i, int(at[i])) for i in found)
+    return [(relation, *x.label, i, *y.label, j, *map(float, (m.correlation[i, j], size[i], p[i]))) for i, j in numbers]
 
 
 def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames: int | None = None) -> pd.DataFrame:

@@ -115,6 +115,7 @@ def _tasks(what: Comparison, run: Run, folder: Path) -> Iterator[tuple[int, Task
         task = Task(folder / str(number), some, one, batches)
         task.folder.mkdir(parents=True)
         save(task, task.folder / "task.pickle")
+        pieces.HERE[task.folder] = task
         yield first, task
 
 

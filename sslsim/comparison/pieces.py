@@ -24,6 +24,7 @@ from sslsim.errors import SslsimError
 from sslsim.measures.arrays import mean
 from sslsim.measures.moments import WIDE, Marginal, Moments, marginal, marginals_without, moments, squared_norms
 from sslsim.measures.products import Side, cross_products, without_blocks
+from sslsim.measures.random_basis import axes
 from sslsim.measures.registry import MEASURES
 from sslsim.speech.positions import common_positions
 
@@ -70,8 +71,15 @@ class LayerMoments:
     norms: dict[bool, Tensor]  # by scaling, squared norms of the frames, (layers, n_frames)
 
 
-@lru_cache(maxsize=2)
+HERE: dict[Path, Task] = {}  # tasks that this process set: small layers which one of them has read, others need not
+
+
 def _task(folder: Path) -> Task:
+    return HERE.get(folder) or _task_elsewhere(folder)
+
+
+@lru_cache(maxsize=2)
+def _task_elsewhere(folder: Path) -> Task:
     return read(folder / "task.pickle")
 
 
@@ -130,6 +138,9 @@ def _moments(task: Task, of: Marginal, views: Sequence[View]) -> LayerMoments:
     measures = [MEASURES[name] for name in task.what.measures]
     for name in {name for measure in measures for name in measure.needs}:
         getattr(of, name)  # computed here, once, and kept
+    if any(measure.in_bases for measure in measures):
+        for basis in range(task.run.rotations):
+            axes(of, basis, task.what.seed)
     norms = {
         scaled: torch.stack([squared_norms(v, of.one(a), standardize=scaled) for a, v in enumerate(views)])
         for scaled in {measure.standardize for measure in measures if measure.norms}
@@ -296,5 +307,6 @@ def _of_each(views: Sequence[View], function: Callable[..., Any]) -> list[Any]:
 
 def forget() -> None:
     """Let go of what pieces of a comparison keep between them."""
-    for kept in (_task, _views, _left):
+    HERE.clear()
+    for kept in (_task_elsewhere, _views, _left):
         kept.cache_clear()

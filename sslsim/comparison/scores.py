@@ -15,7 +15,8 @@ from sslsim.activations.selection import View
 from sslsim.measures.moments import Moments
 from sslsim.measures.neighbours import SAMPLE
 from sslsim.measures.neurons import best_correlations, best_partners
-from sslsim.measures.random_basis import directions, in_bases, neuron_p
+from sslsim.measures.products import product
+from sslsim.measures.random_basis import axes, in_bases, neuron_p
 from sslsim.measures.registry import MEASURES
 
 Norms = dict[bool, tuple[Tensor, Tensor]]  # by scaling, the squared norms of the frames of x and of y
@@ -137,10 +138,9 @@ def in_random_bases(pairs: Moments, what: Comparison, bases: int) -> dict[str, N
     names = [name for name in what.measures if MEASURES[name].in_bases]
     out = {name: np.empty((2, len(pairs.cross), bases)) for name in names}
     for way, m in enumerate((pairs, pairs.swapped) if names else ()):
-        whole, index = m.y.source or (m.y, slice(None))
         for basis in range(bases):
-            turned = directions(whole, basis, what.seed)[index].to(m.correlation)
-            best = (m.correlation @ turned).abs().amax(-1)
+            columns, scale = (part.to(m.dtype) for part in axes(m.y, basis, what.seed))
+            best = (product(m.correlation, columns) * scale).abs().amax(-1)
             for name in names:
                 out[name][way, :, basis] = MEASURES[name].score(m, best=best).cpu().numpy()
     return out

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sslsim.errors import SslsimError, check_whole
 from sslsim.measures.arrays import Array, block
+from sslsim.measures.products import product
 
 SAMPLE = 2000
 NEIGHBOURS = 10
@@ -30,7 +31,7 @@ def neighbours(frames: Array, *, standardize: bool = True, k: int = NEIGHBOURS, 
         raise SslsimError(f"k is {k} with {len(frames):,} frames; give at least 1 and fewer than there are frames")
     x = _varying(frames, standardize, device)
     x = (x / x.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)).float()  # three times as quick
-    cosine = x @ x.T
+    cosine = product(x, x.T)
     cosine.fill_diagonal_(-torch.inf)
     return cosine.topk(k, dim=1).indices
 
@@ -66,7 +67,7 @@ def kernel(frames: Array, *, standardize: bool = True, bandwidth: float = 1.0, d
     x = _varying(frames, standardize, device)
     x = x - x.mean(0)
     squares = x.square().sum(1)
-    distance = (squares[:, None] + squares[None] - 2 * x @ x.T).clamp(min=0.0)
+    distance = (squares[:, None] + squares[None] - 2 * product(x, x.T)).clamp(min=0.0)
     distance.fill_diagonal_(0.0)
     n = distance.numel()  # the two middle values, which are one where n is odd
     low, high = (distance.flatten().kthvalue(k).values for k in ((n + 1) // 2, n // 2 + 1))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sslsim.measures.moments import Marginal, Moments
 from sslsim.measures.neurons import best_correlations, over_neurons
+from sslsim.measures.products import product
 
 POINTS, FURTHEST = 32, 10.0  # of the curve of each neuron, and how many deviations out it goes
 FALSE_SHARE = 0.1  # of the neurons that `neuron_count` counts, at most so many by chance
@@ -53,7 +54,7 @@ def in_bases(m: Moments) -> InBases:
         return vars(m)["in_bases"]
     point, slope, curvature, logarithm, *parts = _saddlepoints(m.y, m.dtype)
     squares = m.y_whitened.square() * m.y.components.variance.to(m.dtype)[..., None, :]  # of u along components of y
-    near, square, third = (squares @ part.mT for part in parts)
+    near, square, third = (product(squares, part.mT) for part in parts)
     square = square.clamp(min=torch.finfo(m.dtype).tiny)  # of a neuron that has nothing to do with y
     at = point * near + square / slope
     first = (logarithm + (square / (slope * at)).log()).clamp(min=1e-12).sqrt()
@@ -133,7 +134,13 @@ def haar(d: int, basis: int, seed: int = 0) -> Tensor:
     return (q * r.diagonal().sign()).float()
 
 
-def directions(layer: Marginal, basis: int, seed: int = 0) -> Tensor:
-    """Columns (..., d, d) that turn z-scored neurons into a random basis, deviation 1; layers of one width share it."""
-    q = haar(layer.mean.shape[-1], basis, seed).to(layer.mean.device)
-    return q * (q * (layer.correlation.float() @ q)).sum(-2, keepdim=True).rsqrt()
+def axes(layer: Marginal, basis: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Columns (d, d) that turn z-scored neurons into a random basis, and one over the deviation of each, (..., 1, d).
+
+    Layers of one width share the columns. The deviations are kept.
+    """
+    whole, index = layer.source or (layer, ...)
+    q, known = haar(layer.mean.shape[-1], basis, seed).to(layer.mean.device), vars(whole).setdefault("axes", {})
+    if (basis, seed) not in known:
+        known[basis, seed] = (q * product(whole.correlation.float(), q)).sum(-2, keepdim=True).rsqrt()
+    return q, known[basis, seed][index]

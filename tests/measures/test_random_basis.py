@@ -9,7 +9,7 @@ from scipy import stats
 
 from sslsim.measures.moments import Marginal, Moments, moments
 from sslsim.measures.neurons import multiple_corr
-from sslsim.measures.random_basis import directions, haar, in_bases, neuron_count, neuron_excess, neuron_p
+from sslsim.measures.random_basis import axes, haar, in_bases, neuron_count, neuron_excess, neuron_p
 from sslsim.measures.registry import MEASURES, similarity
 
 PERMUTED = [3, 0, 4, 1, 2]
@@ -60,13 +60,19 @@ def test_a_basis_goes_by_width_number_and_seed():
         assert (other - first).abs().max() > 0.1
 
 
+def in_basis(m, basis, seed):
+    """Correlations of x with the axes of a random basis of y."""
+    columns, scale = axes(m.y, basis, seed)
+    return m.correlation @ (columns * scale).double()
+
+
 def test_correlations_are_those_of_data_in_that_basis(layers):
     x, y = layers
     y = np.column_stack([y, y[:, 0]])  # one neuron stands there twice
     m = moments(x, y)
     for basis, seed in ((0, 0), (3, 8)):
         expected = np.corrcoef(x, zscored(y) @ haar(6, basis, seed).numpy(), rowvar=False)[:7, 7:]
-        np.testing.assert_allclose(m.correlation @ directions(m.y, basis, seed).double(), expected, atol=1e-5)
+        np.testing.assert_allclose(in_basis(m, basis, seed), expected, atol=1e-5)
     rotated = zscored(y) @ haar(6, 3, 8).numpy()  # it spans the same subspace
     np.testing.assert_allclose(multiple_corr(moments(x, rotated)), multiple_corr(m), atol=1e-6)
 
@@ -91,8 +97,7 @@ def layer_of(kind, d, rng, p=24):
 
 def simulated(m, bases, seed):
     """Largest squared correlation of every neuron of x with an axis, (bases, n_neurons_x)."""
-    turned = (directions(m.y, basis, seed).double() for basis in range(bases))
-    return torch.stack([(m.correlation @ axes).square().amax(-1) for axes in turned])
+    return torch.stack([in_basis(m, basis, seed).square().amax(-1) for basis in range(bases)])
 
 
 @pytest.mark.parametrize("kind", ["flat", "steep", "half rank"])
