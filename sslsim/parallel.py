@@ -190,4 +190,11 @@ def _alone(function: Callable[..., Result], call: tuple[Any, ...]) -> Result:
     import torch
 
     torch.set_num_threads(1)
+    _numpy_alone(os.getpid())
     return function(*call)
+
+
+@lru_cache
+def _numpy_alone(_process: int) -> None:
+    """Give numpy one thread in a worker process, once: to find its libraries takes milliseconds."""
+    threadpool_limits(1, "blas")

@@ -1,5 +1,6 @@
 """Calls spread over workers: in order, all accounted for, and failures not hidden."""
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from threadpoolctl import threadpool_info
 from sslsim import parallel
 from sslsim.activations.draft import Unwritable
 from sslsim.errors import SslsimError
-from sslsim.parallel import chosen_device, chosen_executor, executor, results, workers_on
+from sslsim.parallel import chosen_device, chosen_executor, executor, once, results, workers_on
 from sslsim.speech.recording import AudioError
 
 
@@ -40,6 +41,16 @@ def test_results_come_in_the_order_of_the_calls():
     assert {used for _, *threads in found for used in threads} == {1}  # of torch, and of numpy's libraries
     assert [row[0] for row in found] == list(range(6))
     assert sorted(ended) == list(range(6))
+
+
+def threads_of_libraries():
+    return torch.get_num_threads(), *(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+
+
+def test_a_worker_process_computes_with_one_thread_too(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # of a process that begins now
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert set(*results(threads_of_libraries, [()], executor=pool)) == {1}
 
 
 def test_no_calls_give_nothing():
@@ -223,3 +234,22 @@ def test_a_device_that_is_not_here_is_refused_unless_others_compute(device, monk
         assert chosen_device("cuda:99", workers) == "cuda:99"
     monkeypatch.setenv("SSLSIM_SCHEDULER", "tcp://a:1")
     assert chosen_device("cuda:99") == "cuda:99"
+
+
+def test_two_threads_compute_a_property_at_once_and_each_object_keeps_its_own():
+    """`functools.cached_property` lets the second thread wait for the first, until Python 3.12."""
+    both = threading.Barrier(2)
+
+    class Thing:
+        @once
+        def value(self):
+            """What it is."""
+            both.wait(5)
+            return object()
+
+    things = [Thing(), Thing()]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda thing: thing.value, things))
+    assert [thing.value for thing in things] == found
+    assert found[0] is not found[1]
+    assert Thing.value.__doc__ == "What it is."

@@ -236,10 +236,7 @@ class Moments:
     @_of_either_way
     def whitened(self) -> Tensor:
         """Cross products of the principal components of z-scored x and y, each of length 1; (..., k_x, k_y)."""
-        if "x_whitened" in vars(self) or ((other := self.known_swapped) and "y_whitened" in vars(other)):
-            made = product(self.x_whitened, self.whitener(self.y))
-        else:
-            made = product(self.whitener(self.x).mT, self.y_whitened)
+        made = product(self.whitener(self.x).mT, self.y_whitened)
         if self.same is None or not self.same.any():
             return made
         one = torch.eye(made.shape[-2], dtype=made.dtype, device=made.device)

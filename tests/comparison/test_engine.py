@@ -19,6 +19,7 @@ import pytest
 import torch
 from pretend import Here, pretend_cuda
 
+from sslsim.activations.selection import LayerView
 from sslsim.comparison import crops, engine, pieces, scratch
 from sslsim.comparison.heads import compare_attention
 from sslsim.comparison.layers import compare, neuron_partners
@@ -68,6 +69,20 @@ def test_wide_layers_give_the_same_bits_too(make_store, monkeypatch):
     expected = compare(wide, measures, device="cpu").value.to_numpy()
     with ThreadPoolExecutor(3) as executor:
         assert np.array_equal(compare(wide, measures, executor=executor, device="cpu").value, expected)
+
+
+def test_small_layers_are_read_once_whatever_is_computed_of_them(stores, monkeypatch):
+    read, whole = LayerView._read, []
+
+    def counted(view, rows):
+        whole.extend([view.label] * (rows == slice(None)))
+        return read(view, rows)
+
+    monkeypatch.setattr(LayerView, "_read", counted)
+    how = {"frames": 90, "resampling": Resampling(2, blocks=2), "device": "cpu"}
+    with ThreadPoolExecutor(1) as executor:
+        evidence(stores, ["svcca", "mutual_knn"], executor=executor, **how)
+    assert sorted(whole) == sorted((store.name, layer) for store in stores for layer in store.layer_numbers)
 
 
 def test_a_dask_cluster_gives_the_same_bits(stores, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from sslsim.errors import SslsimError
 from sslsim.measures import arrays, products
 from sslsim.measures.moments import moments
-from sslsim.measures.products import Side, cross_products, without_blocks
+from sslsim.measures.products import Side, cross_products, product, without_blocks
 
 
 @pytest.fixture
@@ -101,3 +101,20 @@ def test_infinities_of_both_signs_are_named():
     x[[20, 30], 1] = np.inf, -np.inf
     with pytest.raises(SslsimError, match="frame 20 holds NaN or infinity"):
         moments(x, x)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_product_is_that_of_torch_however_matrices_lie(dtype, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        rng = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(3, 40, 30, generator=rng, dtype=dtype) for _ in "ab")
+        for x, y in ((a, b.mT), (a.mT, a), (a[..., :7], b.mT[..., :7, :]), (a[0], b.mT), (a, a[0].mT)):
+            found = product(x, y)
+            assert found.dtype == dtype
+            torch.testing.assert_close(found, x @ y, rtol=1e-5, atol=1e-5)
+        assert product(torch.full((2, 2), 3e38), torch.full((2, 2), 3e38)).isinf().all()  # without a word
+    finally:
+        torch.set_num_threads(before)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from sslsim.measures import random_basis
 from sslsim.measures.moments import Marginal, Moments, moments
 from sslsim.measures.neurons import multiple_corr
 from sslsim.measures.random_basis import axes, haar, in_bases, neuron_count, neuron_excess, neuron_p
@@ -75,6 +76,15 @@ def test_correlations_are_those_of_data_in_that_basis(layers):
         np.testing.assert_allclose(in_basis(m, basis, seed), expected, atol=1e-5)
     rotated = zscored(y) @ haar(6, 3, 8).numpy()  # it spans the same subspace
     np.testing.assert_allclose(multiple_corr(moments(x, rotated)), multiple_corr(m), atol=1e-6)
+
+
+def test_deviations_of_axes_are_computed_once_for_all_pairs_of_a_layer(layers, monkeypatch):
+    layer = moments(*layers).y[None]  # picked, as for one of several pairs
+    first = axes(layer, 2)[1]
+    monkeypatch.setattr(random_basis, "product", None)
+    assert torch.equal(axes(layer, 2)[1], first)
+    whole = pickle.loads(pickle.dumps(layer.source[0]))  # as pieces keep it
+    assert torch.equal(axes(whole, 2)[1], first[0])
 
 
 # --- what the best axis of a random basis reaches, without drawing any
