@@ -150,16 +150,12 @@ class Marginal:
         return self._kept[left_out]
 
 
-_MIRROR = {"x_whitened": "y_whitened", "y_whitened": "x_whitened"}  # names of what is a transpose of one another
-
-
 class _of_either_way(once):  # noqa: N801  a decorator
     """A property that `Moments` take from those with the sides exchanged, where these have computed it."""
 
     def __init__(self, function: Callable[[Moments], Any]) -> None:
         def find(m: Moments) -> Any:
-            name = function.__name__
-            value = vars(other).get(_MIRROR.get(name, name)) if (other := m.known_swapped) else None
+            value = vars(other).get(function.__name__) if (other := m.known_swapped) else None
             if value is None:
                 return function(m)
             return value[::-1] if isinstance(value, tuple) else value.mT
@@ -223,12 +219,7 @@ class Moments:
         """Return what whitens the z-scored neurons of a side, (..., n_neurons, k)."""
         return side.components.whitener.to(self.dtype)
 
-    @_of_either_way
-    def x_whitened(self) -> Tensor:
-        """Correlation of the whitened components of x with every neuron of y, (..., k_x, n_neurons_y)."""
-        return product(self.whitener(self.x).mT, self.correlation)
-
-    @_of_either_way
+    @once
     def y_whitened(self) -> Tensor:
         """Correlation of every neuron of x with the whitened components of y, (..., n_neurons_x, k_y)."""
         return product(self.correlation, self.whitener(self.y))
