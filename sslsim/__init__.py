@@ -3,7 +3,7 @@
 >>> import sslsim
 >>> stores = sslsim.extract(sslsim.Study(), "reports/store")
 >>> table = sslsim.compare(stores, ["max_corr", "linreg", "svcca", "linear_cka_debiased"])
->>> sslsim.figures.heatmap(table, "svcca")
+>>> sslsim.figures.heatmaps(table, ["svcca"])
 """
 
 from importlib import import_module

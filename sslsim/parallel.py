@@ -42,8 +42,11 @@ class once(Generic[Result]):  # noqa: N801  a decorator
     def __get__(self, instance: Any, owner: type | None = None) -> Result:
         if instance is None:
             return self  # type: ignore[return-value]
-        value = vars(instance)[self.name] = self.function(instance)
+        value = vars(instance)[self.name] = self._made(instance)
         return value
+
+    def _made(self, instance: Any) -> Result:
+        return self.function(instance)
 
 
 def results(

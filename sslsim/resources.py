@@ -1,12 +1,15 @@
 """Where data and notebooks lie, and files that are there whole or not at all."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sslsim.errors import SslsimError
 
@@ -60,6 +63,11 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_bytes(content)
 
 
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of bytes in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def size_told(size: float) -> str:
     """Return a number of bytes in a unit that suits it, such as 340 kB or 1.2 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -86,6 +94,15 @@ def checked_name(name: str, what: str) -> str:
     if not _NAME.fullmatch(name):
         raise SslsimError(f"{what} {name!r} cannot name a file: use letters and digits joined by - or _")
     return name
+
+
+def read_toml(path: str | Path, what: str, cure: str = "") -> dict[str, Any]:
+    """Return what a TOML file holds; an error says `what` it is to be and, if there is no such file, the `cure`."""
+    try:
+        return tomllib.loads(regular(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        told = f"cannot be read: {error.strerror}{cure}" if isinstance(error, OSError) else f"not TOML: {error}"
+        raise SslsimError(f"{what} {str(path)!r}: {told}") from error
 
 
 def regular(path: str | Path) -> Path:

@@ -138,8 +138,7 @@ def _log_mel(stores: Sequence[ActivationStore], frames: int) -> NDArray[np.float
     return np.concatenate([z @ basis for z in pieces()])
 
 
-NAMED: dict[str, Callable[..., NDArray[Any]]]
-NAMED = {function.__name__[1:]: function for function in (_log_mel, _loudness, _position, _speaker)}
+NAMED: dict[str, Callable[..., NDArray[Any]]] = {f.__name__[1:]: f for f in (_log_mel, _loudness, _position, _speaker)}
 
 
 def orthonormal(columns: ArrayLike) -> Floats:

@@ -6,7 +6,6 @@ with their checksums, the arguments, the code that computes, and the libraries. 
 and the folder may be deleted at any time.
 """
 
-import hashlib
 import inspect
 import io
 import json
@@ -28,7 +27,7 @@ import pandas as pd
 from sslsim.activations.draft import alone
 from sslsim.activations.shards import shard_file
 from sslsim.activations.store import STORE_FILE, ActivationStore, described
-from sslsim.resources import replacing
+from sslsim.resources import digest, replacing
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -79,13 +78,13 @@ def code_of(module: str, package: Path = Path(__file__).parents[1]) -> str:
     files = {path for name in _CODE for end in (".py", "/*.py") for path in package.glob(name + end)}
     with suppress(TypeError, OSError):  # typed into a notebook, it has no file
         files.add(Path(inspect.getfile(import_module(module))))
-    parts = [f"{path.name} {_hash(path.read_bytes())}" for path in sorted(files)]
-    return _hash("\n".join(parts + [f"{name} {version(name)}" for name in _LIBRARIES]).encode())
+    parts = [f"{path.name} {digest(path.read_bytes())}" for path in sorted(files)]
+    return digest("\n".join(parts + [f"{name} {version(name)}" for name in _LIBRARIES]).encode())
 
 
 def key_of(*arguments: Any) -> str:
     """Return a hash that is equal iff all arguments are; a TypeError if that cannot be told of one."""
-    return _hash(json.dumps(arguments, sort_keys=True, default=_said).encode())[:24]
+    return digest(json.dumps(arguments, sort_keys=True, default=_said).encode())[:24]
 
 
 def _said(value: Any) -> Any:
@@ -93,7 +92,7 @@ def _said(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray) and value.dtype != object and not np.ma.is_masked(value):
-        return {"array": [value.dtype.str, value.shape, _hash(np.ascontiguousarray(value).tobytes())]}
+        return {"array": [value.dtype.str, value.shape, digest(np.ascontiguousarray(value).tobytes())]}
     if isinstance(value, pd.DataFrame):
         return {"table": [value.dtypes.astype(str).to_dict(), pd.util.hash_pandas_object(value).to_numpy()]}
     if isinstance(value, set | frozenset):
@@ -102,7 +101,7 @@ def _said(value: Any) -> Any:
         moved = replace(value, checkpoint=replace(value.checkpoint, source="", revision=None, recipe=()))
         files = [value.root / shard_file(number) for number in range(len(value.shards))]
         sums = [int(np.memmap(file, "<u4", "r")[-1]) for file in files]  # of the checksums of all that is in a file
-        return [_hash(described(moved)[STORE_FILE]), *sums]
+        return [digest(described(moved)[STORE_FILE]), *sums]
     if is_dataclass(value) and not isinstance(value, type):
         return {type(value).__qualname__: _fields(value)}
     raise TypeError(f"{type(value).__name__} cannot be part of a key")
@@ -110,10 +109,6 @@ def _said(value: Any) -> Any:
 
 def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in fields(value)}
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _read(file: Path) -> list[Any]:

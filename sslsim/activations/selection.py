@@ -4,7 +4,7 @@ import itertools
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,6 @@ from sslsim.activations.store import ActivationStore, StoredLayer
 from sslsim.errors import SslsimError, check_whole, close_match
 from sslsim.parallel import once
 from sslsim.speech.positions import common_positions
-
-if TYPE_CHECKING:  # it imports torch, which takes seconds
-    from sslsim.measures.products import Utterances
 
 SMALL = 2**22  # bytes: chosen frames up to here are kept once read
 RUN = 2048  # frames read at a time
@@ -78,9 +75,6 @@ class PartialView(LayerView):
         for rows in (slice(start, start + RUN) for start in range(0, len(self), RUN)):
             out += self.basis[rows].T @ (self.view[rows] - origin)
         return origin, out.astype("f4")
-
-
-View = LayerView  # the other one is one too
 
 
 def less(views: Sequence[LayerView], columns: NDArray[Any]) -> list[LayerView]:
@@ -214,20 +208,17 @@ def check_between(between: Iterable[Sequence[str]] | None, stores: Sequence[Acti
     for pair in between if isinstance(between, Iterable) else [between]:
         if isinstance(pair, str) or not isinstance(pair, Collection) or len(pair) != 2:
             raise SslsimError(f"between holds {pair!r}; each item must be two names of checkpoints")
-        for name in pair:
-            if name not in names:
-                raise SslsimError(f"between names {name!r}, which is not among the stores{close_match(name, names)}")
+        if odd := [name for name in pair if name not in names]:
+            raise SslsimError(f"between names {odd[0]!r}, which is not among the stores{close_match(odd[0], names)}")
         chosen.add(frozenset(pair))
     if not chosen:
         raise SslsimError("between is empty; give pairs of names of checkpoints, or None for all pairs")
     return chosen
 
 
-def utterances_of(views: Sequence[LayerView]) -> "Utterances":
+def lengths_of(views: Sequence[LayerView]) -> tuple[int, ...]:
     """Return how many of the chosen frames are of each utterance of the corpus."""
-    from sslsim.measures.products import Utterances
-
     index, frames = views[0].store.index, views[0].frames
     ends = index.start + index.n_frames
     ends = ends if frames is None else np.searchsorted(frames, ends)
-    return Utterances(tuple(np.diff(ends, prepend=0).tolist()))
+    return tuple(np.diff(ends, prepend=0).tolist())

@@ -180,9 +180,7 @@ class ActivationStore:
             raise SslsimError(f"{self.name}: no {what} {value}; there are {low} to {high}")
 
 
-_PLAIN = [
-    f.name for f in fields(ActivationStore) if f.name not in ("root", "checkpoint", "clock", *TABLES)
-]  # in store.json
+_IN_JSON = [f.name for f in fields(ActivationStore) if f.name not in ("root", "checkpoint", "clock", *TABLES)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,16 +236,11 @@ def _ends(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def described(store: ActivationStore) -> dict[str, bytes]:
     """Return the small files of a store, by name; the description last."""
-    tables = {
-        file: getattr(store, name).to_csv(index=False, lineterminator="\r\n").encode() for name, file in TABLES.items()
-    }
-    content = {
-        **RULES,
-        **{name: getattr(store, name) for name in _PLAIN},
-        "checkpoint": asdict(store.checkpoint),
-        "clock": asdict(store.clock),
-        "hashes": {file: hashlib.sha256(table).hexdigest() for file, table in tables.items()},
-    }
+    how: dict[str, Any] = {"index": False, "lineterminator": "\r\n"}
+    tables = {file: getattr(store, name).to_csv(**how).encode() for name, file in TABLES.items()}
+    content = RULES | {name: getattr(store, name) for name in _IN_JSON}
+    content |= {name: asdict(getattr(store, name)) for name in ("checkpoint", "clock")}
+    content |= {"hashes": {file: hashlib.sha256(table).hexdigest() for file, table in tables.items()}}
     return tables | {STORE_FILE: (json.dumps(signed(content), indent=2) + "\n").encode()}
 
 
@@ -301,7 +294,7 @@ def _read_description(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
         if other := [name for name, rule in RULES.items() if content[name] != rule]:
             fault = f"{other[0]} {content[other[0]]}, this sslsim reads {RULES[other[0]]}"
         elif content == signed(content):
-            plain = {name: content[name] for name in _PLAIN}
+            plain = {name: content[name] for name in _IN_JSON}
             made = {"checkpoint": Checkpoint(**content["checkpoint"]), "clock": Clock(**content["clock"])}
             return plain | made, dict(content["hashes"])
         else:

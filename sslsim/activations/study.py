@@ -1,6 +1,5 @@
 """A study: which checkpoints and which speech are compared, and what is kept of them."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,7 +15,7 @@ from sslsim.encoders.files import expected_step
 from sslsim.encoders.lineup import LOG_MEL, Checkpoint, as_toml, find_lineup, read_lineup, select
 from sslsim.encoders.load import DTYPES
 from sslsim.errors import SslsimError, close_match, is_text
-from sslsim.resources import DATA, regular, write_text
+from sslsim.resources import DATA, read_toml, write_text
 from sslsim.speech.corpus import Corpus, Subset, Utterance, checked_pattern, read_corpus
 from sslsim.speech.index import Segmentation
 from sslsim.speech.manifests import checked_columns
@@ -85,14 +84,11 @@ class Study:
         if str(path) == EMBEDDED and not Path(path).exists():
             study = cls()
         else:
+            content = read_toml(path, "study")
             try:
-                content = tomllib.loads(regular(path).read_text(encoding="utf-8-sig"))
                 study = cls(**_arguments(content, Path(path).absolute().parent))
-            except OSError as error:
-                raise SslsimError(f"study {str(path)!r}: cannot be read: {error.strerror}") from error
-            except (ValueError, RecursionError) as error:
-                told = str(error) if isinstance(error, SslsimError) else f"not TOML: {error}"
-                raise SslsimError(f"study {str(path)!r}: {told}") from error
+            except (SslsimError, OSError) as error:
+                raise SslsimError(f"study {str(path)!r}: {error}") from error
         return replace(study, checkpoints=checkpoints) if checkpoints else study  # type: ignore[arg-type]
 
     def write(self, path: str | Path) -> None:
@@ -110,12 +106,9 @@ class Study:
         """Return the checkpoints, in the order of `checkpoints` or of the lineup."""
         lineup = read_lineup(self.lineup) if isinstance(self.lineup, str | Path) else self.lineup
         chosen = select(lineup, self.checkpoints)
-        some = [each for each in chosen if self.site == "hidden" or each.source != LOG_MEL]
-        if not some:
-            raise SslsimError(
-                f"site is {self.site!r}, and {LOG_MEL} has no feed-forward layers; name other checkpoints"
-            )
-        return some
+        if some := [each for each in chosen if self.site == "hidden" or each.source != LOG_MEL]:
+            return some
+        raise SslsimError(f"site is {self.site!r}, and {LOG_MEL} has no feed-forward layers; name other checkpoints")
 
     def spectrogram(self) -> "Study":
         """Return the study of the log-mel spectrogram alone, with all its frames, as `sslsim.condition` needs it."""
@@ -193,9 +186,8 @@ def _arguments(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _values(table: Mapping[str, Any], kind: Any, where: str) -> dict[str, Any]:
     known = [field.name for field in fields(kind)]
-    for key in table:
-        if key not in known:
-            raise SslsimError(f"{where}unknown key {key!r}{close_match(key, known)}")
+    if odd := [key for key in table if key not in known]:
+        raise SslsimError(f"{where}unknown key {odd[0]!r}{close_match(odd[0], known)}")
     return {key: None if value == _NONE else value for key, value in table.items()}
 
 

@@ -180,10 +180,8 @@ def spanned(store: ActivationStore, rows: Ints, counts: Sequence[int], key: Iter
     parts = [*store.index.utterance, *store.index.waveform, *counts, *key]
     same = hashlib.sha256(b"\0".join(p if isinstance(p, bytes) else str(p).encode() for p in parts)).hexdigest()
     content = [f"{store.fingerprint} {store.frame_key} {changes.get('lowest', 0)}".encode(), rows.tobytes()]
-    kept = keeping(store.index.assign(length=counts), None, 0, heads=False) | {
-        "frame_key": same,
-        "shards": store.shards,
-    }
+    kept = keeping(store.index.assign(length=counts), None, 0, heads=False)
+    kept |= {"frame_key": same, "shards": store.shards}
     first, last = np.ascontiguousarray(rows)
     return SpanStore(**_like(store, content, **kept, source=store, first=first, last=last, **changes))
 

@@ -69,7 +69,8 @@ def held_against(
     check_stores(stores)
     made = [with_columns(stores[0], name, condition([*stores, *heard], it, frames)) for name, it in given.items()]
     between = [(store.name, name) for store in stores for name in given]
-    evidence = _near([*stores, *made], "linreg_r2", between, frames, resampling, device)
+    how: dict[str, Any] = {"frames": frames, "resampling": near_only(resampling), "device": device}
+    evidence = run.evidence([*stores, *made], ["linreg_r2"], between=between, **how)
     pairs, first = evidence.pairs, evidence.pairs.model_x.isin(given)
     sides = {name: pairs[f"{name}_x"].where(~first, pairs[f"{name}_y"]) for name in ("model", "layer", "depth")}
     sides |= {"given": pairs.model_x.where(first, pairs.model_y), "share": np.where(first, OF_GIVEN, OF_LAYER)}
@@ -108,16 +109,14 @@ def lag_curves(
     if not pairs:
         raise Unanswered("no pairs to compare at lags; give pairs of names of checkpoints")
     steps, curves, facts = range(-lags, lags + 1), [], []
+    how: dict[str, Any] = {"frames": frames, "resampling": near_only(resampling), "device": device}
     for x, y in pairs:
         at = _shifted(named[x], 0, lags, x), *(_shifted(named[y], k, lags, f"{y} {k:+d}") for k in steps)
-        evidence = _near(at, measure, [(x, store.name) for store in at[1:]], frames, resampling, device)
+        evidence = run.evidence(at, [measure], between=[(x, store.name) for store in at[1:]], **how)
         evidence = evidence.only((evidence.pairs.model_x == x) & same_depth(evidence.pairs))
         lag = evidence.pairs.model_y.str.rpartition(" ")[2].astype(int)
-        table = (
-            evidence.table()
-            .assign(lag=lag, pair=f"{x} and {y}")
-            .rename(columns={"layer_x": "layer", "depth_x": "depth"})
-        )
+        table = evidence.table().assign(lag=lag, pair=f"{x} and {y}")
+        table = table.rename(columns={"layer_x": "layer", "depth_x": "depth"})
         curves.append(table.reindex(columns=["pair", "layer", "depth", "lag", *_WORTH]))
         for key, rows in table.groupby(["pair", "layer", "depth"], sort=False):
             one = evidence.only(table.index.isin(rows.index[np.argsort(rows.lag, kind="stable")]))
@@ -148,11 +147,8 @@ def _shifted(store: ActivationStore, by: int, lags: int, name: str) -> SpanStore
 
 def _shape(evidence: Evidence, lags: NDArray[np.int64]) -> dict[str, float]:
     """Return peak, width and asymmetry of a curve, its rows by lag, with their intervals."""
-
-    def asymmetry(v: NDArray[np.float64]) -> NDArray[np.float64]:
-        return v @ np.sign(lags) / v[..., lags != 0].sum(-1)
-
-    of = {"peak": _peak, "width": lambda v: v.sum(-1) / v.max(-1), "asymmetry": asymmetry}
+    of: dict[str, Any] = {"peak": _peak, "width": lambda v: v.sum(-1) / v.max(-1)}
+    of["asymmetry"] = lambda v: v @ np.sign(lags) / v[..., lags != 0].sum(-1)
     out: dict[str, float] = {}
     for name, function in of.items():
         estimate = evidence.estimate(function)
@@ -185,7 +181,8 @@ def block_changes(
     its interval above that of the middle block of its model (arXiv 2409.16302).
     """
     tables, columns = [], ["model", "layer", "depth", *_WORTH[:3], "candidate"]
-    resampling = replace(resampling, permutations=0)  # that a block's output is like its input needs no chance level
+    # that a block's output is like its input needs no chance level
+    how: dict[str, Any] = {"frames": frames, "resampling": replace(near_only(resampling), permutations=0)}
     for store in (each for each in stores if each.n_layers > 2):
         ends = np.arange(store.n_frames), np.arange(1, store.n_frames + 1)
         counts: list[int] = store.index.n_frames.tolist()
@@ -196,12 +193,11 @@ def block_changes(
             spanned(store, np.array(ends), counts, (store.frame_key,), **less, lowest=k, checkpoint=checkpoint)
             for k, checkpoint in enumerate(both)
         )
-        evidence = _near([before, after], measure, [names], frames, resampling, device)
+        evidence = run.evidence([before, after], [measure], between=[names], device=device, **how)
         table = evidence.table()[(evidence.pairs.model_x == store.name).to_numpy()].sort_values("layer_x")
         number = table.layer_x + 1
-        table = table.assign(model=store.name, layer=number, depth=number / store.layer_numbers[-1]).reindex(
-            columns=columns
-        )
+        table = table.assign(model=store.name, layer=number, depth=number / store.layer_numbers[-1])
+        table = table.reindex(columns=columns)
         middle = table.iloc[np.argsort(table.value.to_numpy(), kind="stable")[len(table) // 2]]
         tables.append(table.assign(candidate=table.ci_low > middle.ci_high))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
@@ -226,16 +222,3 @@ def alike_layers(table: pd.DataFrame, measure: str = CKA, bound: float = 0.9) ->
                 rows.append((model, first, last, last - first + 1, least))
                 first = layer
     return pd.DataFrame(rows, columns=["model", "first", "last", "layers", "least"])
-
-
-def _near(
-    stores: Sequence[ActivationStore],
-    measure: str,
-    between: Sequence[tuple[str, str]],
-    frames: int | None,
-    resampling: Resampling,
-    device: str,
-) -> Evidence:
-    """Compare layers at the same relative depth alone."""
-    how: dict[str, Any] = {"frames": frames, "between": between, "resampling": near_only(resampling)}
-    return run.evidence(stores, [measure], device=device, **how)

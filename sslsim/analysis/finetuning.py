@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from sslsim.activations.results import kept
 from sslsim.activations.selection import layer_views
-from sslsim.activations.store import ActivationStore
+from sslsim.activations.store import ActivationStore, Stores
 from sslsim.analysis.layers import Pairs
 from sslsim.analysis.preferences import PAIR
 from sslsim.comparison.tables import same_depth
-from sslsim.encoders.lineage import Lineage
 from sslsim.measures.registry import BEYOND_BASES, MEASURES
 from sslsim.significance.evidence import Evidence
 
@@ -85,7 +84,7 @@ def changed_neurons(stores: Sequence[ActivationStore], *, frames: int | None = N
     """
     views = {view.label: view for view in layer_views(stores, frames)}
     tables = []
-    for before, after in Lineage(tuple(store.checkpoint for store in stores)).finetuned_pairs():
+    for before, after in Stores(stores).lineage.finetuned_pairs():
         for layer in [layer for name, layer in views if name == before and (after, layer) in views]:
             two = (views[before, layer], views[after, layer])
             if two[0].shape != two[1].shape:

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from sslsim.activations.selection import View, layer_views, utterances_of
+from sslsim.activations.selection import LayerView, layer_views, lengths_of
 from sslsim.activations.store import ActivationStore
 from sslsim.analysis.layers import measured, separate_at_same_depth
 from sslsim.analysis.preferences import PAIR, traces
@@ -45,7 +45,7 @@ def with_intervals(
         return partners
     views = layer_views(stores, frames)
     rows = slice(None) if views[0].frames is None else views[0].frames
-    left = blocks_of(stores[0].index, utterances_of(views).lengths, resampling.blocks, resampling.block_by)
+    left = blocks_of(stores[0].index, lengths_of(views), resampling.blocks, resampling.block_by)
     ends = []
     for pair in partners.to_dict("records"):
         x, y = (trace[rows] for trace in traces(pair, stores))
@@ -85,7 +85,7 @@ def with_partner(evidence: Evidence, stores: Sequence[ActivationStore], frames: 
     return pd.DataFrame(rows, columns=["relation", *PAIR, "value", "rotated", "p_rotation"])
 
 
-def _counted(relation: str, x: View, y: View) -> list[tuple]:
+def _counted(relation: str, x: LayerView, y: LayerView) -> list[tuple]:
     """Rows of the neurons of a layer that `neuron_count` counts in another."""
     m = moments(x, y)
     (best, at), size = m.correlation.abs().max(-1), in_bases(m).size
@@ -103,7 +103,7 @@ def chance_levels(evidence: Evidence, stores: Sequence[ActivationStore], frames:
     rotated (in random bases), value. The evidence is of max_corr and max_corr_in_bases, from these stores and frames.
     """
     views = layer_views(stores, frames)
-    layers, lengths, n = {view.label: view for view in views}, utterances_of(views).lengths, len(views[0])
+    layers, lengths, n = {view.label: view for view in views}, lengths_of(views), len(views[0])
     lags = max(1, int(LAGS * (n / stores[0].n_frames)))
     auto = cache(lambda label: autocorrelation(layers[label], lengths, lags))  # of layers that take part
     rows = []

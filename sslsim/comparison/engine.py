@@ -97,10 +97,8 @@ def _tasks(what: Comparison, run: Run, folder: Path) -> Iterator[tuple[int, Task
     near = np.flatnonzero((what.near | what.near.T).any(0)).tolist()
     used = range(len(views)) if run.everywhere else near  # moments without each block take gigabytes
     layers = [list(of) for _, of in itertools.groupby(used, key=lambda i: views[i].label[0])]
-    of_moments, of_frames = (
-        replace(what, measures=tuple(name for name in what.measures if MEASURES[name].of_frames is frames))
-        for frames in (False, True)
-    )
+    kinds = [tuple(name for name in what.measures if MEASURES[name].of_frames is kind) for kind in (False, True)]
+    of_moments, of_frames = (replace(what, measures=names) for names in kinds)
     tasks: list[Any] = []
     if of_moments.measures or run.partners:
         neurons = BATCH_NEURONS if workers_on(what.device) is None else GPU_BATCH_NEURONS

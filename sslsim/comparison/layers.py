@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sslsim.activations.results import kept
-from sslsim.activations.selection import View, check_between, check_measures, check_stores, utterances_of, varying_views
+from sslsim.activations.selection import check_between, check_measures, check_stores, lengths_of, varying_views
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_runs
 from sslsim.comparison.heads import compare_attention, with_attention
@@ -62,7 +62,7 @@ def compare(
     chosen, device, tables = check_between(between, stores), chosen_device(device, executor), []
     if wanted:
         what = comparison(stores, wanted, chosen, frames, given, sample=sample, device=device)
-        run = Run("scores", lengths=utterances_of(what.views).lengths)
+        run = Run("scores", lengths=lengths_of(what.views))
         tables.append(pair_columns(scores_table(what, score_runs(what, [run], executor)[0][0]), stores))
     if heads:
         table = compare_attention(stores, heads, executor=executor, device=device)[0]
@@ -88,7 +88,7 @@ def neuron_partners(
     check_stores(stores)
     what = comparison(stores, (), check_between(between, stores), frames, device=chosen_device(device, executor))
     scores = score_runs(what, [Run("partners", partners=True)], executor)[0][0]
-    return pair_columns(partners_table(what.views, scores), stores)
+    return pair_columns(partners_table(what, scores), stores)
 
 
 def comparison(
@@ -128,7 +128,7 @@ def scores_table(what: Comparison, scores: Scores) -> pd.DataFrame:
         else:
             rows: Any = slice(None)
             if MEASURES[name].prepare:
-                rows = sample_of(utterances_of(what.views).lengths, what.sample)
+                rows = sample_of(lengths_of(what.views), what.sample)
                 frames = len(rows)
             constant = np.array([(np.ptp(view[rows], axis=0) == 0).sum() for view in what.views])
         table["n_frames"] = frames
@@ -140,14 +140,14 @@ def scores_table(what: Comparison, scores: Scores) -> pd.DataFrame:
 
 
 def partners_table(
-    views: Sequence[View], scores: Scores, more: Mapping[tuple[int, str], dict[str, np.ndarray]] | None = None
+    what: Comparison, scores: Scores, more: Mapping[tuple[int, str], dict[str, np.ndarray]] | None = None
 ) -> pd.DataFrame:
     """One row a neuron that varies and other checkpoint: its best partner there, and more columns of each layer."""
     columns = ["model_x", "layer_x", "neuron_x", "model_y", "layer_y", "neuron_y", "value"]
-    models = list(dict.fromkeys(view.label[0] for view in views))
+    models = list(dict.fromkeys(view.label[0] for view in what.views))
     tables = [pd.DataFrame(columns=columns)]
     for i, model in sorted(scores.partners, key=lambda key: (key[0], models.index(key[1]))):
-        best, (name, layer) = scores.partners[i, model], views[i].label
+        best, (name, layer) = scores.partners[i, model], what.views[i].label
         values = (name, layer, np.arange(len(best.r)), model, best.layer, best.neuron, best.r)
         table = pd.DataFrame(dict(zip(columns, values, strict=True)) | (more[i, model] if more else {}))
         tables.append(table.dropna(subset="value"))

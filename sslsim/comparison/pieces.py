@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslsim.activations.selection import View, mismatched, on_rows
+from sslsim.activations.selection import LayerView, mismatched, on_rows
 from sslsim.comparison.scores import Comparison, Norms, Part, Run, in_random_bases, partners_of, score_pairs
 from sslsim.comparison.scratch import read, save
 from sslsim.errors import SslsimError
@@ -84,7 +84,7 @@ def _task_elsewhere(folder: Path) -> Task:
 
 
 @lru_cache(maxsize=2)
-def _views(folder: Path) -> tuple[Sequence[View], Sequence[View]]:
+def _views(folder: Path) -> tuple[Sequence[LayerView], Sequence[LayerView]]:
     """Layers on the frames of a run, and those of y in another order; the same for all pieces: small ones are kept."""
     task = _task(folder)
     views = task.what.views if task.run.rows is None else on_rows(task.what.views, task.run.rows)
@@ -104,7 +104,7 @@ def _file(task: Task, what: str, k: int, turned: bool, block: int | None = None)
     return task.folder / f"{what}-{k}{'-turned' if turned else ''}{'' if block is None else f'-{block}'}.pickle"
 
 
-def _batch(task: Task, k: int, turned: bool = False) -> list[View]:
+def _batch(task: Task, k: int, turned: bool = False) -> list[LayerView]:
     """Layers of a batch; `turned` those that are read in another order."""
     return [_views(task.folder)[turned][i] for i in task.batches[k]]
 
@@ -131,7 +131,7 @@ def moments_of_batch(folder: Path, k: int, turned: bool) -> list[Part]:
     return [Part(counts=counts)]
 
 
-def _moments(task: Task, of: Marginal, views: Sequence[View]) -> LayerMoments:
+def _moments(task: Task, of: Marginal, views: Sequence[LayerView]) -> LayerMoments:
     """Compute what measures need of the layers of a batch."""
     for a, view in enumerate(views):
         _of_each([view], lambda _, a=a: of.one(a).check_varies())
@@ -294,7 +294,7 @@ def _left(file: Path) -> list[Tensor]:
     return read(file)
 
 
-def _of_each(views: Sequence[View], function: Callable[..., Any]) -> list[Any]:
+def _of_each(views: Sequence[LayerView], function: Callable[..., Any]) -> list[Any]:
     """Call a function on every layer; an error names the layer."""
     out = []
     for view in views:

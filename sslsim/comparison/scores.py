@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslsim.activations.selection import View
+from sslsim.activations.selection import LayerView
 from sslsim.measures.moments import Moments
 from sslsim.measures.neighbours import SAMPLE
 from sslsim.measures.neurons import best_correlations, best_partners
@@ -26,7 +26,7 @@ Norms = dict[bool, tuple[Tensor, Tensor]]  # by scaling, the squared norms of th
 class Comparison:
     """What to compare; pairs of layers go by their numbers in `views`."""
 
-    views: Sequence[View]
+    views: Sequence[LayerView]
     measures: tuple[str, ...]
     between: set[frozenset[str]]  # pairs of checkpoints
     near: NDArray[np.bool_]  # pairs of layers (views, views) at the same relative depth, on which claims rest

@@ -47,9 +47,8 @@ def save(value: object, path: Path) -> None:
             pickler.dump(value)
     except OSError as error:
         free = size_told(shutil.disk_usage(path.parent).free)
-        raise SslsimError(
-            f"moments of layers cannot be kept in {str(path.parent)!r}, where {free} are free: {error.strerror}; {CURE}"
-        ) from error
+        told = f"moments of layers cannot be kept in {str(path.parent)!r}, where {free} are free"
+        raise SslsimError(f"{told}: {error.strerror}; {CURE}") from error
 
 
 def read(path: Path) -> Any:

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from sslsim.activations.store import ActivationStore
-from sslsim.encoders.lineage import Lineage
+from sslsim.activations.store import ActivationStore, Stores
 
 SIDES = ["model_x", "layer_x", "model_y", "layer_y"]
 PAIR = ["relation", "depth_x", "depth_y", "trained_x", "trained_y"]
@@ -20,7 +19,7 @@ def pair_columns(table: pd.DataFrame, stores: Sequence[ActivationStore]) -> pd.D
     (`sslsim.encoders.lineage.RELATIONS`), depth_x and depth_y (layer over number of blocks, 0 to 1; not of neurons),
     trained_x and trained_y (False for random weights and the spectrogram).
     """
-    lineage = Lineage(tuple(store.checkpoint for store in stores))
+    lineage = Stores(stores).lineage
     last = {store.name: max(1, store.layer_numbers[-1]) for store in stores}
     trained = {name: lineage.trained(name) for name in last}
     pairs = list(zip(table.model_x, table.model_y, strict=True))

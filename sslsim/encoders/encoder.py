@@ -283,10 +283,7 @@ class LogMel:
 
     checkpoint: Checkpoint
 
-    @property
-    def anatomy(self) -> Anatomy:
-        """As of an encoder."""
-        return Anatomy(1, BANDS, 0, {"normalised": False, "mask": False, "features": "spectrogram"})
+    anatomy = Anatomy(1, BANDS, 0, {"normalised": False, "mask": False, "features": "spectrogram"})
 
     def encode(self, waveform: NDArray[np.float32], rows: Numbers = (), frames: Numbers | None = None) -> Encoded:
         """Return the wanted frames of the spectrogram as ``hidden``, (1, n_frames, 80); there is no attention."""

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from sslsim.errors import SslsimError, close_match, is_text
-from sslsim.resources import DATA, regular, write_text
+from sslsim.resources import DATA, read_toml, write_text
 from sslsim.speech.recording import Clock
 
 LOG_MEL = "log-mel"  # source of the checkpoint that is a spectrogram, and its name where a list asks for it
@@ -98,24 +97,18 @@ def read_lineup(path: str | Path) -> Lineup:
     """
     path = find_lineup(path)
     where = f"lineup {str(path)!r}"
-    try:
-        content = tomllib.loads(regular(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        told = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"not TOML: {error}"
-        raise SslsimError(f"{where}: {told}") from error
+    content = read_toml(path, "lineup")
     tables = content.pop("checkpoint", None)
     if content or not isinstance(tables, list) or not tables:
         raise SslsimError(f"{where}: expected [[checkpoint]] tables and nothing else")
     lineup = Lineup(_checkpoint(path, number, table) for number, table in enumerate(tables, 1))
-    for name, times in Counter(checkpoint.name for checkpoint in lineup).items():
-        if times > 1:
-            raise SslsimError(f"{where}: {name!r} occurs twice; give each its own name")
+    if twice := [name for name, times in Counter(each.name for each in lineup).items() if times > 1]:
+        raise SslsimError(f"{where}: {twice[0]!r} occurs twice; give each its own name")
     for key, words in (("finetuned_from", "finetuned from"), ("seed_of", "another seed of")):
         _check_relatives(where, {checkpoint.name: getattr(checkpoint, key) for checkpoint in lineup}, words)
     steps = Counter((each.series, each.step) for each in lineup if each.step is not None)
-    for (series, step), times in steps.items():
-        if times > 1:
-            raise SslsimError(f"{where}: step {step} of the series {series!r} occurs twice; give each its own")
+    for series, step in [of for of, times in steps.items() if times > 1]:
+        raise SslsimError(f"{where}: step {step} of the series {series!r} occurs twice; give each its own")
     return lineup
 
 

@@ -117,9 +117,8 @@ def _load(checkpoint: Checkpoint, folder: Path) -> tuple[Any, Any]:
         try:
             preprocess = AutoFeatureExtractor.from_pretrained(preprocessor_folder(folder), trust_remote_code=False)
             hints: dict[str, Any] = {"return_dict": True, "output_attentions": False}
-            config = _mert(checkpoint, folder, hints) or AutoConfig.from_pretrained(
-                folder, trust_remote_code=False, **hints
-            )
+            config = _mert(checkpoint, folder, hints)
+            config = config or AutoConfig.from_pretrained(folder, trust_remote_code=False, **hints)
             name, inside = _INSIDE.get(config.model_type, ("", ""))
             module = f"transformers.models.{config.model_type}.modeling_{config.model_type}"
             kind: Any = getattr(import_module(module), name) if name else AutoModel

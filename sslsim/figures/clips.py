@@ -95,7 +95,12 @@ def _picture(clip: Clip) -> bytes:
         top = max(float(np.abs(clip.samples).max()), 1e-6)
         wave.plot(np.linspace(*ends, len(clip.samples)), clip.samples, color="0.3", linewidth=0.4)
         wave.set(ylim=(-1.1 * top, 1.9 * top), yticks=[])
-        _mark_labels(wave, clip.marks[clip.marks.kind == "phone"], ends)
+        for mark in clip.marks[clip.marks.kind == "phone"].itertuples():  # along the top, with a line where it begins
+            start, end = max(mark.start, ends[0]), min(mark.end, ends[1])
+            wave.axvline(start, color="0.75", linewidth=0.5)
+            if end - start > 0.02:  # of one that is cut to less there is no room for its name
+                place = ((start + end) / 2, 0.99)
+                wave.text(*place, mark.label, transform=wave.get_xaxis_transform(), ha="center", va="top", fontsize=6.5)
         _show_spectrogram(power, clip.samples, ends)
         power.set(yticks=[2, 4, 6], ylabel="kHz")
         trace.axhline(0, color="0.8", linewidth=0.6)
@@ -129,16 +134,6 @@ def _palette() -> Image.Image:
 def _show_spectrogram(ax: Axes, samples: NDArray[np.float32], ends: tuple[float, float]) -> None:
     extent = (*ends, 0.0, SAMPLE_RATE / 2000)
     ax.imshow(spectrogram(samples), origin="lower", aspect="auto", extent=extent, cmap="Greys", vmin=-RANGE, vmax=0)
-
-
-def _mark_labels(ax: Axes, marks: pd.DataFrame, ends: tuple[float, float]) -> None:
-    """Write the labels along the top, with a line where each begins."""
-    for mark in marks.itertuples():
-        start, end = max(mark.start, ends[0]), min(mark.end, ends[1])
-        ax.axvline(start, color="0.75", linewidth=0.5)
-        if end - start > 0.02:  # of one that is cut to less there is no room for its name
-            place = ((start + end) / 2, 0.99)
-            ax.text(*place, mark.label, transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=6.5)
 
 
 @styled()

@@ -14,6 +14,7 @@ from sslsim.encoders.lineage import Lineage
 from sslsim.errors import SslsimError
 from sslsim.figures import style
 from sslsim.figures.style import COLOURED, Look, kinds, listed, looks, need, relations_of, rows_of, styled, unit_limits
+from sslsim.measures.registry import BEYOND_BASES
 
 COLUMNS = 3  # panels in a row
 SIZE, ALONE = (3.6, 3.0), (6.0, 3.6)  # inches of a panel, and of one that is the only one
@@ -62,8 +63,6 @@ def along_depth(deep: pd.DataFrame, measures: str | Sequence[str]) -> Figure:
 
     The axis is fixed, but for measures near 0 where neurons are not shared. `deep`: `sslsim.analysis.along_depth`.
     """
-    from sslsim.measures.registry import BEYOND_BASES  # not above: it imports torch
-
     need(deep, ["relation", "depth", "value", "ci_low", "ci_high", "chance"], "from sslsim.analysis.along_depth")
     rows = rows_of(deep, measures)
     named = {relation: style.RELATION_LOOKS[relation] for relation in relations_of(rows)}
@@ -100,24 +99,15 @@ def interval_lines(rows: pd.DataFrame, panel: str, line: str, x: str, y: str, li
         for number, (model, one) in enumerate(data.groupby(line, sort=False)):
             _band(one[x], one.ci_low, one.ci_high, color=color)
             plt.plot(one[x], one.chance, ":", color=color, linewidth=1.0)
-            how: dict[str, Any] = {
-                "marker": marker,
-                "linestyle": "--" if model in dashed else "-",
-                "markersize": 4,
-                "linewidth": 1.2,
-            }
-            plt.plot(one[x], one.value, color=color, label=None if number else label, **how)
+            how: dict[str, Any] = {"linestyle": "--" if model in dashed else "-", "label": None if number else label}
+            plt.plot(one[x], one.value, marker=marker, color=color, markersize=4, linewidth=1.2, **how)
 
     grid = _panels(rows, panel, list(dict.fromkeys(rows[panel])), "look", x, named)
     grid.map_dataframe(drawn)
     for name, ax in grid.axes_dict.items():
         ax.set_title(fill(str(name), TITLE_WIDTH))
-    return _finished(
-        grid,
-        DEPTH if x == "depth" else x,
-        y,
-        "band: 95 % interval; dotted: chance" + "; dashed: finetuned" * bool(dashed),
-    )
+    legend = "band: 95 % interval; dotted: chance" + "; dashed: finetuned" * bool(dashed)
+    return _finished(grid, DEPTH if x == "depth" else x, y, legend)
 
 
 @styled()

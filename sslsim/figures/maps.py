@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from sslsim.encoders.lineage import Lineage
 from sslsim.errors import SslsimError
 from sslsim.figures.style import floor, kinds, listed, need, rows_of, styled, title
+from sslsim.measures.registry import BEYOND_BASES
+from sslsim.significance.nulls import ALPHA
 
 _ATTRIBUTE = "sslsim_cells"
 CROWDED = 40  # layers along an axis; where there are more, the name of a model says which it has
@@ -51,9 +53,6 @@ def above_chance(
     mismatches explain its score, by a t test (p_t above 0.05). Measures that are near 0 where neurons are not shared
     are shown as they are. What was not computed is grey. `table` is the ``table()`` of an evidence: chance and p_t.
     """
-    from sslsim.measures.registry import BEYOND_BASES  # not above: it imports torch
-    from sslsim.significance.nulls import ALPHA
-
     need(table, ["chance", "p_t"], "from sslsim.evidence, with permutations above 0")
     layers = table[["model_x", "layer_x", "model_y", "layer_y"]].drop_duplicates()
     rows, small = layers.merge(rows_of(table, measure), how="left"), measure in BEYOND_BASES
@@ -76,7 +75,7 @@ def above_chance(
 
 def heatmaps(table: pd.DataFrame, measures: Sequence[str]) -> Figure:
     """Draw one `heatmap` a measure, two side by side."""
-    return _tiled([(table, measure) for measure in listed(measures)])
+    return _tiled([(table, measure) for measure in listed(measures)], None)
 
 
 def above_chance_maps(table: pd.DataFrame, measures: Sequence[str]) -> Figure:
@@ -104,10 +103,7 @@ def matrix(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 @styled()
 def _tiled(
-    panels: Sequence[tuple[pd.DataFrame, str]],
-    above: pd.DataFrame | None = None,
-    columns: int = 2,
-    size: Any = (7.0, 6.0, 0.42),
+    panels: list[tuple[pd.DataFrame, str]], above: pd.DataFrame | None, columns: int = 2, size: Any = (7.0, 6.0, 0.42)
 ) -> Figure:
     """Draw tables and measures row by row, in panels of a width, height (inches) and gap between them (of a width).
 

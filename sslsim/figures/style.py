@@ -12,6 +12,7 @@ import seaborn as sns
 
 from sslsim.encoders.lineage import RELATIONS, Lineage
 from sslsim.errors import SslsimError, close_match
+from sslsim.measures.registry import title_of
 
 Look = tuple[Any, str]  # colour and marker
 
@@ -57,8 +58,6 @@ def kinds(names: Iterable[str], lineage: Lineage | None) -> tuple[dict[str, str]
 
 def title(measure: str, width: int = 100) -> str:
     """Return what a figure writes above a panel of a measure, in lines of at most `width` letters."""
-    from sslsim.measures.registry import title_of  # not above: it imports torch
-
     return fill(title_of(measure), width)
 
 
@@ -84,9 +83,8 @@ def listed(measures: str | Sequence[str]) -> list[str]:
 def rows_of(table: pd.DataFrame, measures: str | Sequence[str]) -> pd.DataFrame:
     """Return the rows of one or more measures; one without rows is an error."""
     names, known = listed(measures), sorted(table.measure.unique())
-    for name in names:
-        if name not in known:
-            raise SslsimError(f"the table has no rows of {name}{close_match(name, known)}")
+    if missing := [name for name in names if name not in known]:
+        raise SslsimError(f"the table has no rows of {missing[0]}{close_match(missing[0], known)}")
     return table[table.measure.isin(names)]
 
 

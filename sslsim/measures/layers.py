@@ -26,11 +26,9 @@ def cca(m: Moments) -> Tensor:
     return m.canonical[1].sum(-1) / torch.minimum(m.x.components.rank, m.y.components.rank)
 
 
-def svcca_ranks(
-    layer: Marginal, *, standardize: bool = True, variance: float = VARIANCE, below: bool = False
-) -> Tensor:
+def svcca_ranks(side: Marginal, *, standardize: bool = True, variance: float = VARIANCE, below: bool = False) -> Tensor:
     """Components of each layer that `svcca` keeps with the same options."""
-    return (layer.components if standardize else layer.components_raw).count(variance, below)
+    return (side.components if standardize else side.components_raw).count(variance, below)
 
 
 def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE, below: bool = False) -> Tensor:
@@ -48,10 +46,8 @@ def svcca(m: Moments, *, standardize: bool = True, variance: float = VARIANCE, b
         left, right = left[..., : int(k_x.max())], right[..., : int(k_y.max())]
         leading = product(product(left.mT, m.covariance.to(m.dtype)), right)
     leading = leading[..., : int(k_x.max()), : int(k_y.max())]
-    rows, columns = (
-        torch.arange(size, device=leading.device) < k[..., None]
-        for size, k in zip(leading.shape[-2:], (k_x, k_y), strict=True)
-    )
+    sizes = zip(leading.shape[-2:], (k_x, k_y), strict=True)
+    rows, columns = (torch.arange(size, device=leading.device) < k[..., None] for size, k in sizes)
     most = torch.minimum(k_x, k_y)
     values = singular_values(leading * rows[..., :, None] * columns[..., None, :], most)
     return (values.sum(-1, dtype=torch.float64) / most).clamp(max=1.0)

@@ -10,7 +10,7 @@ does not vary has correlation 0 with all others and is left out of means.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,15 +30,11 @@ WIDE = 256  # neurons from which the dtype of the products is precise enough
 class _of_each_layer(once):  # noqa: N801  a decorator
     """A property that is computed for all layers once, and picked for some of them."""
 
-    def __init__(self, function: Callable[[Marginal], Any]) -> None:
-        def pick(marginal: Marginal) -> Any:
-            if marginal.source is None:
-                return function(marginal)
-            whole, index = marginal.source
-            return getattr(whole, function.__name__)[index]
-
-        super().__init__(pick)
-        self.__doc__ = function.__doc__
+    def _made(self, instance: Marginal) -> Any:
+        if instance.source is None:
+            return self.function(instance)
+        whole, index = instance.source
+        return getattr(whole, self.name)[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,15 +149,11 @@ class Marginal:
 class _of_either_way(once):  # noqa: N801  a decorator
     """A property that `Moments` take from those with the sides exchanged, where these have computed it."""
 
-    def __init__(self, function: Callable[[Moments], Any]) -> None:
-        def find(m: Moments) -> Any:
-            value = vars(other).get(function.__name__) if (other := m.known_swapped) else None
-            if value is None:
-                return function(m)
-            return value[::-1] if isinstance(value, tuple) else value.mT
-
-        super().__init__(find)
-        self.__doc__ = function.__doc__
+    def _made(self, instance: Moments) -> Any:
+        value = vars(other).get(self.name) if (other := instance.known_swapped) else None
+        if value is None:
+            return self.function(instance)
+        return value[::-1] if isinstance(value, tuple) else value.mT
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,9 +239,7 @@ class Moments:
         return left, torch.where(real, rho.double().clamp(max=1.0), 0.0), right
 
 
-def moments(
-    x: Array, y: Array, *, utterances: Sequence[int] | None = None, device: str | torch.device = "cpu"
-) -> Moments:
+def moments(x: Array, y: Array, *, utterances: Sequence[int] | None = None, device: str = "cpu") -> Moments:
     """Moments of two layers (n_frames, n_neurons) on the same frames, numpy or torch, read in chunks.
 
     With `utterances`, the number of frames of each in order, those of groups of utterances are kept too. They stay on
@@ -271,7 +261,7 @@ def moments(
     return Moments(x, y, whole.cross, tuple(part.cross for part in parts))
 
 
-def _moments(x: Array, y: Array, dtype: torch.dtype, device: str | torch.device) -> Moments:
+def _moments(x: Array, y: Array, dtype: torch.dtype, device: str) -> Moments:
     left, right = (Side([side], mean(side).to(device), dtype) for side in (x, y))
     return Moments(marginal(left).one(0), marginal(right).one(0), cross_products(left, right)[0, 0])
 

@@ -83,7 +83,7 @@ def _soft_match(size: NDArray[Any]) -> float:
 
 
 def multiple_corr(m: Moments) -> Tensor:
-    """Multiple correlation of every neuron of x with all of y, (..., n_neurons_x): the norm of that with whwhite y."""
+    """Multiple correlation of every neuron of x with all of y, (..., n_neurons_x): the norm of that with whitened y."""
     return m.y_whitened.square().sum(-1, dtype=torch.float64).clamp(max=1.0).sqrt()
 
 

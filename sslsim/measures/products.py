@@ -20,6 +20,7 @@ from sslsim.measures.arrays import Array, block, chunks
 from sslsim.parallel import once
 
 WHOLE = 2**28  # bytes of centred frames that are kept, to be multiplied in several orders
+Pairs = Sequence[tuple[int, int]]  # numbers of layers of two sides
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -116,9 +117,7 @@ class Side:
         return out
 
 
-def cross_products(
-    left: Side, right: Side, pairs: Sequence[tuple[int, int]] | None = None, order: np.ndarray | None = None
-) -> Tensor:
+def cross_products(left: Side, right: Side, pairs: Pairs | None = None, order: np.ndarray | None = None) -> Tensor:
     """Products of layers' frames about their means, summed over all frames, float64.
 
     Of every layer of `left` with every one of `right`, (layers_x, layers_y, n_neurons_x, n_neurons_y), or, given
@@ -133,7 +132,7 @@ def cross_products(
 
 
 def without_blocks(
-    left: Side, right: Side, pairs: Sequence[tuple[int, int]], blocks: Sequence[np.ndarray], wanted: Sequence[int]
+    left: Side, right: Side, pairs: Pairs, blocks: Sequence[np.ndarray], wanted: Sequence[int]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield, for those `wanted` of the blocks (numbers of frames) that all frames fall into, what is left without each.
 
@@ -154,11 +153,7 @@ def without_blocks(
 
 
 def _summed(
-    left: Side,
-    right: Side,
-    pairs: Sequence[tuple[int, int]] | None,
-    parts: Iterable[slice | np.ndarray],
-    order: np.ndarray | None = None,
+    left: Side, right: Side, pairs: Pairs | None, parts: Iterable[slice | np.ndarray], order: np.ndarray | None = None
 ) -> Tensor:
     """Sum products of near-zero frames over parts of them."""
     total = None
@@ -174,9 +169,7 @@ def _summed(
     return total
 
 
-def _recentred(
-    products: Tensor, sides: tuple[Side, Side], pairs: Sequence[tuple[int, int]], means: Sequence[Tensor], n: int
-) -> Tensor:
+def _recentred(products: Tensor, sides: tuple[Side, Side], pairs: Pairs, means: Sequence[Tensor], n: int) -> Tensor:
     """Return products of n frames about the means of these, near 0."""
     for part, (i, j) in zip(products, pairs, strict=True):
         part.addr_(means[0][sides[0].columns[i]], means[1][sides[1].columns[j]], alpha=-n)

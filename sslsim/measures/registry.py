@@ -76,41 +76,31 @@ def _heads(name: str, title: str, description: str, value_range: str = "0 to 1",
 
 _neuron, _of_x = partial(_of, "neuron"), partial(_of, "neuron", symmetric=False)
 _pca: dict[str, Any] = {"needs": ("components",)}
-_below_0: dict[str, Any] = _pca | {"value_range": "at most 1"}
+_below_0: dict[str, Any] = _pca | {"value_range": "at most 1", "in_bases": True}
 _debiased: dict[str, Any] = {"value_range": "at most 1", "norms": True}
 _heldout: dict[str, Any] = {"value_range": "at most 1", "utterances": True}
-_svcca, _svcca_below = (
-    {key: partial(function, below=below) for key, function in (("score", layers.svcca), ("ranks", layers.svcca_ranks))}
-    for below in (False, True)
-)
+_fewest = "Mean canonical correlation of the fewest principal components that hold 99 % of the variance"
+_svcca: dict[str, Callable[..., Any]] = {"score": layers.svcca, "ranks": layers.svcca_ranks}
+_published = "svcca of one component fewer, as the code of Wu et al. 2020 truncates"
+_svcca_below = {key: partial(function, below=True) for key, function in _svcca.items()}
+_knn: dict[str, Any] = {"score": neighbours.mutual_knn, "reordered": neighbours.neighbours_in}
+_knn |= {"by_chance": neighbours.chance_in_common}
+_near = "1 - Frobenius distance of the maps of two heads"
+_rbf: dict[str, Any] = {"score": neighbours.rbf_cka, "reordered": neighbours.kernel_in}
 
 MEASURES: dict[str, Measure] = {
     "max_corr": _of_x("max_corr: best single neuron", neurons.max_corr),
     "matched_corr": _neuron("matched_corr: one-to-one neurons", neurons.matched_corr, costly=True),
     "soft_matched_corr": _neuron("soft_matched_corr: shared partners", neurons.soft_matched_corr, costly=True),
     "max_corr_in_bases": _of_x("max_corr in random bases", random_basis.max_corr_in_bases, **_pca),
-    "neuron_excess": _of_x(
-        "neuron_excess: variance beyond random bases", random_basis.neuron_excess, in_bases=True, **_below_0
-    ),
+    "neuron_excess": _of_x("neuron_excess: variance beyond random bases", random_basis.neuron_excess, **_below_0),
     "neuron_count": _of_x("neuron_count: neurons with a partner", random_basis.neuron_count, in_bases=True, **_pca),
     "linreg": _of_x("linreg: all neurons, in-sample R", neurons.linreg, **_pca),
     "linreg_r2": _of_x("linreg_r2: all neurons, in-sample R2", neurons.linreg_r2, **_pca),
     "linreg_heldout": _of_x("linreg_heldout: R2 on other utterances", neurons.linreg_heldout, **_heldout),
     "cca": _of("layer", "cca: mean canonical correlation", layers.cca, ranks=lambda x: x.components.rank, **_pca),
-    **_scaled(
-        "svcca",
-        "svcca: 99 % of variance",
-        _svcca,
-        **_pca,
-        description="Mean canonical correlation of the fewest principal components that hold 99 % of the variance",
-    ),
-    **_scaled(
-        "svcca_below",
-        "svcca: below 99 %, as published",
-        _svcca_below,
-        **_pca,
-        description="svcca of one component fewer, as the code of Wu et al. 2020 truncates",
-    ),
+    **_scaled("svcca", "svcca: 99 % of variance", _svcca, description=_fewest, **_pca),
+    **_scaled("svcca_below", "svcca: below 99 %, as published", _svcca_below, description=_published, **_pca),
     **_scaled("pwcca", "pwcca: projection-weighted", {"score": layers.pwcca}, symmetric=False, costly=True, **_pca),
     **_scaled("linear_cka_biased", "linear CKA, biased", {"score": layers.linear_cka_biased}),
     "linear_cka_dropped": _of(
@@ -118,28 +108,14 @@ MEASURES: dict[str, Measure] = {
     ),
     **_scaled("linear_cka_debiased", "linear CKA, debiased", {"score": layers.linear_cka_debiased}, **_debiased),
     **_scaled("procrustes", "procrustes: after best rotation", {"score": layers.procrustes}, costly=True),
-    **_scaled(
-        "mutual_knn",
-        "mutual_knn: shared neighbours",
-        {"prepare": neighbours.neighbours},
-        score=neighbours.mutual_knn,
-        reordered=neighbours.neighbours_in,
-        by_chance=neighbours.chance_in_common,
-    ),
-    **_scaled(
-        "rbf_cka", "RBF CKA", {"prepare": neighbours.kernel}, score=neighbours.rbf_cka, reordered=neighbours.kernel_in
-    ),
+    **_scaled("mutual_knn", "mutual_knn: shared neighbours", {"prepare": neighbours.neighbours}, **_knn),
+    **_scaled("rbf_cka", "RBF CKA", {"prepare": neighbours.kernel}, **_rbf),
     **_heads("pearson", "pearson: rows of attention", "Mean correlation of the rows of two heads", "-1 to 1"),
     **_heads(
         "js", "js: 1 - Jensen-Shannon", "1 - Jensen-Shannon divergence of the rows of two heads / ln 2", costly=True
     ),
-    **_heads("frobenius", "frobenius, bounded", "1 - Frobenius distance of the maps of two heads / sqrt(2 T)"),
-    **_heads(
-        "frobenius_published",
-        "frobenius, as published",
-        "1 - Frobenius distance of the maps of two heads, as in the paper; falls with T",
-        "at most 1",
-    ),
+    **_heads("frobenius", "frobenius, bounded", f"{_near} / sqrt(2 T)"),
+    **_heads("frobenius_published", "frobenius, as published", f"{_near}, as in the paper; falls with T", "at most 1"),
     "attention_cka": _of("attention", "attention_cka: all heads together", attention.attention_cka),
 }
 BEYOND_BASES = ("neuron_excess", "neuron_count")  # near 0 where neurons are not shared
@@ -159,10 +135,8 @@ def title_of(name: str) -> str:
 
 def reference_table() -> pd.DataFrame:
     """Return all measures, a row each: name, what it says, range, direction ("x in y": how well y represents x)."""
-    rows = [
-        (name, one.description, one.value_range, "symmetric" if one.symmetric else "x in y")
-        for name, one in MEASURES.items()
-    ]
+    way = {True: "symmetric", False: "x in y"}
+    rows = [(name, one.description, one.value_range, way[one.symmetric]) for name, one in MEASURES.items()]
     return pd.DataFrame(rows, columns=["name", "what it says", "range", "direction"])
 
 

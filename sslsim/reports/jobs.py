@@ -82,8 +82,8 @@ class Request:
 class Job:
     """One notebook and the values of its parameters.
 
-    `given` are those that replace defaults, `table` has one row a parameter: name, value, default, help; `origin` says
-    which file it was when the run was asked for.
+    `given` are those that replace defaults, `table` has one row a parameter: name, type, default, help, value; `origin`
+    says which file it was when the run was asked for.
     """
 
     name: str
@@ -140,10 +140,7 @@ def _job(request: Request, path: Path, declared: Mapping[str, Parameter]) -> Job
     given |= {name: coerce(declared[name], value) for name, value in request.parameters.items() if name in declared}
     for name in {"device", *request.parameters} & set(given):
         check(declared[name], given[name])
-    table = [
-        {"name": p.name, "value": given.get(p.name, p.default), "default": p.default, "help": p.help}
-        for p in declared.values()
-    ]
+    table = [vars(p) | {"value": given.get(p.name, p.default)} for p in declared.values()]
     return Job(path.stem, path, given, table, of_notebook(path))
 
 

@@ -1,6 +1,5 @@
 """run.json and sweep.json, and what they name to make numbers again: code, notebooks, versions, checkpoints, speech."""
 
-import hashlib
 import json
 import platform
 import re
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsim import __version__
 from sslsim.errors import SslsimError
-from sslsim.resources import write_text
+from sslsim.resources import digest, write_text
 
 if TYPE_CHECKING:
     from sslsim.activations import Study
@@ -74,7 +73,7 @@ def of_package() -> dict[str, Any]:
     """Return the commit of this package, ``code``, a hash of its files, and ``versions`` of what it computes with."""
     files = [path for path in sorted(_PACKAGE.rglob("*.*")) if path.is_file()]
     own = [path for path in files if "/_" not in f"/{path.relative_to(_PACKAGE).parent.as_posix()}"]
-    code = _hash("\n".join(f"{path.name} {_hash(path.read_bytes())}" for path in own).encode())
+    code = digest("\n".join(f"{path.name} {digest(path.read_bytes())}" for path in own).encode())
     versions = {"python": platform.python_version(), "sslsim": __version__}
     versions |= {package: metadata.version(package) for package in PACKAGES}
     return {**commit(_PACKAGE), "code": code, "versions": versions}
@@ -82,7 +81,7 @@ def of_package() -> dict[str, Any]:
 
 def of_notebook(path: Path) -> dict[str, Any]:
     """Return a notebook's path, the hash of the file, and the commit of the checkout that it belongs to."""
-    return {"path": str(path), "hash": _hash(path.read_bytes()), **commit(path)}
+    return {"path": str(path), "hash": digest(path.read_bytes()), **commit(path)}
 
 
 def commit(path: Path) -> dict[str, Any]:
@@ -94,10 +93,6 @@ def commit(path: Path) -> dict[str, Any]:
         return {"commit": None, "dirty": False}
     changes = _git(path.parent, "status", "--porcelain", "--untracked-files=no", "--", str(path))
     return {"commit": _git(path.parent, "rev-parse", "--verify", "HEAD") or None, "dirty": bool(changes)}
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -128,7 +123,7 @@ def made_from(opened: "Sequence[tuple[Study, Sequence[ActivationStore]]]") -> di
     corpus |= speech_facts(one.index)
     corpora = {str(study.corpus): study.whole_corpus() for study, _ in opened}.values()
     if marks := [file.read_bytes() for each in corpora for file in alignments_files(each)]:
-        corpus["marks"] = _hash(b"".join(marks))
+        corpus["marks"] = digest(b"".join(marks))
         with suppress(SslsimError):  # a notebook that needs them says so
             corpus |= alignment_facts(alignments_of(next(iter(corpora))), one.index)
     return {"checkpoints": list(rows.values()), "corpus": corpus}

@@ -186,10 +186,9 @@ def _claim(row: dict[Any, Any]) -> dict[str, Any]:
     words = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"  # smaller ones are worth no more
     if p is not None and floor is not None and p <= floor * (1 + 1e-9):  # no draw was as large
         words = f"<= 1/{1 / floor:.0f}"
-    return {name: value if isinstance(value, str) else numbers.get(name) for name, value in row.items()} | {
-        "effect_text": "" if effect is None else f"{effect:.3f}{interval}",
-        "p_text": "" if p is None else f"{words} ({row['p_of']})",
-    }
+    told = {"effect_text": "" if effect is None else f"{effect:.3f}{interval}"}
+    told["p_text"] = "" if p is None else f"{words} ({row['p_of']})"
+    return {name: value if isinstance(value, str) else numbers.get(name) for name, value in row.items()} | told
 
 
 def _show(data: dict[str, Any], metadata: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ the same code, versions, checkpoints, speech and parameters, is not run again.
 import itertools
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from sslsim.errors import SslsimError
 from sslsim.reports import record, runner
 from sslsim.reports.jobs import FIELDS, FLAGS, Request, find
 from sslsim.reports.parameters import coerce, read_parameters
-from sslsim.resources import regular, write_text
+from sslsim.resources import read_toml, write_text
 
 _LONGEST = 100  # characters of a run's name, which is a folder
 _SAME = ("versions", "code", "study", "checkpoints", "corpus")  # of run.json, for a run to count as done
@@ -159,12 +158,7 @@ def _tables(words: Sequence[str]) -> tuple[Path, list[dict[str, Any]]]:
     if len(words) > 1:
         raise SslsimError(f"--sweep takes NAME=VALUES or one file, not {' '.join(words)}; put all into the file")
     file = Path(words[0])
-    try:
-        content = tomllib.loads(regular(file).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise SslsimError(f"sweep {str(file)!r}: {error.strerror}; name a TOML file, or NAME=VALUE,VALUE") from None
-    except (ValueError, RecursionError) as error:
-        raise SslsimError(f"sweep {str(file)!r}: not TOML: {error}") from None
+    content = read_toml(file, "sweep", "; name a TOML file, or NAME=VALUE,VALUE")
     tables = content.pop("run", None)
     if content or not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
         raise SslsimError(f"sweep {str(file)!r}: expected [[run]] tables and nothing else")

@@ -2,7 +2,6 @@
 
 from sslsim.significance.attention import attention_evidence
 from sslsim.significance.evidence import Estimate, Evidence, Resampling
-from sslsim.significance.nulls import ALPHA
 from sslsim.significance.run import evidence
 
-__all__ = ["ALPHA", "Estimate", "Evidence", "Resampling", "attention_evidence", "evidence"]
+__all__ = ["Estimate", "Evidence", "Resampling", "attention_evidence", "evidence"]

@@ -119,12 +119,10 @@ class Evidence:
     def _by_t(self) -> NDArray[np.float64]:
         """Return p of each pair by a t test, with one variance of the mismatches of all layers of two models."""
         known = np.isfinite(self.null).sum(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # pairs with one mismatch, or none
-            spread = pd.DataFrame(
-                {"sum": np.nan_to_num(np.nanvar(self.null, axis=0)) * known, "df": np.maximum(known - 1, 0)}
-            )
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # pairs with one mismatch, or none
+            squares = np.nan_to_num(np.nanvar(self.null, axis=0)) * known
             distance = self.pairs.value.to_numpy() - np.nanmean(self.null, axis=0)
+        spread = pd.DataFrame({"sum": squares, "df": np.maximum(known - 1, 0)})
         keys = [self.pairs[name].to_numpy() for name in ("measure", "model_x", "model_y")]
         both = spread.groupby(keys, sort=False)[["sum", "df"]].transform("sum").to_numpy()
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -170,8 +168,7 @@ class Evidence:
             out["p_zero"] = 2 * stats.t.sf(abs(value) / np.maximum(error, np.finfo(float).tiny), len(left_out) - 1)
         for name, p, control in (("chance", "p", null), ("rotated", "p_rotation", rotated)):
             if len(control):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", RuntimeWarning)  # what was not computed
+                with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # what was not computed
                     out[name] = np.nanmean(control, axis=0)
                 out[p] = np.where(np.isfinite(out[name]), p_value(value, control), np.nan)
         return out

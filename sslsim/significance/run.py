@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sslsim.activations.results import kept
-from sslsim.activations.selection import check_between, check_measures, check_stores, utterances_of
+from sslsim.activations.selection import check_between, check_measures, check_stores, lengths_of
 from sslsim.activations.store import ActivationStore
 from sslsim.comparison.engine import score_runs
 from sslsim.comparison.layers import comparison, partners_table, scores_table
@@ -45,14 +45,13 @@ def evidence(
     mismatches, blocks and random bases there are. Each mismatch costs something less than the comparison itself.
     """
     check_measures(measures)
-    for name in measures:
-        if measure_named(name).level == "attention":
-            raise SslsimError(f"measure {name!r} compares attention; use attention_evidence")
+    if odd := [name for name in measures if measure_named(name).level == "attention"]:
+        raise SslsimError(f"measure {odd[0]!r} compares attention; use attention_evidence")
     check_resampling(resampling)
     check_stores(stores)
     chosen, device = check_between(between, stores), chosen_device(device, executor)
     what = comparison(stores, measures, chosen, frames, given, resampling.depths, seed=resampling.seed, device=device)
-    lengths = utterances_of(what.views).lengths
+    lengths = lengths_of(what.views)
     partners = "max_corr" in measures and resampling.elsewhere is not None  # each neuron's best, of all layers
     blocks = blocks_of(stores[0].index, lengths, resampling.blocks, resampling.block_by)
     own = Run("scores", lengths=lengths, rotations=resampling.rotations, partners=partners, costly=False)
@@ -118,4 +117,4 @@ def _partners(what: Comparison, stores: Sequence[ActivationStore], scores: Score
         chance = {"chance": np.mean([np.abs(one.partners[key].r) for one in null], axis=0)} if null else {}
         p = -np.expm1(best.layers * np.log1p(-np.minimum(best.p, 1 - 1e-15)))
         columns[key] = chance | {"rotated": best.rotated, "p_rotation": p}
-    return pair_columns(partners_table(what.views, scores, columns), stores)
+    return pair_columns(partners_table(what, scores, columns), stores)

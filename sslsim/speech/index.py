@@ -36,9 +36,8 @@ class Segmentation:
     longest_seconds: float = 3600.0  # utterances longer than this are left out
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not isinstance(value, Real):
-                raise SslsimError(f"{name} is {value!r}; it must be a number")
+        if odd := [name for name, value in vars(self).items() if not isinstance(value, Real)]:
+            raise SslsimError(f"{odd[0]} is {getattr(self, odd[0])!r}; it must be a number")
         if not 0.1 <= self.piece_seconds <= self.longest_seconds:
             told = f"piece_seconds is {self.piece_seconds:g} and longest_seconds {self.longest_seconds:g}"
             raise SslsimError(f"{told}; 0.1 <= piece_seconds <= longest_seconds must hold")

@@ -11,8 +11,8 @@ from sslsim.activations.selection import (
     check_measures,
     check_stores,
     layer_views,
+    lengths_of,
     on_rows,
-    utterances_of,
 )
 from sslsim.errors import SslsimError
 
@@ -25,7 +25,7 @@ def test_frames_are_at_common_positions_of_all_utterances(make_store):
         assert first.frames is None if expected is None else first.frames.tolist() == expected
         assert first.shape == (57 if expected is None else len(expected), 6)
         counts = {None: (5, 40, 12), 8: (0, 6, 2), 2: (0, 2, 0)}[None if expected is None else frames]
-        assert utterances_of(views).lengths == counts
+        assert lengths_of(views) == counts
 
 
 @pytest.mark.parametrize("small", [0, 2**22])

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import edited
 
-from sslsim.activations.selection import check_between, layer_views, utterances_of
+from sslsim.activations.selection import check_between, layer_views, lengths_of
 from sslsim.comparison import engine
 from sslsim.comparison.layers import COLUMNS, compare, comparison, neuron_partners
 from sslsim.comparison.pieces import sample_of
@@ -83,7 +83,7 @@ def test_sampled_measures_in_batches_of_any_size_on_the_frames_asked_for(stores,
     counts = table.groupby("measure").n_frames.unique().map(list).to_dict()
     assert counts == {"rbf_cka": [40], "mutual_knn": [40], "max_corr": [59]}
     view = layer_views(stores, 60)[0]
-    rows = view.frames[sample_of(utterances_of([view]).lengths, 40)]
+    rows = view.frames[sample_of(lengths_of([view]), 40)]
     assert set(table.model_x + table.model_y) == {"ab", "ba", "bb"}
     for row in table[table.measure != "max_corr"].itertuples():
         assert row.value == pytest.approx(similarity(row.measure, *layers_of(stores, row, rows)), abs=1e-6)

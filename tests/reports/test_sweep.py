@@ -359,7 +359,10 @@ def test_runs_may_differ_in_any_field_of_the_study(tmp_path: Path, asked: list[s
         (["out=x"], "--sweep: out is the same for all runs, set it with --out"),
         ([f"which={'x' * 99}"], "--sweep: a name of 105 characters, 100 at most; give name = "),
         (["a.toml", "frames=1"], "--sweep takes NAME=VALUES or one file, not a.toml frames=1; put all into the file"),
-        (["none.toml"], "sweep 'none.toml': No such file or directory; name a TOML file, or NAME=VALUE,VALUE"),
+        (
+            ["none.toml"],
+            "sweep 'none.toml': cannot be read: No such file or directory; name a TOML file, or NAME=VALUE,VALUE",
+        ),
     ],
 )
 def test_a_sweep_that_cannot_run_is_refused(tmp_path: Path, words: list[str], text: str) -> None:
@@ -389,5 +392,7 @@ def test_a_file_that_cannot_run_is_refused(tmp_path: Path, content_: str, text: 
 
 def test_a_pipe_that_nobody_writes_to_is_no_sweep(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "sweep.toml")
-    with pytest.raises(SslsimError, match=r"sweep '.*sweep\.toml': a device, a pipe or a socket; name a TOML file, or"):
+    with pytest.raises(
+        SslsimError, match=r"sweep '.*sweep\.toml': cannot be read: a device, a pipe or a socket; name a TOML"
+    ):
         start(tmp_path, [str(tmp_path / "sweep.toml")])

@@ -8,7 +8,7 @@ from scipy.signal import lfilter
 
 import sslsim
 from sslsim import Resampling
-from sslsim.activations.selection import layer_views, utterances_of
+from sslsim.activations.selection import layer_views, lengths_of
 from sslsim.significance.nulls import Mismatches
 
 LENGTHS = (30, 41, 36, 44, 33, 40, 38, 31)
@@ -56,7 +56,7 @@ def test_score_chance_and_blocks_are_those_of_least_squares(world):
     for g, score in enumerate(made.left_out[:, row]):
         rest = cuts != g
         assert score == pytest.approx(r2(left(x[rest], z[rest]), left(y[rest], z[rest])), abs=1e-5)
-    wrong = Mismatches.of(utterances_of(layer_views(stores, None)).lengths, 3)
+    wrong = Mismatches.of(lengths_of(layer_views(stores, None)), 3)
     kept = wrong.frames()
     own, null = [], []
     for order in wrong.orders:
