@@ -25,6 +25,8 @@ Result = TypeVar("Result")
 GPU_WORKERS = 2  # one reads while the other computes
 CONNECT = 20  # seconds to wait for a scheduler
 GRACE = 0.5  # seconds that calls which have begun get to end in, once nobody wants their results
+_LOCK = threading.Lock()
+_AT_ONCE: list[tuple[int, threadpool_limits]] = []  # an item for each that computes: what the first of them found
 
 
 class once(Generic[Result]):  # noqa: N801  a decorator
@@ -102,15 +104,23 @@ def results(
 
 @contextmanager
 def _threads() -> Iterator[int]:
-    """Yield how many threads torch uses; numpy gets one meanwhile, and torch in the end what it had."""
+    """Yield how many threads torch uses; numpy gets one until all that compute at once are through.
+
+    Torch has in the end what it had: what a thread of ours set would hold for threads begun later.
+    """
     import torch  # takes seconds: a store that is only reopened must not wait for it
 
-    threads = torch.get_num_threads()
+    with _LOCK:
+        _AT_ONCE.append(_AT_ONCE[0] if _AT_ONCE else (torch.get_num_threads(), threadpool_limits(1, "blas")))
+        threads, limits = _AT_ONCE[0]
     try:
-        with threadpool_limits(1, "blas"):
-            yield threads
+        yield threads
     finally:
-        torch.set_num_threads(threads)  # what a thread of ours set would hold for threads begun later
+        with _LOCK:
+            torch.set_num_threads(threads)
+            _AT_ONCE.pop()
+            if not _AT_ONCE:
+                limits.restore_original_limits()
 
 
 def _wind_up(waiting: Iterable[Future[Any]], begun: _Begun, own: ThreadPoolExecutor | None, *, wanted: bool) -> None:
@@ -199,5 +209,8 @@ def _alone(function: Callable[..., Result], call: tuple[Any, ...]) -> Result:
 
 @lru_cache
 def _numpy_alone(_process: int) -> None:
-    """Give numpy one thread in a worker process, once: to find its libraries takes milliseconds."""
+    """Give numpy one thread in this process, once: to find its libraries takes milliseconds.
+
+    Where it is the caller's, `_threads` has done so already, and gives them back.
+    """
     threadpool_limits(1, "blas")

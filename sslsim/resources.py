@@ -97,7 +97,7 @@ def checked_name(name: str, what: str) -> str:
 
 
 def read_toml(path: str | Path, what: str, cure: str = "") -> dict[str, Any]:
-    """Return what a TOML file holds; an error says `what` it is to be and, if there is no such file, the `cure`."""
+    """Return what a TOML file holds; an error says `what` it is and, if it cannot be read, the `cure`."""
     try:
         return tomllib.loads(regular(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

@@ -1,8 +1,7 @@
 """Activations that no encoder of sslsim made, such as made ones with known answers, as a store like any other."""
 
 import hashlib
-from collections import UserDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ _SUFFIXES = (".npy", ".safetensors", ".npz")  # of the last, an error says what 
 SMALLEST, LARGEST = 1e-15, 1e15  # of the values of a layer, in size: squares of others, and sums of them, leave float32
 
 
-class ArrayFiles(UserDict[str, Any]):
+class ArrayFiles(Mapping[str, Any]):
     """Arrays of utterances in the files of a folder, each read when it is asked for.
 
     ``<utterance>.npy`` has (layers, frames, neurons), or (frames, neurons) of one layer; ``<utterance>.safetensors``
@@ -40,19 +39,28 @@ class ArrayFiles(UserDict[str, Any]):
 
     def __init__(self, folder: str | Path) -> None:
         files = sorted(files_in(Path(folder), _SUFFIXES))
-        super().__init__({file.relative_to(folder).with_suffix("").as_posix(): file for file in files})
-        if not files or len(self) < len(files):
+        self._files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+        if not files or len(self._files) < len(files):
             told = "two files of one utterance" if files else "no file .npy or .safetensors"
             raise SslsimError(f"activations {str(folder)!r}: {told}; give one for each utterance, called by its id")
 
     def only(self, utterances: Collection[str]) -> "ArrayFiles":
         """Return those of some utterances alone."""
         some = copy(self)
-        some.data = {name: file for name, file in self.data.items() if name in utterances}
+        some._files = {name: file for name, file in self._files.items() if name in utterances}
         return some
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, utterance: object) -> bool:  # that of a mapping would read the file
+        return utterance in self._files
+
     def __getitem__(self, utterance: str) -> Any:
-        file = self.data[utterance]
+        file = self._files[utterance]
         try:
             of_torch = file.suffix.lower() == ".safetensors"
             array = _tensors(file) if of_torch else np.load(file, allow_pickle=False)

@@ -88,7 +88,8 @@ class Study:
             try:
                 study = cls(**_arguments(content, Path(path).absolute().parent))
             except (SslsimError, OSError) as error:
-                raise SslsimError(f"study {str(path)!r}: {error}") from error
+                told = f"{error.filename!r}: {error.strerror}" if isinstance(error, OSError) else error
+                raise SslsimError(f"study {str(path)!r}: {told}") from error
         return replace(study, checkpoints=checkpoints) if checkpoints else study  # type: ignore[arg-type]
 
     def write(self, path: str | Path) -> None:

@@ -42,8 +42,8 @@ def score_runs(what: Comparison, runs: Sequence[Run], executor: Executor | None)
     """
     scores = [[Scores(len(what.views)) for _ in run.blocks or run.orders] for run in runs]
     with ExitStack() as at_end:
-        at_end.callback(pieces.forget)
         folder = at_end.enter_context(scratch(what.views[0].store.root.parent))
+        at_end.callback(pieces.forget, folder)
         tasks = [(of, *one) for of, run in enumerate(runs) for one in _tasks(what, run, folder / str(of))]
         rounds = [(of, first, task, [*_rounds(task)]) for of, first, task in tasks]
         workers = workers_on(what.device)

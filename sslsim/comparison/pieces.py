@@ -6,6 +6,7 @@ One matrix product a chunk of frames gives the cross moments of all pairs of two
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -72,6 +73,7 @@ class LayerMoments:
 
 
 HERE: dict[Path, Task] = {}  # tasks that this process set: small layers which one of them has read, others need not
+os.register_at_fork(after_in_child=HERE.clear)  # a worker would keep them for life
 
 
 def _task(folder: Path) -> Task:
@@ -305,8 +307,9 @@ def _of_each(views: Sequence[LayerView], function: Callable[..., Any]) -> list[A
     return out
 
 
-def forget() -> None:
-    """Let go of what pieces of a comparison keep between them."""
-    HERE.clear()
+def forget(folder: Path) -> None:
+    """Let go of what pieces of a comparison in that scratch folder keep between them."""
+    for one in [each for each in HERE if folder in each.parents]:
+        del HERE[one]
     for kept in (_task_elsewhere, _views, _left):
         kept.cache_clear()

@@ -107,7 +107,8 @@ def read_lineup(path: str | Path) -> Lineup:
     for key, words in (("finetuned_from", "finetuned from"), ("seed_of", "another seed of")):
         _check_relatives(where, {checkpoint.name: getattr(checkpoint, key) for checkpoint in lineup}, words)
     steps = Counter((each.series, each.step) for each in lineup if each.step is not None)
-    for series, step in [of for of, times in steps.items() if times > 1]:
+    if again := [of for of, times in steps.items() if times > 1]:
+        series, step = again[0]
         raise SslsimError(f"{where}: step {step} of the series {series!r} occurs twice; give each its own")
     return lineup
 

@@ -128,13 +128,10 @@ class Marginal:
         """Principal components of the neurons in their own units."""
         return Components.of(self.covariance, self.eps, self.count, self.dtype)
 
-    @once
-    def _kept(self) -> dict[tuple[int, ...], Marginal]:
-        return {}
-
     def without(self, *left_out: int) -> Marginal:
         """Moments of all groups of utterances but some; kept, with what is computed from them, for the next time."""
-        if left_out not in self._kept:
+        known: dict[tuple[int, ...], Marginal] = vars(self).setdefault("without_groups", {})
+        if left_out not in known:
             kept = [group for g, group in enumerate(self.groups) if g not in left_out]
             n = sum(group.n for group in kept)
             shift = sum(group.n * (group.mean - self.mean) for group in kept) / n
@@ -142,8 +139,8 @@ class Marginal:
             for group in kept:
                 away = group.mean - mean
                 scatter.add_(group.scatter).addr_(away, away, alpha=group.n)
-            self._kept[left_out] = Marginal(n, mean, scatter, self.eps)
-        return self._kept[left_out]
+            known[left_out] = Marginal(n, mean, scatter, self.eps)
+        return known[left_out]
 
 
 class _of_either_way(once):  # noqa: N801  a decorator
@@ -168,7 +165,7 @@ class Moments:
 
     @property
     def swapped(self) -> Moments:
-        """The same moments with the two sides exchanged; what either computes the other need not.
+        """The same moments with the two sides exchanged; what is the same either way is computed once.
 
         They know one another, one of them weakly: a cycle would hold gigabytes until Python looks for cycles.
         """

@@ -85,7 +85,7 @@ _published = "svcca of one component fewer, as the code of Wu et al. 2020 trunca
 _svcca_below = {key: partial(function, below=True) for key, function in _svcca.items()}
 _knn: dict[str, Any] = {"score": neighbours.mutual_knn, "reordered": neighbours.neighbours_in}
 _knn |= {"by_chance": neighbours.chance_in_common}
-_near = "1 - Frobenius distance of the maps of two heads"
+_frobenius = "1 - Frobenius distance of the maps of two heads"
 _rbf: dict[str, Any] = {"score": neighbours.rbf_cka, "reordered": neighbours.kernel_in}
 
 MEASURES: dict[str, Measure] = {
@@ -114,8 +114,10 @@ MEASURES: dict[str, Measure] = {
     **_heads(
         "js", "js: 1 - Jensen-Shannon", "1 - Jensen-Shannon divergence of the rows of two heads / ln 2", costly=True
     ),
-    **_heads("frobenius", "frobenius, bounded", f"{_near} / sqrt(2 T)"),
-    **_heads("frobenius_published", "frobenius, as published", f"{_near}, as in the paper; falls with T", "at most 1"),
+    **_heads("frobenius", "frobenius, bounded", f"{_frobenius} / sqrt(2 T)"),
+    **_heads(
+        "frobenius_published", "frobenius, as published", f"{_frobenius}, as in the paper; falls with T", "at most 1"
+    ),
     "attention_cka": _of("attention", "attention_cka: all heads together", attention.attention_cka),
 }
 BEYOND_BASES = ("neuron_excess", "neuron_count")  # near 0 where neurons are not shared

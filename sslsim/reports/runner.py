@@ -193,7 +193,7 @@ def minutes_of(shapes: Sequence[tuple[int, int]], hours: float) -> tuple[float, 
     wide = np.array([neurons for layers, neurons in shapes for _ in range(layers)], dtype=float)
     extraction = hours * (200 * len(shapes) + 52e-6 * np.square(wide).sum())
     pairs, both = len(wide) * (len(wide) + 1) / 2, (wide.sum() ** 2 + np.square(wide).sum()) / 2
-    return extraction / 60 / _processors(), (0.06 * pairs + 3e-6 * both) / 60 / _processors()
+    return extraction / 60 / _processors(), (0.05 * pairs + 2.6e-6 * both) / 60 / _processors()
 
 
 def _processors() -> int:

@@ -194,7 +194,7 @@ def test_no_pickle_is_read_that_another_may_have_written(stores, tmp_path, monke
             for file in inner.glob("*.pickle"):
                 file.write_bytes(pickle.dumps(Planted(ran)))
             spoil(inner.parents[1], patch)
-            pieces.forget()
+            pieces.forget(inner.parents[1])
             return real(inner, *rest)
 
     monkeypatch.setattr(pieces, piece, planted)

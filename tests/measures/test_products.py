@@ -1,6 +1,7 @@
 """Sums of products: exact to rounding whatever the layout, the means, the cut and the order of frames."""
 
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -112,7 +113,9 @@ def test_a_product_is_that_of_torch_however_matrices_lie(dtype, threads):
         rng = torch.Generator().manual_seed(0)
         a, b = (torch.randn(3, 40, 30, generator=rng, dtype=dtype) for _ in "ab")
         for x, y in ((a, b.mT), (a.mT, a), (a[..., :7], b.mT[..., :7, :]), (a[0], b.mT), (a, a[0].mT)):
-            found = product(x, y)
+            with mock.patch.object(products.np, "matmul", wraps=np.matmul) as of_numpy:
+                found = product(x, y)
+            assert of_numpy.called == (threads == 1)
             assert found.dtype == dtype
             torch.testing.assert_close(found, x @ y, rtol=1e-5, atol=1e-5)
         assert product(torch.full((2, 2), 3e38), torch.full((2, 2), 3e38)).isinf().all()  # without a word
