@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import OpenBLASController, threadpool_limits
 
 from sslsim.errors import SslsimError
 
@@ -120,6 +120,8 @@ def _threads() -> Iterator[int]:
             torch.set_num_threads(threads)
             _AT_ONCE.pop()
             if not _AT_ONCE:
+                if clear := getattr(OpenBLASController, "clear_controlling_thread", None):
+                    clear(force=True)  # from threadpoolctl 3.7 on, the thread that set limits could alone lift them
                 limits.restore_original_limits()
 
 

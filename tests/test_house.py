@@ -42,7 +42,7 @@ PLACES = {"sslsim": sslsim, "analysis": analysis, "figures": figures, "speech": 
 # 1,000 more are for the lists, alignments and checkpoints that people have, and for answers, menus and methods on pages
 # 1,050 more for units, other rates, feed-forward units, lags, labels, series and recipes, which share one engine
 # 130 more for arrays in lineups, what is checked of them, claims on some layers of deep models, room and time told
-LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS, MOST_LINES = 320, 40, 8, 13_330
+LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS, MOST_LINES = 320, 40, 8, 13_335
 
 
 def tree(module: str) -> ast.Module:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 
 from sslsim import parallel
 from sslsim.activations.draft import Unwritable
@@ -47,20 +47,27 @@ def threads_of_libraries():
     return torch.get_num_threads(), *(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
 
 
-def test_calls_of_two_that_compute_at_once_have_one_thread_and_all_is_given_back():
+def overlapping():
+    """Threads before, in the calls of two that compute at once, and afterwards."""
+
     def call(seconds):
         time.sleep(seconds)
         return threads_of_libraries()
 
     before = threads_of_libraries()
-    with threadpool_limits(2, "blas"):
-        wanted = threads_of_libraries()
-        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other, ThreadPoolExecutor(2) as both:
-            calls = (([(0.4,)], one), ([(0.2,), (0.4,), (0.1,)], other))  # the second begins and ends later
-            found = both.map(lambda of: list(results(call, of[0], executor=of[1])), calls)
-            assert {n for part in found for counts in part for n in counts} == {1}
-        assert threads_of_libraries() == wanted
-    assert threads_of_libraries() == before
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other, ThreadPoolExecutor(2) as both:
+        calls = (([(0.4,)], one), ([(0.2,), (0.4,), (0.1,)], other))  # the second begins and ends later
+        found = both.map(lambda of: list(results(call, of[0], executor=of[1])), calls)
+        return before, {n for part in found for counts in part for n in counts}, threads_of_libraries()
+
+
+def test_calls_of_two_that_compute_at_once_have_one_thread_and_all_is_given_back(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # of a process that begins now
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        before, meanwhile, after = pool.submit(overlapping).result()
+    assert set(before) == {2}
+    assert meanwhile == {1}
+    assert after == before
 
 
 def test_a_worker_process_computes_with_one_thread_too(monkeypatch):
