@@ -63,7 +63,7 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_bytes(content)
 
 
-def digest(content: bytes) -> str:
+def digest(content: bytes | memoryview) -> str:
     """Return the SHA-256 of bytes in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 

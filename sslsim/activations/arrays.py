@@ -1,6 +1,5 @@
 """Activations that no encoder of sslsim made, such as made ones with known answers, as a store like any other."""
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -18,6 +17,7 @@ from sslsim.activations.store import RULES, ActivationStore, open_asked
 from sslsim.encoders.encoder import Anatomy, Encoded
 from sslsim.encoders.lineup import Checkpoint, checked, clock_at, problem
 from sslsim.errors import SslsimError, close_match, is_text
+from sslsim.resources import digest
 from sslsim.speech.corpus import files_in
 from sslsim.speech.positions import positions
 from sslsim.speech.recording import SAMPLE_RATE, Clock
@@ -243,11 +243,11 @@ def _looked_at(
         told = f"the largest number of layer {layer} is {largest[layer]:.1e} in size"
         raise SslsimError(f"{where}: {told}; scale it to between {SMALLEST:g} and {LARGEST:g}")
     parts = [repr((RULES, sorted(said.items()), more)), *(f"{u}\0{digest}" for u, digest in content.items())]
-    return shapes, content, hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return shapes, content, digest("\n".join(parts).encode())
 
 
 def _hash(values: NDArray[np.float32]) -> str:
-    return hashlib.sha256(str(values.shape).encode() + values.data).hexdigest()
+    return digest(str(values.shape).encode() + values.data)
 
 
 def _values(where: str, utterance: str, arrays: Mapping[str, Any]) -> NDArray[np.float32]:

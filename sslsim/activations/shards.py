@@ -7,7 +7,6 @@ rows in each block; uint32, the CRC-32 of these checksums. Each row has its chec
 fiftieth frame reads, and checks, every fiftieth frame.
 """
 
-import hashlib
 import math
 import mmap
 import os
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from sslsim.encoders.encoder import Encoded
 from sslsim.parallel import once
+from sslsim.resources import digest
 from sslsim.speech.positions import RULE, positions, stride_for
 from sslsim.speech.recording import Clock
 
@@ -56,7 +56,7 @@ def keeping(
     index = index.assign(n_frames=kept, start=np.cumsum(kept) - kept, n_rows=rows if heads else 0)
     parts = [FRAME_RULE, str(clock), RULE, *map(str, strides)]
     parts += [f"{r.utterance}\0{r.waveform}\0{r.length}" for r in index.itertuples()]
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    key = digest("\n".join(parts).encode())
     asked = {"frames": frames, "queries": queries, "frame_stride": strides[0], "query_stride": strides[1]}
     shards = cut([n * clock.hop / clock.rate for n in lengths])
     return asked | {"n_frames": sum(kept), "frame_key": key, "index": index, "shards": shards}

@@ -6,7 +6,6 @@ Its folder holds ``store.json`` (version, checkpoint, fingerprints, rules, versi
 the small files are checked by ``open_store``, numbers when first read in a process, all of them by ``verify``.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,6 +21,7 @@ from sslsim.encoders.lineage import Lineage
 from sslsim.encoders.lineup import ByName, Checkpoint
 from sslsim.errors import SslsimError
 from sslsim.parallel import once
+from sslsim.resources import digest
 from sslsim.speech.positions import RULE, positions
 from sslsim.speech.recording import Clock
 
@@ -240,14 +240,14 @@ def described(store: ActivationStore) -> dict[str, bytes]:
     tables = {file: getattr(store, name).to_csv(**how).encode() for name, file in TABLES.items()}
     content = RULES | {name: getattr(store, name) for name in _IN_JSON}
     content |= {name: asdict(getattr(store, name)) for name in ("checkpoint", "clock")}
-    content |= {"hashes": {file: hashlib.sha256(table).hexdigest() for file, table in tables.items()}}
+    content |= {"hashes": {file: digest(table) for file, table in tables.items()}}
     return tables | {STORE_FILE: (json.dumps(signed(content), indent=2) + "\n").encode()}
 
 
 def signed(content: dict[str, Any]) -> dict[str, Any]:
     """Return what a JSON file is to hold with a hash of all of it."""
     rest = {key: value for key, value in content.items() if key != "hash"}
-    return rest | {"hash": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+    return rest | {"hash": digest(json.dumps(rest, sort_keys=True).encode())}
 
 
 def open_store(path: str | Path) -> ActivationStore:
@@ -260,7 +260,7 @@ def open_store(path: str | Path) -> ActivationStore:
     tables = {}
     for name, file in TABLES.items():
         content = (root / file).read_bytes() if (root / file).is_file() else b""
-        if hashlib.sha256(content).hexdigest() != hashes.get(file):
+        if digest(content) != hashes.get(file):
             raise SslsimError(f"store {str(root)!r}: {file} is not as it was written; {AGAIN}")
         tables[name] = pd.read_csv(root / file, dtype=_TEXT_COLUMNS, keep_default_na=False)  # type: ignore[arg-type]
     store = ActivationStore(root=root.absolute(), **tables, **plain)

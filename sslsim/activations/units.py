@@ -4,7 +4,6 @@ Spans are phones, words, whole utterances, or steps of a clock. They have less a
 one common unit of models whose frames have other rates.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -18,6 +17,7 @@ from sslsim.activations.shards import keeping
 from sslsim.activations.store import ActivationStore, Stores
 from sslsim.encoders.lineup import GIVEN, Checkpoint
 from sslsim.errors import SslsimError, close_match
+from sslsim.resources import digest
 from sslsim.speech.alignments import alignments_of
 from sslsim.speech.index import origins
 from sslsim.speech.recording import SAMPLE_RATE
@@ -178,7 +178,7 @@ def spanned(store: ActivationStore, rows: Ints, counts: Sequence[int], key: Iter
     Stores with the same utterances and key can be paired. `changes` are fields of the store that differ.
     """
     parts = [*store.index.utterance, *store.index.waveform, *counts, *key]
-    same = hashlib.sha256(b"\0".join(p if isinstance(p, bytes) else str(p).encode() for p in parts)).hexdigest()
+    same = digest(b"\0".join(p if isinstance(p, bytes) else str(p).encode() for p in parts))
     content = [f"{store.fingerprint} {store.frame_key} {changes.get('lowest', 0)}".encode(), rows.tobytes()]
     kept = keeping(store.index.assign(length=counts), None, 0, heads=False)
     kept |= {"frame_key": same, "shards": store.shards}
@@ -196,7 +196,7 @@ def with_columns(store: ActivationStore, name: str, columns: NDArray[np.float32]
 def _like(store: ActivationStore, content: Iterable[bytes], **changes: Any) -> dict[str, Any]:
     """Return the fields of a store, of which some differ, with a fingerprint of the content."""
     own = {field.name: getattr(store, field.name) for field in fields(ActivationStore)}
-    return own | {"fingerprint": hashlib.sha256(b"\0".join(content)).hexdigest()} | changes
+    return own | {"fingerprint": digest(b"\0".join(content))} | changes
 
 
 def _spans(stores: Stores, unit: str, corpus: Any) -> Iterator[Spans]:

@@ -1,6 +1,5 @@
 """A checkpoint's files: found in a folder or fetched from the hub, and hashed; none is loaded."""
 
-import hashlib
 import json
 import math
 import os
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from sslsim.encoders.encoder import BANDS, RECIPE, ignore_widgets
 from sslsim.encoders.lineup import HUB_ID, LOG_MEL, Checkpoint, problem
+from sslsim.resources import digest
 from sslsim.speech.recording import HOP, SAMPLE_RATE, content_fingerprint
 
 _PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
@@ -241,8 +241,8 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
     Of an untrained twin: over its settings, its seed, and the versions of the libraries that draw its weights.
     """
     if checkpoint.source == LOG_MEL:
-        return hashlib.sha256(f"{RECIPE}\0{version('transformers')}".encode()).hexdigest()
+        return digest(f"{RECIPE}\0{version('transformers')}".encode())
     trained, files = checkpoint.untrained_seed is None, _files(checkpoint, locate(checkpoint))
     drawn = f"untrained\0{checkpoint.untrained_seed}\0{version('torch')}\0{version('transformers')}\n"
     parts = ["" if trained else drawn, *(f"{name}\0{content_fingerprint(file)}\n" for name, file in files.items())]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+    return digest("".join(parts).encode())

@@ -19,7 +19,7 @@ import soxr
 from numpy.typing import NDArray
 
 from sslsim.errors import SslsimError, is_text
-from sslsim.resources import regular
+from sslsim.resources import digest, regular
 from sslsim.speech.truncation import cut_off, finished, tells_length
 
 SAMPLE_RATE = 16_000  # samples per second that every encoder here was trained on
@@ -247,7 +247,7 @@ def is_silent(waveform: NDArray[np.float32]) -> bool:
 
 def waveform_fingerprint(waveform: NDArray[np.float32]) -> str:
     """Return the SHA-256 of the samples as little-endian float32: equal iff two models were given the same."""
-    return hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").data).hexdigest()
+    return digest(np.ascontiguousarray(waveform, dtype="<f4").data)
 
 
 def content_fingerprint(source: Source) -> str:
@@ -257,4 +257,4 @@ def content_fingerprint(source: Source) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except (AudioError, OSError) as error:
         reason = error.reason if isinstance(error, AudioError) else str(error.strerror)
-        return hashlib.sha256(reason.encode()).hexdigest()
+        return digest(reason.encode())

@@ -103,6 +103,8 @@ def test_many_pairs_are_scored_as_one_by_one(measure, several):
         varying = [side[:, side.std(0) > 0] for side in (x, y)]
         one_by_one = [float(scored(measure, *of)) for of in ((m, x, y), (m.swapped, y, x))]
         assert found == pytest.approx(one_by_one, abs=1e-8)
+        assert found[0] == pytest.approx(sslsim.similarity(measure, x, y), abs=1e-8)
+        assert found[1] == pytest.approx(sslsim.similarity(measure, y, x), abs=1e-6)  # multiplied the other way round
         assert found[0] == pytest.approx(sslsim.similarity(measure, *varying), abs=2e-6)
 
 
